@@ -1,0 +1,14 @@
+//! Small formats that everything else is written in: addresses, bounded lines, netstrings, cdb, escaping.
+//!
+//! Guarantees: no I/O, no clock, no panic on any input; every length is checked and bounded.
+//! Bytes are bytes: nothing here assumes UTF-8.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod cdb;
+pub mod civil;
+pub mod escape;
+pub mod line;
+pub mod netstring;
+
+pub use address::{Address, AddressError, Domain};
