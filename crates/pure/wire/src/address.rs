@@ -143,8 +143,7 @@ impl Domain {
                 !inner.is_empty() && inner.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-'))
             }
             None => lower.split(|b| *b == b'.').all(|label| {
-                !label.is_empty()
-                    && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_') || !b.is_ascii())
+                !label.is_empty() && label.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_') || !b.is_ascii())
             }),
         };
         if !valid {

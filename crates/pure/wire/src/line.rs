@@ -103,7 +103,11 @@ mod tests {
         let whole = all(Ending::LfOptionalCr, 6, &[text]);
         assert_eq!(
             whole,
-            [&b"one"[..], b"two", b"", b"", b"three\r"].map(|l| Line::Whole(l.to_vec())).into_iter().chain([Line::TooLong]).collect::<Vec<_>>()
+            [&b"one"[..], b"two", b"", b"", b"three\r"]
+                .map(|l| Line::Whole(l.to_vec()))
+                .into_iter()
+                .chain([Line::TooLong])
+                .collect::<Vec<_>>()
         );
         for cut in 0..text.len() {
             let (a, b) = text.split_at(cut);
