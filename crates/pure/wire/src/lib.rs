@@ -10,5 +10,6 @@ pub mod civil;
 pub mod escape;
 pub mod line;
 pub mod netstring;
+pub mod quote;
 
 pub use address::{Address, AddressError, Domain};

@@ -1,0 +1,81 @@
+//! Local parts in quoted form, as they stand in header fields and SMTP commands (qmail-family §3.12).
+//!
+//! Inside the system an address is unquoted ([`crate::Address`]). Where it is written for others, the local part becomes an
+//! RFC 5321 §4.1.2 `Quoted-string` when it is no `Dot-string`; the domain is left alone. As little as possible is quoted.
+//! Never looks at the domain and never fails: whoever writes the result into a line sees to CR and LF itself.
+
+/// Does `local` need quotes: empty, a byte outside of RFC 5322 §3.2.3 `atext` and the dot, or a dot where none may stand?
+#[must_use]
+pub fn is_needed(local: &[u8]) -> bool {
+    let atext = |b: &u8| {
+        b.is_ascii_alphanumeric()
+            || matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'/' | b'=' | b'?' | b'^'..=b'`' | b'{'..=b'~')
+    };
+    local.split(|b| *b == b'.').any(|atom| atom.is_empty() || !atom.iter().all(atext))
+}
+
+/// `local`, in quotes if it needs them, with `"`, `\`, CR and LF as quoted pairs.
+#[must_use]
+pub fn local_part(local: &[u8]) -> Vec<u8> {
+    if !is_needed(local) {
+        return local.to_vec();
+    }
+    let mut out = Vec::with_capacity(local.len().saturating_add(2));
+    out.push(b'"');
+    for &b in local {
+        if matches!(b, b'"' | b'\\' | b'\r' | b'\n') {
+            out.push(b'\\');
+        }
+        out.push(b);
+    }
+    out.push(b'"');
+    out
+}
+
+/// A whole address: the part before the last `@` by [`local_part`], the rest as it is. The null address stays empty.
+#[must_use]
+pub fn address(address: &[u8]) -> Vec<u8> {
+    if address.is_empty() {
+        return Vec::new();
+    }
+    let at = memchr::memrchr(b'@', address).unwrap_or(address.len());
+    let (local, rest) = address.split_at_checked(at).unwrap_or((address, &[]));
+    let mut out = local_part(local);
+    out.extend_from_slice(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_just_what_needs_it() {
+        for (plain, quoted) in [
+            (&b""[..], &b""[..]),
+            (b"a@b.c", b"a@b.c"),
+            (b"root", b"root"),
+            (b"a.b-c+d=e@x", b"a.b-c+d=e@x"),
+            (b"@x", b"\"\"@x"),
+            (b"a b@x", b"\"a b\"@x"),
+            (b".a@x", b"\".a\"@x"),
+            (b"a.@x", b"\"a.\"@x"),
+            (b"a..b@x", b"\"a..b\"@x"),
+            (b"a@b@x", b"\"a@b\"@x"),
+            (b"a\"\\@x", b"\"a\\\"\\\\\"@x"),
+            (b"\xc3\xa4@x", b"\"\xc3\xa4\"@x"),
+            (b"#@[]", b"#@[]"),
+            (b"l-@h-@[]", b"\"l-@h-\"@[]"),
+        ] {
+            assert_eq!(address(plain), quoted, "{}", plain.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn exactly_the_atoms_of_rfc5322_are_bare() {
+        for b in 0..=255u8 {
+            let bare = b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b);
+            assert_eq!(is_needed(&[b]), !bare, "{b}");
+        }
+    }
+}
