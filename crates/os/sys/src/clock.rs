@@ -1,0 +1,27 @@
+//! The two clocks: UNIX seconds for what is stored and printed, CLOCK_BOOTTIME for timers (it never steps and counts suspend).
+
+use rustix::time::{ClockId, clock_gettime};
+use std::time::Duration;
+
+/// Seconds since 1970 by the wall clock; 0 before 1970.
+#[must_use]
+pub fn unix_s() -> u64 {
+    unix().as_secs()
+}
+
+/// The wall clock with its nanoseconds.
+#[must_use]
+pub fn unix() -> Duration {
+    since_start(ClockId::Realtime)
+}
+
+/// Time since boot, suspend included; never steps back.
+#[must_use]
+pub fn boottime() -> Duration {
+    since_start(ClockId::Boottime)
+}
+
+fn since_start(clock: ClockId) -> Duration {
+    let now = clock_gettime(clock);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,68 @@
+//! Descriptors that qmail-start (or systemd) handed to this process: numbers from 3 up, named in order by `QMAIL_FDS`.
+//!
+//! `QMAIL_FDS="lifeline serve:queue listen:smtp:0"` says that 3 is the lifeline, 4 the listening Unix socket of that name and
+//! 5 a listening TCP socket. The set is taken once, at the start, and marked close-on-exec.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The variable that names the descriptors.
+pub const VARIABLE: &str = "QMAIL_FDS";
+/// The first number.
+pub const FIRST: RawFd = 3;
+/// More names than this are refused.
+const COUNT_MAX: usize = 256;
+
+/// The named descriptors of a service process.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(String, OwnedFd)>);
+
+impl Inherited {
+    /// Takes what [`VARIABLE`] names. Works once in a process.
+    ///
+    /// # Errors
+    /// The variable is missing, names a number that is not open, or was taken already.
+    pub fn take() -> io::Result<Self> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        let names = std::env::var(VARIABLE).map_err(|_| other("QMAIL_FDS is not set: this face is started by qmail-start"))?;
+        if TAKEN.swap(true, Ordering::SeqCst) {
+            return Err(other("QMAIL_FDS was taken already"));
+        }
+        let mut taken = Vec::new();
+        for (name, number) in names.split_ascii_whitespace().take(COUNT_MAX).zip(FIRST..) {
+            // SAFETY: F_GETFD on any number is harmless; it tells whether the number is open.
+            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+            if flags < 0 {
+                return Err(other(&format!("QMAIL_FDS names {name}, but descriptor {number} is not open")));
+            }
+            // SAFETY: the number is open, and TAKEN makes sure that it is owned just once.
+            let fd = unsafe { OwnedFd::from_raw_fd(number) };
+            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+            taken.push((name.to_owned(), fd));
+        }
+        Ok(Self(taken))
+    }
+
+    /// The descriptor with exactly this name.
+    ///
+    /// # Errors
+    /// It was not handed over.
+    pub fn one(&mut self, name: &str) -> io::Result<OwnedFd> {
+        let at =
+            self.0.iter().position(|(n, _)| n == name).ok_or_else(|| other(&format!("no descriptor {name} in QMAIL_FDS")))?;
+        Ok(self.0.swap_remove(at).1)
+    }
+
+    /// All descriptors whose name starts with `prefix`, with the rest of their names, in order.
+    pub fn all(&mut self, prefix: &str) -> Vec<(String, OwnedFd)> {
+        let (found, rest) = std::mem::take(&mut self.0).into_iter().partition(|(name, _)| name.starts_with(prefix));
+        self.0 = rest;
+        let found: Vec<(String, OwnedFd)> = found;
+        found.into_iter().map(|(name, fd)| (name.get(prefix.len()..).unwrap_or_default().to_owned(), fd)).collect()
+    }
+}
+
+fn other(text: &str) -> io::Error {
+    io::Error::other(text.to_owned())
+}
