@@ -1,0 +1,57 @@
+//! qmail-auth as the directory and the judge of logins, on auth.sock.
+
+use crate::field::Bytes;
+use std::net::IpAddr;
+use wire::{Address, Domain};
+
+messages! {
+    /// A question; `id` comes back in the answer. What a caller may ask depends on its role: qmaild asks `Recipient` and
+    /// `Login`, qmailq asks `Route`.
+    pub enum Request {
+        /// Is this envelope recipient ours, and is there somewhere to deliver?
+        1 => Recipient { id: u64, address: Address },
+        /// Who is this? A right answer for `service` `pop3` brings the mailbox session's socket.
+        2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
+        /// Where does a recipient of a virtual domain go?
+        3 => Route { id: u64, address: Address },
+    }
+}
+
+messages! {
+    pub enum Answer {
+        1 => Recipient { id: u64, verdict: Directory },
+        /// The session's socket comes beside this datagram (for `pop3`).
+        2 => LoggedIn { id: u64, user: Bytes },
+        /// Wrong login or password: the same for an unknown user.
+        3 => Refused { id: u64 },
+        /// Not now: the source of accounts or the mailbox is out of reach.
+        4 => Unavailable { id: u64, text: Bytes },
+        5 => Route { id: u64, target: Target },
+    }
+}
+
+messages! {
+    /// The directory's word on a recipient.
+    pub enum Directory {
+        /// Ours, and there is somewhere to deliver (or it cannot be told for a user who exists).
+        1 => Mailbox {},
+        /// Ours, and nobody is there.
+        2 => NoMailbox {},
+        /// Neither a local nor a virtual domain of ours.
+        3 => NotMine {},
+        /// The source is down.
+        4 => Temporary {},
+    }
+}
+
+messages! {
+    /// Where a recipient of a virtual domain goes.
+    pub enum Target {
+        /// A mailbox: the user's name is path-safe; `ext` is what followed a dash or plus.
+        1 => Mailbox { domain: Domain, user: Bytes, ext: Bytes },
+        /// Other addresses.
+        2 => Forward { domain: Domain, targets: Vec<Address> },
+        3 => NoMailbox {},
+        4 => Temporary { text: Bytes },
+    }
+}

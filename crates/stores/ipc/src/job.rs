@@ -1,0 +1,134 @@
+//! Jobs from qmail-send to qmail-lspawn (local) and qmail-remote (remote), and their results.
+//!
+//! Each job is one datagram with the body's read-only descriptor beside it (pread it: the offset is shared). Any number may be
+//! under way on the one connection, told apart by `number`, which qmail-send never uses twice in a run. When the connection
+//! closes, jobs run to their end and their results are dropped. Local jobs answer with one [`Answer::Done`]; remote ones with
+//! one or more, the last marked so.
+
+use crate::field::{Bytes, Verdict};
+use wire::{Address, Domain};
+
+/// Most recipients of one remote job (one SMTP transaction, RFC 5321 §4.5.3.1.8).
+pub const RECIPIENTS_MAX: usize = 100;
+/// Flags of a message, as in [`crate::queue`].
+pub use crate::queue::{FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+
+messages! {
+    /// A delivery to try.
+    pub enum Job {
+        /// To a system user, the alias user or users/assign: `recipient` already carries the virtualdomains prefix;
+        /// its local part says who.
+        1 => System { number: u64, message: u64, sender: Address, recipient: Address },
+        /// To the mailbox `user` of a virtual domain (its `.qmail` files, `ext` after a dash if any); `recipient` is the
+        /// address as the client gave it.
+        2 => Mailbox { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes },
+        /// To an alias of a virtual domain: forward to the targets, as that domain's user.
+        3 => Alias { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, targets: Vec<Address> },
+        /// To up to [`RECIPIENTS_MAX`] recipients of one site. `size` is the body's length in LF form, in bytes.
+        4 => Remote { number: u64, message: u64, sender: Address, recipients: Vec<Address>, route: Route, flags: u32, size: u64 },
+    }
+}
+
+messages! {
+    /// Where a remote job goes.
+    pub enum Route {
+        /// To the MX hosts of the domain (or its addresses, or the address literal in brackets).
+        1 => Mx { domain: Domain },
+        /// To this relay of control/smtproutes, by its addresses alone; no MX, and "that is me" is not looked for.
+        2 => Relay { host: Bytes, port: u16 },
+    }
+}
+
+record! {
+    /// What became of one recipient.
+    pub struct Outcome {
+        /// Index into the job's recipients; 0 for a local job.
+        recipient: u32,
+        verdict: Verdict,
+        /// The classic report text without its letter, at most [`crate::TEXT_LEN_MAX`] bytes.
+        text: Bytes,
+    }
+}
+
+messages! {
+    /// The answer to a job.
+    pub enum Answer {
+        /// Outcomes of some recipients; after `last` the job is over and each recipient has had exactly one.
+        /// `untried` lists recipients that were not tried because the transaction was full (452 after the first
+        /// accepted RCPT): they belong in the next one and have no outcome.
+        1 => Done { number: u64, outcomes: Vec<Outcome>, untried: Vec<u32>, last: bool },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DATAGRAM_LEN_MAX, Malformed, Message, VERSION};
+    use proptest::prelude::*;
+
+    fn jobs() -> Vec<Job> {
+        let address = |a: &str| Address::new(a.as_bytes()).unwrap();
+        let domain = Domain::new(b"example.org").unwrap();
+        let (sender, recipient) = (address("s@x"), address("r@y"));
+        vec![
+            Job::System { number: 1, message: u64::MAX, sender: Address::null(), recipient: recipient.clone() },
+            Job::Alias {
+                number: 2,
+                message: 3,
+                sender: sender.clone(),
+                recipient,
+                domain: domain.clone(),
+                targets: vec![address("t@z")],
+            },
+            Job::Remote {
+                number: 3,
+                message: 4,
+                sender,
+                recipients: vec![address("a@b"), address("c@d")],
+                route: Route::Mx { domain },
+                flags: 1,
+                size: 9,
+            },
+        ]
+    }
+
+    #[test]
+    fn every_job_comes_back_and_every_cut_is_malformed() {
+        for job in jobs() {
+            let bytes = job.encode();
+            assert_eq!(Job::decode(&bytes), Ok(job));
+            for cut in 0..bytes.len() {
+                assert_eq!(Job::decode(&bytes[..cut]), Err(Malformed));
+            }
+            assert_eq!(Job::decode(&[&bytes[..], b"x"].concat()), Err(Malformed), "bytes left over");
+            assert_eq!(Job::decode(&[&[VERSION + 1][..], &bytes[1..]].concat()), Err(Malformed), "another version");
+        }
+        assert_eq!(Job::decode(&vec![VERSION; DATAGRAM_LEN_MAX + 1]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_lying_count_reserves_nothing() {
+        let mut bytes = vec![VERSION, 1];
+        bytes.extend_from_slice(&7u64.to_le_bytes());
+        bytes.extend_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Answer::decode(&bytes), Err(Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_malformed(kind in 0u8..9, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let datagram = [&[VERSION, kind][..], &bytes].concat();
+            macro_rules! total {
+                ($($type:ty),*) => {$(
+                    if let Ok(message) = <$type>::decode(&datagram) {
+                        prop_assert_eq!(message.encode(), datagram.clone());
+                    }
+                )*};
+            }
+            total!(Job, Answer, crate::queue::Answer, crate::lspawn::Request, crate::lspawn::Answer, crate::worker::Request);
+            total!(crate::worker::Report, crate::auth::Request, crate::auth::Answer, crate::getpw::Request, crate::getpw::Answer);
+            total!(crate::resolve::Request, crate::resolve::Answer, crate::admin::QueueRequest, crate::admin::QueueAnswer);
+            total!(crate::admin::AccountRequest, crate::admin::AccountAnswer);
+        }
+    }
+}

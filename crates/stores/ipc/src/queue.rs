@@ -1,0 +1,197 @@
+//! The queue protocol on `queue.sock` (service roles) and `inject.sock` (anyone): how a message is handed to qmail-send.
+//!
+//! A datagram is the version byte and then one or more [`Item`]s; a small message fits in one datagram. One message at a time:
+//! `Begin` · `Recipient`… · `Data`… · `Commit`, then exactly one [`Answer`]; the connection may then be used again. Closing
+//! before `Commit` abandons the message; after it qmail-send owns the message, whether or not the answer is read. The body is
+//! in qmail's LF form without the `Received: (qmail …)` line, which qmail-send prepends itself. Kept compatible for ever.
+
+use crate::field::{Bytes, Field, put_bytes, take_bytes};
+use crate::{DATAGRAM_LEN_MAX, Malformed, VERSION};
+use wire::Address;
+
+/// Flags of `Begin`: the message holds bytes over 127 in its body (BODY=8BITMIME).
+pub const FLAG_EIGHT_BIT: u32 = 1;
+/// Flags of `Begin`: the message needs SMTPUTF8 (RFC 6531).
+pub const FLAG_SMTPUTF8: u32 = 2;
+/// Flags of `Begin` that have a meaning; others are refused, so that they can get one later.
+pub const FLAGS_KNOWN: u32 = FLAG_EIGHT_BIT | FLAG_SMTPUTF8;
+
+/// Most bytes of `Data` that fit in a datagram beside the version byte and the item's head.
+pub const DATA_LEN_MAX: usize = DATAGRAM_LEN_MAX - 6;
+
+/// One step of a submission, borrowed from the datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// Starts a message.
+    Begin { sender: Address, flags: u32 },
+    /// One more envelope recipient.
+    Recipient(Address),
+    /// The next bytes of the message.
+    Data(&'a [u8]),
+    /// The message is whole.
+    Commit,
+}
+
+messages! {
+    /// qmail-send's answer to `Commit`, or to the first item that it cannot take (the rest of that message is then ignored
+    /// up to and with its `Commit`).
+    pub enum Answer {
+        /// On the disk: durable before this was sent. `id` is the message's number in the log, `pid` what `qp` shows.
+        1 => Accepted { id: u64, pid: u32 },
+        /// Not now; the text is for the client, without a reply code, and may start with an enhanced status code `4.x.x `.
+        2 => Temporary { text: Bytes },
+        /// Never; the text may start with `5.x.x `.
+        3 => Permanent { text: Bytes },
+    }
+}
+
+/// Collects items into datagrams: [`Packer::take`] hands out a datagram that is full or, at the end, the last one.
+#[derive(Debug)]
+pub struct Packer {
+    datagram: Vec<u8>,
+}
+
+impl Default for Packer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Packer {
+    #[must_use]
+    pub fn new() -> Self {
+        Self { datagram: vec![VERSION] }
+    }
+
+    /// Appends an item other than data. Returns a finished datagram that must be sent first, if it did not fit.
+    #[must_use = "the datagram returned must be sent"]
+    pub fn push(&mut self, item: &Item<'_>) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        put_item(item, &mut bytes);
+        let full = if self.datagram.len() + bytes.len() > DATAGRAM_LEN_MAX { self.take() } else { None };
+        self.datagram.extend_from_slice(&bytes);
+        full
+    }
+
+    /// Appends as much of `data` as fits and shortens it by that; returns a datagram when it is full. Call it until `data` is
+    /// empty.
+    #[must_use = "the datagram returned must be sent"]
+    pub fn push_data(&mut self, data: &mut &[u8]) -> Option<Vec<u8>> {
+        const HEAD: usize = 5;
+        let room = DATAGRAM_LEN_MAX.saturating_sub(self.datagram.len() + HEAD);
+        if data.is_empty() {
+            return None;
+        }
+        if room < data.len().min(1024) {
+            return self.take();
+        }
+        let (now, rest) = data.split_at(room.min(data.len()));
+        put_item(&Item::Data(now), &mut self.datagram);
+        *data = rest;
+        if rest.is_empty() { None } else { self.take() }
+    }
+
+    /// The datagram under way, unless it is empty.
+    pub fn take(&mut self) -> Option<Vec<u8>> {
+        let datagram = std::mem::replace(&mut self.datagram, vec![VERSION]);
+        (datagram.len() > 1).then_some(datagram)
+    }
+}
+
+fn put_item(item: &Item<'_>, out: &mut Vec<u8>) {
+    match item {
+        Item::Begin { sender, flags } => {
+            out.push(1);
+            sender.put(out);
+            flags.put(out);
+        }
+        Item::Recipient(address) => {
+            out.push(2);
+            address.put(out);
+        }
+        Item::Data(data) => {
+            out.push(3);
+            put_bytes(data, out);
+        }
+        Item::Commit => out.push(4),
+    }
+}
+
+/// Calls `each` for every item of a datagram.
+///
+/// # Errors
+/// [`Malformed`]; items before the malformed one have been seen by then.
+pub fn items<'a>(datagram: &'a [u8], mut each: impl FnMut(Item<'a>)) -> Result<(), Malformed> {
+    let mut rest = datagram;
+    if datagram.len() > DATAGRAM_LEN_MAX || u8::take(&mut rest)? != VERSION || rest.is_empty() {
+        return Err(Malformed);
+    }
+    while !rest.is_empty() {
+        each(match u8::take(&mut rest)? {
+            1 => Item::Begin { sender: Address::take(&mut rest)?, flags: u32::take(&mut rest)? },
+            2 => Item::Recipient(Address::take(&mut rest)?),
+            3 => Item::Data(take_bytes(&mut rest)?),
+            4 => Item::Commit,
+            _ => return Err(Malformed),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn unpack(datagrams: &[Vec<u8>]) -> (Vec<Address>, Vec<u8>, u32) {
+        let (mut recipients, mut body, mut commits) = (Vec::new(), Vec::new(), 0);
+        for datagram in datagrams {
+            assert!(datagram.len() <= DATAGRAM_LEN_MAX);
+            items(datagram, |item| match item {
+                Item::Begin { sender, flags } => assert_eq!((sender.as_bytes(), flags), (&b"s@x"[..], 3)),
+                Item::Recipient(address) => recipients.push(address),
+                Item::Data(data) => body.extend_from_slice(data),
+                Item::Commit => commits += 1,
+            })
+            .unwrap();
+        }
+        (recipients, body, commits)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_is_unpacked(count in 0usize..100, rcpt_len in 1usize..1000, body in 0usize..100_000) {
+            let mut packer = Packer::new();
+            let mut out = Vec::new();
+            out.extend(packer.push(&Item::Begin { sender: Address::new(b"s@x").unwrap(), flags: 3 }));
+            let recipient = Address::new(&vec![b'r'; rcpt_len]).unwrap();
+            for _ in 0..count {
+                out.extend(packer.push(&Item::Recipient(recipient.clone())));
+            }
+            let body: Vec<u8> = (0..body).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            let mut rest = &body[..];
+            while !rest.is_empty() {
+                out.extend(packer.push_data(&mut rest));
+            }
+            out.extend(packer.push(&Item::Commit));
+            out.extend(packer.take());
+            prop_assert_eq!(unpack(&out), (vec![recipient; count], body, 1));
+        }
+
+        #[test]
+        fn any_bytes_are_items_or_malformed(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = items(&bytes, |_| ());
+        }
+    }
+
+    #[test]
+    fn a_small_message_is_one_datagram() {
+        let mut packer = Packer::new();
+        assert!(packer.push(&Item::Begin { sender: Address::null(), flags: 0 }).is_none());
+        assert!(packer.push(&Item::Recipient(Address::new(b"a@b").unwrap())).is_none());
+        let mut body = &[b'x'; 4096][..];
+        assert!(packer.push_data(&mut body).is_none() && body.is_empty());
+        assert!(packer.push(&Item::Commit).is_none());
+        assert!(packer.take().is_some() && packer.take().is_none());
+    }
+}

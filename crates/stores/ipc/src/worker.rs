@@ -1,0 +1,43 @@
+//! Between qmail-lspawn and the qmail-local workers it keeps, on a socketpair (descriptor 3 of the worker, named `work`).
+//!
+//! The worker answers each request once, in any order, under its number. lspawn forwards the report without looking into it.
+
+use crate::field::{Bytes, Verdict};
+use crate::lspawn::Existence;
+use wire::Address;
+
+record! {
+    /// The user that an address belongs to: the arguments of a classic qmail-local.
+    pub struct Recipient {
+        user: Bytes,
+        /// Absolute path.
+        home: Bytes,
+        /// Full local part, virtualdomains prefix included.
+        local: Bytes,
+        /// "" or "-".
+        dash: Bytes,
+        ext: Bytes,
+        domain: Bytes,
+    }
+}
+
+messages! {
+    pub enum Request {
+        /// Deliver the message whose descriptor comes beside, as the `.qmail` file says; without one as `default_delivery`
+        /// says.
+        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes },
+        /// Forward the message whose descriptor comes beside to these addresses (an alias of a virtual domain).
+        2 => Forward { number: u64, sender: Address, recipient: Recipient, targets: Vec<Address> },
+        /// Would [`Request::Deliver`] find something to do?
+        3 => Exists { number: u64, recipient: Recipient, default_delivery: Bytes },
+    }
+}
+
+messages! {
+    pub enum Report {
+        1 => Done { number: u64, verdict: Verdict, text: Bytes },
+        /// The plan holds a program line and nothing was delivered: an unconfined one-shot worker has to carry it out.
+        2 => NeedsExec { number: u64 },
+        3 => Exists { number: u64, answer: Existence },
+    }
+}
