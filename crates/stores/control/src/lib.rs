@@ -1,1 +1,18 @@
-//! (being written)
+//! Control files (qmail-control(5)): one file per value below `etc/qmail/control`, and the other places of an instance.
+//!
+//! A [`Root`] is where an instance lives; it answers paths and reads values by the classic rules. A missing file is a default,
+//! an unreadable one a temporary error whose text says what to do: mail waits for a repaired configuration and is never bounced
+//! for it. Each program's values are a struct in a module of its own. Nothing here writes; `qmail` (programs/admin) does.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod read;
+pub mod root;
+pub mod routes;
+pub mod watched;
+
+pub use error::ControlError;
+pub use root::Root;
+pub use routes::{Route, Routes};
+pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
+pub use watched::Watched;
