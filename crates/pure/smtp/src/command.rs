@@ -1,0 +1,373 @@
+//! SMTP command lines: the verb, the path of MAIL and RCPT, their parameters, the size of BDAT.
+//!
+//! Guarantees: a path that parses is an [`Address`] with its local part unquoted, its source route taken off, its domain a
+//! host name or an address literal; every number is checked. Takes a line without its ending and never looks beyond it.
+//!
+//! As generous as qmail: blanks after the colon, no angle brackets, dots anywhere in a local part, no domain. Stricter than
+//! qmail: bytes that RFC 5321 has no place for are refused, not carried along.
+//! Standards: RFC 5321 §4.1, RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3030 (BDAT), RFC 4954 §5 (AUTH=).
+//! Used by [`crate::server`].
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use wire::{Address, Domain};
+
+/// Longest command line in bytes without its ending: 512 (RFC 5321 §4.5.3.1.4) and room for the parameters of extensions.
+pub const COMMAND_LEN_MAX: usize = 2048;
+/// Longest path; qmail-smtpd's bound.
+pub const PATH_LEN_MAX: usize = 900;
+
+/// A command, with what stands behind its verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command<'a> {
+    Helo(&'a [u8]),
+    Ehlo(&'a [u8]),
+    Mail(&'a [u8]),
+    Rcpt(&'a [u8]),
+    Data(&'a [u8]),
+    Bdat(&'a [u8]),
+    Rset,
+    Noop,
+    Quit,
+    Help,
+    Vrfy,
+    Expn,
+    Unknown,
+}
+
+impl<'a> Command<'a> {
+    /// The verb is what stands before the first blank, in any case; blanks around the rest do not count.
+    #[must_use]
+    pub fn parse(line: &'a [u8]) -> Self {
+        let line = line.trim_ascii();
+        let (verb, rest) = line.split_at(line.iter().position(|b| *b == b' ').unwrap_or(line.len()));
+        let rest = rest.trim_ascii_start();
+        let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
+        match verb.len() {
+            4 if is("HELO") => Self::Helo(rest),
+            4 if is("EHLO") => Self::Ehlo(rest),
+            4 if is("MAIL") => Self::Mail(rest),
+            4 if is("RCPT") => Self::Rcpt(rest),
+            4 if is("DATA") => Self::Data(rest),
+            4 if is("BDAT") => Self::Bdat(rest),
+            4 if is("RSET") => Self::Rset,
+            4 if is("NOOP") => Self::Noop,
+            4 if is("QUIT") => Self::Quit,
+            4 if is("HELP") => Self::Help,
+            4 if is("VRFY") => Self::Vrfy,
+            4 if is("EXPN") => Self::Expn,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Why an argument is refused; all permanent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Syntax {
+    /// Not `FROM:` or `TO:`, or an unclosed bracket or quote.
+    Form,
+    /// The path is longer than [`PATH_LEN_MAX`].
+    TooLong,
+    /// No mailbox as RFC 5321 §4.1.2 writes one.
+    Mailbox,
+    /// A parameter nobody offered.
+    Parameter,
+    /// An offered parameter with a value that makes no sense.
+    Value,
+}
+
+/// Takes the path behind `keyword` (`FROM` or `TO`) and a colon; gives the address, empty for `<>`, and the parameters.
+///
+/// # Errors
+/// [`Syntax`], all permanent.
+pub fn path<'a>(argument: &'a [u8], keyword: &str) -> Result<(Address, &'a [u8]), Syntax> {
+    let (word, rest) = argument.split_at_checked(keyword.len()).ok_or(Syntax::Form)?;
+    let rest = rest.strip_prefix(b":").filter(|_| word.eq_ignore_ascii_case(keyword.as_bytes())).ok_or(Syntax::Form)?;
+    let rest = rest.trim_ascii_start();
+    let (inner, parameters) = match rest.strip_prefix(b"<") {
+        Some(open) => {
+            let close = unquoted_position(open, b'>').ok_or(Syntax::Form)?;
+            let (inner, behind) = open.split_at_checked(close).ok_or(Syntax::Form)?;
+            (inner, behind.get(1..).unwrap_or_default())
+        }
+        None if rest.is_empty() => return Err(Syntax::Form),
+        None => rest.split_at(unquoted_position(rest, b' ').unwrap_or(rest.len())),
+    };
+    if !parameters.is_empty() && !parameters.starts_with(b" ") {
+        return Err(Syntax::Form);
+    }
+    if inner.len() > PATH_LEN_MAX {
+        return Err(Syntax::TooLong);
+    }
+    let address = if inner.is_empty() { Address::null() } else { mailbox(without_route(inner)?)? };
+    Ok((address, parameters.trim_ascii()))
+}
+
+/// The first `wanted` outside of quotes.
+fn unquoted_position(bytes: &[u8], wanted: u8) -> Option<usize> {
+    let (mut in_quotes, mut escaped) = (false, false);
+    bytes.iter().position(|&b| {
+        if std::mem::take(&mut escaped) {
+            return false;
+        }
+        escaped = in_quotes && b == b'\\';
+        in_quotes ^= b == b'"';
+        b == wanted && !in_quotes
+    })
+}
+
+/// `@a,@b:user@host` → `user@host`: a source route MUST be accepted and SHOULD be ignored (RFC 5321 §4.1.1.3, Appendix C).
+fn without_route(path: &[u8]) -> Result<&[u8], Syntax> {
+    if !path.starts_with(b"@") {
+        return Ok(path);
+    }
+    let colon = path.iter().position(|b| *b == b':').ok_or(Syntax::Mailbox)?;
+    let (route, rest) = path.split_at_checked(colon).ok_or(Syntax::Mailbox)?;
+    for hop in route.split(|b| *b == b',') {
+        let host = hop.strip_prefix(b"@").ok_or(Syntax::Mailbox)?;
+        Domain::new(host).map_err(|_| Syntax::Mailbox)?;
+    }
+    rest.get(1..).filter(|rest| !rest.is_empty()).ok_or(Syntax::Mailbox)
+}
+
+/// A mailbox, or a local part alone.
+fn mailbox(bytes: &[u8]) -> Result<Address, Syntax> {
+    // qmail's envelope senders of double bounces and of VERP have a domain that no RFC knows (qmail-family §3.3, §3.6).
+    if bytes == b"#@[]" {
+        return Address::new(bytes).map_err(|_| Syntax::Mailbox);
+    }
+    if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
+        return Err(Syntax::Mailbox);
+    }
+    let (local, rest) = match bytes.strip_prefix(b"\"") {
+        Some(quoted) => quoted_local(quoted)?,
+        None => dot_local(bytes)?,
+    };
+    let address = match rest.strip_prefix(b"@") {
+        Some(host) => Address::join(&local, domain(host)?),
+        None if rest.is_empty() => Address::new(&local),
+        None => return Err(Syntax::Mailbox),
+    };
+    address.map_err(|_| Syntax::Mailbox)
+}
+
+/// Quoted-string (RFC 5321 §4.1.2) behind its first quote: its content, unescaped, and what follows it.
+fn quoted_local(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Syntax> {
+    let mut local = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&b, after)) = rest.split_first() {
+        rest = after;
+        let b = match b {
+            b'"' => return Ok((local, rest)),
+            b'\\' => {
+                let (&escaped, after) = rest.split_first().ok_or(Syntax::Mailbox)?;
+                rest = after;
+                escaped
+            }
+            b => b,
+        };
+        if b.is_ascii_control() {
+            return Err(Syntax::Mailbox);
+        }
+        local.push(b);
+    }
+    Err(Syntax::Mailbox)
+}
+
+/// Dot-string, with dots anywhere (addresses like `a..b@` and `a.@` exist), and what follows it.
+fn dot_local(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Syntax> {
+    let (local, rest) = bytes.split_at(bytes.iter().position(|b| *b == b'@').unwrap_or(bytes.len()));
+    if local.is_empty() || !local.iter().all(|b| is_local_byte(*b)) {
+        return Err(Syntax::Mailbox);
+    }
+    Ok((local.to_vec(), rest))
+}
+
+/// atext (RFC 5322 §3.2.3), the dot, and UTF-8 (RFC 6531 §3.3).
+fn is_local_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b) || !b.is_ascii()
+}
+
+/// A host name without its final dot, or an address literal (RFC 5321 §4.1.3).
+fn domain(host: &[u8]) -> Result<&[u8], Syntax> {
+    Domain::new(host).map_err(|_| Syntax::Mailbox)?;
+    if host.starts_with(b"[") {
+        literal(host).ok_or(Syntax::Mailbox)?;
+    }
+    Ok(host.strip_suffix(b".").unwrap_or(host))
+}
+
+/// The address of a literal `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
+#[must_use]
+pub fn literal(host: &[u8]) -> Option<std::net::IpAddr> {
+    let inner = std::str::from_utf8(host.strip_prefix(b"[")?.strip_suffix(b"]")?).ok()?;
+    match inner.split_at_checked(5) {
+        Some((tag, ip)) if tag.eq_ignore_ascii_case("ipv6:") => ip.parse::<Ipv6Addr>().ok().map(Into::into),
+        _ => inner.parse::<Ipv4Addr>().ok().map(Into::into),
+    }
+}
+
+/// The parameters of MAIL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MailParameters {
+    /// SIZE= (RFC 1870); a number too large for 64 bits reads as the largest.
+    pub size: u64,
+    /// BODY=8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub utf8: bool,
+    /// XVERP[=chars]: the two delimiters; qmail's `-=` if the client names none.
+    pub verp: Option<[u8; 2]>,
+}
+
+/// qmail's delimiters: `list-` + `user=host` (qmail-family §3.6).
+const VERP_DELIMITERS: [u8; 2] = *b"-=";
+
+impl MailParameters {
+    /// # Errors
+    /// [`Syntax::Parameter`] for a parameter that is not offered (XVERP is, if `may_verp`), [`Syntax::Value`].
+    pub fn parse(parameters: &[u8], may_verp: bool) -> Result<Self, Syntax> {
+        let mut all = Self::default();
+        for parameter in parameters.split(|b| *b == b' ').filter(|p| !p.is_empty()) {
+            let mut halves = parameter.splitn(2, |b| *b == b'=');
+            let (name, value) = (halves.next().unwrap_or_default().to_ascii_uppercase(), halves.next());
+            match (&name[..], value) {
+                (b"SIZE", Some(digits)) => all.size = number(digits).ok_or(Syntax::Value)?,
+                (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"7BIT") => {}
+                (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => all.eight_bit = true,
+                (b"SMTPUTF8", None) => all.utf8 = true,
+                (b"XVERP", None) if may_verp => all.verp = Some(VERP_DELIMITERS),
+                (b"XVERP", Some(chars)) if may_verp => all.verp = Some(delimiters(chars)?),
+                // Without AUTH nobody trusts it, and clients that always send it lose nothing (RFC 4954 §5).
+                (b"AUTH", Some(_)) => {}
+                (b"SIZE" | b"BODY" | b"SMTPUTF8", _) => return Err(Syntax::Value),
+                _ => return Err(Syntax::Parameter),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Two different bytes that may stand in a local part and cannot end it.
+fn delimiters(chars: &[u8]) -> Result<[u8; 2], Syntax> {
+    let pair = <[u8; 2]>::try_from(chars).map_err(|_| Syntax::Value)?;
+    let is_fit = |b: u8| b.is_ascii_punctuation() && is_local_byte(b) && b != b'.';
+    if pair.into_iter().all(is_fit) { Ok(pair) } else { Err(Syntax::Value) }
+}
+
+/// Digits as a number; more than 64 bits hold read as the largest, so that a bound can refuse them.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0u64, |n, digit| n.saturating_mul(10).saturating_add(u64::from(digit.wrapping_sub(b'0')))))
+}
+
+/// `BDAT size [LAST]`: the number of bytes that follow, and whether they end the message (RFC 3030 §2).
+///
+/// `None` when no size can be read or 64 bits do not hold it: then nobody knows where the next command starts.
+#[must_use]
+pub fn bdat(argument: &[u8]) -> Option<(u64, bool)> {
+    let mut words = argument.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    let size = number(words.next()?).filter(|n| *n != u64::MAX)?;
+    match (words.next(), words.next()) {
+        (None, _) => Some((size, false)),
+        (Some(last), None) if last.eq_ignore_ascii_case(b"LAST") => Some((size, true)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbs_are_what_stands_before_the_first_blank() {
+        assert_eq!(Command::parse(b"mAiL  FROM:<a@b> "), Command::Mail(b"FROM:<a@b>"));
+        assert_eq!(Command::parse(b"MAILFROM:<a@b>"), Command::Unknown);
+        assert_eq!(Command::parse(b"quit now"), Command::Quit);
+        assert_eq!(Command::parse(b""), Command::Unknown);
+        assert_eq!(Command::parse(b"DATA\0"), Command::Unknown);
+    }
+
+    #[test]
+    fn paths_that_are_accepted() {
+        for (argument, address, parameters) in [
+            ("FROM:<a@b.c>", "a@b.c", ""),
+            ("from: <a@b.c> SIZE=1  X", "a@b.c", "SIZE=1  X"),
+            ("FROM:a@b.c SIZE=1", "a@b.c", "SIZE=1"),
+            ("FROM:<>", "", ""),
+            ("FROM:<> BODY=8BITMIME", "", "BODY=8BITMIME"),
+            ("FROM:<Postmaster>", "Postmaster", ""),
+            ("FROM:<@x.y,@z:a@b>", "a@b", ""),
+            ("FROM:<\"a b\"@c>", "a b@c", ""),
+            ("FROM:<\"a\\\"> b@\\\\\"@c> X", "a\"> b@\\@c", "X"),
+            ("FROM:<a..b.@c.>", "a..b.@c", ""),
+            ("FROM:<a@[192.0.2.1]>", "a@[192.0.2.1]", ""),
+            ("FROM:<a@[IPv6:2001:db8::1]>", "a@[IPv6:2001:db8::1]", ""),
+            ("FROM:<#@[]>", "#@[]", ""),
+            ("FROM:<jürgen@exämple.org>", "jürgen@exämple.org", ""),
+            ("FROM:<a!b%c+d=e/f@host_name>", "a!b%c+d=e/f@host_name", ""),
+        ] {
+            let (got, rest) = path(argument.as_bytes(), "FROM").unwrap_or_else(|e| panic!("{argument}: {e:?}"));
+            assert_eq!((got.as_bytes(), rest), (address.as_bytes(), parameters.as_bytes()), "{argument}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_refused() {
+        for (argument, why) in [
+            (&b""[..], Syntax::Form),
+            (b"FROM", Syntax::Form),
+            (b"TO:<a@b>", Syntax::Form),
+            (b"FROM:", Syntax::Form),
+            (b"FROM:<a@b", Syntax::Form),
+            (b"FROM:<a@b>SIZE=1", Syntax::Form),
+            (b"FROM:<\"a>", Syntax::Form),
+            (b"FROM:<a b@c>", Syntax::Mailbox),
+            (b"FROM:<a<b@c>", Syntax::Mailbox),
+            (b"FROM:<@c>", Syntax::Mailbox),
+            (b"FROM:<@c:>", Syntax::Mailbox),
+            (b"FROM:<a@>", Syntax::Mailbox),
+            (b"FROM:<a@b..c>", Syntax::Mailbox),
+            (b"FROM:<a@b@c>", Syntax::Mailbox),
+            (b"FROM:<a@b/c>", Syntax::Mailbox),
+            (b"FROM:<a@[300.1.1.1]>", Syntax::Mailbox),
+            (b"FROM:<a@[]>", Syntax::Mailbox),
+            (b"FROM:<a@[x:y]>", Syntax::Mailbox),
+            (b"FROM:<\"a\\", Syntax::Form),
+            (b"FROM:<\"a\x01b\"@c>", Syntax::Mailbox),
+            (b"FROM:<\"a\"b@c>", Syntax::Mailbox),
+            (b"FROM:<a\xff@c>", Syntax::Mailbox),
+        ] {
+            assert_eq!(path(argument, "FROM").unwrap_err(), why, "{}", argument.escape_ascii());
+        }
+        let long = [&b"FROM:<"[..], &[b'a'; PATH_LEN_MAX], b"@b>"].concat();
+        assert_eq!(path(&long, "FROM").unwrap_err(), Syntax::TooLong);
+    }
+
+    #[test]
+    fn parameters_of_mail() {
+        let parse = |text: &str| MailParameters::parse(text.as_bytes(), true);
+        assert_eq!(parse("").unwrap(), MailParameters::default());
+        let all = MailParameters { size: 7, eight_bit: true, utf8: true, verp: Some(*b"-=") };
+        assert_eq!(parse("size=7 body=8bitmime SMTPUTF8 XVERP AUTH=<>").unwrap(), all);
+        assert_eq!(parse("XVERP=+=").unwrap().verp, Some(*b"+="));
+        assert_eq!(parse("SIZE=99999999999999999999999").unwrap().size, u64::MAX);
+        for bad in ["SIZE", "SIZE=", "SIZE=-1", "SIZE=0x1", "BODY=BINARYMIME", "BODY", "SMTPUTF8=1", "XVERP=", "XVERP=a=", "XVERP=@="] {
+            assert_eq!(parse(bad).unwrap_err(), Syntax::Value, "{bad}");
+        }
+        for bad in ["RET=FULL", "=", "X"] {
+            assert_eq!(parse(bad).unwrap_err(), Syntax::Parameter, "{bad}");
+        }
+        assert_eq!(MailParameters::parse(b"XVERP", false).unwrap_err(), Syntax::Parameter);
+    }
+
+    #[test]
+    fn sizes_of_bdat() {
+        assert_eq!(bdat(b"0 LAST"), Some((0, true)));
+        assert_eq!(bdat(b"18446744073709551614"), Some((u64::MAX - 1, false)));
+        for bad in [&b""[..], b"LAST", b"18446744073709551615", b"99999999999999999999999", b"1 last x", b"1 FIRST", b"-1", b"1x"] {
+            assert_eq!(bdat(bad), None, "{}", bad.escape_ascii());
+        }
+    }
+}

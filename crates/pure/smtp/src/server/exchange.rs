@@ -1,0 +1,184 @@
+//! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
+
+use super::policy::{BadMailFrom, RcptHosts};
+use crate::data::BareLf;
+use std::net::IpAddr;
+use wire::Address;
+
+/// Everything that can happen to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// Bytes from the client, in order, cut anywhere. Not to be fed while [`super::Session::wants_input`] is false, though
+    /// [`super::HELD_LEN_MAX`] of them would be held.
+    Bytes(&'a [u8]),
+    /// The directory's answer to [`Action::CheckRecipient`]; answers may come in any order.
+    Recipient { question: u32, answer: RecipientAnswer },
+    /// The queue's answer to [`Action::Commit`].
+    Queue(QueueAnswer),
+    /// [`super::Session::deadline_s`] has passed.
+    Deadline,
+    /// The system goes down: a session that has no message under way ends now, the others after it.
+    Drain,
+    /// The client is gone.
+    Closed,
+}
+
+/// What the directory knows about a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecipientAnswer {
+    Exists,
+    NoMailbox,
+    /// The domain is none that this system delivers for.
+    NotOurs,
+    /// Cannot tell now, or there was no answer in time.
+    Temporary,
+}
+
+/// What the queue said to a commit. Texts are for the client; an enhanced status code at their start, or in qmail's `(#x.y.z)`
+/// form at their end, is used instead of the general one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueAnswer {
+    /// The message is durable (promise 1). `qp`: the process that queued it.
+    Accepted { qp: u32 },
+    Temporary(Vec<u8>),
+    Permanent(Vec<u8>),
+}
+
+/// Envelope of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub sender: Address,
+    /// At least one.
+    pub recipients: Vec<Address>,
+    /// The client declared BODY=8BITMIME.
+    pub eight_bit: bool,
+    /// The client declared SMTPUTF8.
+    pub utf8: bool,
+    /// XVERP and its two delimiters.
+    pub verp: Option<[u8; 2]>,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send to the client; may wait in a buffer until the session wants input.
+    Reply(Vec<u8>),
+    /// Ask the directory, answer by [`Input::Recipient`].
+    CheckRecipient { question: u32, recipient: Address },
+    /// A message begins; one at a time.
+    Begin(Box<Envelope>),
+    /// The next bytes of its text, in LF form. The first are the Received field.
+    Body(Vec<u8>),
+    /// The message is complete; answer by [`Input::Queue`].
+    Commit,
+    /// Forget the message.
+    Abandon,
+    /// One line about a refusal, bytes as strangers sent them: escape before writing it anywhere.
+    Log(Vec<u8>),
+    /// Send what waits, then close. Nothing follows.
+    Close,
+}
+
+/// A list of actions to which the machine adds; neighbouring replies and neighbouring pieces of text are joined.
+#[derive(Debug, Default)]
+pub struct Actions(pub Vec<Action>);
+
+impl Actions {
+    /// One reply line, without CRLF.
+    pub(super) fn reply(&mut self, line: &[u8]) {
+        if !matches!(self.0.last(), Some(Action::Reply(_))) {
+            self.0.push(Action::Reply(Vec::with_capacity(line.len().saturating_add(2))));
+        }
+        if let Some(Action::Reply(bytes)) = self.0.last_mut() {
+            bytes.extend_from_slice(line);
+            bytes.extend_from_slice(b"\r\n");
+        }
+    }
+
+    pub(super) fn push(&mut self, action: Action) {
+        self.0.push(action);
+    }
+
+    pub(super) fn body(&mut self, piece: Vec<u8>) {
+        match self.0.last_mut() {
+            _ if piece.is_empty() => {}
+            Some(Action::Body(bytes)) => bytes.extend_from_slice(&piece),
+            _ => self.0.push(Action::Body(piece)),
+        }
+    }
+}
+
+/// Clocks, read by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For dates and replies.
+    pub unix_s: u64,
+    /// For deadlines: CLOCK_BOOTTIME, never steps.
+    pub boot_s: u64,
+}
+
+/// Who is connected.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    pub remote_ip: Box<[u8]>,
+    /// TCPREMOTEHOST; `None` reads `unknown`.
+    pub remote_host: Option<Box<[u8]>>,
+    /// TCPREMOTEINFO.
+    pub remote_info: Option<Box<[u8]>>,
+    pub local_ip: Option<IpAddr>,
+    /// The `by` of Received; `None` is [`Config::me`].
+    pub local_host: Option<Box<[u8]>>,
+    /// The client may relay: RELAYCLIENT with its value, which is appended to each recipient.
+    pub relay_client: Option<Box<[u8]>>,
+    /// `DATABYTES` of this connection instead of [`Limits::databytes`].
+    pub databytes: Option<u64>,
+}
+
+/// Bounds of a session. Each has a clear refusal.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// `control/databytes`: message size as stored, 0 for none. 552 5.3.4.
+    pub databytes: u64,
+    /// `control/maxrcpt`: recipients of a message; RFC 5321 §4.5.3.1.8 wants at least 100. Beyond it 452 4.5.3, and clients send
+    /// the rest in another transaction. The default lets a mailing list of usual size pass in one.
+    pub recipients_max: usize,
+    /// `control/brtlimit`: refused recipients of a session, then 421 4.7.0. 0 for none.
+    pub bad_recipients_max: u32,
+    /// Other refused commands since the last accepted message, then 421 4.7.0.
+    pub errors_max: u32,
+    /// Longest line of a text. RFC 5321 §4.5.3.1.6 lets a server stop at 998 bytes; qmail never did. 554 5.6.0.
+    pub text_line_len_max: u64,
+    /// `control/timeoutsmtpd`: seconds for the next command, or the next bytes of a text. 421 4.4.2.
+    pub command_s: u64,
+    /// Seconds of a session in all; qmail-queue's 24 hours. 421 4.4.2.
+    pub session_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            databytes: 0,
+            recipients_max: 10_000,
+            bad_recipients_max: 100,
+            errors_max: 50,
+            text_line_len_max: 1 << 20,
+            command_s: 1200,
+            session_s: 86_400,
+        }
+    }
+}
+
+/// What all sessions of a process share.
+#[derive(Debug, Default)]
+pub struct Config {
+    pub limits: Limits,
+    /// `control/me`.
+    pub me: Vec<u8>,
+    /// `control/smtpgreeting`, else me.
+    pub greeting: Vec<u8>,
+    /// `control/localiphost`, else me: the domain of `user@[address of this connection]`.
+    pub localiphost: Vec<u8>,
+    pub barelf: BareLf,
+    pub rcpthosts: RcptHosts,
+    pub badmailfrom: BadMailFrom,
+}
