@@ -6,8 +6,10 @@
 
 pub mod clock;
 pub mod confine;
+pub mod fs;
 pub mod inherited;
 pub mod memfd;
+pub mod passwd;
 pub mod random;
 pub mod seqpacket;
 pub mod signal;
