@@ -1,1 +1,95 @@
-//! (being written)
+//! The users, aliases and passwords of the virtual domains, and the question where a local part goes.
+//!
+//! Guarantees: a change that was answered is on the disk (WAL, synchronous=FULL); a stored value that is not valid is an error, never
+//! trusted; no query is built from strings; the time a login takes does not tell whether the user exists. Names that exist here
+//! are safe as one path component. Never here: uids, paths, which domains are ours (`etc/qmail/users/domains` says that).
+//! Used by qmail-auth alone: one process has the database open, and it is the one writer.
+#![forbid(unsafe_code)]
+
+pub mod directory;
+pub mod name;
+pub mod password;
+pub mod resolve;
+mod schema;
+pub mod sqlite;
+
+pub use directory::{AliasRow, Credentials, Directory, Generation, UserRow};
+pub use name::UserName;
+pub use resolve::{Resolution, resolve};
+pub use sqlite::Accounts;
+
+use std::fmt;
+
+/// Why something could not be done or found out.
+#[derive(Debug)]
+pub enum Error {
+    /// A user or alias of this name is there already.
+    Exists,
+    /// There is no such user.
+    NoUser,
+    /// There is no such alias.
+    NoAlias,
+    /// Not a name a user or alias can have; the text says why.
+    Name(&'static str),
+    /// Not a password that can be used; the text says why.
+    Password(&'static str),
+    /// Not targets an alias can have; the text says why.
+    Targets(&'static str),
+    /// More bytes than the store can note.
+    Quota,
+    /// The database was written by a newer version; nothing was changed.
+    Newer { found: i64, known: i64 },
+    /// The store holds something that it should not; temporary, since a person has to look at it.
+    Damaged(&'static str),
+    /// The store is out of reach.
+    Store(rusqlite::Error),
+    /// No random bytes, no memory.
+    System(std::io::Error),
+}
+
+impl Error {
+    /// May the same request succeed later?
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Exists | Self::NoUser | Self::NoAlias | Self::Name(_) => false,
+            Self::Password(_) | Self::Targets(_) | Self::Quota => false,
+            Self::Newer { .. } | Self::Damaged(_) | Self::Store(_) | Self::System(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists => f.write_str("a user or alias of this name exists already"),
+            Self::NoUser => f.write_str("no such user"),
+            Self::NoAlias => f.write_str("no such alias"),
+            Self::Name(why) | Self::Password(why) | Self::Targets(why) => f.write_str(why),
+            Self::Quota => f.write_str("the quota is too large"),
+            Self::Newer { found, known } => {
+                write!(
+                    f,
+                    "the accounts database has version {found}, this program knows versions up to {known}: use the newer program"
+                )
+            }
+            Self::Damaged(what) => write!(f, "the accounts database is damaged: {what}"),
+            Self::Store(error) => write!(f, "accounts database: {error}"),
+            Self::System(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::System(error)
+    }
+}
