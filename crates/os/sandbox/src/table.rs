@@ -1,0 +1,346 @@
+//! The process table.
+
+use sys::confine::Limits;
+
+/// A user id of etc/qmail/ids, by the classic name of the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// qmail-start and qmail-lspawn; uid 0, or the caller when nothing runs as root.
+    Root,
+    /// `qmailp`: asks NSS.
+    Getpw,
+    /// `qmaila`: accounts.
+    Auth,
+    /// `qmaild`: talks to clients.
+    Network,
+    /// `qmailq`: owns the spool.
+    Queue,
+    /// `qmailr`: outgoing connections.
+    Remote,
+    /// `qmailx`: DNS.
+    Resolve,
+    /// The user whose mailbox it is; not in etc/qmail/ids.
+    Recipient,
+    /// Whoever runs the program.
+    Caller,
+}
+
+impl Role {
+    /// The service roles: each has a line in etc/qmail/ids, and no mail is ever delivered as one of them.
+    pub const SERVICE: [Self; 6] = [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve];
+
+    /// The name in etc/qmail/ids; for the others a word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Getpw => "qmailp",
+            Self::Auth => "qmaila",
+            Self::Network => "qmaild",
+            Self::Queue => "qmailq",
+            Self::Remote => "qmailr",
+            Self::Resolve => "qmailx",
+            Self::Recipient => "recipient",
+            Self::Caller => "caller",
+        }
+    }
+}
+
+/// An AF_UNIX socket below run/qmail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Socket {
+    Queue,
+    Inject,
+    Lspawn,
+    Remote,
+    Auth,
+    Getpw,
+    Resolve,
+    AdminSend,
+    AdminAuth,
+}
+
+impl Socket {
+    pub const ALL: [Self; 9] = [
+        Self::Queue,
+        Self::Inject,
+        Self::Lspawn,
+        Self::Remote,
+        Self::Auth,
+        Self::Getpw,
+        Self::Resolve,
+        Self::AdminSend,
+        Self::AdminAuth,
+    ];
+
+    /// The name in `QMAIL_FDS`, after `serve:`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Inject => "inject",
+            Self::Lspawn => "lspawn",
+            Self::Remote => "remote",
+            Self::Auth => "auth",
+            Self::Getpw => "getpw",
+            Self::Resolve => "resolve",
+            Self::AdminSend => "admin-send",
+            Self::AdminAuth => "admin-auth",
+        }
+    }
+
+    /// The path below run/qmail. `roles/` can be entered by service roles only, `admin/` by root only.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Queue => "roles/queue.sock",
+            Self::Inject => "inject.sock",
+            Self::Lspawn => "roles/lspawn.sock",
+            Self::Remote => "roles/remote.sock",
+            Self::Auth => "roles/auth.sock",
+            Self::Getpw => "roles/getpw.sock",
+            Self::Resolve => "roles/resolve.sock",
+            Self::AdminSend => "admin/send.sock",
+            Self::AdminAuth => "admin/auth.sock",
+        }
+    }
+}
+
+/// A place in the file system, below the instance's root unless it says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// etc/qmail/control
+    Control,
+    /// etc/qmail/users
+    Users,
+    /// var/spool/qmail
+    Spool,
+    /// var/lib/qmail
+    Lib,
+    /// The system's own /etc, /lib*, /usr, /run, /var/lib/sss, /proc: what NSS modules read. Not below the root.
+    NameService,
+}
+
+/// What may be done below a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    ReadWrite,
+}
+
+/// Which kinds of sockets may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// AF_UNIX only.
+    Unix,
+    /// AF_UNIX, AF_INET, AF_INET6.
+    Internet,
+}
+
+/// How many run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    One,
+    /// One for each processor, at most 8: workers that share the listening sockets.
+    PerCpu,
+    /// Started by qmail-lspawn when there is work, not by qmail-start.
+    OnDemand,
+}
+
+/// What a process gives up.
+#[derive(Debug, Clone, Copy)]
+pub struct Confinement {
+    pub limits: Limits,
+    /// `None`: files as far as the uid reaches. Otherwise these places and what the caller of `enter` adds.
+    pub files: Option<&'static [(Place, Access)]>,
+    pub network: Network,
+    /// May it start programs?
+    pub exec: bool,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    /// The program's file name.
+    pub name: &'static str,
+    pub role: Role,
+    pub count: Count,
+    /// The services of control/listen whose sockets it gets.
+    pub listens: &'static [&'static str],
+    pub serves: &'static [Socket],
+    pub calls: &'static [Socket],
+    /// `None`: never confined, since what it starts would inherit it.
+    pub confinement: Option<Confinement>,
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+const fn limits(memory: u64, files: u64) -> Limits {
+    Limits { memory: Some(memory), files, file_size: None }
+}
+
+/// Reads nothing, writes nothing: everything it needs is open.
+const NO_FILES: Option<&[(Place, Access)]> = Some(&[]);
+
+/// Every process of the system. In the order in which qmail-start starts them: a server before its clients.
+pub const TABLE: &[Process] = &[
+    Process {
+        name: "qmail-getpw",
+        role: Role::Getpw,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Getpw],
+        calls: &[],
+        confinement: Some(Confinement {
+            limits: limits(GIB, 256),
+            files: Some(&[(Place::NameService, Access::Read)]),
+            network: Network::Unix,
+            exec: false,
+        }),
+    },
+    Process {
+        name: "qmail-resolve",
+        role: Role::Resolve,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Resolve],
+        calls: &[],
+        confinement: Some(Confinement { limits: limits(GIB, 4096), files: NO_FILES, network: Network::Internet, exec: false }),
+    },
+    Process {
+        name: "qmail-lspawn",
+        role: Role::Root,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Lspawn],
+        calls: &[Socket::Getpw],
+        confinement: None,
+    },
+    Process {
+        name: "qmail-auth",
+        role: Role::Auth,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Auth, Socket::AdminAuth],
+        calls: &[Socket::Getpw, Socket::Lspawn],
+        confinement: Some(Confinement {
+            limits: limits(2 * GIB, 4096),
+            files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),
+            network: Network::Unix,
+            exec: false,
+        }),
+    },
+    Process {
+        name: "qmail-remote",
+        role: Role::Remote,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Remote],
+        calls: &[Socket::Resolve],
+        confinement: Some(Confinement {
+            limits: limits(4 * GIB, 16_384),
+            files: NO_FILES,
+            network: Network::Internet,
+            exec: false,
+        }),
+    },
+    Process {
+        name: "qmail-send",
+        role: Role::Queue,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Queue, Socket::Inject, Socket::AdminSend],
+        calls: &[Socket::Lspawn, Socket::Remote, Socket::Auth, Socket::Resolve],
+        confinement: Some(Confinement {
+            limits: limits(16 * GIB, 16_384),
+            files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Spool, Access::ReadWrite)]),
+            network: Network::Unix,
+            exec: false,
+        }),
+    },
+    Process {
+        name: "qmail-popup",
+        role: Role::Network,
+        count: Count::PerCpu,
+        listens: &["pop3", "pop3s"],
+        serves: &[],
+        calls: &[Socket::Auth],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-smtpd",
+        role: Role::Network,
+        count: Count::PerCpu,
+        listens: &["smtp", "submission", "submissions", "lmtp"],
+        serves: &[],
+        calls: &[Socket::Queue, Socket::Auth],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-local",
+        role: Role::Recipient,
+        count: Count::OnDemand,
+        listens: &[],
+        serves: &[],
+        calls: &[Socket::Inject],
+        confinement: Some(LOCAL_SYSTEM),
+    },
+    Process {
+        name: "qmail-pop3d",
+        role: Role::Recipient,
+        count: Count::OnDemand,
+        listens: &[],
+        serves: &[],
+        calls: &[],
+        confinement: Some(Confinement { limits: limits(GIB, 64), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+];
+
+/// A delivery worker of a system user: files as far as the uid reaches.
+pub const LOCAL_SYSTEM: Confinement = Confinement { limits: limits(GIB, 1024), files: None, network: Network::Unix, exec: false };
+/// A delivery worker of a virtual domain: its base directory, which the caller of `enter` adds.
+pub const LOCAL_VIRTUAL: Confinement =
+    Confinement { limits: limits(GIB, 1024), files: NO_FILES, network: Network::Unix, exec: false };
+/// A classic face or a tool run by the caller, once it has forked what it must start: qmail-inject, qmail-queue, qmail-smtpd
+/// under tcpserver.
+pub const TOOL: Confinement =
+    Confinement { limits: limits(512 * MIB, 256), files: NO_FILES, network: Network::Unix, exec: false };
+
+/// The row of a program.
+#[must_use]
+pub fn process(name: &str) -> Option<&'static Process> {
+    TABLE.iter().find(|process| process.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_socket_has_one_server_and_a_server_starts_before_its_clients() {
+        for socket in Socket::ALL {
+            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| TABLE[*at].serves.contains(&socket)).collect();
+            assert_eq!(servers.len(), 1, "{socket:?}");
+            for (at, process) in TABLE.iter().enumerate() {
+                assert!(
+                    !process.calls.contains(&socket) || at > servers[0],
+                    "{} starts before it can call {socket:?}",
+                    process.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_root_programs_are_unconfined_and_nothing_that_faces_strangers_opens_files() {
+        for process in TABLE {
+            assert_eq!(process.confinement.is_none(), process.role == Role::Root, "{}", process.name);
+            if let Some(confinement) = process.confinement {
+                assert!(!confinement.exec);
+                let outside = process.role == Role::Network || confinement.network == Network::Internet;
+                assert!(!outside || confinement.files.is_some_and(<[_]>::is_empty), "{}", process.name);
+            }
+        }
+    }
+}
