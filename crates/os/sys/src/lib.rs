@@ -15,5 +15,6 @@ pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
 pub mod wake;
+pub mod writeback;
 
 pub use seqpacket::{Peer, Received, Seqpacket};
