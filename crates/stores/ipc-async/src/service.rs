@@ -1,0 +1,41 @@
+//! What every tokio service does with the descriptors that qmail-start handed over.
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::os::fd::{AsFd, OwnedFd};
+use tokio::net::TcpListener;
+
+/// Resolves when the lifeline ends: qmail-start is gone or wants this process to drain.
+///
+/// # Errors
+/// The runtime cannot watch it.
+pub async fn lifeline(fd: OwnedFd) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    let fd = crate::packets::watch(fd)?;
+    loop {
+        let mut ready = fd.readable().await?;
+        match ready.try_io(|fd| Ok(rustix::io::read(fd.as_fd(), &mut [0u8; 16][..])?)) {
+            Ok(Ok(0) | Err(_)) => return Ok(()),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// A listening TCP socket that was handed over.
+///
+/// # Errors
+/// It is no such socket.
+pub fn tcp_listener(fd: OwnedFd) -> io::Result<TcpListener> {
+    let listener = StdListener::from(fd);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Runs a service on the current thread: a runtime with I/O and time, and a `LocalSet` for its tasks.
+///
+/// # Errors
+/// The runtime cannot be made, or what `service` says.
+pub fn run<F: Future<Output = io::Result<()>>>(service: F) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, service)
+}
