@@ -54,6 +54,16 @@ impl Inherited {
         Ok(self.0.swap_remove(at).1)
     }
 
+    /// Tells qmail-start that this process has read its configuration, is confined and serves: once, after `sandbox::enter`.
+    /// A new generation of workers is used, and `qmail start` prints `ready`, only after that.
+    ///
+    /// # Errors
+    /// There is no descriptor `ready`, or qmail-start is gone.
+    pub fn ready(&mut self) -> io::Result<()> {
+        let fd = self.one("ready")?;
+        rustix::io::write(&fd, b"r").map(drop).map_err(io::Error::from)
+    }
+
     /// All descriptors whose name starts with `prefix`, with the rest of their names, in order.
     pub fn all(&mut self, prefix: &str) -> Vec<(String, OwnedFd)> {
         let (found, rest) = std::mem::take(&mut self.0).into_iter().partition(|(name, _)| name.starts_with(prefix));
