@@ -7,16 +7,15 @@
 #![forbid(unsafe_code)]
 
 pub mod directory;
-pub mod name;
 pub mod password;
 pub mod resolve;
 mod schema;
 pub mod sqlite;
 
 pub use directory::{AliasRow, Credentials, Directory, Generation, UserRow};
-pub use name::UserName;
 pub use resolve::{Resolution, resolve};
 pub use sqlite::Accounts;
+pub use users::UserName;
 
 use std::fmt;
 
@@ -29,8 +28,6 @@ pub enum Error {
     NoUser,
     /// There is no such alias.
     NoAlias,
-    /// Not a name a user or alias can have; the text says why.
-    Name(&'static str),
     /// Not a password that can be used; the text says why.
     Password(&'static str),
     /// Not targets an alias can have; the text says why.
@@ -52,7 +49,7 @@ impl Error {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Exists | Self::NoUser | Self::NoAlias | Self::Name(_) => false,
+            Self::Exists | Self::NoUser | Self::NoAlias => false,
             Self::Password(_) | Self::Targets(_) | Self::Quota => false,
             Self::Newer { .. } | Self::Damaged(_) | Self::Store(_) | Self::System(_) => true,
         }
@@ -65,7 +62,7 @@ impl fmt::Display for Error {
             Self::Exists => f.write_str("a user or alias of this name exists already"),
             Self::NoUser => f.write_str("no such user"),
             Self::NoAlias => f.write_str("no such alias"),
-            Self::Name(why) | Self::Password(why) | Self::Targets(why) => f.write_str(why),
+            Self::Password(why) | Self::Targets(why) => f.write_str(why),
             Self::Quota => f.write_str("the quota is too large"),
             Self::Newer { found, known } => {
                 write!(

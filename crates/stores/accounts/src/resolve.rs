@@ -4,8 +4,8 @@
 //! `-` or `+`, with the rest as extension; the domain's catch-all. ASCII case does not matter. An empty extension is none:
 //! `joe-@…` is not joe's.
 
-use crate::name::NAME_LEN_MAX;
 use crate::{Directory, Error, UserName};
+use users::name::NAME_LEN_MAX;
 use wire::{Address, Domain};
 
 /// The answer.
@@ -50,7 +50,7 @@ pub fn resolve(directory: &dyn Directory, domain: &Domain, local: &[u8]) -> Resu
 
 /// The user of this name. What cannot be a name is nobody's; the store is not asked.
 fn user(directory: &dyn Directory, domain: &Domain, lower: &[u8]) -> Result<Option<UserName>, Error> {
-    let Ok(name) = UserName::new(lower) else { return Ok(None) };
+    let Some(name) = UserName::new(lower) else { return Ok(None) };
     Ok(directory.has_user(domain, lower)?.then_some(name))
 }
 

@@ -104,7 +104,7 @@ impl Directory for Accounts {
         while let Some(row) = rows.next()? {
             out.push(UserRow {
                 domain: stored_domain(&row.get::<_, Vec<u8>>(0)?)?,
-                name: UserName::new(&row.get::<_, Vec<u8>>(1)?).map_err(|_| Error::Damaged("a user's name"))?,
+                name: UserName::new(&row.get::<_, Vec<u8>>(1)?).ok_or(Error::Damaged("a user's name"))?,
                 quota_bytes: u64::try_from(row.get::<_, i64>(2)?).map_err(|_| Error::Damaged("a quota"))?,
                 suspended: row.get(3)?,
             });
@@ -336,7 +336,7 @@ mod tests {
                 let page = accounts.users(domain, &after, 2).unwrap();
                 let Some(last) = page.last() else { return out };
                 after = After { domain: last.domain.as_bytes().to_vec(), name: last.name.as_bytes().to_vec() };
-                out.extend(page.iter().map(|r| format!("{:?}@{:?}", r.name, r.domain)));
+                out.extend(page.iter().map(|r| format!("{}@{}", r.name, r.domain)));
             }
         };
         assert_eq!(walk(Some(&domain("b"))), ["x@b", "y@b", "z@b"]);
