@@ -142,17 +142,17 @@ mod tests {
         let stored = hash(b"x").unwrap();
         warm().unwrap();
         let time = |stored: Option<&str>| {
-            let mut times: Vec<_> = (0..7)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    verify(stored, b"y").unwrap();
-                    start.elapsed()
-                })
-                .collect();
-            times.sort();
-            times[1].as_secs_f64()
+            let start = std::time::Instant::now();
+            verify(stored, b"y").unwrap();
+            start.elapsed().as_secs_f64()
         };
-        let ratio = time(None) / time(Some(&stored));
+        // The least of interleaved rounds: other load on the machine only ever adds.
+        let (mut unknown, mut known) = (f64::MAX, f64::MAX);
+        for _ in 0..12 {
+            unknown = unknown.min(time(None));
+            known = known.min(time(Some(&stored)));
+        }
+        let ratio = unknown / known;
         assert!((0.4..2.5).contains(&ratio), "{ratio}");
     }
 }
