@@ -1,0 +1,176 @@
+//! The two texts of a bounce: paragraphs for people (QSBMF) and fields for programs (RFC 3464).
+
+use wire::civil::Civil;
+use wire::{Address, Domain};
+
+use super::Original;
+use crate::quote;
+use crate::status::{self, Status};
+
+/// Most bytes of one report that are shown (reports are at most this long on their way here, too).
+pub(super) const REPORT_LEN_MAX: usize = 4096;
+/// Most bytes of all reports together: with more failures each gets its share, but [`REPORT_LEN_MIN`].
+const REPORTS_LEN_MAX: usize = 4 << 20;
+const REPORT_LEN_MIN: usize = 256;
+/// Lines are broken here (RFC 5322 §2.1.1: 998 at most, so there is room for `/` and a fold).
+const LINE_LEN_MAX: usize = 900;
+
+/// One recipient that failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    /// As the sender wrote it: without the prefix of a virtual domain.
+    pub recipient: &'a Address,
+    /// What RCPT gave as ORCPT (RFC 3461 §4.2), `TYPE;ADDRESS`, decoded.
+    pub original_recipient: Option<&'a [u8]>,
+    /// What the delivery said, for people.
+    pub report: &'a [u8],
+    /// Name of the server that refused it, if known; otherwise the report is searched for its address.
+    pub remote_mta: Option<&'a [u8]>,
+}
+
+/// The paragraphs up to the break line, with the blank line before it.
+pub(super) fn qsbmf(host: &Domain, is_double: bool, failures: &[Failure<'_>]) -> Vec<u8> {
+    let mut out = b"Hi. This is the qmail-send program at ".to_vec();
+    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(if is_double {
+        b".\nI tried to deliver a bounce message to this address, but the bounce bounced!\n\n"
+    } else {
+        b".\nI'm afraid I wasn't able to deliver your message to the following addresses.\n\
+          This is a permanent error; I've given up. Sorry it didn't work out.\n\n"
+    });
+    let len_max = report_len_max(failures.len());
+    for failure in failures {
+        paragraph(failure, len_max, &mut out);
+    }
+    out
+}
+
+fn report_len_max(count: usize) -> usize {
+    REPORTS_LEN_MAX.checked_div(count).unwrap_or(REPORT_LEN_MAX).clamp(REPORT_LEN_MIN, REPORT_LEN_MAX)
+}
+
+/// `<address>:`, the report, an empty line.
+fn paragraph(failure: &Failure<'_>, len_max: usize, out: &mut Vec<u8>) {
+    out.push(b'<');
+    for c in text_of(failure.recipient.as_bytes()).chars() {
+        push_char(if c.is_control() { '_' } else { c }, out);
+    }
+    out.extend_from_slice(b">:\n");
+    for line in lines(clip(failure.report, len_max)) {
+        // An empty line would end the paragraph: the classic program writes `/` there, too. A line like a break line is
+        // indented: there are parsers that look at lines, not at paragraphs.
+        if line.starts_with("---") {
+            out.push(b' ');
+        }
+        out.extend_from_slice(if line.is_empty() { b"/" } else { line.as_bytes() });
+        out.push(b'\n');
+    }
+    out.push(b'\n');
+}
+
+/// The lines of a report: valid UTF-8, no control bytes but TAB, none empty at the end, none over [`LINE_LEN_MAX`] bytes.
+fn lines(report: &[u8]) -> Vec<String> {
+    let text = text_of(report);
+    let mut out = Vec::new();
+    for line in text.trim_end_matches(['\n', '\r']).split('\n') {
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        let mut part = String::new();
+        for c in line.chars() {
+            if part.len().saturating_add(c.len_utf8()) > LINE_LEN_MAX {
+                out.push(std::mem::take(&mut part));
+            }
+            part.push(if c.is_control() && c != '\t' { '?' } else { c });
+        }
+        out.push(part);
+    }
+    if text.is_empty() {
+        out.clear();
+    }
+    out
+}
+
+/// Bytes as UTF-8; what is not becomes `?`.
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace(char::REPLACEMENT_CHARACTER, "?")
+}
+
+fn push_char(c: char, out: &mut Vec<u8>) {
+    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+}
+
+fn clip(report: &[u8], len_max: usize) -> &[u8] {
+    report.get(..len_max).unwrap_or(report)
+}
+
+/// The body of the second part: one block for the message, one for each recipient (RFC 3464 §2.1).
+pub(super) fn delivery_status(host: &[u8], original: Original<'_>, failures: &[Failure<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    field(&mut out, "Reporting-MTA: dns; ", &ascii_unless(original.is_smtputf8, host));
+    field(&mut out, "Arrival-Date: ", &Civil::from_unix(original.arrival_s).rfc5322());
+    let len_max = report_len_max(failures.len());
+    for failure in failures {
+        out.push(b'\n');
+        recipient_block(failure, len_max, original.is_smtputf8, &mut out);
+    }
+    out
+}
+
+fn recipient_block(failure: &Failure<'_>, len_max: usize, is_smtputf8: bool, out: &mut Vec<u8>) {
+    let report = clip(failure.report, len_max);
+    if let Some(given) = failure.original_recipient {
+        field(out, "Original-Recipient: ", &ascii_unless(is_smtputf8, given));
+    }
+    let kind = if failure.recipient.is_utf8_only() { "utf-8" } else { "rfc822" };
+    let address = quote::address(failure.recipient.as_bytes());
+    field(out, &format!("Final-Recipient: {kind}; "), &ascii_unless(is_smtputf8, &address));
+    field(out, "Action: ", "failed");
+    field(out, "Status: ", &Status::of_report(report).to_string());
+    if let Some(name) = failure.remote_mta {
+        field(out, "Remote-MTA: dns; ", &ascii_unless(is_smtputf8, name));
+    } else if let Some(address) = status::remote_address(report) {
+        field(out, "Remote-MTA: dns; ", &format!("[{address}]"));
+    }
+    let (kind, said) = match status::remote_reply(report) {
+        Some(reply) => ("Diagnostic-Code: smtp; ", reply),
+        None => ("Diagnostic-Code: x-qmail; ", report),
+    };
+    diagnostic(out, kind, said, is_smtputf8);
+}
+
+/// The lines of a report as one folded field (RFC 3464 §2.3.6).
+fn diagnostic(out: &mut Vec<u8>, name: &str, report: &[u8], is_smtputf8: bool) {
+    let lines: Vec<String> = lines(report).into_iter().filter(|line| !line.trim().is_empty()).collect();
+    let Some((first, rest)) = lines.split_first() else { return };
+    field(out, name, &ascii_unless(is_smtputf8, first.trim().as_bytes()));
+    for line in rest {
+        field(out, " ", &ascii_unless(is_smtputf8, line.trim().as_bytes()));
+    }
+}
+
+/// One line of a field, cut where it is too long; control characters become `?`.
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    let shown = value.get(..value.floor_char_boundary(LINE_LEN_MAX)).unwrap_or_default();
+    for c in shown.chars() {
+        push_char(if c.is_control() { '?' } else { c }, out);
+    }
+    out.push(b'\n');
+}
+
+/// A message/delivery-status is ASCII: other characters are written `\x{HEX}` (RFC 6533 §3, utf-8-addr-xtext), bytes that are no
+/// UTF-8 as `?`. A message/global-delivery-status keeps them.
+fn ascii_unless(is_smtputf8: bool, value: &[u8]) -> String {
+    let text = text_of(value);
+    if is_smtputf8 || text.is_ascii() {
+        return text;
+    }
+    let mut out = String::new();
+    for c in text.chars() {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            out.push_str(&format!("\\x{{{:X}}}", u32::from(c)));
+        }
+    }
+    out
+}

@@ -1,0 +1,138 @@
+//! Fuzz targets: plain functions that assert what the modules promise; stable tests run them over a small corpus, cargo-fuzz drives them.
+
+use wire::{Address, Domain};
+
+use crate::{bounce, crlf, header, inject, rfc822, verp};
+
+/// Any chunking of a header scan gives the same answer.
+pub fn scanner(data: &[u8]) {
+    let scan = |chunk_len: usize| {
+        let mut scanner = header::Scanner::looking_for_delivered_to(b"a@b");
+        for chunk in data.chunks(chunk_len.max(1)) {
+            scanner.feed(chunk);
+        }
+        scanner.finish();
+        (scanner.hops(), scanner.is_found(), scanner.header_len())
+    };
+    let whole = scan(data.len());
+    assert_eq!(whole, scan(1));
+    assert_eq!(whole, scan(7));
+    let fields = header::fields(data).map(|f| f.raw().len()).sum::<usize>();
+    assert!(u64::try_from(fields).ok() == whole.2);
+}
+
+/// Tokens survive being written and read.
+pub fn tokens(data: &[u8]) {
+    if let Ok(tokens) = rfc822::parse(data) {
+        let written = rfc822::unparse(&tokens, 40);
+        assert!(written.ends_with(b"\n") && !written.contains(&b'\r'));
+        assert_eq!(rfc822::parse(&written).as_ref(), Ok(&tokens));
+    }
+}
+
+/// A whole message through the splitter and the rewriting: the same for any chunking, and the result is a header.
+pub fn injection(data: &[u8]) {
+    let options = inject::Options {
+        user: b"user".to_vec(),
+        default_host: b"host".to_vec(),
+        default_domain: b"domain.example".to_vec(),
+        plus_domain: b"plus.example".to_vec(),
+        id_host: b"id.example".to_vec(),
+        ..inject::Options::default()
+    };
+    let split = |chunk_len: usize| {
+        let (mut splitter, mut rest) = (inject::Splitter::default(), Vec::new());
+        for chunk in data.chunks(chunk_len.max(1)) {
+            let mut chunk = chunk;
+            let _ = splitter.feed(&mut chunk);
+            rest.extend_from_slice(chunk);
+        }
+        let (fields, body) = splitter.finish();
+        (fields, [body, rest].concat())
+    };
+    let (fields, body) = split(data.len());
+    assert_eq!((&fields, &body), (&split(1).0, &split(1).1));
+    assert!(body.is_empty() || body.starts_with(b"\n"));
+    if let Ok(injection) = inject::rewrite(&options, &fields) {
+        assert!(header::fields(&injection.header).all(|field| field.name().is_some()));
+        assert_eq!(header::fields(&injection.header).map(|f| f.raw().len()).sum::<usize>(), injection.header.len());
+        // A second run changes nothing in the fields that the first one wrote.
+        let again: Vec<Vec<u8>> = header::fields(&injection.header).map(|f| f.raw().to_vec()).collect();
+        let again = inject::rewrite(&options, &again).map(|i| i.header);
+        assert_eq!(again.as_ref(), Ok(&injection.header));
+    }
+}
+
+/// DOS text: no chunking matters.
+pub fn dos_text(data: &[u8]) {
+    let run = |chunk_len: usize| {
+        let (mut filter, mut out) = (crlf::DosToUnix::default(), Vec::new());
+        for chunk in data.chunks(chunk_len.max(1)) {
+            filter.convert(chunk, &mut out);
+        }
+        filter.finish(&mut out);
+        out
+    };
+    assert_eq!(run(data.len()), run(1));
+}
+
+/// A bounce of any report to any address stays one well-formed bounce.
+pub fn bounces(data: &[u8]) {
+    let (address, report) = data.split_at(data.len().min(usize::from(data.first().copied().unwrap_or(0))));
+    let (Ok(recipient), Ok(host)) = (Address::new(address), Domain::new(b"mx.example")) else { return };
+    let sender = Address::new(b"a@b").unwrap_or_default();
+    let _ = verp::expand(&recipient, &sender);
+    let original = bounce::Original { sender: &sender, arrival_s: 0, len: 1, header_len: 1, is_smtputf8: false };
+    let from = bounce::Sender { bounce_from: b"MAILER-DAEMON", bounce_host: &host, copy_len_max: None };
+    let failure = bounce::Failure { recipient: &recipient, original_recipient: Some(report), report, remote_mta: Some(report) };
+    let decision = bounce::Decision::of(&sender, None);
+    let Some(built) = bounce::build(&decision, from, original, &[failure], 0, 7) else { return };
+    assert_eq!(memchr::memmem::find_iter(&built.prologue, b"\n--qmail-").count(), 3);
+    assert!(std::str::from_utf8(&built.prologue).is_ok() && !built.prologue.contains(&b'\r'));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    type Target = fn(&[u8]);
+    const TARGETS: [Target; 5] = [super::scanner, super::tokens, super::injection, super::dos_text, super::bounces];
+
+    #[test]
+    fn the_corpus() {
+        let corpus: [&[u8]; 12] = [
+            b"",
+            b"\n",
+            b"To: a\nFrom: b <c@d>\n\nbody\n",
+            b"From x\nTo: (a(b)\n",
+            b"To: a:b,c;\nCc: <@x:y@z+>\nBcc: \"q\\\"\"@[1]\n\n",
+            b"Received: a\r\n\r\nb",
+            b"Resent-To: a\nReturn-Path: <>\n folded\n\nx",
+            b"x",
+            b"From: <a\nTo: a\\\n",
+            b"\x08--qmail-\n\n--- \r\n<x>:\n\n\n",
+            b"To: \"\xc3\xb6\"@\xc3\xb6\n",
+            b"To: a@b (c) d <e> (f)\n",
+        ];
+        for text in corpus {
+            for target in TARGETS {
+                target(text);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mail_like_bytes(text in proptest::collection::vec(prop_oneof![
+            Just(b"To: ".to_vec()), Just(b"From: ".to_vec()), Just(b"Bcc:".to_vec()), Just(b"Return-Path:".to_vec()), Just(b"\n".to_vec()),
+            Just(b"\r\n".to_vec()), Just(b" ".to_vec()), Just(b"a@b".to_vec()), Just(b"<".to_vec()), Just(b">".to_vec()), Just(b",".to_vec()),
+            Just(b":".to_vec()), Just(b";".to_vec()), Just(b"(".to_vec()), Just(b")".to_vec()), Just(b"\"".to_vec()), Just(b"\\".to_vec()),
+            Just(b"[".to_vec()), Just(b"]".to_vec()), Just(b"+".to_vec()), Just(b".".to_vec()), Just(b"@".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..4)], 0..30)) {
+            let text = text.concat();
+            for target in TARGETS {
+                target(&text);
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What qmail-inject does to a header, as a pure function: the header as it came in, options and environment already resolved by the
+//! program; out come the header to send, the envelope sender and the recipients (qmail-family §1.1, qmail-inject(8)).
+//!
+//! [`Splitter`] finds the end of the header in a stream, [`rewrite`] does the rest. Byte-exact with the classic program but for:
+//! UTF-8 addresses are not quoted (RFC 6531); an empty recipient (`To: <>`) is left out; a NUL in an address is an error, not its end;
+//! `<>` with the letter `r` stays the null sender; line ends inside quoted strings and comments are unfolded.
+//! Used by qmail-inject and sendmail.
+
+mod addrlist;
+mod defaults;
+mod fields;
+mod qualify;
+mod splitter;
+
+use std::fmt;
+
+use wire::{Address, AddressError};
+
+pub use addrlist::LINE_LEN_MAX;
+pub use splitter::{HEADER_LEN_MAX, Splitter};
+
+use crate::quote;
+use crate::rfc822::{self, Unparsable};
+use addrlist::rewrite_field;
+use fields::{Known, Seen};
+use qualify::Qualifier;
+
+/// The letters of QMAILINJECT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Letters {
+    /// `c`: the full name as a comment.
+    pub name_as_comment: bool,
+    /// `s`: ignore Return-Path fields.
+    pub ignore_return_path: bool,
+    /// `f`: delete From fields.
+    pub delete_from: bool,
+    /// `i`: delete Message-ID fields.
+    pub delete_message_id: bool,
+    /// `r`: a sender for each recipient (VERP).
+    pub verp: bool,
+    /// `m`: a sender for each message.
+    pub per_message: bool,
+}
+
+impl Letters {
+    /// From the variable's value; other letters mean nothing.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Self {
+        let has = |letter| value.contains(&letter);
+        Self {
+            name_as_comment: has(b'c'),
+            ignore_return_path: has(b's'),
+            delete_from: has(b'f'),
+            delete_message_id: has(b'i'),
+            verp: has(b'r'),
+            per_message: has(b'm'),
+        }
+    }
+}
+
+/// Where recipients come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecipientsFrom {
+    /// `-A`: the arguments if there are any, otherwise the header.
+    #[default]
+    ArgumentsElseHeader,
+    /// `-a`
+    Arguments,
+    /// `-h`
+    Header,
+    /// `-H`
+    Both,
+}
+
+/// Everything the rewriting depends on besides the header.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub recipients_from: RecipientsFrom,
+    /// Recipients given as arguments, unquoted.
+    pub arguments: Vec<Vec<u8>>,
+    /// `-f`, unquoted.
+    pub sender: Option<Vec<u8>>,
+    pub letters: Letters,
+    /// QMAILUSER, MAILUSER, USER, LOGNAME or `anonymous`.
+    pub user: Vec<u8>,
+    /// QMAILHOST or MAILHOST.
+    pub host: Option<Vec<u8>>,
+    /// QMAILSUSER; `user` if not set.
+    pub sender_user: Option<Vec<u8>>,
+    /// QMAILSHOST; `host` if not set.
+    pub sender_host: Option<Vec<u8>>,
+    /// QMAILNAME, MAILNAME or NAME.
+    pub full_name: Option<Vec<u8>>,
+    pub default_domain: Vec<u8>,
+    pub default_host: Vec<u8>,
+    pub plus_domain: Vec<u8>,
+    pub id_host: Vec<u8>,
+    /// The addresses of the file that QMAILMFTFILE names; `None` if there is none.
+    pub list_addresses: Option<Vec<Vec<u8>>>,
+    pub now_s: u64,
+    pub pid: u32,
+}
+
+/// The rewritten message head and its envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injection {
+    /// Without the empty line that ends it: [`Splitter::finish`] gives that with the body.
+    pub header: Vec<u8>,
+    pub sender: Address,
+    /// In the order in which the classic program gives them: arguments, then each field's addresses from right to left.
+    pub recipients: Vec<Address>,
+}
+
+impl Injection {
+    /// The line that `-n` prints first.
+    #[must_use]
+    pub fn return_path_line(&self) -> Vec<u8> {
+        [b"Return-Path: <", quote::address(self.sender.as_bytes()).as_slice(), b">\n"].concat()
+    }
+}
+
+/// Why a message cannot be injected. All are permanent (exit 100).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InjectError {
+    /// A sender field, `-f` or a control file's host name that cannot be read; the text.
+    Line(Vec<u8>),
+    /// An argument that cannot be read as an address.
+    Argument(Vec<u8>),
+    /// An address longer than an envelope may hold.
+    AddressTooLong,
+    /// A header longer than [`HEADER_LEN_MAX`].
+    HeaderTooLong,
+}
+
+impl InjectError {
+    /// Never: the same input fails again.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        false
+    }
+}
+
+impl fmt::Display for InjectError {
+    /// The text behind `qmail-inject: fatal: `, control bytes made visible but for the line ends of the header field.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(text) => {
+                f.write_str("unable to parse this line:")?;
+                let lines = text.strip_suffix(b"\n").unwrap_or(text).split(|b| *b == b'\n');
+                lines.take(REPORTED_LINES_MAX).try_for_each(|line| write!(f, "\n{}", visible_part(line)))
+            }
+            Self::Argument(text) => write!(f, "unable to parse address: {}", visible_part(text)),
+            Self::AddressTooLong => f.write_str("envelope address too long for qq (#5.1.3)"),
+            Self::HeaderTooLong => f.write_str("header too long (#5.3.4)"),
+        }
+    }
+}
+
+impl std::error::Error for InjectError {}
+
+/// As much of a bad field as is worth showing.
+const REPORTED_LINES_MAX: usize = 50;
+const REPORTED_LINE_LEN_MAX: usize = 1000;
+
+fn visible_part(line: &[u8]) -> String {
+    wire::escape::visible(line.get(..REPORTED_LINE_LEN_MAX).unwrap_or(line))
+}
+
+impl From<AddressError> for InjectError {
+    fn from(error: AddressError) -> Self {
+        match error {
+            AddressError::TooLong => Self::AddressTooLong,
+            AddressError::ControlByte | AddressError::Domain => Self::Argument(Vec::new()),
+        }
+    }
+}
+
+/// Rewrites a header whose fields [`Splitter`] found.
+///
+/// # Errors
+/// [`InjectError`], all permanent.
+pub fn rewrite(options: &Options, header: &[Vec<u8>]) -> Result<Injection, InjectError> {
+    let texts = qualify::Texts::of(options);
+    let qualifier = texts.qualifier()?;
+    let mut work = Work::new(options, &qualifier);
+    if let Some(sender) = &options.sender {
+        work.sender = Some(work.argument(sender).map_err(|_| InjectError::Line(quote::address(sender)))?);
+    }
+    let from = match options.recipients_from {
+        RecipientsFrom::ArgumentsElseHeader if options.arguments.is_empty() => RecipientsFrom::Header,
+        RecipientsFrom::ArgumentsElseHeader => RecipientsFrom::Arguments,
+        given => given,
+    };
+    let mut recipients = Vec::new();
+    if from != RecipientsFrom::Header {
+        for argument in &options.arguments {
+            recipients.push(work.argument(argument).map_err(|_| InjectError::Argument(argument.clone()))?);
+        }
+    }
+    for field in header {
+        work.field(field)?;
+    }
+    let sender = work.take_sender()?;
+    let mut out = work.added_fields()?;
+    out.append(&mut work.saved);
+    if from != RecipientsFrom::Arguments {
+        recipients.append(if work.seen.is_resent() { &mut work.resent } else { &mut work.header });
+    }
+    let recipients = recipients.iter().filter(|r| !r.is_empty()).map(|r| Address::new(r));
+    Ok(Injection { header: out, sender: Address::new(&sender)?, recipients: recipients.collect::<Result<_, _>>()? })
+}
+
+/// The state of one rewriting.
+struct Work<'a> {
+    options: &'a Options,
+    qualifier: &'a Qualifier<'a>,
+    seen: Seen,
+    /// The fields that stay, rewritten.
+    saved: Vec<u8>,
+    sender: Option<Vec<u8>>,
+    /// Addresses of To, Cc, Bcc, Apparently-To.
+    header: Vec<Vec<u8>>,
+    /// Addresses of Resent-To, -Cc, -Bcc.
+    resent: Vec<Vec<u8>>,
+    /// Addresses of To and Cc, for Mail-Followup-To.
+    to_cc: Vec<Vec<u8>>,
+}
+
+impl<'a> Work<'a> {
+    fn new(options: &'a Options, qualifier: &'a Qualifier<'a>) -> Self {
+        let seen = Seen::default();
+        let (saved, header, resent, to_cc) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { options, qualifier, seen, saved, sender: None, header, resent, to_cc }
+    }
+
+    /// An address given outside the header: it is quoted, read and qualified like one inside.
+    fn argument(&self, unquoted: &[u8]) -> Result<Vec<u8>, Unparsable> {
+        if unquoted.contains(&0) {
+            return Err(Unparsable);
+        }
+        let quoted = quote::address(unquoted);
+        let mut tokens = rfc822::parse(&quoted)?;
+        self.qualifier.qualify(&mut tokens);
+        Ok(rfc822::unquote(&tokens))
+    }
+
+    /// One field of the header, folds included.
+    fn field(&mut self, raw: &[u8]) -> Result<(), InjectError> {
+        let Some(known) = Known::of(raw) else {
+            self.saved.extend_from_slice(raw);
+            return Ok(());
+        };
+        let letters = self.options.letters;
+        if (known == Known::From && letters.delete_from)
+            || (known == Known::MessageId && letters.delete_message_id)
+            || (known == Known::ReturnPath && letters.ignore_return_path)
+        {
+            return Ok(());
+        }
+        self.seen.insert(known);
+        let written = if known.has_addresses() { self.address_field(known, raw)? } else { None };
+        if !known.is_deleted() {
+            self.saved.extend_from_slice(written.as_deref().unwrap_or(raw));
+        }
+        Ok(())
+    }
+
+    /// A field of addresses, rewritten; `None` for a recipient field that cannot be read, which passes as it is.
+    fn address_field(&mut self, known: Known, raw: &[u8]) -> Result<Option<Vec<u8>>, InjectError> {
+        match rewrite_field(raw, self.qualifier) {
+            Ok((written, addresses)) => {
+                self.take_addresses(known, addresses);
+                Ok(Some(written))
+            }
+            Err(partial) if known.is_recipient() => {
+                self.take_addresses(known, partial);
+                Ok(None)
+            }
+            Err(_) => Err(InjectError::Line(raw.to_vec())),
+        }
+    }
+
+    fn take_addresses(&mut self, known: Known, mut addresses: Vec<Vec<u8>>) {
+        match known {
+            Known::To | Known::Cc => {
+                self.to_cc.extend_from_slice(&addresses);
+                self.header.append(&mut addresses);
+            }
+            Known::Bcc | Known::ApparentlyTo => self.header.append(&mut addresses),
+            Known::ResentTo | Known::ResentCc | Known::ResentBcc => self.resent.append(&mut addresses),
+            Known::ReturnPath => self.take_return_path(addresses),
+            _ => {}
+        }
+    }
+
+    /// The first address (from the right) of the first Return-Path is the sender, unless `-f` gave one.
+    fn take_return_path(&mut self, addresses: Vec<Vec<u8>>) {
+        if let (None, Some(mut sender)) = (&self.sender, addresses.into_iter().next()) {
+            if self.options.letters.verp && !sender.is_empty() {
+                sender.extend_from_slice(crate::verp::SUFFIX);
+            }
+            self.sender = Some(sender);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A field of addresses taken apart, each address rewritten, and put together again.
+//!
+//! RFC 822 address lists are easy to read from right to left: the tokens that come before an `@` or inside `<…>` are known to be an
+//! address when their end is seen. So the order in which addresses are found is from right to left, as in the classic program.
+
+use super::qualify::Qualifier;
+use crate::rfc822::{Kind, Token, parse, unparse, unquote};
+
+/// Fields are refolded to this (qmail-header(5)); RFC 5322 §2.1.1 recommends 78 and the classic algorithm stays two below.
+pub const LINE_LEN_MAX: usize = 80;
+
+/// The tokens of `Name:`, which no rewriting touches.
+const NAME_TOKENS: usize = 2;
+
+/// The rewritten field and the unquoted addresses in it. The error holds the addresses found before the field stopped making sense.
+pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Vec<Vec<u8>>), Vec<Vec<u8>>> {
+    let mut name = parse(raw).map_err(|_| Vec::new())?;
+    let body = name.split_off(NAME_TOKENS.min(name.len()));
+    let mut list = List { rest: body, out: Vec::new(), address: Vec::new(), qualifier, found: Vec::new(), in_group: false };
+    if list.read().is_none() {
+        return Err(list.found);
+    }
+    list.out.reverse();
+    name.append(&mut list.out);
+    Ok((unparse(&name, LINE_LEN_MAX), list.found))
+}
+
+/// The list under work. `out` and `address` grow from right to left.
+struct List<'q, 'a> {
+    rest: Vec<Token<'a>>,
+    out: Vec<Token<'a>>,
+    address: Vec<Token<'a>>,
+    qualifier: &'q Qualifier<'a>,
+    found: Vec<Vec<u8>>,
+    in_group: bool,
+}
+
+impl<'a> List<'_, 'a> {
+    /// Reads all; `None` if group marks or brackets do not pair.
+    fn read(&mut self) -> Option<()> {
+        // May a word join the address to its right? After a word or a bracket it may not: then a comma is missing.
+        let mut word_joins = true;
+        while let Some(token) = self.rest.pop() {
+            match token.kind {
+                Kind::Semi => {
+                    self.end_address_with_comma();
+                    if std::mem::replace(&mut self.in_group, true) {
+                        return None;
+                    }
+                    self.out.push(token);
+                    word_joins = true;
+                }
+                Kind::Colon => {
+                    self.end_address_if_any();
+                    if !std::mem::replace(&mut self.in_group, false) {
+                        return None;
+                    }
+                    self.group_name(token);
+                    word_joins = true;
+                }
+                Kind::Right => {
+                    self.end_address_with_comma();
+                    self.bracketed(token)?;
+                    word_joins = false;
+                }
+                Kind::Atom | Kind::Quote | Kind::Literal => {
+                    if !word_joins {
+                        self.end_address_with_comma();
+                    }
+                    self.address.push(token);
+                    word_joins = false;
+                }
+                // A comment is lexically a blank.
+                Kind::Comment => self.out.push(token),
+                Kind::Comma => {
+                    self.end_address_if_any();
+                    self.out.push(token);
+                    word_joins = true;
+                }
+                Kind::Left | Kind::At | Kind::Dot => {
+                    self.address.push(token);
+                    word_joins = true;
+                }
+            }
+        }
+        self.end_address_if_any();
+        Some(())
+    }
+
+    /// The colon, the words before it and the comma that ends what stands before the group.
+    fn group_name(&mut self, colon: Token<'a>) {
+        self.out.push(colon);
+        while let Some(token) = self.rest.pop() {
+            let is_comma = token.kind == Kind::Comma;
+            self.out.push(token);
+            if is_comma {
+                break;
+            }
+        }
+    }
+
+    /// `phrase <address>` from its right end on.
+    fn bracketed(&mut self, right: Token<'a>) -> Option<()> {
+        self.out.push(right);
+        let left = loop {
+            match self.rest.pop() {
+                Some(token) if token.kind == Kind::Left => break Some(token),
+                Some(token) => self.address.push(token),
+                None => break None,
+            }
+        };
+        // Even an empty address counts here: <>.
+        self.end_address();
+        self.out.push(left?);
+        while let Some(token) =
+            self.rest.pop_if(|t| matches!(t.kind, Kind::Comment | Kind::Atom | Kind::Quote | Kind::At | Kind::Dot))
+        {
+            self.out.push(token);
+        }
+        Some(())
+    }
+
+    fn end_address_if_any(&mut self) {
+        if !self.address.is_empty() {
+            self.end_address();
+        }
+    }
+
+    fn end_address_with_comma(&mut self) {
+        if !self.address.is_empty() {
+            self.end_address();
+            self.out.push(Token::special(Kind::Comma));
+        }
+    }
+
+    fn end_address(&mut self) {
+        self.address.reverse();
+        self.qualifier.qualify(&mut self.address);
+        self.found.push(unquote(&self.address));
+        self.out.extend(self.address.drain(..).rev());
+    }
+}
