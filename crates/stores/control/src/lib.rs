@@ -5,13 +5,21 @@
 //! for it. Each program's values are a struct in a module of its own. Nothing here writes; `qmail` (programs/admin) does.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod error;
+pub mod lspawn;
+pub mod popup;
+pub mod program;
 pub mod read;
+pub mod remote;
+pub mod resolve;
 pub mod root;
 pub mod routes;
 pub mod watched;
 
 pub use error::ControlError;
+pub use remote::Remote;
+pub use resolve::Resolve;
 pub use root::Root;
 pub use routes::{Route, Routes};
 pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
