@@ -1,0 +1,142 @@
+//! What qmail-auth must know to tell whose a recipient is, as the files say it now.
+//!
+//! Every question costs one stat(2) for each of the files, so that `qmail domain add` counts from the moment it returns; they are
+//! read only when one of them has changed. [`Places::generation`] then changes, and what was cached before is stale.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use users::{Routed, Routing};
+use wire::Address;
+
+use crate::{ControlError, Root, Watched};
+
+/// The control files that decide where a recipient goes.
+const CONTROL_FILES: [&str; 5] = ["me", "locals", "virtualdomains", "percenthack", "envnoathost"];
+/// The files that give local parts to users other than those of passwd.
+const ASSIGN_FILES: [&str; 2] = ["assign", "cdb"];
+
+/// The routing of this instance, followed.
+pub struct Places {
+    root: Root,
+    files: Vec<Watched<()>>,
+    assigns: Vec<Watched<bool>>,
+    /// Counts readings of any of the files.
+    readings: Arc<AtomicU64>,
+    routing: Option<(u64, Routing)>,
+}
+
+impl Places {
+    /// Reads nothing before the first use.
+    #[must_use]
+    pub fn new(root: Root) -> Self {
+        let readings = Arc::new(AtomicU64::new(0));
+        let control = CONTROL_FILES.map(|name| follow(Watched::new, root.control_file(name), &readings, |_| ()));
+        let domains = follow(Watched::owned, root.domains_file(), &readings, |_| ());
+        let assigns = ASSIGN_FILES.map(|name| follow(Watched::new, root.users().join(name), &readings, |text| text.is_some()));
+        let files = control.into_iter().chain([domains]).collect();
+        Self { root, files, assigns: assigns.into(), readings, routing: None }
+    }
+
+    /// Where a recipient goes. An address that a prefix would make too long is nobody's: `None`.
+    ///
+    /// # Errors
+    /// A file is unreadable or malformed now; temporary.
+    pub fn route(&mut self, recipient: &Address) -> Result<Option<Routed>, ControlError> {
+        Ok(self.routing()?.rewrite(recipient).ok())
+    }
+
+    /// The present routing.
+    ///
+    /// # Errors
+    /// As [`Places::route`].
+    pub fn routing(&mut self) -> Result<&Routing, ControlError> {
+        for file in &mut self.files {
+            file.get()?;
+        }
+        let reading = self.readings.load(Ordering::Relaxed);
+        let current = self.routing.take().filter(|(at, _)| *at == reading);
+        let routing = match current {
+            Some((_, routing)) => routing,
+            None => self.root.routing()?,
+        };
+        Ok(&self.routing.insert((reading, routing)).1)
+    }
+
+    /// Is there a file that may give a local part to somebody else than the passwd user of that name?
+    ///
+    /// # Errors
+    /// As [`Places::route`].
+    pub fn has_assign(&mut self) -> Result<bool, ControlError> {
+        let mut any = false;
+        for file in &mut self.assigns {
+            any |= *file.get()?;
+        }
+        Ok(any)
+    }
+
+    /// Changes with every reading of a file.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.readings.load(Ordering::Relaxed)
+    }
+}
+
+type Parse<T> = Box<dyn Fn(Option<&[u8]>) -> Result<T, String> + Send>;
+
+/// Follows a file and counts its readings; `look` says what of it matters here.
+fn follow<T: 'static>(
+    make: impl FnOnce(std::path::PathBuf, Parse<T>) -> Watched<T>,
+    path: std::path::PathBuf,
+    readings: &Arc<AtomicU64>,
+    look: fn(Option<&[u8]>) -> T,
+) -> Watched<T> {
+    let readings = Arc::clone(readings);
+    make(
+        path,
+        Box::new(move |text| {
+            readings.fetch_add(1, Ordering::Relaxed);
+            Ok(look(text))
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        std::fs::create_dir_all(root.users()).unwrap();
+        let address = Address::new(b"joe@new.example").unwrap();
+        let mut places = Places::new(root.clone());
+        assert!(places.route(&address).is_err(), "without me nothing is known");
+        std::fs::write(root.control_file("me"), "host.example\n").unwrap();
+        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Remote(_)));
+        let before = places.generation();
+        std::fs::write(root.domains_file(), "new.example:64107:64107:/var/mail/new.example\n").unwrap();
+        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Virtual(_)));
+        assert_ne!(places.generation(), before);
+        std::fs::remove_file(root.domains_file()).unwrap();
+        std::fs::write(root.control_file("locals"), "new.example\n").unwrap();
+        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Local(_)));
+        assert!(!places.has_assign().unwrap());
+        std::fs::write(root.users().join("assign"), ".\n").unwrap();
+        assert!(places.has_assign().unwrap());
+        std::fs::write(root.domains_file(), "nonsense\n").unwrap();
+        assert!(places.route(&address).unwrap_err().is_temporary());
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        std::fs::remove_file(root.domains_file()).unwrap();
+        places.route(&address).unwrap();
+        let before = places.generation();
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        places.route(&address).unwrap();
+        let settled = places.generation();
+        places.route(&address).unwrap();
+        assert_eq!(places.generation(), settled, "nothing is read when nothing changed");
+        assert!(settled >= before);
+    }
+}
