@@ -353,7 +353,9 @@ mod tests {
         assert_eq!(parse("size=7 body=8bitmime SMTPUTF8 XVERP AUTH=<>").unwrap(), all);
         assert_eq!(parse("XVERP=+=").unwrap().verp, Some(*b"+="));
         assert_eq!(parse("SIZE=99999999999999999999999").unwrap().size, u64::MAX);
-        for bad in ["SIZE", "SIZE=", "SIZE=-1", "SIZE=0x1", "BODY=BINARYMIME", "BODY", "SMTPUTF8=1", "XVERP=", "XVERP=a=", "XVERP=@="] {
+        for bad in
+            ["SIZE", "SIZE=", "SIZE=-1", "SIZE=0x1", "BODY=BINARYMIME", "BODY", "SMTPUTF8=1", "XVERP=", "XVERP=a=", "XVERP=@="]
+        {
             assert_eq!(parse(bad).unwrap_err(), Syntax::Value, "{bad}");
         }
         for bad in ["RET=FULL", "=", "X"] {
@@ -366,7 +368,8 @@ mod tests {
     fn sizes_of_bdat() {
         assert_eq!(bdat(b"0 LAST"), Some((0, true)));
         assert_eq!(bdat(b"18446744073709551614"), Some((u64::MAX - 1, false)));
-        for bad in [&b""[..], b"LAST", b"18446744073709551615", b"99999999999999999999999", b"1 last x", b"1 FIRST", b"-1", b"1x"] {
+        for bad in [&b""[..], b"LAST", b"18446744073709551615", b"99999999999999999999999", b"1 last x", b"1 FIRST", b"-1", b"1x"]
+        {
             assert_eq!(bdat(bad), None, "{}", bad.escape_ascii());
         }
     }

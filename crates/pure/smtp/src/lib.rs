@@ -4,5 +4,9 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod command;
+pub mod data;
 pub mod encode;
 pub mod reply;
+pub mod server;
+pub mod trace;

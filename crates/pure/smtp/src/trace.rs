@@ -79,7 +79,10 @@ mod tests {
     #[test]
     fn is_byte_for_byte_the_classic_line() {
         let text = |received: Received<'_>| String::from_utf8(received.line()).unwrap();
-        assert_eq!(text(PLAIN), "Received: from unknown (192.0.2.1)\n  by mx.example.org with ESMTP; 1 Jan 1970 00:00:00 -0000\n");
+        assert_eq!(
+            text(PLAIN),
+            "Received: from unknown (192.0.2.1)\n  by mx.example.org with ESMTP; 1 Jan 1970 00:00:00 -0000\n"
+        );
         let all = Received { remote_host: b"a.b", helo: Some(b"c.d"), remote_info: Some(b"joe"), ..PLAIN };
         assert_eq!(
             text(all),

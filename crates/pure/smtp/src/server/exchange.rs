@@ -39,7 +39,9 @@ pub enum RecipientAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueAnswer {
     /// The message is durable (promise 1). `qp`: the process that queued it.
-    Accepted { qp: u32 },
+    Accepted {
+        qp: u32,
+    },
     Temporary(Vec<u8>),
     Permanent(Vec<u8>),
 }
@@ -144,7 +146,7 @@ pub struct Limits {
     pub recipients_max: usize,
     /// `control/brtlimit`: refused recipients of a session, then 421 4.7.0. 0 for none.
     pub bad_recipients_max: u32,
-    /// Other refused commands since the last accepted message, then 421 4.7.0.
+    /// Other refused commands since the last accepted message, then 421 4.7.0. 0 for none.
     pub errors_max: u32,
     /// Longest line of a text. RFC 5321 §4.5.3.1.6 lets a server stop at 998 bytes; qmail never did. 554 5.6.0.
     pub text_line_len_max: u64,

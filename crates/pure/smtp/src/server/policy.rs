@@ -94,9 +94,13 @@ mod tests {
     #[test]
     fn badmailfrom_matches_addresses_and_domains() {
         let bad = BadMailFrom::new(["Joe@Example.org", "@spam.example"]);
-        for (sender, is_bad) in
-            [("joe@example.ORG", true), ("jo@example.org", false), ("x@spam.example", true), ("x@a.spam.example", false), ("", false)]
-        {
+        for (sender, is_bad) in [
+            ("joe@example.ORG", true),
+            ("jo@example.org", false),
+            ("x@spam.example", true),
+            ("x@a.spam.example", false),
+            ("", false),
+        ] {
             assert_eq!(bad.contains(&Address::new(sender.as_bytes()).unwrap()), is_bad, "{sender}");
         }
     }

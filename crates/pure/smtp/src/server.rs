@@ -1,0 +1,419 @@
+//! The server side of SMTP as a machine without I/O: qmail-smtpd's whole conversation.
+//!
+//! A driver feeds [`Input`]s and carries out [`Action`]s in order; it reads from the client only while
+//! [`Session::wants_input`], and sends [`Input::Deadline`] when [`Session::deadline_s`] has passed. The actions do not depend on how
+//! the client's bytes were cut.
+//!
+//! Guarantees:
+//! - 250 for a message is said only on the queue's [`QueueAnswer::Accepted`] (promise 1).
+//! - Only CRLF.CRLF ends DATA and only its size ends a chunk; no byte of a refused message is taken for a command (promise 2).
+//! - Memory has a bound: [`HELD_LEN_MAX`] of input, one command line, one envelope; text is never kept (promise 3).
+//! - Nobody relays who is not named: a recipient passes if the directory knows it, rcpthosts lists its domain or the client is a
+//!   relay client (promise 5). In doubt the answer is temporary (promise 8).
+//!
+//! Never: reads a clock, a file or a socket; collects a message.
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 6152, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
+//! may end in LF, HELO is not needed, a second MAIL starts over. STARTTLS and AUTH would be further states and actions.
+//! Used by qmail-smtpd.
+
+mod exchange;
+#[doc(hidden)]
+pub mod fuzz;
+mod policy;
+mod replies;
+#[cfg(test)]
+mod tests;
+mod text;
+mod transaction;
+
+pub use exchange::{Action, Actions, Config, Connection, Envelope, Input, Limits, Now, QueueAnswer, RecipientAnswer};
+pub use policy::{BadMailFrom, RcptHosts};
+pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
+pub use transaction::QUESTIONS_MAX;
+
+use crate::command::{COMMAND_LEN_MAX, Command};
+use std::sync::Arc;
+use text::{Chunk, Message};
+use transaction::Transaction;
+use wire::Address;
+
+/// Input that is held, in bytes, while a question is open; more of it ends the session. Drivers read less than that at a time.
+pub const HELD_LEN_MAX: usize = 256 * 1024;
+/// Longest HELO name that is kept; longer than any domain.
+const HELO_LEN_MAX: usize = 255;
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Quit,
+    /// The client left without QUIT.
+    Gone,
+    Timeout,
+    /// A bound was passed.
+    Limit,
+    /// The system goes down.
+    Drain,
+}
+
+/// What a session did; for its line in the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages the queue accepted, their recipients and bytes.
+    pub messages: u64,
+    pub recipients: u64,
+    pub bytes: u64,
+    /// Commands, recipients and messages refused.
+    pub refused: u64,
+}
+
+/// What is being done; each state owns just its own data.
+#[derive(Debug)]
+enum State {
+    /// No transaction.
+    Idle,
+    /// After MAIL.
+    Mail(Transaction),
+    /// Text until CRLF.CRLF.
+    Data(Message),
+    /// Bytes of a chunk.
+    Chunk(Message, Chunk),
+    /// After a chunk that was not the last.
+    BetweenChunks(Message),
+    /// Bytes of a chunk that has no place here; then a refusal in the state of before.
+    Skip(Chunk, Box<State>),
+    /// The queue has been asked.
+    Committing {
+        bytes: u64,
+        recipients: u64,
+    },
+    Closed(End),
+}
+
+#[derive(Debug)]
+struct Helo {
+    name: Box<[u8]>,
+    is_extended: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<Config>,
+    peer: Connection,
+    now: Now,
+    started_s: u64,
+    progress_s: u64,
+    state: State,
+    /// A part of a command, or input behind an open question.
+    held: Vec<u8>,
+    /// Inside a command line that is too long already.
+    in_long_line: bool,
+    is_draining: bool,
+    helo: Option<Helo>,
+    questions: u32,
+    errors: u32,
+    bad_recipients: u32,
+    counts: Counts,
+}
+
+impl Session {
+    /// A new connection; the actions hold the greeting.
+    #[must_use]
+    pub fn new(config: Arc<Config>, peer: Connection, now: Now, out: &mut Actions) -> Self {
+        out.reply(&[b"220 ", &config.greeting[..], b" ESMTP"].concat());
+        Self {
+            config,
+            peer,
+            now,
+            started_s: now.boot_s,
+            progress_s: now.boot_s,
+            state: State::Idle,
+            held: Vec::new(),
+            in_long_line: false,
+            is_draining: false,
+            helo: None,
+            questions: 0,
+            errors: 0,
+            bad_recipients: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// One thing happened; what to do about it is added to `out`.
+    pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Actions) {
+        let is_late = now.boot_s >= self.deadline_s();
+        self.now = now;
+        match input {
+            _ if matches!(self.state, State::Closed(_)) => {}
+            Input::Bytes(_) | Input::Deadline if is_late => self.close(End::Timeout, Some(replies::TIMEOUT), out),
+            Input::Deadline => {}
+            Input::Bytes(bytes) => self.bytes(bytes, out),
+            Input::Recipient { question, answer } => {
+                self.progress_s = now.boot_s;
+                self.recipient_answered(question, answer, out);
+                self.resume(out);
+            }
+            Input::Queue(answer) => {
+                self.progress_s = now.boot_s;
+                self.queue_answered(&answer, out);
+                self.resume(out);
+            }
+            Input::Drain => {
+                self.is_draining = true;
+                self.end_if_draining(out);
+            }
+            Input::Closed => self.close(End::Gone, None, out),
+        }
+    }
+
+    /// May the driver read from the client now?
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        !matches!(self.state, State::Committing { .. } | State::Closed(_)) && !self.is_asking()
+    }
+
+    /// When [`Input::Deadline`] is due, in [`Now::boot_s`]. Open questions have deadlines of their own, which the driver keeps.
+    #[must_use]
+    pub fn deadline_s(&self) -> u64 {
+        if !self.wants_input() {
+            return u64::MAX;
+        }
+        let limits = &self.config.limits;
+        self.progress_s.saturating_add(limits.command_s).min(self.started_s.saturating_add(limits.session_s))
+    }
+
+    /// Why the session is over, if it is.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        match self.state {
+            State::Closed(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The client's name for itself, as sent.
+    #[must_use]
+    pub fn helo(&self) -> Option<&[u8]> {
+        self.helo.as_ref().map(|helo| &helo.name[..]).filter(|name| !name.is_empty())
+    }
+
+    #[must_use]
+    pub fn peer(&self) -> &Connection {
+        &self.peer
+    }
+
+    /// When the connection came, in [`Now::boot_s`].
+    #[must_use]
+    pub fn started_s(&self) -> u64 {
+        self.started_s
+    }
+
+    fn databytes(&self) -> u64 {
+        self.peer.databytes.unwrap_or(self.config.limits.databytes)
+    }
+
+    fn is_asking(&self) -> bool {
+        matches!(&self.state, State::Mail(transaction) if transaction.is_asking())
+    }
+
+    fn bytes(&mut self, bytes: &[u8], out: &mut Actions) {
+        if self.held.is_empty() {
+            let left = self.drive(bytes, out);
+            self.held.extend_from_slice(left);
+        } else {
+            self.held.extend_from_slice(bytes);
+            self.resume(out);
+        }
+        if self.held.len() > HELD_LEN_MAX {
+            self.close(End::Limit, Some(replies::TOO_MUCH_HELD), out);
+        }
+    }
+
+    /// Goes on with the input that is held.
+    fn resume(&mut self, out: &mut Actions) {
+        let mut held = std::mem::take(&mut self.held);
+        let taken = held.len().saturating_sub(self.drive(&held, out).len());
+        held.drain(..taken);
+        // An empty buffer of a session that may idle for hours goes back.
+        self.held = if held.is_empty() { Vec::new() } else { held };
+    }
+
+    /// Takes all steps that `input` allows; gives back what has to wait.
+    fn drive<'a>(&mut self, input: &'a [u8], out: &mut Actions) -> &'a [u8] {
+        let mut rest = input;
+        while self.advance(&mut rest, out) {}
+        rest
+    }
+
+    /// One step; false when it needs more input or an answer first.
+    fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
+        match &self.state {
+            State::Idle | State::Mail(_) | State::BetweenChunks(_) => return self.line(rest, out),
+            State::Committing { .. } => return false,
+            State::Closed(_) => {
+                *rest = &[];
+                return false;
+            }
+            // A chunk that is complete ends without another byte.
+            State::Chunk(_, chunk) | State::Skip(chunk, _) if !chunk.is_complete() && rest.is_empty() => return false,
+            State::Data(_) if rest.is_empty() => return false,
+            State::Chunk(..) | State::Skip(..) | State::Data(_) => {}
+        }
+        self.progress_s = self.now.boot_s;
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Data(message) => self.take_data(message, rest, out),
+            State::Chunk(message, chunk) => self.take_chunk(message, chunk, rest, out),
+            State::Skip(chunk, then) => self.take_skipped(chunk, *then, rest, out),
+            other => self.state = other,
+        }
+        true
+    }
+
+    /// One command line, which ends in LF; a CR before it is not part of it (as with qmail).
+    fn line(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
+        let Some(lf) = memchr::memchr(b'\n', rest) else {
+            // One byte more may be the CR.
+            let is_too_long = rest.len() > COMMAND_LEN_MAX.saturating_add(1) && !self.is_asking();
+            if self.in_long_line || is_too_long {
+                self.in_long_line = true;
+                *rest = &[];
+            }
+            return false;
+        };
+        let (line, behind) = rest.split_at_checked(lf).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let State::Mail(transaction) = &self.state
+            && transaction.is_asking()
+            && (transaction.is_full_of_questions() || !is_plain_rcpt(line))
+        {
+            return false;
+        }
+        *rest = behind.get(1..).unwrap_or_default();
+        self.progress_s = self.now.boot_s;
+        if std::mem::take(&mut self.in_long_line) || line.len() > COMMAND_LEN_MAX {
+            self.refuse(replies::LINE_TOO_LONG, out);
+        } else if memchr::memchr(0, line).is_some() {
+            self.refuse(replies::NUL, out);
+        } else {
+            self.command(Command::parse(line), out);
+        }
+        true
+    }
+
+    fn command(&mut self, command: Command<'_>, out: &mut Actions) {
+        match command {
+            Command::Helo(name) => self.hello(name, false, out),
+            Command::Ehlo(name) => self.hello(name, true, out),
+            Command::Mail(_) if matches!(self.state, State::BetweenChunks(_)) => self.refuse(replies::BDAT_OPEN, out),
+            Command::Mail(argument) => self.mail(argument, out),
+            Command::Rcpt(argument) => self.rcpt(argument, out),
+            Command::Data(argument) => self.data(argument, out),
+            Command::Bdat(argument) => self.bdat(argument, out),
+            Command::Rset => {
+                self.reset(out);
+                out.reply(replies::RSET.as_bytes());
+            }
+            Command::Noop => out.reply(replies::NOOP.as_bytes()),
+            Command::Help => out.reply(replies::HELP.as_bytes()),
+            Command::Vrfy => out.reply(replies::VRFY.as_bytes()),
+            Command::Quit => {
+                let goodbye = [b"221 2.0.0 ", &self.config.greeting[..]].concat();
+                self.reset(out);
+                out.reply(&goodbye);
+                self.close(End::Quit, None, out);
+            }
+            Command::Expn | Command::Unknown => self.refuse(replies::UNIMPLEMENTED, out),
+        }
+    }
+
+    /// HELO and EHLO start over (RFC 5321 §4.1.4).
+    fn hello(&mut self, name: &[u8], is_extended: bool, out: &mut Actions) {
+        self.reset(out);
+        let name = name.get(..HELO_LEN_MAX).unwrap_or(name);
+        self.helo = Some(Helo { name: name.into(), is_extended });
+        let greeting = &self.config.greeting[..];
+        if !is_extended {
+            return out.reply(&[b"250 ", greeting].concat());
+        }
+        let size = format!("SIZE {}", self.databytes());
+        let verp = self.peer.relay_client.is_some().then_some("XVERP");
+        let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
+        out.reply(&[b"250-", greeting].concat());
+        for extension in extensions.into_iter().chain(verp) {
+            out.reply(&[b"250-", extension.as_bytes()].concat());
+        }
+        out.reply(b"250 HELP");
+    }
+
+    /// Gives up the transaction, and the message if one is open.
+    fn reset(&mut self, out: &mut Actions) {
+        let open = match &self.state {
+            State::Data(message) | State::Chunk(message, _) | State::BetweenChunks(message) => message.is_open(),
+            _ => false,
+        };
+        if open {
+            out.push(Action::Abandon);
+        }
+        self.state = State::Idle;
+    }
+
+    /// Refuses a command.
+    fn refuse(&mut self, reply: &'static str, out: &mut Actions) {
+        self.log_refusal(None, None, reply, out);
+        self.refuse_unlogged(reply, out);
+    }
+
+    fn refuse_unlogged(&mut self, reply: &'static str, out: &mut Actions) {
+        out.reply(reply.as_bytes());
+        self.counts.refused = self.counts.refused.saturating_add(1);
+        self.errors = self.errors.saturating_add(1);
+        let most = self.config.limits.errors_max;
+        if most != 0 && self.errors >= most {
+            self.close(End::Limit, Some(replies::TOO_MANY_ERRORS), out);
+        }
+    }
+
+    fn log_refusal(&self, sender: Option<&Address>, recipient: Option<&Address>, reply: &str, out: &mut Actions) {
+        let mut line = b"refused".to_vec();
+        for (name, address) in [(&b" from=<"[..], sender), (&b" to=<"[..], recipient)] {
+            if let Some(address) = address {
+                line.extend_from_slice(name);
+                line.extend_from_slice(address.as_bytes());
+                line.push(b'>');
+            }
+        }
+        line.extend_from_slice(b": ");
+        line.extend_from_slice(reply.as_bytes());
+        out.push(Action::Log(line));
+    }
+
+    /// Ends the session if the system goes down and no message is under way.
+    fn end_if_draining(&mut self, out: &mut Actions) {
+        if self.is_draining && matches!(self.state, State::Idle | State::Mail(_)) {
+            self.close(End::Drain, Some(replies::GOING_DOWN), out);
+        }
+    }
+
+    fn close(&mut self, end: End, reply: Option<&str>, out: &mut Actions) {
+        if matches!(self.state, State::Closed(_)) {
+            return;
+        }
+        self.reset(out);
+        if let Some(reply) = reply {
+            out.reply(reply.as_bytes());
+        }
+        self.state = State::Closed(end);
+        self.held = Vec::new();
+        out.push(Action::Close);
+    }
+}
+
+/// An RCPT that can be judged while another is: any other line keeps its place by waiting.
+fn is_plain_rcpt(line: &[u8]) -> bool {
+    line.len() <= COMMAND_LEN_MAX && matches!(Command::parse(line), Command::Rcpt(_)) && memchr::memchr(0, line).is_none()
+}

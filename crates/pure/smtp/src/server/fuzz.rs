@@ -1,0 +1,239 @@
+//! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
+
+use super::{
+    Action, Actions, Config, Connection, End, Envelope, HELD_LEN_MAX, Input, Limits, Now, QueueAnswer, RecipientAnswer, Session,
+};
+use crate::command::{self, Command};
+use crate::data::BareLf;
+use std::sync::Arc;
+
+const NOW: Now = Now { unix_s: 0, boot_s: 0 };
+
+/// What the world saw of a session.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub replies: Vec<u8>,
+    /// Envelopes and texts (without our Received field) that were committed.
+    pub messages: Vec<(Envelope, Vec<u8>)>,
+    pub log: Vec<Vec<u8>>,
+    pub end: Option<End>,
+}
+
+/// The directory of these tests, by the first letters of the recipient.
+#[must_use]
+pub fn directory(recipient: &[u8]) -> RecipientAnswer {
+    match recipient {
+        [b'n', b'o', ..] => RecipientAnswer::NoMailbox,
+        [b't', b'e', ..] => RecipientAnswer::Temporary,
+        [b'f', b'a', ..] => RecipientAnswer::NotOurs,
+        _ => RecipientAnswer::Exists,
+    }
+}
+
+/// Runs a session over `chunks` with helpers that answer at once, and asserts the order of its actions.
+pub fn run<'a>(config: &Arc<Config>, peer: &Connection, chunks: impl IntoIterator<Item = &'a [u8]>) -> Seen {
+    let mut seen = Seen::default();
+    let mut open: Option<(Envelope, Vec<u8>)> = None;
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::clone(config), peer.clone(), NOW, &mut out);
+    carry_out(&mut session, &mut out, &mut seen, &mut open);
+    for chunk in chunks {
+        assert!(session.wants_input() || session.end().is_some());
+        session.step(NOW, Input::Bytes(chunk), &mut out);
+        carry_out(&mut session, &mut out, &mut seen, &mut open);
+    }
+    session.step(NOW, Input::Closed, &mut out);
+    carry_out(&mut session, &mut out, &mut seen, &mut open);
+    assert!(open.is_none(), "a message is left open");
+    seen.end = session.end();
+    seen
+}
+
+fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &mut Option<(Envelope, Vec<u8>)>) {
+    while !out.0.is_empty() {
+        let mut answers = Vec::new();
+        for action in out.0.drain(..) {
+            match action {
+                Action::Reply(bytes) => seen.replies.extend(bytes),
+                Action::CheckRecipient { question, recipient } => {
+                    answers.push(Input::Recipient { question, answer: directory(recipient.as_bytes()) });
+                }
+                Action::Begin(envelope) => {
+                    assert!(open.is_none() && !envelope.recipients.is_empty());
+                    *open = Some((*envelope, Vec::new()));
+                }
+                Action::Body(piece) => open.as_mut().map(|(_, text)| text.extend(piece)).unwrap_or_else(|| unreachable!()),
+                Action::Commit => {
+                    let (envelope, text) = open.take().unwrap_or_else(|| unreachable!());
+                    seen.messages.push((envelope, without_received(&text)));
+                    answers.push(Input::Queue(QueueAnswer::Accepted { qp: 1 }));
+                }
+                Action::Abandon => assert!(open.take().is_some(), "nothing to abandon"),
+                Action::Log(line) => seen.log.push(line),
+                Action::Close => assert!(session.end().is_some()),
+            }
+        }
+        // The last question is answered first: order must not matter.
+        for answer in answers.into_iter().rev() {
+            session.step(NOW, answer, out);
+        }
+    }
+}
+
+fn without_received(text: &[u8]) -> Vec<u8> {
+    let mut lines = text.splitn(3, |b| *b == b'\n');
+    assert!(lines.next().is_some_and(|line| line.starts_with(b"Received: from ")));
+    assert!(lines.next().is_some_and(|line| line.starts_with(b"  by ")));
+    let text = lines.next().unwrap_or_default().to_vec();
+    assert!(!text.contains(&b'\r') && text.last().is_none_or(|b| *b == b'\n'));
+    text
+}
+
+/// A session with `data`: its first two bytes choose the configuration, the third how the rest is cut.
+pub fn session(data: &[u8]) {
+    let [choice, small, cut, bytes @ ..] = data else { return };
+    let bytes = bytes.get(..HELD_LEN_MAX / 2).unwrap_or(bytes);
+    let limits = Limits {
+        databytes: u64::from(*small),
+        recipients_max: usize::from(choice >> 4) + 1,
+        bad_recipients_max: u32::from(choice >> 3) % 8,
+        text_line_len_max: u64::from(*small) + 1,
+        ..Limits::default()
+    };
+    let barelf = if choice & 1 == 0 { BareLf::Reject } else { BareLf::Normalize };
+    let config = Arc::new(Config { limits, barelf, ..Config::default() });
+    let peer = Connection { relay_client: (choice & 2 != 0).then(Box::default), ..Connection::default() };
+    let whole = run(&config, &peer, [bytes]);
+    assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
+    assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
+    for line in whole.replies.split_inclusive(|b| *b == b'\n') {
+        let is_code = |line: &[u8]| line.get(..3).is_some_and(|code| code.iter().all(u8::is_ascii_digit));
+        assert!(line.ends_with(b"\r\n") && line.len() <= 512 && is_code(line), "{}", line.escape_ascii());
+        assert_eq!(line.iter().filter(|b| b.is_ascii_control()).count(), 2);
+    }
+}
+
+/// The smuggling rule: where the text that starts `stream` ends, what it is in LF form, and whether a CR or LF stands alone in it.
+#[must_use]
+pub fn rule(stream: &[u8]) -> Option<(usize, Vec<u8>, bool)> {
+    let wire = [b"\r\n", stream].concat();
+    let end = memchr::memmem::find(&wire, b"\r\n.\r\n")?;
+    let text = String::from_utf8_lossy(wire.get(2..end + 2)?).replace("\r\n", "\u{1}");
+    let lines = text.replace(['\r', '\n'], "\u{1}");
+    let unstuffed = lines.split_inclusive('\u{1}').map(|line| line.strip_prefix('.').unwrap_or(line)).collect::<String>();
+    Some((end + 3, unstuffed.replace('\u{1}', "\n").into_bytes(), text.contains(['\r', '\n'])))
+}
+
+/// Texts that a server which follows [`rule`] accepts from `stream`; commands are read as the machine reads them.
+fn expected(stream: &[u8], barelf: BareLf) -> Vec<Vec<u8>> {
+    let (mut texts, mut rest) = (Vec::new(), stream);
+    let (mut has_sender, mut has_recipient) = (false, false);
+    while let Some(lf) = memchr::memchr(b'\n', rest) {
+        let (line, behind) = rest.split_at(lf);
+        rest = behind.get(1..).unwrap_or_default();
+        match Command::parse(line.strip_suffix(b"\r").unwrap_or(line)) {
+            Command::Mail(argument) => {
+                has_sender = command::path(argument, "FROM").is_ok_and(|(_, parameters)| parameters.is_empty());
+                has_recipient = false;
+            }
+            Command::Rcpt(argument) if has_sender => {
+                has_recipient |=
+                    command::path(argument, "TO").is_ok_and(|(to, parameters)| !to.is_null() && parameters.is_empty());
+            }
+            Command::Data(b"") if has_recipient => {
+                (has_sender, has_recipient) = (false, false);
+                let Some((taken, text, bare)) = rule(rest) else { return texts };
+                rest = rest.get(taken..).unwrap_or_default();
+                if !bare || barelf == BareLf::Normalize {
+                    texts.push(text);
+                }
+            }
+            _ => {}
+        }
+    }
+    texts
+}
+
+/// Two pipelined messages, as short as they can be.
+const TWO_MESSAGES: &[u8] = b"MAIL FROM:<>\r\nRCPT TO:<p>\r\nDATA\r\nx\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<p>\r\nDATA\r\n.\r\n";
+
+/// The `n`-th string over {CR, LF, `.`, `x`}, shorter ones first.
+#[must_use]
+pub fn smuggling_string(n: usize) -> Vec<u8> {
+    let (mut n, mut len, mut count) = (n, 0, 1usize);
+    while n >= count {
+        n -= count;
+        len += 1;
+        count *= 4;
+    }
+    (0..len).map(|place| *b"\r\n.x".get(n >> (2 * place) & 3).unwrap_or(&b'x')).collect()
+}
+
+/// How many such strings are at most `len` long.
+#[must_use]
+pub fn smuggling_count(len: u32) -> usize {
+    (4usize.pow(len + 1) - 1) / 3
+}
+
+/// `string` at every place of two pipelined messages, whole, byte by byte, and cut at every place that is at most `near` bytes from it.
+pub fn smuggling_inserted(string: &[u8], near: usize) {
+    for barelf in [BareLf::Reject, BareLf::Normalize] {
+        let config = Arc::new(Config { barelf, limits: Limits { errors_max: 0, ..Limits::default() }, ..Config::default() });
+        let peer = Connection::default();
+        for at in 0..=TWO_MESSAGES.len() {
+            let (before, behind) = TWO_MESSAGES.split_at(at);
+            let stream = [before, string, behind].concat();
+            let texts = |seen: Seen| seen.messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+            let wanted = expected(&stream, barelf);
+            let check = |seen: Seen| assert_eq!(texts(seen), wanted, "{}", stream.escape_ascii());
+            check(run(&config, &peer, [&stream[..]]));
+            if near > 0 {
+                check(run(&config, &peer, stream.chunks(1)));
+            }
+            for cut in at.saturating_sub(near)..stream.len().min(at + string.len() + near) {
+                let (a, b) = stream.split_at(cut);
+                check(run(&config, &peer, [a, b]));
+            }
+        }
+    }
+}
+
+/// `string` as a body, by DATA and by BDAT, in one piece and cut at every place; by BDAT in two chunks, too.
+pub fn smuggling_body(string: &[u8]) {
+    const START: &[u8] = b"MAIL FROM:<>\r\nRCPT TO:<p>\r\n";
+    for barelf in [BareLf::Reject, BareLf::Normalize] {
+        let config = Arc::new(Config { barelf, ..Config::default() });
+        let peer = Connection::default();
+        let bdat = format!("BDAT {} LAST\r\n", string.len());
+        let by_data = [START, b"DATA\r\n", string, b"\r\n.\r\nNOOP\r\n"].concat();
+        let by_bdat = [START, bdat.as_bytes(), string, b"NOOP\r\n"].concat();
+        // The same rule without dots: a chunk ends by its size, and gets a last line end if it has none.
+        let lines = String::from_utf8_lossy(string).replace("\r\n", "\u{1}");
+        let bare = lines.contains(['\r', '\n']);
+        let mut text = lines.replace(['\r', '\n', '\u{1}'], "\n").into_bytes();
+        if text.last().is_some_and(|b| *b != b'\n') {
+            text.push(b'\n');
+        }
+        let chunked: Vec<Vec<u8>> = if bare && barelf == BareLf::Reject { Vec::new() } else { vec![text] };
+        for (stream, wanted) in [(&by_data, expected(&by_data, barelf)), (&by_bdat, chunked.clone())] {
+            for cut in stream.len() - string.len() - 12..=stream.len() {
+                let (a, b) = stream.split_at(cut);
+                let seen = run(&config, &peer, [a, b].into_iter().filter(|piece| !piece.is_empty()));
+                assert_eq!(
+                    seen.messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>(),
+                    wanted,
+                    "{}",
+                    stream.escape_ascii()
+                );
+            }
+        }
+        for cut in 0..=string.len() {
+            let (a, b) = string.split_at(cut);
+            let (first, last) = (format!("BDAT {}\r\n", a.len()), format!("BDAT {} LAST\r\n", b.len()));
+            let stream = [START, first.as_bytes(), a, last.as_bytes(), b, b"NOOP\r\n"].concat();
+            let seen = run(&config, &peer, [&stream[..]]);
+            assert_eq!(seen.messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>(), chunked, "{}", stream.escape_ascii());
+            assert!(seen.replies.ends_with(b"250 2.0.0 ok\r\n"), "the NOOP behind the last chunk is read");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The server's reply lines. Every one but the greeting, HELO, EHLO and 354 has an enhanced status code (RFC 2034, RFC 3463).
+
+use super::exchange::QueueAnswer;
+
+pub(super) const NOOP: &str = "250 2.0.0 ok";
+pub(super) const RSET: &str = "250 2.0.0 flushed";
+pub(super) const MAIL: &str = "250 2.1.0 ok";
+pub(super) const RCPT: &str = "250 2.1.5 ok";
+pub(super) const DATA: &str = "354 go ahead";
+pub(super) const HELP: &str = "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030";
+pub(super) const VRFY: &str = "252 2.0.0 send some mail, i'll try my best";
+
+pub(super) const UNIMPLEMENTED: &str = "502 5.5.1 unimplemented";
+pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 command line too long";
+pub(super) const NUL: &str = "500 5.5.2 a command cannot hold a NUL";
+pub(super) const NO_ARGUMENT: &str = "501 5.5.4 no argument, please";
+pub(super) const MAIL_FIRST: &str = "503 5.5.1 MAIL first";
+pub(super) const RCPT_FIRST: &str = "503 5.5.1 RCPT first";
+pub(super) const BDAT_OPEN: &str = "503 5.5.1 only BDAT or RSET until the last chunk is here";
+pub(super) const BDAT_SIZE: &str = "501 5.5.4 no chunk size that can be read, so no telling where the next command starts";
+pub(super) const PATH_FORM: &str = "501 5.5.4 syntax error";
+pub(super) const PATH_TOO_LONG: &str = "555 5.5.4 syntax error: address too long";
+pub(super) const PARAMETER: &str = "555 5.5.4 parameter not recognized";
+pub(super) const VALUE: &str = "501 5.5.4 that parameter makes no sense";
+pub(super) const SENDER_SYNTAX: &str = "501 5.1.7 no sender address that can be read";
+pub(super) const RECIPIENT_SYNTAX: &str = "501 5.1.3 no recipient address that can be read";
+pub(super) const NEEDS_UTF8: &str = "553 5.6.7 an address like that needs SMTPUTF8";
+pub(super) const BAD_MAIL_FROM: &str = "553 5.7.1 sorry, your envelope sender is in my badmailfrom list";
+pub(super) const NO_MAILBOX: &str = "550 5.1.1 sorry, no mailbox here by that name";
+pub(super) const NO_RELAY: &str = "553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts";
+pub(super) const CANNOT_TELL: &str = "451 4.3.0 cannot check that recipient now, try again later";
+pub(super) const TOO_MANY_RECIPIENTS: &str = "452 4.5.3 too many recipients, send the rest in another transaction";
+pub(super) const TOO_LARGE: &str = "552 5.3.4 sorry, that message size exceeds my databytes limit";
+pub(super) const TOO_MANY_HOPS: &str = "554 5.4.6 too many hops, this message is looping";
+pub(super) const BARE_LF: &str = "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html";
+pub(super) const TEXT_LINE_TOO_LONG: &str = "554 5.6.0 a line of this message is too long";
+
+pub(super) const TIMEOUT: &str = "421 4.4.2 timeout";
+pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 too many errors";
+pub(super) const TOO_MANY_BAD_RECIPIENTS: &str = "421 4.7.0 too many unknown recipients";
+pub(super) const TOO_MUCH_HELD: &str = "421 4.7.0 too much input before my answer";
+pub(super) const GOING_DOWN: &str = "421 4.3.2 going down, try again in a moment";
+
+/// Too many connections; said by the driver instead of a greeting.
+pub const TOO_MANY_CONNECTIONS: &str = "421 4.7.0 too many connections, try again later";
+/// The control files cannot be read; said by the classic face instead of a greeting.
+pub const NO_CONTROLS: &str = "421 4.3.0 unable to read controls";
+
+/// Longest text of the queue or of a filter in a reply, so that the line stays below 512 bytes (RFC 5321 §4.5.3.1.5).
+const TEXT_LEN_MAX: usize = 400;
+
+/// The reply to the end of the message.
+pub(super) fn queued(answer: &QueueAnswer, unix_s: u64) -> Vec<u8> {
+    match answer {
+        QueueAnswer::Accepted { qp } => format!("250 2.0.0 ok {unix_s} qp {qp}").into_bytes(),
+        QueueAnswer::Temporary(text) => with_text(b'4', text),
+        QueueAnswer::Permanent(text) => with_text(b'5', text),
+    }
+}
+
+/// One safe line of another program's text, with the enhanced code it brought along if that has the right class.
+fn with_text(class: u8, text: &[u8]) -> Vec<u8> {
+    let printable: Vec<u8> =
+        text.iter().take(TEXT_LEN_MAX).map(|&b| if b.is_ascii_graphic() || b == b' ' { b } else { b'?' }).collect();
+    let (code, words) = take_code(class, &printable).unwrap_or((None, &printable));
+    let code = code.unwrap_or(if class == b'4' { b"4.3.0" } else { b"5.3.0" });
+    let basic: &[u8] = match (class, code) {
+        // A full system is 452 by RFC 5321 §4.2.3, whatever it is full of.
+        (b'4', b"4.3.1") => b"452",
+        (b'4', _) => b"451",
+        _ => b"554",
+    };
+    let words = if words.is_empty() { &b"the queue refused this message"[..] } else { words };
+    [basic, b" ", code, b" ", words].concat()
+}
+
+type Coded<'a> = (Option<&'a [u8]>, &'a [u8]);
+
+/// `4.3.1 words` or `words (#4.3.1)`, as code and words; `None` if there is no code.
+fn take_code(class: u8, text: &[u8]) -> Option<Coded<'_>> {
+    let (code, words) = match text.trim_ascii().strip_suffix(b")") {
+        Some(open) if memchr::memmem::rfind(open, b"(#").is_some() => {
+            let at = memchr::memmem::rfind(open, b"(#")?;
+            (open.get(at.checked_add(2)?..)?, open.get(..at)?.trim_ascii_end())
+        }
+        _ => {
+            let text = text.trim_ascii();
+            text.split_at(text.iter().position(|b| *b == b' ').unwrap_or(text.len()))
+        }
+    };
+    is_code(code).then(|| ((code.first() == Some(&class)).then_some(code), words.trim_ascii()))
+}
+
+/// class.subject.detail (RFC 3463 §2): one digit, then twice one to three digits.
+fn is_code(code: &[u8]) -> bool {
+    let mut parts = code.split(|b| *b == b'.');
+    let mut is_number = |len_max: usize| {
+        parts.next().is_some_and(|part| (1..=len_max).contains(&part.len()) && part.iter().all(u8::is_ascii_digit))
+    };
+    is_number(1) && is_number(3) && is_number(3) && parts.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_the_queue_become_one_safe_line() {
+        for (class, text, line) in [
+            (b'4', &b"qq temporary problem (#4.3.0)"[..], "451 4.3.0 qq temporary problem"),
+            (b'4', b"4.3.1 disk full", "452 4.3.1 disk full"),
+            (b'4', b"disk full (#4.3.1)", "452 4.3.1 disk full"),
+            (b'5', b"spam (#5.7.1)", "554 5.7.1 spam"),
+            (b'5', b"spam", "554 5.3.0 spam"),
+            (b'5', b"", "554 5.3.0 the queue refused this message"),
+            (b'5', b"5.7.2", "554 5.7.2 the queue refused this message"),
+            (b'5', b"5.7.2 ", "554 5.7.2 the queue refused this message"),
+            (b'4', b"5.7.1 wrong class", "451 4.3.0 wrong class"),
+            (b'4', b"4.3.1\r\n250 ok", "451 4.3.0 4.3.1??250 ok"),
+            (b'5', b"a (#5.7.1) b", "554 5.3.0 a (#5.7.1) b"),
+            (b'5', b"(#)", "554 5.3.0 (#)"),
+            (b'5', b"5..1 x", "554 5.3.0 5..1 x"),
+            (b'5', b"5.7.1.1 x", "554 5.3.0 5.7.1.1 x"),
+        ] {
+            assert_eq!(String::from_utf8(with_text(class, text)).unwrap(), line, "{}", text.escape_ascii());
+        }
+        assert!(with_text(b'4', &[b'x'; 5000]).len() < 510);
+        assert_eq!(queued(&QueueAnswer::Accepted { qp: 7 }, 9), b"250 2.0.0 ok 9 qp 7");
+    }
+}

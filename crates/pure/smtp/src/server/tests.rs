@@ -1,0 +1,545 @@
+//! Transcripts of the server machine, every state with every event, and the smuggling rule exhaustively.
+
+use super::fuzz::{self, Seen, run};
+use super::*;
+use crate::data::BareLf;
+use std::net::IpAddr;
+
+const T0: Now = Now { unix_s: 0, boot_s: 100 };
+
+fn config() -> Config {
+    Config {
+        me: b"mx.example.org".to_vec(),
+        greeting: b"mx.example.org".to_vec(),
+        localiphost: b"example.org".to_vec(),
+        rcpthosts: RcptHosts::new(["listed.example"], None),
+        badmailfrom: BadMailFrom::new(["bad@x.example", "@spam.example"]),
+        ..Config::default()
+    }
+}
+
+fn relay() -> Connection {
+    Connection { relay_client: Some(Box::default()), ..Connection::default() }
+}
+
+/// The replies behind the greeting, as text.
+fn replies(config: Config, peer: Connection, input: &[u8]) -> String {
+    let seen = run(&Arc::new(config), &peer, [input]);
+    let text = String::from_utf8(seen.replies).unwrap();
+    text.strip_prefix("220 mx.example.org ESMTP\r\n").unwrap().replace("\r\n", "\n")
+}
+
+fn says(input: &str, wanted: &str) {
+    assert_eq!(replies(config(), Connection::default(), input.replace('\n', "\r\n").as_bytes()), wanted, "{input}");
+}
+
+fn deliver(config: Config, peer: Connection, input: &[u8]) -> Seen {
+    run(&Arc::new(config), &peer, [input])
+}
+
+#[test]
+fn an_ordinary_session() {
+    let input =
+        b"EHLO client.example\r\nMAIL FROM:<a@b.c> SIZE=10 BODY=8BITMIME\r\nRCPT TO:<x@y.z>\r\nRCPT TO:<\"o p\"@y.z>\r\nDATA\r\n\
+        Subject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n";
+    let seen = deliver(config(), Connection::default(), input);
+    assert_eq!(
+        String::from_utf8(seen.replies).unwrap(),
+        "220 mx.example.org ESMTP\r\n250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
+         250-ENHANCEDSTATUSCODES\r\n250 HELP\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 ok 0 qp 1\r\n\
+         221 2.0.0 mx.example.org\r\n"
+    );
+    let address = |text: &str| Address::new(text.as_bytes()).unwrap();
+    let envelope = Envelope {
+        sender: address("a@b.c"),
+        recipients: vec![address("x@y.z"), address("o p@y.z")],
+        eight_bit: true,
+        utf8: false,
+        verp: None,
+    };
+    assert_eq!(seen.messages, [(envelope, b"Subject: x\n\n.dot\n".to_vec())]);
+    assert_eq!((seen.end, seen.log.len()), (Some(End::Quit), 0));
+}
+
+#[test]
+fn helo_is_not_needed_and_starts_over() {
+    says(
+        "HELO x\nMAIL FROM:<>\nHELO y\nRCPT TO:<a@b>\n",
+        "250 mx.example.org\n250 2.1.0 ok\n250 mx.example.org\n503 5.5.1 MAIL first\n",
+    );
+    says("MAIL FROM:<>\nRCPT TO:<a>\n", "250 2.1.0 ok\n250 2.1.5 ok\n");
+}
+
+#[test]
+fn small_commands() {
+    says(
+        "noop\nRSET\nVRFY joe\nEXPN list\nWHAT\n\nDATA x\n",
+        "250 2.0.0 ok\n250 2.0.0 flushed\n252 2.0.0 send some mail, i'll try my best\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n501 5.5.4 no argument, please\n",
+    );
+    says("HELP me\nquit\nNOOP\n", "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030\n221 2.0.0 mx.example.org\n");
+    assert_eq!(
+        replies(config(), Connection::default(), b"NOOP\nNO\0OP\r\nNOOP\r\n"),
+        "250 2.0.0 ok\n500 5.5.2 a command cannot hold a NUL\n250 2.0.0 ok\n"
+    );
+}
+
+#[test]
+fn wrong_order() {
+    says("RCPT TO:<a@b>\nDATA\n", "503 5.5.1 MAIL first\n503 5.5.1 MAIL first\n");
+    says("MAIL FROM:<>\nDATA\n", "250 2.1.0 ok\n503 5.5.1 RCPT first\n");
+    says("MAIL FROM:<>\nRCPT TO:<a@b>\nMAIL FROM:<>\nDATA\n", "250 2.1.0 ok\n250 2.1.5 ok\n250 2.1.0 ok\n503 5.5.1 RCPT first\n");
+    says("BDAT 6\nDATA\nNOOP\n", "503 5.5.1 MAIL first\n250 2.0.0 ok\n");
+}
+
+#[test]
+fn senders() {
+    for (command, reply) in [
+        ("MAIL FROM:<bad@X.example>", "553 5.7.1 sorry, your envelope sender is in my badmailfrom list"),
+        ("MAIL FROM:<any@spam.example>", "553 5.7.1 sorry, your envelope sender is in my badmailfrom list"),
+        ("MAIL FROM:<a b@c>", "501 5.1.7 no sender address that can be read"),
+        ("MAIL <a@b>", "501 5.5.4 syntax error"),
+        ("MAIL FROM:<é@c.d>", "553 5.6.7 an address like that needs SMTPUTF8"),
+        ("MAIL FROM:<é@c.d> SMTPUTF8", "250 2.1.0 ok"),
+        ("MAIL FROM:<a@b> RET=FULL", "555 5.5.4 parameter not recognized"),
+        ("MAIL FROM:<a@b> XVERP", "555 5.5.4 parameter not recognized"),
+        ("MAIL FROM:<a@b> SIZE=x", "501 5.5.4 that parameter makes no sense"),
+        ("MAIL FROM:<a@b> SIZE=99999999999999999999", "552 5.3.4 sorry, that message size exceeds my databytes limit"),
+        ("MAIL FROM:<a@b> SIZE=10000000000", "250 2.1.0 ok"),
+    ] {
+        says(&format!("{command}\n"), &format!("{reply}\n"));
+        let cheats = replies(config(), relay(), format!("{command}\r\n").as_bytes());
+        assert_eq!(cheats == format!("{reply}\n"), !command.ends_with("XVERP"), "relay clients: {command}");
+    }
+}
+
+#[test]
+fn announced_sizes() {
+    let small = || Config { limits: Limits { databytes: 10, ..Limits::default() }, ..config() };
+    let ehlo = replies(small(), Connection::default(), b"EHLO x\r\nMAIL FROM:<> SIZE=11\r\nMAIL FROM:<> SIZE=10\r\n");
+    assert!(ehlo.contains("\n250-SIZE 10\n"));
+    assert!(ehlo.ends_with("552 5.3.4 sorry, that message size exceeds my databytes limit\n250 2.1.0 ok\n"));
+    let peer = Connection { databytes: Some(0), ..Connection::default() };
+    assert_eq!(replies(small(), peer, b"MAIL FROM:<> SIZE=11\r\n"), "250 2.1.0 ok\n");
+}
+
+#[test]
+fn who_may_send_to_whom() {
+    let open = Connection::default;
+    // (client, recipient, reply): the directory knows all but no*, te* (cannot tell) and fa* (none of our domains).
+    for (peer, recipient, reply) in [
+        (open(), "joe@ours.example", "250 2.1.5 ok"),
+        (open(), "nobody@ours.example", "550 5.1.1 sorry, no mailbox here by that name"),
+        (open(), "tell@ours.example", "451 4.3.0 cannot check that recipient now, try again later"),
+        (open(), "far@away.example", "553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts"),
+        (open(), "far@LISTED.example", "250 2.1.5 ok"),
+        (open(), "nobody@listed.example", "550 5.1.1 sorry, no mailbox here by that name"),
+        (open(), "tell@listed.example", "451 4.3.0 cannot check that recipient now, try again later"),
+        (open(), "far", "250 2.1.5 ok"),
+        (open(), "PostMaster", "250 2.1.5 ok"),
+        (open(), "", "501 5.1.3 no recipient address that can be read"),
+        (open(), "a b@c", "501 5.1.3 no recipient address that can be read"),
+        (open(), "é@ours.example", "553 5.6.7 an address like that needs SMTPUTF8"),
+        (relay(), "far@away.example", "250 2.1.5 ok"),
+        (relay(), "nobody@ours.example", "550 5.1.1 sorry, no mailbox here by that name"),
+        (relay(), "tell@away.example", "451 4.3.0 cannot check that recipient now, try again later"),
+    ] {
+        let input = format!("MAIL FROM:<>\r\nRCPT TO:<{recipient}>\r\n");
+        assert_eq!(replies(config(), peer, input.as_bytes()), format!("250 2.1.0 ok\n{reply}\n"), "{recipient}");
+    }
+    says("MAIL FROM:<>\nRCPT TO:<a@b> NOTIFY=NEVER\n", "250 2.1.0 ok\n555 5.5.4 parameter not recognized\n");
+    let damaged = Config { rcpthosts: RcptHosts::new([""; 0], Some(b"x".to_vec())), ..config() };
+    let reply = replies(damaged, open(), b"MAIL FROM:<>\r\nRCPT TO:<far@away.example>\r\n");
+    assert!(reply.ends_with("451 4.3.0 cannot check that recipient now, try again later\n"));
+}
+
+#[test]
+fn recipients_are_rewritten_before_they_are_asked_for() {
+    let recipients = |peer: Connection, to: &str| {
+        let input = format!("MAIL FROM:<>\r\nRCPT TO:<{to}>\r\nDATA\r\n.\r\n");
+        let seen = deliver(config(), peer, input.as_bytes());
+        seen.messages[0].0.recipients[0].to_string()
+    };
+    let suffixed = Connection { relay_client: Some(b"@fax".as_slice().into()), ..Connection::default() };
+    assert_eq!(recipients(suffixed, "joe@b"), "joe@b@fax");
+    let at = |ip: &str| Connection { local_ip: Some(ip.parse::<IpAddr>().unwrap()), ..Connection::default() };
+    assert_eq!(recipients(at("192.0.2.1"), "joe@[192.0.2.1]"), "joe@example.org");
+    assert_eq!(recipients(at("192.0.2.2"), "joe@[192.0.2.1]"), "joe@[192.0.2.1]");
+    assert_eq!(recipients(at("2001:db8::1"), "joe@[IPv6:2001:DB8:0::1]"), "joe@example.org");
+}
+
+#[test]
+fn verp_is_for_relay_clients() {
+    let ehlo = replies(config(), relay(), b"EHLO x\r\n");
+    assert!(ehlo.contains("\n250-XVERP\n"));
+    let seen = deliver(config(), relay(), b"MAIL FROM:<l@x> XVERP=+=\r\nRCPT TO:<far@y>\r\nDATA\r\n.\r\n");
+    assert_eq!(seen.messages[0].0.verp, Some(*b"+="));
+}
+
+#[test]
+fn protocol_in_the_received_field() {
+    for (start, helo, protocol) in [
+        ("", "", "SMTP"),
+        ("HELO c.d\r\n", " (HELO c.d)", "SMTP"),
+        ("EHLO c.d\r\n", " (HELO c.d)", "ESMTP"),
+        ("EHLO \r\n", "", "ESMTP"),
+        ("EHLO c d\r\n", " (HELO c?d)", "ESMTP"),
+        ("EHLO c.d\r\nMAIL FROM:<> SMTPUTF8\r\nRCPT TO:<a>\r\n", " (HELO c.d)", "UTF8SMTP"),
+    ] {
+        let peer = Connection { remote_ip: b"192.0.2.1".as_slice().into(), ..Connection::default() };
+        let mut out = Actions::default();
+        let mut session = Session::new(Arc::new(config()), peer, T0, &mut out);
+        let rest = if start.contains("MAIL") { "DATA\r\n" } else { "MAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n" };
+        session.step(T0, Input::Bytes(format!("{start}{}", if start.contains("MAIL") { "" } else { rest }).as_bytes()), &mut out);
+        if start.contains("MAIL") {
+            session.step(T0, Input::Recipient { question: 1, answer: RecipientAnswer::Exists }, &mut out);
+            session.step(T0, Input::Bytes(rest.as_bytes()), &mut out);
+        }
+        let Some(Action::Body(body)) = out.0.iter().find(|action| matches!(action, Action::Body(_))) else { panic!("{start}") };
+        let wanted =
+            format!("Received: from unknown{helo} (192.0.2.1)\n  by mx.example.org with {protocol}; 1 Jan 1970 00:00:00 -0000\n");
+        assert_eq!(String::from_utf8(body.clone()).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn refused_texts_are_read_to_their_end() {
+    let start = "MAIL FROM:<>\r\nRCPT TO:<a>\r\nDATA\r\n";
+    let hops = "Received: x\r\n".repeat(100);
+    let long = "x".repeat(31);
+    for (text, reply) in [
+        ("a\nRSET\nb", "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html"),
+        ("a\rb", "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html"),
+        (&hops, "554 5.4.6 too many hops, this message is looping"),
+        (&long, "554 5.6.0 a line of this message is too long"),
+        ("123456789\r\n123456789\r\n", "552 5.3.4 sorry, that message size exceeds my databytes limit"),
+    ] {
+        let databytes = if text.starts_with('1') { 20 } else { 0 };
+        let limits = Limits { databytes, text_line_len_max: 30, ..Limits::default() };
+        let input = format!("{start}{text}\r\n.\r\nNOOP\r\n");
+        let wanted = format!("250 2.1.0 ok\n250 2.1.5 ok\n354 go ahead\n{reply}\n250 2.0.0 ok\n");
+        assert_eq!(replies(Config { limits, ..config() }, Connection::default(), input.as_bytes()), wanted);
+    }
+    let normal = Config { barelf: BareLf::Normalize, ..config() };
+    let seen = deliver(normal, Connection::default(), format!("{start}a\n.\nb\rc\r\n.\r\n").as_bytes());
+    assert_eq!(seen.messages[0].1, b"a\n\nb\nc\n");
+}
+
+#[test]
+fn chunks() {
+    let start = "MAIL FROM:<>\nRCPT TO:<a>\n";
+    let ok = "250 2.1.0 ok\n250 2.1.5 ok\n";
+    let done = "250 2.0.0 ok 0 qp 1\n";
+    for (commands, wanted) in [
+        ("BDAT 3\na\nBDAT 3 LAST\n.\nNOOP\n", format!("250 2.0.0 3 bytes received\n{done}250 2.0.0 ok\n")),
+        ("BDAT 0 LAST\n", done.to_owned()),
+        ("BDAT 3\na\nBDAT 0 LAST\n", format!("250 2.0.0 3 bytes received\n{done}")),
+        (
+            "BDAT 1\na\nNOOP\nRSET\nDATA\n",
+            "250 2.0.0 1 bytes received\n502 5.5.1 unimplemented\n250 2.0.0 ok\n250 2.0.0 flushed\n503 5.5.1 MAIL first\n"
+                .to_owned(),
+        ),
+        (
+            "BDAT 0\nDATA\nMAIL FROM:<>\nRCPT TO:<b>\n",
+            format!("250 2.0.0 0 bytes received\n{}", "503 5.5.1 only BDAT or RSET until the last chunk is here\n".repeat(3)),
+        ),
+        (
+            "BDAT 1 FIRST\nNOOP\n",
+            "501 5.5.4 no chunk size that can be read, so no telling where the next command starts\n".to_owned(),
+        ),
+        (
+            "BDAT 99999999999999999999\nNOOP\n",
+            "501 5.5.4 no chunk size that can be read, so no telling where the next command starts\n".to_owned(),
+        ),
+    ] {
+        says(&format!("{start}{commands}"), &format!("{ok}{wanted}"));
+    }
+    says("BDAT 6\nDATA\nNOOP\n", "503 5.5.1 MAIL first\n250 2.0.0 ok\n");
+    says("MAIL FROM:<>\nBDAT 6 LAST\nDATA\nRCPT TO:<a>\n", "250 2.1.0 ok\n503 5.5.1 RCPT first\n250 2.1.5 ok\n");
+    // A refused chunk is refused, the ones pipelined behind it are read, and the last one ends the transaction.
+    let bare = "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html\n";
+    let input = b"MAIL FROM:<>\nRCPT TO:<a>\nBDAT 3\na\nbBDAT 4\nRSETBDAT 4 LAST\nQUITNOOP\n";
+    assert_eq!(replies(config(), Connection::default(), input), format!("{ok}{bare}{bare}{bare}250 2.0.0 ok\n"));
+    // A CRLF may be cut by a chunk.
+    let seen = deliver(config(), Connection::default(), b"MAIL FROM:<>\nRCPT TO:<a>\nBDAT 2\na\rBDAT 2 LAST\n\nb");
+    assert_eq!(seen.messages[0].1, b"a\nb\n");
+}
+
+#[test]
+fn bounds_have_clear_refusals() {
+    let with = |limits: Limits| Config { limits, ..config() };
+    let reply = replies(
+        with(Limits { recipients_max: 2, ..Limits::default() }),
+        Connection::default(),
+        b"MAIL FROM:<>\r\nRCPT TO:<a>\r\nRCPT TO:<b>\r\nRCPT TO:<c>\r\nDATA\r\n.\r\n",
+    );
+    assert!(reply.contains(
+        "250 2.1.5 ok\n250 2.1.5 ok\n452 4.5.3 too many recipients, send the rest in another transaction\n354 go ahead\n250 "
+    ));
+    let reply = replies(
+        with(Limits { bad_recipients_max: 2, ..Limits::default() }),
+        Connection::default(),
+        b"MAIL FROM:<>\r\nRCPT TO:<no1>\r\nRCPT TO:<te>\r\nRCPT TO:<no2>\r\nRCPT TO:<ok>\r\n",
+    );
+    assert!(reply.ends_with("550 5.1.1 sorry, no mailbox here by that name\n421 4.7.0 too many unknown recipients\n"), "{reply}");
+    let reply = replies(with(Limits { errors_max: 2, ..Limits::default() }), Connection::default(), b"X\r\nY\r\nNOOP\r\n");
+    assert_eq!(reply, "502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n421 4.7.0 too many errors\n");
+    let exact = [&b"NOOP "[..], &vec![b'x'; COMMAND_LEN_MAX - 5], b"\r\n"].concat();
+    let longer = [&b"NOOP "[..], &vec![b'x'; COMMAND_LEN_MAX - 4], b"\r\n"].concat();
+    let huge = [&vec![b'x'; 3_000_000][..], b"\r\n"].concat();
+    for chunk in [1, 7, 2050, 65_536] {
+        let input = [&exact[..], &longer, &huge, b"NOOP\r\n"].concat();
+        let input = if chunk == 1 { [&exact[..], &longer, b"NOOP\r\n"].concat() } else { input };
+        let seen = run(&Arc::new(config()), &Connection::default(), input.chunks(chunk));
+        let refusals = if chunk == 1 { 1 } else { 2 };
+        let wanted = format!(
+            "220 mx.example.org ESMTP\r\n250 2.0.0 ok\r\n{}250 2.0.0 ok\r\n",
+            "500 5.5.2 command line too long\r\n".repeat(refusals)
+        );
+        assert_eq!(String::from_utf8(seen.replies).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_recipients_cost_bounded_memory() {
+    let mut input = b"MAIL FROM:<>\r\n".to_vec();
+    for n in 0..100_000 {
+        input.extend_from_slice(format!("RCPT TO:<user{n}@{}>\r\n", "x".repeat(200)).as_bytes());
+    }
+    let seen = run(&Arc::new(config()), &Connection::default(), input.chunks(65_536));
+    let text = String::from_utf8(seen.replies).unwrap();
+    let (accepted, refused) = (text.matches("250 2.1.5").count(), text.matches("452 4.5.3").count());
+    assert_eq!(accepted + refused, 100_000);
+    assert!((4_000..10_000).contains(&accepted), "{accepted}");
+}
+
+#[test]
+fn questions_are_asked_together_and_answered_in_order() {
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
+    let mut input = b"MAIL FROM:<>\r\n".to_vec();
+    input.extend((0..40).flat_map(|n| format!("RCPT TO:<u{n}>\r\n").into_bytes()));
+    input.extend_from_slice(b"DATA\r\nx\r\n.\r\n");
+    session.step(T0, Input::Bytes(&input), &mut out);
+    let asked = |out: &Actions| out.0.iter().filter(|a| matches!(a, Action::CheckRecipient { .. })).count();
+    assert_eq!((asked(&out), session.wants_input(), session.deadline_s()), (QUESTIONS_MAX, false, u64::MAX));
+    for question in (2..=32).rev() {
+        session.step(T0, Input::Recipient { question, answer: RecipientAnswer::Exists }, &mut out);
+    }
+    assert_eq!(asked(&out), QUESTIONS_MAX, "the first answer is still missing");
+    out.0.clear();
+    session.step(T0, Input::Recipient { question: 1, answer: RecipientAnswer::NoMailbox }, &mut out);
+    assert_eq!(asked(&out), 8);
+    let Action::Reply(replies) = &out.0[1] else { panic!("{:?}", out.0) };
+    assert!(replies.starts_with(b"550 5.1.1"));
+    for question in 33..=40 {
+        session.step(T0, Input::Recipient { question, answer: RecipientAnswer::Exists }, &mut out);
+    }
+    // The answered questions let DATA and the text through, which were held.
+    assert!(matches!(out.0.last(), Some(Action::Commit)), "{:?}", out.0);
+    out.0.clear();
+    session.step(T0, Input::Queue(QueueAnswer::Temporary(b"disk full (#4.3.1)".to_vec())), &mut out);
+    assert_eq!(out.0[0], Action::Reply(b"452 4.3.1 disk full\r\n".to_vec()));
+    assert!(session.wants_input());
+}
+
+#[test]
+fn input_that_is_pushed_while_a_question_is_open_is_held_up_to_a_bound() {
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
+    session.step(T0, Input::Bytes(b"MAIL FROM:<>\r\nRCPT TO:<a>\r\nNOOP\r\n"), &mut out);
+    for _ in 0..HELD_LEN_MAX / 1024 {
+        session.step(T0, Input::Bytes(&[b'\n'; 1024]), &mut out);
+    }
+    assert_eq!(session.end(), Some(End::Limit));
+    assert!(
+        matches!(&out.0[..], [.., Action::Reply(text), Action::Close] if text.ends_with(b"421 4.7.0 too much input before my answer\r\n"))
+    );
+}
+
+/// A session in each state, by name.
+fn in_every_state() -> Vec<(&'static str, Session)> {
+    let start = "MAIL FROM:<>\r\nRCPT TO:<postmaster>\r\n";
+    [
+        ("idle", String::new()),
+        ("part of a line", "NOO".to_owned()),
+        ("long line", "x".repeat(5000)),
+        ("mail", "MAIL FROM:<>\r\n".to_owned()),
+        ("asking", "MAIL FROM:<>\r\nRCPT TO:<a>\r\nNOOP\r\n".to_owned()),
+        ("recipients", start.to_owned()),
+        ("data", format!("{start}DATA\r\nab\r\n.")),
+        ("refused data", format!("{start}DATA\r\na\nb")),
+        ("chunk", format!("{start}BDAT 5\r\nab")),
+        ("between chunks", format!("{start}BDAT 2\r\nab")),
+        ("refused between chunks", format!("{start}BDAT 2\r\na\n")),
+        ("skip", "BDAT 5\r\nab".to_owned()),
+        ("committing", format!("{start}BDAT 2 LAST\r\nabNOOP\r\n")),
+        ("closed", "QUIT\r\n".to_owned()),
+    ]
+    .map(|(name, input)| {
+        let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut Actions::default());
+        session.step(T0, Input::Bytes(input.as_bytes()), &mut Actions::default());
+        (name, session)
+    })
+    .into()
+}
+
+#[test]
+fn every_state_with_every_event() {
+    let has_message = ["data", "chunk", "between chunks"];
+    let late = Now { boot_s: T0.boot_s + 1200, ..T0 };
+    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue"] {
+        for (name, mut session) in in_every_state() {
+            let mut out = Actions::default();
+            let is_waiting = matches!(name, "asking" | "committing");
+            match event {
+                "closed" => session.step(T0, Input::Closed, &mut out),
+                "deadline" => session.step(late, Input::Deadline, &mut out),
+                "late bytes" => session.step(late, Input::Bytes(b"NOOP\r\n"), &mut out),
+                "drain" => session.step(T0, Input::Drain, &mut out),
+                "bytes" => session.step(T0, Input::Bytes(b"\r\n"), &mut out),
+                "early deadline" => session.step(T0, Input::Deadline, &mut out),
+                "recipient" => session.step(T0, Input::Recipient { question: 1, answer: RecipientAnswer::NoMailbox }, &mut out),
+                _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
+            }
+            let case = format!("{event} in {name}: {:?}", out.0);
+            let is_closed = session.end().is_some();
+            match event {
+                _ if name == "closed" => assert!(out.0.is_empty() && session.end() == Some(End::Quit), "{case}"),
+                "closed" => assert_eq!(session.end(), Some(End::Gone), "{case}"),
+                "deadline" | "late bytes" => assert_eq!(session.end() == Some(End::Timeout), !is_waiting, "{case}"),
+                "drain" => {
+                    let is_between = ["idle", "part of a line", "long line", "mail", "asking", "recipients"].contains(&name);
+                    assert_eq!(session.end() == Some(End::Drain), is_between, "{case}");
+                }
+                "early deadline" => assert!(out.0.is_empty(), "{case}"),
+                "recipient" => assert_eq!(out.0.is_empty(), name != "asking", "{case}"),
+                "queue" => assert_eq!(out.0.is_empty(), name != "committing", "{case}"),
+                _ => assert!(!is_closed, "{case}"),
+            }
+            let abandons = out.0.iter().filter(|action| **action == Action::Abandon).count();
+            assert_eq!(abandons == 1, is_closed && has_message.contains(&name) && name != "closed", "{case}");
+            assert!(!out.0.contains(&Action::Commit) || (event == "bytes" && name == "data"), "{case}");
+            assert_eq!(out.0.last() == Some(&Action::Close), is_closed && name != "closed", "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_drained_session_ends_behind_its_message() {
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
+    session.step(T0, Input::Bytes(b"MAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n"), &mut out);
+    session.step(T0, Input::Drain, &mut out);
+    assert_eq!(session.end(), None);
+    session.step(T0, Input::Bytes(b".\r\n"), &mut out);
+    out.0.clear();
+    session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out);
+    assert_eq!(
+        out.0,
+        [Action::Reply(b"250 2.0.0 ok 0 qp 5\r\n421 4.3.2 going down, try again in a moment\r\n".to_vec()), Action::Close]
+    );
+    assert_eq!(session.counts(), Counts { messages: 1, recipients: 1, bytes: 0, refused: 0 });
+}
+
+#[test]
+fn deadlines_start_over_with_each_command_but_not_with_a_part_of_one() {
+    let at = |boot_s| Now { boot_s, ..T0 };
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
+    assert_eq!(session.deadline_s(), 1300);
+    session.step(at(200), Input::Bytes(b"NOO"), &mut out);
+    assert_eq!(session.deadline_s(), 1300);
+    session.step(at(300), Input::Bytes(b"P\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n"), &mut out);
+    assert_eq!(session.deadline_s(), 1500);
+    session.step(at(400), Input::Bytes(b"x"), &mut out);
+    assert_eq!(session.deadline_s(), 1600);
+    session.step(at(86_499), Input::Deadline, &mut out);
+    assert_eq!(session.end(), Some(End::Timeout));
+    let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
+    for minute in 0..1440 {
+        session.step(at(100 + minute * 60), Input::Bytes(b"NOOP\r\n"), &mut out);
+        assert_eq!(session.end(), None, "{minute}");
+    }
+    session.step(at(86_500), Input::Bytes(b"NOOP\r\n"), &mut out);
+    assert_eq!(session.end(), Some(End::Timeout), "24 hours are enough");
+}
+
+#[test]
+fn an_endless_text_is_not_kept() {
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
+    session.step(T0, Input::Bytes(b"MAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n"), &mut out);
+    let chunk = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789\r\n".repeat(800);
+    let mut len = 0;
+    for _ in 0..500 {
+        out.0.clear();
+        session.step(T0, Input::Bytes(&chunk), &mut out);
+        let [Action::Body(body)] = &out.0[..] else { panic!("{:?}", out.0.len()) };
+        len += body.len();
+        assert!(session.held.capacity() == 0);
+    }
+    assert_eq!(len, 500 * 800 * 75);
+}
+
+#[test]
+fn strangers_bytes_reach_the_log_line_in_one_action() {
+    let seen = deliver(
+        config(),
+        Connection::default(),
+        b"MAIL FROM:<any@spam.example>\r\nMAIL FROM:<a@b>\r\nRCPT TO:<\"no \xc3\xa9\"@x>\r\n",
+    );
+    assert_eq!(seen.log.len(), 2);
+    assert!(seen.log[0].starts_with(b"refused from=<any@spam.example>: 553 5.7.1 "));
+    assert!(seen.log[1].starts_with(b"refused from=<a@b> to=<no \xc3\xa9@x>: 553 5.6.7 "));
+}
+
+#[test]
+fn arbitrary_bytes() {
+    for seed in [
+        &b"\0\xff\x07MAIL FROM:<>\r\nRCPT TO:<a>\r\nRCPT TO:<no>\r\nDATA\r\n.\r\nBDAT 3\r\nx"[..],
+        b"",
+        b"\xff\x00\x00EHLO x\r\nBDAT 9\r\nNOOP\r\nRSET\r\n",
+    ] {
+        fuzz::session(seed);
+    }
+    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(300), |(head: [u8; 3], words in proptest::collection::vec(0..24usize, 0..40), noise: Vec<u8>)| {
+        const WORDS: [&[u8]; 24] = [
+            b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<no@d>", b"RCPT TO:<te@d>", b"RCPT TO:<fa@d>", b"DATA", b"BDAT 3", b"BDAT 0 LAST",
+            b"BDAT 9 LAST", b"EHLO x", b"RSET", b"QUIT", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b".", b"\r\n.\r\n", b"Received: x\r\n",
+            b"MAIL FROM:<> SIZE=9 XVERP", b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", b"\0", b"RCPT TO:<postmaster>\r\nDATA\r\n",
+        ];
+        let text: Vec<u8> = words.iter().flat_map(|n| WORDS[*n].iter().chain(if *n < 12 { &b"\r\n"[..] } else { b"" }).copied()).collect();
+        fuzz::session(&[&head[..], &text, &noise].concat());
+    });
+}
+
+/// Runs `check` over all strings up to `len` on two threads.
+fn all_strings(len: u32, check: impl Fn(&[u8]) + Sync) {
+    std::thread::scope(|scope| {
+        for first in 0..2 {
+            let check = &check;
+            scope.spawn(move || (first..fuzz::smuggling_count(len)).step_by(2).for_each(|n| check(&fuzz::smuggling_string(n))));
+        }
+    });
+}
+
+#[test]
+fn smuggling_strings_are_all_of_them() {
+    let all: std::collections::BTreeSet<_> = (0..fuzz::smuggling_count(4)).map(fuzz::smuggling_string).collect();
+    assert_eq!((all.len(), all.iter().map(Vec::len).max()), (341, Some(4)));
+}
+
+#[test]
+fn smuggling_in_a_body() {
+    all_strings(6, fuzz::smuggling_body);
+}
+
+#[test]
+fn smuggling_at_every_position_of_a_session() {
+    all_strings(4, |string| fuzz::smuggling_inserted(string, if string.len() < 4 { 200 } else { 4 }));
+    all_strings(5, |string| {
+        if string.len() == 5 {
+            fuzz::smuggling_inserted(string, 0)
+        }
+    });
+}

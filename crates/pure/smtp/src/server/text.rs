@@ -1,0 +1,210 @@
+//! DATA and BDAT: from the first byte of a message to the queue's answer.
+//!
+//! A message that is refused on the way is given up at once, but its bytes are read to their end, so that none of them can be
+//! taken for a command. The bytes of a BDAT that comes at a wrong time are read for the same reason.
+
+use super::exchange::{Action, Actions, QueueAnswer};
+use super::transaction::Transaction;
+use super::{End, Session, State, replies};
+use crate::command;
+use crate::data::{Bounds, Decoder, Fault, Framing};
+use crate::trace::Received;
+
+/// A message whose text is coming in.
+#[derive(Debug)]
+pub(super) struct Message {
+    decoder: Decoder,
+    recipients: u64,
+    is_given_up: bool,
+}
+
+/// A chunk of which `left` bytes are still to come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunk {
+    size: u64,
+    left: u64,
+    is_last: bool,
+}
+
+impl Chunk {
+    pub(super) fn is_complete(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Takes this chunk's bytes off the front of `rest`.
+    fn take<'a>(&mut self, rest: &mut &'a [u8]) -> &'a [u8] {
+        let n = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
+        let (piece, behind) = rest.split_at_checked(n).unwrap_or_default();
+        *rest = behind;
+        self.left = self.left.saturating_sub(n as u64);
+        piece
+    }
+}
+
+impl Session {
+    pub(super) fn data(&mut self, argument: &[u8], out: &mut Actions) {
+        if !argument.is_empty() {
+            return self.refuse(replies::NO_ARGUMENT, out);
+        }
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Mail(transaction) if transaction.has_recipients() => {
+                let message = self.begin(transaction, Framing::Dots, out);
+                self.state = State::Data(message);
+                out.reply(replies::DATA.as_bytes());
+            }
+            other => self.refuse_in(other, out),
+        }
+    }
+
+    /// A command that needs recipients, in a state that has none.
+    fn refuse_in(&mut self, state: State, out: &mut Actions) {
+        let reply = wrong_state_reply(&state);
+        self.state = state;
+        self.refuse(reply, out);
+    }
+
+    pub(super) fn bdat(&mut self, argument: &[u8], out: &mut Actions) {
+        let Some((size, is_last)) = command::bdat(argument) else {
+            self.refuse(replies::BDAT_SIZE, out);
+            return self.close(End::Limit, None, out);
+        };
+        let chunk = Chunk { size, left: size, is_last };
+        self.state = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Mail(transaction) if transaction.has_recipients() => {
+                State::Chunk(self.begin(transaction, Framing::Chunks, out), chunk)
+            }
+            State::BetweenChunks(message) => State::Chunk(message, chunk),
+            other => State::Skip(chunk, Box::new(other)),
+        };
+    }
+
+    /// Opens the message; its text starts with our Received field, which `databytes` does not count.
+    fn begin(&mut self, transaction: Transaction, framing: Framing, out: &mut Actions) -> Message {
+        let (is_utf8, recipients) = (transaction.is_utf8(), transaction.recipients_count());
+        out.push(Action::Begin(transaction.into_envelope()));
+        let helo = self.helo.as_ref();
+        let protocol = match helo {
+            _ if is_utf8 => "UTF8SMTP",
+            Some(helo) if helo.is_extended => "ESMTP",
+            _ => "SMTP",
+        };
+        let received = Received {
+            remote_host: self.peer.remote_host.as_deref().unwrap_or(b"unknown"),
+            remote_ip: &self.peer.remote_ip,
+            remote_info: self.peer.remote_info.as_deref(),
+            helo: self.helo(),
+            local_host: self.peer.local_host.as_deref().unwrap_or(&self.config.me),
+            protocol,
+            unix_s: self.now.unix_s,
+        };
+        out.body(received.line());
+        let limits = &self.config.limits;
+        let bounds = Bounds { barelf: self.config.barelf, databytes: self.databytes(), line_len_max: limits.text_line_len_max };
+        Message { decoder: Decoder::new(framing, bounds), recipients, is_given_up: false }
+    }
+
+    /// Text by DATA.
+    pub(super) fn take_data(&mut self, mut message: Message, rest: &mut &[u8], out: &mut Actions) {
+        let mut text = Vec::new();
+        let taken = message.decoder.decode(rest, &mut text);
+        *rest = rest.get(taken..).unwrap_or_default();
+        self.hand_on(&mut message, text, out);
+        if message.decoder.has_ended() {
+            self.end_of_text(&message, out);
+        } else {
+            self.state = State::Data(message);
+        }
+    }
+
+    /// Text by BDAT.
+    pub(super) fn take_chunk(&mut self, mut message: Message, mut chunk: Chunk, rest: &mut &[u8], out: &mut Actions) {
+        let mut text = Vec::new();
+        message.decoder.decode(chunk.take(rest), &mut text);
+        if chunk.left == 0 && chunk.is_last {
+            message.decoder.finish(&mut text);
+        }
+        self.hand_on(&mut message, text, out);
+        if chunk.left > 0 {
+            self.state = State::Chunk(message, chunk);
+        } else if chunk.is_last {
+            self.end_of_text(&message, out);
+        } else {
+            let fault = message.decoder.fault();
+            self.state = State::BetweenChunks(message);
+            match fault {
+                Some(fault) => self.refuse(fault_reply(fault), out),
+                None => out.reply(format!("250 2.0.0 {} bytes received", chunk.size).as_bytes()),
+            }
+        }
+    }
+
+    /// A chunk nobody asked for.
+    pub(super) fn take_skipped(&mut self, mut chunk: Chunk, then: State, rest: &mut &[u8], out: &mut Actions) {
+        chunk.take(rest);
+        if chunk.left > 0 {
+            self.state = State::Skip(chunk, Box::new(then));
+        } else {
+            self.refuse_in(then, out);
+        }
+    }
+
+    /// Text goes on to the queue, unless the message is refused by now.
+    fn hand_on(&mut self, message: &mut Message, text: Vec<u8>, out: &mut Actions) {
+        if message.decoder.fault().is_none() {
+            out.body(text);
+        } else if !message.is_given_up {
+            message.is_given_up = true;
+            out.push(Action::Abandon);
+        }
+    }
+
+    fn end_of_text(&mut self, message: &Message, out: &mut Actions) {
+        if let Some(fault) = message.decoder.fault() {
+            self.refuse(fault_reply(fault), out);
+            return self.end_if_draining(out);
+        }
+        out.push(Action::Commit);
+        self.state = State::Committing { bytes: message.decoder.len(), recipients: message.recipients };
+    }
+
+    /// The queue's answer to [`Action::Commit`].
+    pub(super) fn queue_answered(&mut self, answer: &QueueAnswer, out: &mut Actions) {
+        let State::Committing { bytes, recipients } = self.state else { return };
+        self.state = State::Idle;
+        let reply = replies::queued(answer, self.now.unix_s);
+        out.reply(&reply);
+        if matches!(answer, QueueAnswer::Accepted { .. }) {
+            self.errors = 0;
+            self.counts.messages = self.counts.messages.saturating_add(1);
+            self.counts.recipients = self.counts.recipients.saturating_add(recipients);
+            self.counts.bytes = self.counts.bytes.saturating_add(bytes);
+        } else {
+            self.counts.refused = self.counts.refused.saturating_add(1);
+            out.push(Action::Log([b"refused by the queue: ", &reply[..]].concat()));
+        }
+        self.end_if_draining(out);
+    }
+}
+
+impl Message {
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_given_up
+    }
+}
+
+fn wrong_state_reply(state: &State) -> &'static str {
+    match state {
+        State::Mail(_) => replies::RCPT_FIRST,
+        State::BetweenChunks(_) => replies::BDAT_OPEN,
+        _ => replies::MAIL_FIRST,
+    }
+}
+
+fn fault_reply(fault: Fault) -> &'static str {
+    match fault {
+        Fault::BareLf => replies::BARE_LF,
+        Fault::TooManyHops => replies::TOO_MANY_HOPS,
+        Fault::TooLarge => replies::TOO_LARGE,
+        Fault::LineTooLong => replies::TEXT_LINE_TOO_LONG,
+    }
+}

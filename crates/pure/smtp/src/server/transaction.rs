@@ -1,0 +1,256 @@
+//! MAIL and RCPT: who may send what to whom.
+//!
+//! Pipelined RCPTs are judged together: up to [`QUESTIONS_MAX`] questions are with the directory at a time, and the replies
+//! keep the order of the commands. No other command is looked at while a question is open.
+
+use super::exchange::{Action, Actions, Envelope, RecipientAnswer};
+use super::{Session, State, replies};
+use crate::command::{self, MailParameters, Syntax};
+use std::collections::VecDeque;
+use wire::Address;
+
+/// Questions to the directory that one session may have open.
+pub const QUESTIONS_MAX: usize = 32;
+/// Bytes of all recipients of a message; 452 4.5.3 beyond it, so that a session's memory has a bound.
+const RECIPIENTS_LEN_MAX: usize = 1 << 20;
+
+/// What MAIL opened.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    sender: Address,
+    parameters: MailParameters,
+    recipients: Vec<Address>,
+    recipients_len: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+/// An RCPT that has no reply yet.
+#[derive(Debug)]
+struct Waiting {
+    recipient: Address,
+    /// The open question; `None` once there is a verdict.
+    question: Option<u32>,
+    verdict: Verdict,
+}
+
+/// Accepted, or the refusal.
+type Verdict = Result<(), &'static str>;
+
+impl Transaction {
+    pub(super) fn is_asking(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn is_full_of_questions(&self) -> bool {
+        self.waiting.len() >= QUESTIONS_MAX
+    }
+
+    pub(super) fn has_recipients(&self) -> bool {
+        !self.recipients.is_empty()
+    }
+
+    pub(super) fn is_utf8(&self) -> bool {
+        self.parameters.utf8
+    }
+
+    pub(super) fn recipients_count(&self) -> u64 {
+        self.recipients.len() as u64
+    }
+
+    pub(super) fn into_envelope(self) -> Box<Envelope> {
+        let MailParameters { eight_bit, utf8, verp, .. } = self.parameters;
+        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8, verp })
+    }
+}
+
+impl Session {
+    /// MAIL; a second one starts over, as with qmail.
+    pub(super) fn mail(&mut self, argument: &[u8], out: &mut Actions) {
+        match self.judge_mail(argument) {
+            Ok(transaction) => {
+                self.state = State::Mail(transaction);
+                out.reply(replies::MAIL.as_bytes());
+            }
+            Err((reply, sender)) => {
+                self.state = State::Idle;
+                self.log_refusal(sender.as_ref(), None, reply, out);
+                self.refuse_unlogged(reply, out);
+            }
+        }
+    }
+
+    fn judge_mail(&self, argument: &[u8]) -> Result<Transaction, (&'static str, Option<Address>)> {
+        let (sender, parameters) =
+            command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
+        let is_relay = self.peer.relay_client.is_some();
+        let refused = match MailParameters::parse(parameters, is_relay) {
+            Err(why) => syntax_reply(why, replies::SENDER_SYNTAX),
+            Ok(p) if self.databytes() != 0 && p.size > self.databytes() => replies::TOO_LARGE,
+            // Nothing is that large: refused even where no bound is set.
+            Ok(p) if p.size == u64::MAX => replies::TOO_LARGE,
+            Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
+            Ok(_) if self.config.badmailfrom.contains(&sender) => replies::BAD_MAIL_FROM,
+            Ok(parameters) => {
+                let (recipients, waiting) = (Vec::new(), VecDeque::new());
+                return Ok(Transaction { sender, parameters, recipients, recipients_len: 0, waiting });
+            }
+        };
+        Err((refused, Some(sender)))
+    }
+
+    /// RCPT; the reply comes when the directory has answered.
+    pub(super) fn rcpt(&mut self, argument: &[u8], out: &mut Actions) {
+        let State::Mail(transaction) = &self.state else {
+            let reply = if matches!(self.state, State::BetweenChunks(_)) { replies::BDAT_OPEN } else { replies::MAIL_FIRST };
+            return self.refuse(reply, out);
+        };
+        let judged = self.judge_rcpt(argument, transaction);
+        let question = self.questions.wrapping_add(1);
+        self.questions = question;
+        let State::Mail(transaction) = &mut self.state else { return };
+        transaction.waiting.push_back(match judged {
+            Ok(Judged::Ask { recipient, otherwise }) => {
+                out.push(Action::CheckRecipient { question, recipient: recipient.clone() });
+                Waiting { recipient, question: Some(question), verdict: otherwise }
+            }
+            Ok(Judged::Accept(recipient)) => Waiting { recipient, question: None, verdict: Ok(()) },
+            Err((recipient, reply)) => Waiting { recipient, question: None, verdict: Err(reply) },
+        });
+        self.settle_recipients(out);
+    }
+
+    /// What can be said before the directory is asked.
+    fn judge_rcpt(&self, argument: &[u8], transaction: &Transaction) -> Result<Judged, (Address, &'static str)> {
+        let syntax = |why| (Address::null(), syntax_reply(why, replies::RECIPIENT_SYNTAX));
+        let (recipient, parameters) = command::path(argument, "TO").map_err(syntax)?;
+        if !parameters.is_empty() {
+            return Err((recipient, replies::PARAMETER));
+        }
+        if recipient.is_null() {
+            return Err((recipient, replies::RECIPIENT_SYNTAX));
+        }
+        if recipient.is_utf8_only() && !transaction.parameters.utf8 {
+            return Err((recipient, replies::NEEDS_UTF8));
+        }
+        if transaction.is_full(&self.config, 0) {
+            return Err((recipient, replies::TOO_MANY_RECIPIENTS));
+        }
+        let recipient = self.rewritten(recipient).map_err(|recipient| (recipient, replies::PATH_TOO_LONG))?;
+        // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
+        if recipient.as_bytes().eq_ignore_ascii_case(b"postmaster") {
+            return Ok(Judged::Accept(recipient));
+        }
+        let otherwise = self.may_pass(&recipient);
+        if otherwise == Err(replies::CANNOT_TELL) {
+            return Err((recipient, replies::CANNOT_TELL));
+        }
+        Ok(Judged::Ask { recipient, otherwise })
+    }
+
+    /// RELAYCLIENT's value goes behind the recipient; `user@[our address]` is `user@localiphost`.
+    fn rewritten(&self, recipient: Address) -> Result<Address, Address> {
+        let is_ours = |host: &[u8]| command::literal(host).is_some_and(|ip| Some(ip) == self.peer.local_ip);
+        let recipient = match recipient.domain() {
+            Some(host) if is_ours(host) => {
+                Address::join(recipient.local(), &self.config.localiphost).map_err(|_| recipient.clone())?
+            }
+            _ => recipient,
+        };
+        match self.peer.relay_client.as_deref() {
+            Some(suffix) if !suffix.is_empty() => Address::new(&[recipient.as_bytes(), suffix].concat()).map_err(|_| recipient),
+            _ => Ok(recipient),
+        }
+    }
+
+    /// May this client send to a domain that is none of ours (promise 5)? An address without a domain never leaves this system.
+    fn may_pass(&self, recipient: &Address) -> Verdict {
+        if self.peer.relay_client.is_some() {
+            return Ok(());
+        }
+        match recipient.domain().map(|domain| self.config.rcpthosts.contains(domain)) {
+            None | Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => Err(replies::NO_RELAY),
+            Some(Err(_)) => Err(replies::CANNOT_TELL),
+        }
+    }
+
+    /// An answer of the directory.
+    pub(super) fn recipient_answered(&mut self, question: u32, answer: RecipientAnswer, out: &mut Actions) {
+        let State::Mail(transaction) = &mut self.state else { return };
+        let Some(waiting) = transaction.waiting.iter_mut().find(|waiting| waiting.question == Some(question)) else { return };
+        waiting.question = None;
+        match answer {
+            RecipientAnswer::Exists => waiting.verdict = Ok(()),
+            RecipientAnswer::NoMailbox => waiting.verdict = Err(replies::NO_MAILBOX),
+            RecipientAnswer::NotOurs => {}
+            RecipientAnswer::Temporary => waiting.verdict = Err(replies::CANNOT_TELL),
+        }
+        self.settle_recipients(out);
+    }
+
+    /// Replies to the RCPTs at the front whose verdict is known.
+    fn settle_recipients(&mut self, out: &mut Actions) {
+        while let State::Mail(transaction) = &mut self.state {
+            if transaction.waiting.front().is_none_or(|waiting| waiting.question.is_some()) {
+                return;
+            }
+            let Some(Waiting { recipient, verdict, .. }) = transaction.waiting.pop_front() else { return };
+            let len = recipient.as_bytes().len();
+            match verdict {
+                Ok(()) if transaction.is_full(&self.config, len) => {
+                    self.refuse_recipient(&recipient, replies::TOO_MANY_RECIPIENTS, out)
+                }
+                Ok(()) => {
+                    transaction.recipients_len = transaction.recipients_len.saturating_add(len);
+                    transaction.recipients.push(recipient);
+                    out.reply(replies::RCPT.as_bytes());
+                }
+                Err(reply) => self.refuse_recipient(&recipient, reply, out),
+            }
+        }
+    }
+
+    fn refuse_recipient(&mut self, recipient: &Address, reply: &'static str, out: &mut Actions) {
+        let sender = match &self.state {
+            State::Mail(transaction) => Some(transaction.sender.clone()),
+            _ => None,
+        };
+        self.log_refusal(sender.as_ref(), Some(recipient), reply, out);
+        self.counts.refused = self.counts.refused.saturating_add(1);
+        out.reply(reply.as_bytes());
+        // Temporary refusals say something about us or about the size of a list, nothing about the client.
+        if reply.starts_with('5') {
+            self.bad_recipients = self.bad_recipients.saturating_add(1);
+        }
+        let most = self.config.limits.bad_recipients_max;
+        if most != 0 && self.bad_recipients >= most {
+            self.close(super::End::Limit, Some(replies::TOO_MANY_BAD_RECIPIENTS), out);
+        }
+    }
+}
+
+impl Transaction {
+    /// Is there no room for one more recipient of `len` bytes?
+    fn is_full(&self, config: &super::Config, len: usize) -> bool {
+        self.recipients.len() >= config.limits.recipients_max || self.recipients_len.saturating_add(len) > RECIPIENTS_LEN_MAX
+    }
+}
+
+enum Judged {
+    Accept(Address),
+    /// `otherwise`: the verdict if the domain is none of ours.
+    Ask {
+        recipient: Address,
+        otherwise: Verdict,
+    },
+}
+
+fn syntax_reply(why: Syntax, mailbox: &'static str) -> &'static str {
+    match why {
+        Syntax::Form => replies::PATH_FORM,
+        Syntax::TooLong => replies::PATH_TOO_LONG,
+        Syntax::Mailbox => mailbox,
+        Syntax::Parameter => replies::PARAMETER,
+        Syntax::Value => replies::VALUE,
+    }
+}
