@@ -1,0 +1,531 @@
+//! Which delivery of a channel is next: fair among messages, within the windows of their sites and the channel's limit.
+//!
+//! Every unit of work (a transaction of up to a batch of recipients of one message at one site) carries a tag, as in start-time
+//! fair queueing: a message's first unit gets the channel's present time, each further one a tick more, and the open unit with
+//! the smallest tag goes first. So a list of five thousand recipients gets one unit in each round in which every other waiting
+//! message gets one, whether its recipients are at one site or at a thousand. Fresh mail and retries have a time of their own:
+//! of four picks one is the retries', and they never hold all slots, so that new mail finds one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::Hash;
+
+use crate::Lane;
+use crate::site::{Feedback, Site};
+
+/// Most sites that are remembered while nothing waits for them.
+pub const SITES_MAX: usize = 100_000;
+/// One pick in so many is offered to the retries first.
+const RETRY_TURN: u32 = 4;
+
+/// Work of one message at one site that can go out together: same route, any number of recipients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work<R> {
+    pub message: u64,
+    pub route: R,
+    /// Places in the envelope; not empty.
+    pub recipients: VecDeque<u32>,
+    /// Most recipients of one transaction; at least 1.
+    pub batch_max: usize,
+}
+
+/// A transaction to start. It holds a slot until [`Fair::done`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pick<R> {
+    pub message: u64,
+    pub route: R,
+    pub recipients: Vec<u32>,
+    pub slot: Slot,
+}
+
+/// A slot in use: give it back with [`Fair::done`], once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Slot {
+    site: usize,
+    lane: Lane,
+}
+
+/// A waiting unit's place in the order.
+type Tag = (u64, u64);
+
+#[derive(Debug)]
+struct Waiting<R> {
+    work: Work<R>,
+    /// Ticks between two units of this work: the number of parts its message was pushed in.
+    stride: u64,
+}
+
+#[derive(Debug)]
+struct Place<K, R> {
+    key: K,
+    site: Site,
+    in_flight: u32,
+    lanes: [BTreeMap<Tag, Waiting<R>>; 2],
+}
+
+/// See the module. `K` names sites, `R` routes.
+#[derive(Debug)]
+pub struct Fair<K, R> {
+    limit: u32,
+    /// Do sites have windows and back-off? The local channel is one site without.
+    watches_sites: bool,
+    keys: HashMap<K, usize>,
+    places: Vec<Option<Place<K, R>>>,
+    free: Vec<usize>,
+    /// The first unit of each open site: (tag, site).
+    open: [BTreeSet<(Tag, usize)>; 2],
+    time: [u64; 2],
+    in_flight: [u32; 2],
+    waiting: usize,
+    sequence: u64,
+    turn: u32,
+}
+
+fn index(lane: Lane) -> usize {
+    usize::from(lane == Lane::Retry)
+}
+
+const LANES: [Lane; 2] = [Lane::Fresh, Lane::Retry];
+
+impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
+    /// A channel with so many slots; `watches_sites`: sites have windows and are left alone when they are dead.
+    #[must_use]
+    pub fn new(limit: u32, watches_sites: bool) -> Self {
+        Self {
+            limit,
+            watches_sites,
+            keys: HashMap::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            open: [BTreeSet::new(), BTreeSet::new()],
+            time: [0; 2],
+            in_flight: [0; 2],
+            waiting: 0,
+            sequence: 0,
+            turn: 0,
+        }
+    }
+
+    /// concurrencylocal or concurrencyremote; 0 holds. What runs already runs on.
+    pub fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Slots in use.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.iter().sum()
+    }
+
+    /// Recipients that wait for a slot.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Sites that something is known of.
+    #[must_use]
+    pub fn sites(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The end of a site's back-off, while it lasts: its recipients are to be deferred, not pushed.
+    #[must_use]
+    pub fn dead_until_s(&self, key: &K, now_s: u64) -> Option<u64> {
+        let place = self.places.get(*self.keys.get(key)?)?.as_ref()?;
+        place.site.dead_until_s(now_s)
+    }
+
+    /// Parts of messages that wait for a site.
+    #[must_use]
+    pub fn waiting_at(&self, key: &K) -> usize {
+        let place = self.keys.get(key).and_then(|at| self.places.get(*at)?.as_ref());
+        place.map_or(0, |place| place.lanes.iter().map(BTreeMap::len).sum())
+    }
+
+    /// Adds all parts of one message: its work at each site.
+    pub fn push(&mut self, lane: Lane, parts: Vec<(K, Work<R>)>) {
+        let stride = u64::try_from(parts.len()).unwrap_or(u64::MAX);
+        let start = self.now(lane).saturating_add(1);
+        for ((key, work), tick) in parts.into_iter().zip(0..) {
+            if work.recipients.is_empty() {
+                continue;
+            }
+            self.waiting = self.waiting.saturating_add(work.recipients.len());
+            let at = self.place_of(key);
+            self.enqueue(at, lane, start.saturating_add(tick), Waiting { work, stride });
+        }
+    }
+
+    /// Puts recipients back that a transaction did not get to: they go on at once, before everything else of that lane.
+    pub fn push_front(&mut self, lane: Lane, key: K, work: Work<R>) {
+        if !work.recipients.is_empty() {
+            self.waiting = self.waiting.saturating_add(work.recipients.len());
+            let (at, now) = (self.place_of(key), self.now(lane));
+            self.enqueue(at, lane, now, Waiting { work, stride: 1 });
+        }
+    }
+
+    fn now(&self, lane: Lane) -> u64 {
+        self.time.get(index(lane)).copied().unwrap_or(0)
+    }
+
+    fn place_of(&mut self, key: K) -> usize {
+        if let Some(at) = self.keys.get(&key) {
+            return *at;
+        }
+        if self.keys.len() >= SITES_MAX {
+            self.forget_idle();
+        }
+        let place =
+            Some(Place { key: key.clone(), site: Site::default(), in_flight: 0, lanes: [BTreeMap::new(), BTreeMap::new()] });
+        let at = match self.free.pop() {
+            Some(at) => at,
+            None => {
+                self.places.push(None);
+                self.places.len().saturating_sub(1)
+            }
+        };
+        if let Some(slot) = self.places.get_mut(at) {
+            *slot = place;
+        }
+        self.keys.insert(key, at);
+        at
+    }
+
+    /// What was learnt of sites that have no work now is lost: they start again with the first window.
+    fn forget_idle(&mut self) {
+        for (at, slot) in self.places.iter_mut().enumerate() {
+            if slot.as_ref().is_some_and(|place| place.in_flight == 0 && place.lanes.iter().all(BTreeMap::is_empty)) {
+                if let Some(place) = slot.take() {
+                    self.keys.remove(&place.key);
+                }
+                self.free.push(at);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, at: usize, lane: Lane, tag: u64, waiting: Waiting<R>) {
+        let tag = (tag, self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.close(at);
+        if let Some(place) = self.places.get_mut(at).and_then(Option::as_mut)
+            && let Some(queue) = place.lanes.get_mut(index(lane))
+        {
+            queue.insert(tag, waiting);
+        }
+        self.reopen(at);
+    }
+
+    /// Takes a site out of the order; [`Fair::reopen`] puts it back as it is then.
+    fn close(&mut self, at: usize) {
+        let Some(place) = self.places.get(at).and_then(Option::as_ref) else { return };
+        for (queue, open) in place.lanes.iter().zip(self.open.iter_mut()) {
+            if let Some((tag, _)) = queue.first_key_value() {
+                open.remove(&(*tag, at));
+            }
+        }
+    }
+
+    fn reopen(&mut self, at: usize) {
+        let Some(place) = self.places.get(at).and_then(Option::as_ref) else { return };
+        if self.watches_sites && place.in_flight >= place.site.window() {
+            return;
+        }
+        for (queue, open) in place.lanes.iter().zip(self.open.iter_mut()) {
+            if let Some((tag, _)) = queue.first_key_value() {
+                open.insert((*tag, at));
+            }
+        }
+    }
+
+    /// The next transaction, if a slot is free and an open site has work.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Option<Pick<R>> {
+        if self.in_flight() >= self.limit {
+            return None;
+        }
+        let retries_first = self.turn.checked_rem(RETRY_TURN) == Some(RETRY_TURN.saturating_sub(1));
+        let order = if retries_first { [Lane::Retry, Lane::Fresh] } else { LANES };
+        let lane = order.into_iter().find(|lane| self.may_pick(*lane))?;
+        let (tag, at) = *self.open.get(index(lane))?.first()?;
+        self.turn = self.turn.wrapping_add(1);
+        self.close(at);
+        let picked = self.pick(at, lane, tag);
+        self.reopen(at);
+        picked
+    }
+
+    /// Retries leave an eighth of the slots, at least one of two, to fresh mail.
+    fn may_pick(&self, lane: Lane) -> bool {
+        let reserved = if self.limit > 1 { (self.limit / 8).max(1) } else { 0 };
+        let room = match lane {
+            Lane::Fresh => true,
+            Lane::Retry => self.in_flight.get(index(lane)).is_some_and(|used| *used < self.limit.saturating_sub(reserved)),
+        };
+        room && self.open.get(index(lane)).is_some_and(|open| !open.is_empty())
+    }
+
+    fn pick(&mut self, at: usize, lane: Lane, tag: Tag) -> Option<Pick<R>> {
+        let place = self.places.get_mut(at)?.as_mut()?;
+        let queue = place.lanes.get_mut(index(lane))?;
+        let mut waiting = queue.remove(&tag)?;
+        let count = waiting.work.batch_max.max(1).min(waiting.work.recipients.len());
+        let recipients: Vec<u32> = waiting.work.recipients.drain(..count).collect();
+        let (message, route) = (waiting.work.message, waiting.work.route.clone());
+        place.in_flight = place.in_flight.saturating_add(1);
+        if !waiting.work.recipients.is_empty() {
+            queue.insert((tag.0.saturating_add(waiting.stride), self.sequence), waiting);
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        self.waiting = self.waiting.saturating_sub(recipients.len());
+        if let Some(used) = self.in_flight.get_mut(index(lane)) {
+            *used = used.saturating_add(1);
+        }
+        if let Some(time) = self.time.get_mut(index(lane)) {
+            *time = (*time).max(tag.0);
+        }
+        Some(Pick { message, route, recipients, slot: Slot { site: at, lane } })
+    }
+
+    /// A transaction is over: its slot is free. Returns the work that waited for the site if that is dead now: the caller
+    /// defers it.
+    #[must_use = "this work is no longer here"]
+    pub fn done(&mut self, slot: Slot, feedback: Feedback, now_s: u64) -> Vec<Work<R>> {
+        if let Some(used) = self.in_flight.get_mut(index(slot.lane)) {
+            *used = used.saturating_sub(1);
+        }
+        self.close(slot.site);
+        let mut homeless = Vec::new();
+        if let Some(place) = self.places.get_mut(slot.site).and_then(Option::as_mut) {
+            place.in_flight = place.in_flight.saturating_sub(1);
+            if self.watches_sites {
+                place.site.learn(feedback, self.limit, now_s);
+                if place.site.dead_until_s(now_s).is_some() {
+                    homeless = place.lanes.iter_mut().flat_map(|queue| std::mem::take(queue).into_values()).collect();
+                }
+            }
+        }
+        self.reopen(slot.site);
+        self.forget_plain(slot.site);
+        let work: Vec<Work<R>> = homeless.into_iter().map(|waiting| waiting.work).collect();
+        self.waiting = self.waiting.saturating_sub(work.iter().map(|work| work.recipients.len()).sum());
+        work
+    }
+
+    /// A site without work of which nothing special is known needs no memory.
+    fn forget_plain(&mut self, at: usize) {
+        let Some(slot) = self.places.get_mut(at) else { return };
+        let idle =
+            |place: &Place<K, R>| place.in_flight == 0 && place.lanes.iter().all(BTreeMap::is_empty) && place.site.is_plain();
+        if slot.as_ref().is_some_and(idle)
+            && let Some(place) = slot.take()
+        {
+            self.keys.remove(&place.key);
+            self.free.push(at);
+        }
+    }
+
+    /// The site of a slot in use.
+    #[must_use]
+    pub fn key(&self, slot: &Slot) -> Option<&K> {
+        self.places.get(slot.site)?.as_ref().map(|place| &place.key)
+    }
+
+    /// Takes back everything of a message that waits: it was held or removed. Costs time in proportion to all that waits.
+    pub fn withdraw(&mut self, message: u64) -> Vec<u32> {
+        let mut taken = Vec::new();
+        for at in 0..self.places.len() {
+            let Some(place) = self.places.get(at).and_then(Option::as_ref) else { continue };
+            if !place.lanes.iter().any(|queue| queue.values().any(|waiting| waiting.work.message == message)) {
+                continue;
+            }
+            self.close(at);
+            if let Some(place) = self.places.get_mut(at).and_then(Option::as_mut) {
+                for queue in &mut place.lanes {
+                    queue.retain(|_, waiting| {
+                        let keep = waiting.work.message != message;
+                        if !keep {
+                            taken.extend(waiting.work.recipients.iter().copied());
+                        }
+                        keep
+                    });
+                }
+            }
+            self.reopen(at);
+            self.forget_plain(at);
+        }
+        self.waiting = self.waiting.saturating_sub(taken.len());
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn work(message: u64, recipients: std::ops::Range<u32>, batch_max: usize) -> Work<u8> {
+        Work { message, route: 0, recipients: recipients.collect(), batch_max }
+    }
+
+    #[test]
+    fn a_small_message_overtakes_a_big_list_at_one_site_and_at_many() {
+        for sites in [1u32, 1000] {
+            let mut fair = Fair::new(1, true);
+            let parts = (0..sites).map(|site| (site, work(1, 0..5000 / sites, 1))).collect();
+            fair.push(Lane::Fresh, parts);
+            for _ in 0..10 {
+                let pick = fair.next().unwrap();
+                assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+            }
+            fair.push(Lane::Fresh, vec![(7, work(2, 0..1, 1))]);
+            let order: Vec<u64> = (0..3)
+                .map(|_| {
+                    let pick = fair.next().unwrap();
+                    assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+                    pick.message
+                })
+                .collect();
+            assert!(order[..2].contains(&2), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn batches_windows_and_limits() {
+        let mut fair = Fair::new(20, true);
+        fair.push(Lane::Fresh, vec![('a', work(1, 0..250, 100)), ('b', work(1, 250..251, 100))]);
+        let picks: Vec<_> = std::iter::from_fn(|| fair.next()).collect();
+        assert_eq!(picks.iter().map(|p| p.recipients.len()).collect::<Vec<_>>(), [100, 1, 100, 50]);
+        assert_eq!((fair.in_flight(), fair.waiting()), (4, 0));
+        for message in 2..20 {
+            fair.push(Lane::Fresh, vec![('a', work(message, 0..1, 100))]);
+        }
+        let more: Vec<_> = std::iter::from_fn(|| fair.next()).collect();
+        assert_eq!(more.len(), 2, "the window of a new site is five");
+        for pick in picks.into_iter().chain(more) {
+            assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+        }
+        assert_eq!(std::iter::from_fn(|| fair.next()).count(), 10, "each success opens it by one");
+    }
+
+    #[test]
+    fn zero_holds_and_one_still_works() {
+        let mut fair = Fair::new(0, false);
+        fair.push(Lane::Retry, vec![((), work(1, 0..2, 1))]);
+        assert!(fair.next().is_none());
+        fair.set_limit(1);
+        let pick = fair.next().unwrap();
+        assert!(fair.next().is_none());
+        assert!(fair.done(pick.slot, Feedback::Nothing, 0).is_empty());
+        assert!(fair.next().is_some());
+    }
+
+    #[test]
+    fn retries_leave_a_slot_and_fresh_mail_leaves_them_turns() {
+        let mut fair = Fair::new(8, false);
+        fair.push(Lane::Retry, vec![((), work(1, 0..100, 1))]);
+        let held: Vec<_> = std::iter::from_fn(|| fair.next()).collect();
+        assert_eq!(held.len(), 7);
+        fair.push(Lane::Fresh, vec![((), work(2, 0..100, 1))]);
+        assert_eq!(fair.next().unwrap().message, 2);
+        for pick in held {
+            assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+        }
+        let retries = std::iter::from_fn(|| {
+            let Pick { message, slot, .. } = fair.next()?;
+            assert!(fair.done(slot, Feedback::Success, 0).is_empty());
+            Some(message)
+        });
+        assert_eq!(retries.take(40).filter(|message| *message == 1).count(), 10);
+    }
+
+    #[test]
+    fn a_dead_site_gives_its_work_back_and_comes_to_life_with_one_probe() {
+        let mut fair = Fair::new(20, true);
+        for message in 0..9 {
+            fair.push(Lane::Retry, vec![('x', work(message, 0..1, 1))]);
+        }
+        let (a, b) = (fair.next().unwrap(), fair.next().unwrap());
+        assert!(fair.done(a.slot, Feedback::Down, 1000).is_empty());
+        let deferred = fair.done(b.slot, Feedback::Down, 1000);
+        assert_eq!(deferred.len(), 7);
+        assert_eq!((fair.waiting(), fair.dead_until_s(&'x', 1000)), (0, Some(1060)));
+        assert_eq!(fair.dead_until_s(&'x', 1060), None);
+        for message in 0..3 {
+            fair.push(Lane::Retry, vec![('x', work(message, 0..1, 1))]);
+        }
+        let probe = fair.next().unwrap();
+        assert!(fair.next().is_none(), "one at a time until one gets through");
+        assert!(fair.done(probe.slot, Feedback::Success, 1061).is_empty());
+        assert!(fair.next().is_some());
+    }
+
+    #[test]
+    fn memory_of_sites_is_bounded() {
+        let mut fair = Fair::new(1, true);
+        for site in 0..250_000u32 {
+            fair.push(Lane::Fresh, vec![(site, work(1, 0..1, 1))]);
+            let pick = fair.next().unwrap();
+            assert!(fair.done(pick.slot, Feedback::Down, 0).is_empty());
+        }
+        assert!(fair.sites() <= SITES_MAX && fair.places.len() <= SITES_MAX);
+    }
+
+    #[test]
+    fn fuzz_corpus() {
+        for seed in 0..200u64 {
+            let bytes: Vec<u8> =
+                (0..400u64).map(|n| (n.wrapping_mul(seed * 2 + 1).wrapping_mul(0x9E37_79B9) >> 13) as u8).collect();
+            crate::fuzz::fair(&bytes);
+            crate::fuzz::backlog(&bytes);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_forgotten_or_doubled(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            crate::fuzz::fair(&bytes);
+        }
+
+        /// Between its arrival and its first pick every other waiting message gets at most two units in that lane.
+        #[test]
+        fn fairness_bound(sizes in proptest::collection::vec((1u32..200, 1u32..40), 1..12), warm in 0usize..300) {
+            let mut fair = Fair::new(1, true);
+            for ((size, sites), message) in sizes.iter().zip(1u64..) {
+                let sites = (*sites).min(*size);
+                let parts = (0..sites).map(|s| (s, work(message, s * (size / sites)..(s + 1) * (size / sites), 1))).collect();
+                fair.push(Lane::Fresh, parts);
+            }
+            for _ in 0..warm {
+                let Some(pick) = fair.next() else { break };
+                prop_assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+            }
+            fair.push(Lane::Fresh, vec![(999, work(99, 0..1, 1))]);
+            let mut before = BTreeMap::<u64, u32>::new();
+            loop {
+                let pick = fair.next().unwrap();
+                prop_assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+                if pick.message == 99 { break; }
+                *before.entry(pick.message).or_default() += 1;
+            }
+            prop_assert!(before.values().all(|units| *units <= 2), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn withdrawn_work_is_gone() {
+        let mut fair = Fair::new(4, true);
+        fair.push(Lane::Fresh, vec![(1, work(1, 0..3, 1)), (2, work(1, 3..5, 1))]);
+        fair.push(Lane::Fresh, vec![(1, work(2, 0..2, 1))]);
+        let taken: BTreeSet<u32> = fair.withdraw(1).into_iter().collect();
+        assert_eq!(taken, (0..5).collect());
+        assert_eq!(std::iter::from_fn(|| fair.next()).map(|pick| pick.message).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(fair.waiting(), 0);
+    }
+}
