@@ -1,1 +1,29 @@
-//! (being written)
+//! Mailboxes on disk: Maildir and mbox deliveries that survive a power cut, and the Maildir listing of POP3.
+//!
+//! Guarantees: a delivery that returns `Ok` has its file synced and its name synced; one that returns `Err` leaves nothing in
+//! `new/` that it could still take back, and never a part of a message there. Every name below a mailbox is opened relative to
+//! a directory descriptor, for virtual users with openat2(2) so that neither `..` nor a symbolic link leads out ([`Bounds`]).
+//! Existing files are never overwritten.
+//!
+//! Never here: what a `.qmail` file says (dotqmail), whose mailbox it is (qmail-lspawn), POP3.
+//! Every create, write, sync, link, rename, unlink and truncate goes through [`Disk`], so that tests can record and break them.
+//! Used by qmail-local and qmail-pop3d. Formats: qmail-family §3.5, maildir(5), mbox(5).
+#![forbid(unsafe_code)]
+
+mod body;
+mod bounds;
+mod deliver;
+pub mod disk;
+mod error;
+mod mailbox;
+mod mbox;
+mod name;
+
+pub use body::{Body, Letter, Stopped};
+pub use bounds::{Bounds, open_at, open_dir};
+pub use deliver::{Delivery, Maildir, deliver, deliver_batch};
+pub use disk::{Disk, Real};
+pub use error::{Error, errno_text};
+pub use mailbox::{Entry, Mailbox};
+pub use mbox::{Mbox, deliver_mbox};
+pub use name::host_name;

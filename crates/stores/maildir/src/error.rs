@@ -1,0 +1,89 @@
+//! What can go wrong with a mailbox, and how qmail-local says it. All of it is temporary: the message stays in the queue.
+
+use std::fmt;
+use std::io;
+
+/// A delivery or a mailbox that failed.
+#[derive(Debug)]
+pub enum Error {
+    /// The Maildir is not there or may not be entered.
+    NoMaildir(io::Error),
+    /// The message could not be read.
+    Read(io::Error),
+    /// Something could not be created, written, synced or named in a Maildir.
+    Write(io::Error),
+    /// An mbox file could not be opened.
+    OpenMbox(Vec<u8>, io::Error),
+    /// An mbox file could not be written or synced; what was written has been cut off again.
+    WriteMbox(Vec<u8>, io::Error),
+    /// Somebody held the lock of an mbox file all the time that we wait.
+    Locked,
+}
+
+impl Error {
+    /// Always: see the module.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        true
+    }
+
+    /// The errno behind it, if there is one.
+    #[must_use]
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::NoMaildir(e) | Self::Read(e) | Self::Write(e) | Self::OpenMbox(_, e) | Self::WriteMbox(_, e) => Some(e),
+            Self::Locked => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    /// The classic texts (qmail-family §1.3).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMaildir(_) => f.write_str("Unable to chdir to maildir. (#4.2.1)"),
+            Self::Read(_) => f.write_str("Unable to read message. (#4.3.0)"),
+            Self::Write(_) => f.write_str("Temporary error on maildir delivery. (#4.3.0)"),
+            Self::OpenMbox(path, e) => {
+                write!(f, "Unable to open {}: {}. (#4.2.1)", wire::escape::visible(path), errno_text(e))
+            }
+            Self::WriteMbox(path, e) => {
+                write!(f, "Unable to write {}: {}. (#4.3.0)", wire::escape::visible(path), errno_text(e))
+            }
+            Self::Locked => f.write_str("File has been locked for 30 seconds straight. (#4.3.0)"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The system's text for an error, as strerror(3) gives it: without the number that Rust adds.
+#[must_use]
+pub fn errno_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(at) => text.get(..at).unwrap_or(&text).to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_the_classic_ones() {
+        let e = || io::Error::from_raw_os_error(13);
+        for (error, text) in [
+            (Error::NoMaildir(e()), "Unable to chdir to maildir. (#4.2.1)"),
+            (Error::Read(e()), "Unable to read message. (#4.3.0)"),
+            (Error::Write(e()), "Temporary error on maildir delivery. (#4.3.0)"),
+            (Error::OpenMbox(b"./M\x1b".to_vec(), e()), "Unable to open ./M\\x1b: Permission denied. (#4.2.1)"),
+            (Error::WriteMbox(b"/m".to_vec(), e()), "Unable to write /m: Permission denied. (#4.3.0)"),
+            (Error::Locked, "File has been locked for 30 seconds straight. (#4.3.0)"),
+        ] {
+            assert_eq!(error.to_string(), text);
+            assert!(error.is_temporary());
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A Maildir as POP3 sees it: what lies in `new/` and `cur/`, in the order of arrival, and how it is read, removed, marked.
+//!
+//! A message's unique id is its name before the `:` (qmail-pop3d), which stays when it moves from `new/` to `cur/`. Only regular
+//! files count; no name is followed as a link.
+
+use crate::bounds::{open_at, open_dir};
+use crate::{Bounds, Disk, Error};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Messages that one listing holds (some 50 MiB of memory); the others come when these are gone.
+const MESSAGES_MAX: usize = 300_000;
+
+/// An open Maildir to read from.
+#[derive(Debug)]
+pub struct Mailbox {
+    new: OwnedFd,
+    cur: OwnedFd,
+}
+
+/// A message in a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    name: Vec<u8>,
+    is_new: bool,
+    /// The file's length in bytes, lines ending in LF.
+    pub size: u64,
+    /// When it arrived: seconds and nanoseconds of its mtime.
+    pub arrived: (i64, u64),
+}
+
+impl Entry {
+    /// The name before the `:`.
+    #[must_use]
+    pub fn uid(&self) -> &[u8] {
+        self.name.split(|b| *b == b':').next().unwrap_or_default()
+    }
+
+    /// Is it in `new/`, never marked?
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+}
+
+impl Mailbox {
+    /// Opens the Maildir at `path` from `home`.
+    ///
+    /// # Errors
+    /// [`Error::NoMaildir`] if it or its `new/` or `cur/` is not there. Temporary.
+    pub fn open(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> Result<Self, Error> {
+        let dir = open_dir(home, path, bounds).map_err(Error::NoMaildir)?;
+        let open = |name: &[u8]| open_dir(dir.as_fd(), name, bounds).map_err(Error::NoMaildir);
+        Ok(Self { new: open(b"new")?, cur: open(b"cur")? })
+    }
+
+    /// All messages by time of arrival; at the same time by name. Files whose name starts with a dot are not messages.
+    ///
+    /// # Errors
+    /// A directory cannot be read. Temporary.
+    pub fn list(&self) -> Result<Vec<Entry>, Error> {
+        let mut entries = Vec::new();
+        for (dir, is_new) in [(&self.new, true), (&self.cur, false)] {
+            for item in rustix::fs::Dir::read_from(dir).map_err(|e| Error::Read(e.into()))? {
+                if entries.len() >= MESSAGES_MAX {
+                    break;
+                }
+                let item = item.map_err(|e| Error::Read(e.into()))?;
+                entries.extend(entry(dir.as_fd(), item.file_name(), is_new));
+            }
+        }
+        entries.sort_by(|a, b| (a.arrived, &a.name).cmp(&(b.arrived, &b.name)));
+        Ok(entries)
+    }
+
+    /// The message for reading.
+    ///
+    /// # Errors
+    /// It is gone (another client) or cannot be opened.
+    pub fn open_message(&self, entry: &Entry) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(open_at(self.dir(entry), &entry.name, flags, Mode::empty(), Bounds::Beneath)?);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    /// Removes it. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// It is still there.
+    pub fn delete(&self, disk: &dyn Disk, entry: &Entry) -> io::Result<()> {
+        gone_is_fine(disk.unlink(self.dir(entry), &entry.name))
+    }
+
+    /// Moves a message from `new/X` to `cur/X:2,`: it has been seen by a reader, with no flags. Others stay as they are.
+    ///
+    /// # Errors
+    /// It is still in `new/`.
+    pub fn mark_seen(&self, disk: &dyn Disk, entry: &Entry) -> io::Result<()> {
+        if !entry.is_new {
+            return Ok(());
+        }
+        let marked = [&entry.name[..], b":2,"].concat();
+        gone_is_fine(disk.rename(self.new.as_fd(), &entry.name, self.cur.as_fd(), &marked))
+    }
+
+    fn dir(&self, entry: &Entry) -> BorrowedFd<'_> {
+        if entry.is_new { self.new.as_fd() } else { self.cur.as_fd() }
+    }
+}
+
+fn entry(dir: BorrowedFd<'_>, name: &std::ffi::CStr, is_new: bool) -> Option<Entry> {
+    if name.to_bytes().starts_with(b".") {
+        return None;
+    }
+    // One that is gone between readdir and stat is no message any more.
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
+    }
+    let size = u64::try_from(stat.st_size).ok()?;
+    Some(Entry { name: name.to_bytes().to_vec(), is_new, size, arrived: (stat.st_mtime, stat.st_mtime_nsec) })
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Maildir, Real};
+    use std::io::Read;
+    use std::time::{Duration, SystemTime};
+
+    fn mailbox(files: &[(&str, &str, u64)]) -> (tempfile::TempDir, Mailbox) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = File::open(dir.path()).unwrap();
+        Maildir::create(&Real, home.as_fd(), b"Maildir", Bounds::Beneath).unwrap();
+        for (name, text, time_s) in files {
+            let path = dir.path().join("Maildir").join(name);
+            std::fs::write(&path, text).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(*time_s)).unwrap();
+        }
+        let mailbox = Mailbox::open(home.as_fd(), b"./Maildir/", Bounds::Beneath).unwrap();
+        (dir, mailbox)
+    }
+
+    fn uids(mailbox: &Mailbox) -> Vec<String> {
+        mailbox.list().unwrap().iter().map(|e| String::from_utf8(e.uid().to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_list_is_by_arrival_over_new_and_cur() {
+        let (dir, mailbox) = mailbox(&[
+            ("new/c", "333", 30),
+            ("cur/b:2,S", "22", 20),
+            ("new/a", "1", 10),
+            ("cur/d", "", 30),
+            ("new/.hidden", "x", 1),
+            ("tmp/t", "x", 1),
+        ]);
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("Maildir/new/link")).unwrap();
+        std::fs::create_dir(dir.path().join("Maildir/cur/sub")).unwrap();
+        assert_eq!(uids(&mailbox), ["a", "b", "c", "d"]);
+        let list = mailbox.list().unwrap();
+        assert_eq!(list.iter().map(|e| (e.size, e.is_new())).collect::<Vec<_>>(), [(1, true), (2, false), (3, true), (0, false)]);
+        let mut text = String::new();
+        mailbox.open_message(&list[1]).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "22");
+    }
+
+    #[test]
+    fn seen_messages_move_and_keep_their_uid_and_deleted_ones_are_gone() {
+        let (dir, mailbox) = mailbox(&[("new/a", "1", 10), ("cur/b:2,S", "2", 20), ("new/c", "3", 30)]);
+        let list = mailbox.list().unwrap();
+        mailbox.mark_seen(&Real, &list[0]).unwrap();
+        mailbox.mark_seen(&Real, &list[1]).unwrap();
+        mailbox.delete(&Real, &list[2]).unwrap();
+        mailbox.delete(&Real, &list[2]).unwrap();
+        assert!(dir.path().join("Maildir/cur/a:2,").exists() && dir.path().join("Maildir/cur/b:2,S").exists());
+        assert_eq!(uids(&mailbox), ["a", "b"]);
+        assert!(mailbox.open_message(&list[2]).is_err());
+    }
+
+    #[test]
+    fn a_message_that_became_a_link_is_not_read() {
+        let (dir, mailbox) = mailbox(&[("new/a", "1", 10)]);
+        let list = mailbox.list().unwrap();
+        std::fs::remove_file(dir.path().join("Maildir/new/a")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("Maildir/new/a")).unwrap();
+        assert!(mailbox.open_message(&list[0]).is_err());
+    }
+}
