@@ -31,6 +31,8 @@ struct Waiting {
     /// The open question; `None` once there is a verdict.
     question: Option<u32>,
     verdict: Verdict,
+    /// The verdict is about the command itself, so that it holds even if there is no room for another recipient.
+    is_about_syntax: bool,
 }
 
 /// Accepted, or the refusal.
@@ -108,43 +110,50 @@ impl Session {
         let question = self.questions.wrapping_add(1);
         self.questions = question;
         let State::Mail(transaction) = &mut self.state else { return };
-        transaction.waiting.push_back(match judged {
-            Ok(Judged::Ask { recipient, otherwise }) => {
+        let (recipient, question, verdict, is_about_syntax) = match judged {
+            Judged::Ask { recipient, otherwise } => {
                 out.push(Action::CheckRecipient { question, recipient: recipient.clone() });
-                Waiting { recipient, question: Some(question), verdict: otherwise }
+                (recipient, Some(question), otherwise, false)
             }
-            Ok(Judged::Accept(recipient)) => Waiting { recipient, question: None, verdict: Ok(()) },
-            Err((recipient, reply)) => Waiting { recipient, question: None, verdict: Err(reply) },
-        });
+            Judged::Now { recipient, verdict } => (recipient, None, verdict, false),
+            Judged::Syntax { recipient, reply } => (recipient, None, Err(reply), true),
+        };
+        transaction.waiting.push_back(Waiting { recipient, question, verdict, is_about_syntax });
         self.settle_recipients(out);
     }
 
     /// What can be said before the directory is asked.
-    fn judge_rcpt(&self, argument: &[u8], transaction: &Transaction) -> Result<Judged, (Address, &'static str)> {
-        let syntax = |why| (Address::null(), syntax_reply(why, replies::RECIPIENT_SYNTAX));
-        let (recipient, parameters) = command::path(argument, "TO").map_err(syntax)?;
-        if !parameters.is_empty() {
-            return Err((recipient, replies::PARAMETER));
+    fn judge_rcpt(&self, argument: &[u8], transaction: &Transaction) -> Judged {
+        let (recipient, parameters) = match command::path(argument, "TO") {
+            Ok(parsed) => parsed,
+            Err(why) => {
+                return Judged::Syntax { recipient: Address::null(), reply: syntax_reply(why, replies::RECIPIENT_SYNTAX) };
+            }
+        };
+        let complaint = match () {
+            () if !parameters.is_empty() => Some(replies::PARAMETER),
+            () if recipient.is_null() => Some(replies::RECIPIENT_SYNTAX),
+            () if recipient.is_utf8_only() && !transaction.parameters.utf8 => Some(replies::NEEDS_UTF8),
+            () => None,
+        };
+        if let Some(reply) = complaint {
+            return Judged::Syntax { recipient, reply };
         }
-        if recipient.is_null() {
-            return Err((recipient, replies::RECIPIENT_SYNTAX));
-        }
-        if recipient.is_utf8_only() && !transaction.parameters.utf8 {
-            return Err((recipient, replies::NEEDS_UTF8));
-        }
+        let recipient = match self.rewritten(recipient) {
+            Ok(recipient) => recipient,
+            Err(recipient) => return Judged::Syntax { recipient, reply: replies::PATH_TOO_LONG },
+        };
         if transaction.is_full(&self.config, 0) {
-            return Err((recipient, replies::TOO_MANY_RECIPIENTS));
+            return Judged::Now { recipient, verdict: Err(replies::TOO_MANY_RECIPIENTS) };
         }
-        let recipient = self.rewritten(recipient).map_err(|recipient| (recipient, replies::PATH_TOO_LONG))?;
         // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
         if recipient.as_bytes().eq_ignore_ascii_case(b"postmaster") {
-            return Ok(Judged::Accept(recipient));
+            return Judged::Now { recipient, verdict: Ok(()) };
         }
-        let otherwise = self.may_pass(&recipient);
-        if otherwise == Err(replies::CANNOT_TELL) {
-            return Err((recipient, replies::CANNOT_TELL));
+        match self.may_pass(&recipient) {
+            verdict @ Err(replies::CANNOT_TELL) => Judged::Now { recipient, verdict },
+            otherwise => Judged::Ask { recipient, otherwise },
         }
-        Ok(Judged::Ask { recipient, otherwise })
     }
 
     /// RELAYCLIENT's value goes behind the recipient; `user@[our address]` is `user@localiphost`.
@@ -194,12 +203,12 @@ impl Session {
             if transaction.waiting.front().is_none_or(|waiting| waiting.question.is_some()) {
                 return;
             }
-            let Some(Waiting { recipient, verdict, .. }) = transaction.waiting.pop_front() else { return };
+            let Some(Waiting { recipient, verdict, is_about_syntax, .. }) = transaction.waiting.pop_front() else { return };
             let len = recipient.as_bytes().len();
+            // Without room it does not matter what the directory says, nor whether it was asked before there was no room.
+            let is_full = transaction.is_full(&self.config, if verdict.is_ok() { len } else { 0 });
             match verdict {
-                Ok(()) if transaction.is_full(&self.config, len) => {
-                    self.refuse_recipient(&recipient, replies::TOO_MANY_RECIPIENTS, out)
-                }
+                _ if is_full && !is_about_syntax => self.refuse_recipient(&recipient, replies::TOO_MANY_RECIPIENTS, out),
                 Ok(()) => {
                     transaction.recipients_len = transaction.recipients_len.saturating_add(len);
                     transaction.recipients.push(recipient);
@@ -237,11 +246,18 @@ impl Transaction {
 }
 
 enum Judged {
-    Accept(Address),
-    /// `otherwise`: the verdict if the domain is none of ours.
+    /// The directory decides; `otherwise`: the verdict if the domain is none of ours.
     Ask {
         recipient: Address,
         otherwise: Verdict,
+    },
+    Now {
+        recipient: Address,
+        verdict: Verdict,
+    },
+    Syntax {
+        recipient: Address,
+        reply: &'static str,
     },
 }
 
