@@ -1,1 +1,5 @@
-fn main() {}
+//! Starts the whole system and keeps it running (qmail-start(8)).
+
+fn main() -> std::process::ExitCode {
+    qmail_start::main()
+}
