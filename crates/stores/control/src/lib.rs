@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod error;
+pub mod inject;
 pub mod lspawn;
 pub mod popup;
 pub mod program;
@@ -15,9 +16,11 @@ pub mod remote;
 pub mod resolve;
 pub mod root;
 pub mod routes;
+pub mod send;
 pub mod watched;
 
 pub use error::ControlError;
+pub use inject::Inject;
 pub use remote::Remote;
 pub use resolve::Resolve;
 pub use root::Root;
