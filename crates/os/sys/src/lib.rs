@@ -9,6 +9,7 @@ pub mod confine;
 pub mod fs;
 pub mod inherited;
 pub mod memfd;
+pub mod numbered;
 pub mod passwd;
 pub mod random;
 pub mod seqpacket;

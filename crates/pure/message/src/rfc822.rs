@@ -9,8 +9,9 @@
 
 use std::borrow::Cow;
 
-/// Most tokens in one field: a field of 300,000 addresses fits, and hostile text (all dots) stays under 64 MiB of tokens.
-pub const TOKENS_MAX: usize = 1 << 21;
+/// Most tokens in one field: 80,000 addresses fit, and hostile text (`a,a,…`, each word completed to a whole address) stays under
+/// 256 MiB, so that the limit of the process (sandbox::table::TOOL) is never met.
+pub const TOKENS_MAX: usize = 1 << 19;
 
 /// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

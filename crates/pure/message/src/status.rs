@@ -26,9 +26,12 @@ impl Status {
         let (class, rest) = number(text, 1)?;
         let (subject, rest) = number(rest.strip_prefix(b".")?, 3)?;
         let (detail, rest) = number(rest.strip_prefix(b".")?, 3)?;
-        let ends = !rest.first().is_some_and(|b| b.is_ascii_alphanumeric())
-            && !(rest.first() == Some(&b'.') && rest.get(1).is_some_and(u8::is_ascii_digit));
-        (matches!(class, 4 | 5) && ends).then_some(Self { class: u8::try_from(class).ok()?, subject, detail })
+        let goes_on = match rest {
+            [b'.', next, ..] => next.is_ascii_digit(),
+            [next, ..] => next.is_ascii_alphanumeric(),
+            [] => false,
+        };
+        (matches!(class, 4 | 5) && !goes_on).then_some(Self { class: u8::try_from(class).ok()?, subject, detail })
     }
 
     /// The code a report holds: that of the remote reply (`550 5.1.1 …`), otherwise the last `(#5.1.1)`, otherwise any word like one.

@@ -12,8 +12,11 @@ pub const LINE_LEN_MAX: usize = 80;
 /// The tokens of `Name:`, which no rewriting touches.
 const NAME_TOKENS: usize = 2;
 
-/// The rewritten field and the unquoted addresses in it. The error holds the addresses found before the field stopped making sense.
-pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Vec<Vec<u8>>), Vec<Vec<u8>>> {
+/// Unquoted addresses in the order in which they were found.
+pub(super) type Found = Vec<Vec<u8>>;
+
+/// The rewritten field and the addresses in it. The error holds the addresses found before the field stopped making sense.
+pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Found), Found> {
     let mut name = parse(raw).map_err(|_| Vec::new())?;
     let body = name.split_off(NAME_TOKENS.min(name.len()));
     let mut list = List { rest: body, out: Vec::new(), address: Vec::new(), qualifier, found: Vec::new(), in_group: false };
