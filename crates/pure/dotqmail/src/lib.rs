@@ -2,7 +2,7 @@
 //!
 //! This is dot-qmail(5) and qmail-local(8) without a file, a clock or a process: [`search`] names the files in the order they are
 //! tried, [`Plan`] is what one of them says, [`Delivery`] makes the trace lines and the environment, [`exit`] reads a program's
-//! exit code, [`LoopCheck`] and [`FromQuoter`] go over a message in chunks. All of it agrees with the classic qmail-local to the
+//! exit code, [`FromQuoter`] goes over a message in chunks. All of it agrees with the classic qmail-local to the
 //! byte; where it does not, the item says so.
 //!
 //! Guarantees: no panic on any bytes; nothing of a message or an address is ever read as an instruction.
@@ -14,14 +14,12 @@ pub mod exit;
 mod from_line;
 #[doc(hidden)]
 pub mod fuzz;
-mod loop_check;
 mod plan;
 pub mod search;
 
 pub use delivery::{Delivery, ENVIRONMENT_NAMES};
 pub use from_line::FromQuoter;
-pub use loop_check::{LOOPING, LoopCheck};
-pub use plan::{Instruction, Plan, Reach, Refusal};
+pub use plan::{Instruction, Plan, Refusal};
 
 /// Longest `.qmail` file, in bytes: room for some 50,000 forwards; a worker's memory stays bounded (classic: no bound).
 pub const DOTQMAIL_LEN_MAX: usize = 2 << 20;

@@ -18,15 +18,6 @@ pub enum Instruction<'a> {
     Forward(&'a [u8]),
 }
 
-/// Where the instructions of a file may lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// A system user, or a domain that `control/vmailprograms` names: programs and any path.
-    Anywhere,
-    /// A virtual user: no programs, no absolute path. (Paths with `..` and links are stopped where files are opened.)
-    Home,
-}
-
 /// Why a plan ends before its last line, or cannot begin. All are temporary: the owner can repair the file, and no mail is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -36,10 +27,6 @@ pub enum Refusal {
     FileButForwardOnly,
     /// A program line in a forward-only file.
     ProgramButForwardOnly,
-    /// A program line of a virtual user.
-    ProgramForbidden,
-    /// An absolute path of a virtual user.
-    AbsolutePathForbidden,
     /// A line with a NUL in it. (Classic: the line silently ends there.)
     Nul,
 }
@@ -58,8 +45,6 @@ impl fmt::Display for Refusal {
             Self::FirstLineBlank => "Uh-oh: first line of .qmail file is blank. (#4.2.1)",
             Self::FileButForwardOnly => "Uh-oh: .qmail has file delivery but has x bit set. (#4.7.0)",
             Self::ProgramButForwardOnly => "Uh-oh: .qmail has prog delivery but has x bit set. (#4.7.0)",
-            Self::ProgramForbidden => "Uh-oh: .qmail has prog delivery but this domain may not run programs. (#4.7.0)",
-            Self::AbsolutePathForbidden => "Uh-oh: .qmail has an absolute path but this domain may not leave its homes. (#4.7.0)",
             Self::Nul => "Uh-oh: .qmail file holds a NUL. (#4.7.0)",
         })
     }
@@ -80,7 +65,7 @@ impl<'a> Plan<'a> {
     /// Reads `text`; an empty file is read as `default_delivery`, which the owner's x bit does not restrict.
     /// `is_forward_only`: the file has its owner's x bit.
     #[must_use]
-    pub fn new(text: &'a [u8], is_forward_only: bool, default_delivery: &'a [u8], reach: Reach) -> Self {
+    pub fn new(text: &'a [u8], is_forward_only: bool, default_delivery: &'a [u8]) -> Self {
         let (text, mut is_forward_only) = if text.is_empty() { (default_delivery, false) } else { (text, is_forward_only) };
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let mut plan = Self::default();
@@ -89,7 +74,7 @@ impl<'a> Plan<'a> {
             if line == b"+list" {
                 is_forward_only = true;
             }
-            match instruction(line, number == 0, is_forward_only, reach) {
+            match instruction(line, number == 0, is_forward_only) {
                 Ok(None) => {}
                 Ok(Some(instruction)) => plan.instructions.push(instruction),
                 Err(refusal) => {
@@ -101,7 +86,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// Does carrying it out need `exec`, or a path that a confined worker of a virtual domain cannot reach?
+    /// Does carrying it out need `exec`?
     #[must_use]
     pub fn has_program(&self) -> bool {
         self.instructions.iter().any(|instruction| matches!(instruction, Instruction::Program(_)))
@@ -121,7 +106,7 @@ fn trim_end(line: &[u8]) -> &[u8] {
     line.get(..end).unwrap_or(line)
 }
 
-fn instruction(line: &[u8], is_first: bool, is_forward_only: bool, reach: Reach) -> Result<Option<Instruction<'_>>, Refusal> {
+fn instruction(line: &[u8], is_first: bool, is_forward_only: bool) -> Result<Option<Instruction<'_>>, Refusal> {
     let Some((mark, rest)) = line.split_first() else {
         return if is_first { Err(Refusal::FirstLineBlank) } else { Ok(None) };
     };
@@ -132,8 +117,6 @@ fn instruction(line: &[u8], is_first: bool, is_forward_only: bool, reach: Reach)
         b'#' | b'+' => return Ok(None),
         b'.' | b'/' if is_forward_only => return Err(Refusal::FileButForwardOnly),
         b'|' if is_forward_only => return Err(Refusal::ProgramButForwardOnly),
-        b'|' if reach == Reach::Home => return Err(Refusal::ProgramForbidden),
-        b'/' if reach == Reach::Home => return Err(Refusal::AbsolutePathForbidden),
         b'.' | b'/' if line.ends_with(b"/") => Instruction::Maildir(line),
         b'.' | b'/' => Instruction::Mbox(line),
         b'|' => Instruction::Program(rest),
@@ -149,8 +132,8 @@ mod tests {
 
     type Expected = (&'static [Instruction<'static>], Option<Refusal>);
 
-    fn plan(text: &str, reach: Reach) -> Plan<'_> {
-        Plan::new(text.as_bytes(), false, b"./Default/", reach)
+    fn plan(text: &str) -> Plan<'_> {
+        Plan::new(text.as_bytes(), false, b"./Default/")
     }
 
     #[test]
@@ -189,14 +172,14 @@ mod tests {
             ("a@b\r\n", (&[Forward(b"a@b\r")], None)),
         ];
         for (text, (instructions, refusal)) in table {
-            let plan = plan(text, Reach::Anywhere);
+            let plan = plan(text);
             assert_eq!((&plan.instructions[..], plan.refusal), (*instructions, *refusal), "{text:?}");
         }
     }
 
     #[test]
     fn the_x_bit_allows_forwards_alone_but_not_for_an_empty_file() {
-        let read = |text: &'static [u8]| Plan::new(text, true, b"./Mailbox\n", Reach::Anywhere);
+        let read = |text: &'static [u8]| Plan::new(text, true, b"./Mailbox\n");
         assert_eq!(read(b""), Plan { instructions: vec![Mbox(b"./Mailbox")], refusal: None });
         assert_eq!(read(b"a@b\n"), Plan { instructions: vec![Forward(b"a@b")], refusal: None });
         assert_eq!(read(b"a@b\n./x\n"), Plan { instructions: vec![Forward(b"a@b")], refusal: Some(Refusal::FileButForwardOnly) });
@@ -206,29 +189,15 @@ mod tests {
 
     #[test]
     fn a_default_delivery_may_be_several_lines_or_nothing() {
-        let read = |default: &'static [u8]| Plan::new(b"", false, default, Reach::Anywhere);
+        let read = |default: &'static [u8]| Plan::new(b"", false, default);
         assert_eq!(read(b"|a\n./b/").instructions, [Program(b"a"), Maildir(b"./b/")]);
         assert_eq!(read(b"").refusal, Some(Refusal::FirstLineBlank));
         assert_eq!(read(b"#"), Plan::default());
     }
 
     #[test]
-    fn a_virtual_user_reaches_no_program_and_no_absolute_path() {
-        for (text, refusal) in [
-            ("|x\n", Some(Refusal::ProgramForbidden)),
-            ("/x\n", Some(Refusal::AbsolutePathForbidden)),
-            ("/x/\n", Some(Refusal::AbsolutePathForbidden)),
-            ("./x/\n", None),
-            ("&a@b\n", None),
-        ] {
-            assert_eq!(plan(text, Reach::Home).refusal, refusal, "{text:?}");
-        }
-        assert_eq!(plan("./a\n|x\n", Reach::Home).instructions, [Mbox(b"./a")]);
-    }
-
-    #[test]
     fn what_needs_more_than_a_confined_worker_is_seen() {
-        let of = |text| (plan(text, Reach::Anywhere).has_program(), plan(text, Reach::Anywhere).has_absolute_path());
+        let of = |text| (plan(text).has_program(), plan(text).has_absolute_path());
         assert_eq!(of("./a/\n&b@c\n"), (false, false));
         assert_eq!(of("./a/\n|x\n"), (true, false));
         assert_eq!(of("/a\n"), (false, true));
@@ -238,7 +207,7 @@ mod tests {
     #[test]
     fn texts_carry_an_enhanced_code_of_the_temporary_class() {
         use Refusal::*;
-        for refusal in [FirstLineBlank, FileButForwardOnly, ProgramButForwardOnly, ProgramForbidden, AbsolutePathForbidden, Nul] {
+        for refusal in [FirstLineBlank, FileButForwardOnly, ProgramButForwardOnly, Nul] {
             assert!(refusal.is_temporary());
             assert!(refusal.to_string().contains("(#4."), "{refusal}");
         }

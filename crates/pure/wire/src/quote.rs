@@ -4,14 +4,12 @@
 //! RFC 5321 §4.1.2 `Quoted-string` when it is no `Dot-string`; the domain is left alone. As little as possible is quoted.
 //! Never looks at the domain and never fails: whoever writes the result into a line sees to CR and LF itself.
 
-/// Does `local` need quotes: empty, a byte outside of RFC 5322 §3.2.3 `atext` and the dot, or a dot where none may stand?
+/// Does `local` need quotes: empty, a byte outside of `atext` (RFC 5322 §3.2.3; UTF-8 is `atext`, RFC 6531 §3.3; classic: is not)
+/// and the dot, or a dot where none may stand?
 #[must_use]
 pub fn is_needed(local: &[u8]) -> bool {
-    let atext = |b: &u8| {
-        b.is_ascii_alphanumeric()
-            || matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'/' | b'=' | b'?' | b'^'..=b'`' | b'{'..=b'~')
-    };
-    local.split(|b| *b == b'.').any(|atom| atom.is_empty() || !atom.iter().all(atext))
+    let is_atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(b) || !b.is_ascii();
+    local.split(|b| *b == b'.').any(|atom| atom.is_empty() || !atom.iter().all(is_atext)) || std::str::from_utf8(local).is_err()
 }
 
 /// `local`, in quotes if it needs them, with `"`, `\`, CR and LF as quoted pairs.
@@ -63,7 +61,8 @@ mod tests {
             (b"a..b@x", b"\"a..b\"@x"),
             (b"a@b@x", b"\"a@b\"@x"),
             (b"a\"\\@x", b"\"a\\\"\\\\\"@x"),
-            (b"\xc3\xa4@x", b"\"\xc3\xa4\"@x"),
+            (b"\xc3\xa4@x", b"\xc3\xa4@x"),
+            (b"\xc3@x", b"\"\xc3\"@x"),
             (b"#@[]", b"#@[]"),
             (b"l-@h-@[]", b"\"l-@h-\"@[]"),
         ] {
