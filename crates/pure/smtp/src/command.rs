@@ -215,12 +215,9 @@ pub struct MailParameters {
     pub eight_bit: bool,
     /// SMTPUTF8 (RFC 6531).
     pub utf8: bool,
-    /// XVERP[=chars]: the two delimiters; qmail's `-=` if the client names none.
-    pub verp: Option<[u8; 2]>,
+    /// XVERP[=chars]: what stands between the sender's local part and the recipient; `-` if the client names nothing.
+    pub verp: Option<u8>,
 }
-
-/// qmail's delimiters: `list-` + `user=host` (qmail-family §3.6).
-const VERP_DELIMITERS: [u8; 2] = *b"-=";
 
 impl MailParameters {
     /// # Errors
@@ -235,8 +232,8 @@ impl MailParameters {
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"7BIT") => {}
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => all.eight_bit = true,
                 (b"SMTPUTF8", None) => all.utf8 = true,
-                (b"XVERP", None) if may_verp => all.verp = Some(VERP_DELIMITERS),
-                (b"XVERP", Some(chars)) if may_verp => all.verp = Some(delimiters(chars)?),
+                (b"XVERP", None) if may_verp => all.verp = Some(b'-'),
+                (b"XVERP", Some(chars)) if may_verp => all.verp = Some(verp_delimiter(chars)?),
                 // Without AUTH nobody trusts it, and clients that always send it lose nothing (RFC 4954 §5).
                 (b"AUTH", Some(_)) => {}
                 (b"SIZE" | b"BODY" | b"SMTPUTF8", _) => return Err(Syntax::Value),
@@ -247,11 +244,12 @@ impl MailParameters {
     }
 }
 
-/// Two different bytes that may stand in a local part and cannot end it.
-fn delimiters(chars: &[u8]) -> Result<[u8; 2], Syntax> {
-    let pair = <[u8; 2]>::try_from(chars).map_err(|_| Syntax::Value)?;
-    let is_fit = |b: u8| b.is_ascii_punctuation() && is_local_byte(b) && b != b'.';
-    if pair.into_iter().all(is_fit) { Ok(pair) } else { Err(Syntax::Value) }
+/// The first of the two delimiters. The second replaces the recipient's `@` and is always qmail's `=`: `list-` + `user=host`.
+fn verp_delimiter(chars: &[u8]) -> Result<u8, Syntax> {
+    match chars {
+        [first, b'='] if first.is_ascii_punctuation() && is_local_byte(*first) && *first != b'.' => Ok(*first),
+        _ => Err(Syntax::Value),
+    }
 }
 
 /// Digits as a number; more than 64 bits hold read as the largest, so that a bound can refuse them.
@@ -349,13 +347,24 @@ mod tests {
     fn parameters_of_mail() {
         let parse = |text: &str| MailParameters::parse(text.as_bytes(), true);
         assert_eq!(parse("").unwrap(), MailParameters::default());
-        let all = MailParameters { size: 7, eight_bit: true, utf8: true, verp: Some(*b"-=") };
+        let all = MailParameters { size: 7, eight_bit: true, utf8: true, verp: Some(b'-') };
         assert_eq!(parse("size=7 body=8bitmime SMTPUTF8 XVERP AUTH=<>").unwrap(), all);
-        assert_eq!(parse("XVERP=+=").unwrap().verp, Some(*b"+="));
+        assert_eq!(parse("XVERP=+=").unwrap().verp, Some(b'+'));
         assert_eq!(parse("SIZE=99999999999999999999999").unwrap().size, u64::MAX);
-        for bad in
-            ["SIZE", "SIZE=", "SIZE=-1", "SIZE=0x1", "BODY=BINARYMIME", "BODY", "SMTPUTF8=1", "XVERP=", "XVERP=a=", "XVERP=@="]
-        {
+        for bad in [
+            "SIZE",
+            "SIZE=",
+            "SIZE=-1",
+            "SIZE=0x1",
+            "BODY=BINARYMIME",
+            "BODY",
+            "SMTPUTF8=1",
+            "XVERP=",
+            "XVERP=a=",
+            "XVERP=@=",
+            "XVERP=+-",
+            "XVERP=+",
+        ] {
             assert_eq!(parse(bad).unwrap_err(), Syntax::Value, "{bad}");
         }
         for bad in ["RET=FULL", "=", "X"] {

@@ -17,6 +17,7 @@ pub mod resolve;
 pub mod root;
 pub mod routes;
 pub mod send;
+pub mod smtpd;
 pub mod watched;
 
 pub use error::ControlError;
@@ -25,5 +26,6 @@ pub use remote::Remote;
 pub use resolve::Resolve;
 pub use root::Root;
 pub use routes::{Route, Routes};
+pub use smtpd::Smtpd;
 pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
 pub use watched::Watched;

@@ -49,6 +49,7 @@ pub enum QueueAnswer {
 /// Envelope of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
+    /// With XVERP in qmail's form: `pre` becomes `pre-@host-@[]` (qmail-family §3.6).
     pub sender: Address,
     /// At least one.
     pub recipients: Vec<Address>,
@@ -56,8 +57,6 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The client declared SMTPUTF8.
     pub utf8: bool,
-    /// XVERP and its two delimiters.
-    pub verp: Option<[u8; 2]>,
 }
 
 /// What the driver has to do, in this order.

@@ -55,7 +55,6 @@ fn an_ordinary_session() {
         recipients: vec![address("x@y.z"), address("o p@y.z")],
         eight_bit: true,
         utf8: false,
-        verp: None,
     };
     assert_eq!(seen.messages, [(envelope, b"Subject: x\n\n.dot\n".to_vec())]);
     assert_eq!((seen.end, seen.log.len()), (Some(End::Quit), 0));
@@ -171,8 +170,15 @@ fn recipients_are_rewritten_before_they_are_asked_for() {
 fn verp_is_for_relay_clients() {
     let ehlo = replies(config(), relay(), b"EHLO x\r\n");
     assert!(ehlo.contains("\n250-XVERP\n"));
-    let seen = deliver(config(), relay(), b"MAIL FROM:<l@x> XVERP=+=\r\nRCPT TO:<far@y>\r\nDATA\r\n.\r\n");
-    assert_eq!(seen.messages[0].0.verp, Some(*b"+="));
+    for (parameter, sender) in [("XVERP=+=", "l+@x-@[]"), ("XVERP", "l-@x-@[]")] {
+        let input = format!("MAIL FROM:<l@x> {parameter}\r\nRCPT TO:<far@y>\r\nDATA\r\n.\r\n");
+        let seen = deliver(config(), relay(), input.as_bytes());
+        assert_eq!(seen.messages[0].0.sender.to_string(), sender);
+    }
+    for sender in ["", "root"] {
+        let refused = replies(config(), relay(), format!("MAIL FROM:<{sender}> XVERP\r\n").as_bytes());
+        assert_eq!(refused, "501 5.5.4 that parameter makes no sense\n");
+    }
 }
 
 #[test]

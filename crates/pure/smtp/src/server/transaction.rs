@@ -60,8 +60,8 @@ impl Transaction {
     }
 
     pub(super) fn into_envelope(self) -> Box<Envelope> {
-        let MailParameters { eight_bit, utf8, verp, .. } = self.parameters;
-        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8, verp })
+        let MailParameters { eight_bit, utf8, .. } = self.parameters;
+        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8 })
     }
 }
 
@@ -92,10 +92,13 @@ impl Session {
             Ok(p) if p.size == u64::MAX => replies::TOO_LARGE,
             Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
             Ok(_) if self.config.badmailfrom.contains(&sender) => replies::BAD_MAIL_FROM,
-            Ok(parameters) => {
-                let (recipients, waiting) = (Vec::new(), VecDeque::new());
-                return Ok(Transaction { sender, parameters, recipients, recipients_len: 0, waiting });
-            }
+            Ok(parameters) => match with_verp(&sender, parameters.verp) {
+                Some(sender) => {
+                    let (recipients, waiting) = (Vec::new(), VecDeque::new());
+                    return Ok(Transaction { sender, parameters, recipients, recipients_len: 0, waiting });
+                }
+                None => replies::VALUE,
+            },
         };
         Err((refused, Some(sender)))
     }
@@ -259,6 +262,13 @@ enum Judged {
         recipient: Address,
         reply: &'static str,
     },
+}
+
+/// The sender that qmail-send expands for each recipient: `pre-@host-@[]`. `None` if there is nothing to expand.
+fn with_verp(sender: &Address, delimiter: Option<u8>) -> Option<Address> {
+    let Some(delimiter) = delimiter else { return Some(sender.clone()) };
+    let host = sender.domain()?;
+    Address::new(&[sender.local(), &[delimiter], b"@", host, b"-@[]"].concat()).ok()
 }
 
 fn syntax_reply(why: Syntax, mailbox: &'static str) -> &'static str {

@@ -1,0 +1,154 @@
+//! What qmail-smtpd reads when it starts, both faces.
+//!
+//! | file | default | meaning |
+//! |---|---|---|
+//! | `me` | – | the name of this host |
+//! | `smtpgreeting` | me | text of the greeting |
+//! | `localiphost` | me | the domain of `user@[address the client connected to]` |
+//! | `rcpthosts`, `morercpthosts.cdb` | nobody | domains anybody may send to, beside those we deliver for |
+//! | `relayclients` | nobody | networks whose clients may send anywhere (RELAYCLIENT set to nothing) |
+//! | `badmailfrom` | – | envelope senders that are refused |
+//! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
+//! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
+//! | `maxrcpt` | 10000 | recipients of a message; the rest gets 452 and comes in another transaction |
+//! | `brtlimit` | 100 | refused recipients before the connection is closed, 0 for no bound |
+//! | `timeoutsmtpd` | 1200 | seconds for a command or the next bytes of a text |
+//! | `concurrencyincoming` | 10000 | sessions in all; each worker holds its share |
+//! | `concurrencyincomingip` | 100 | sessions of one client address in one worker, so at most that many times the number of workers in all. Not for relay clients and this host itself |
+
+use users::Networks;
+
+use crate::{ControlError, Root};
+
+/// Recipients of a message by default (RFC 5321 §4.5.3.1.8 asks for 100 at least): a list of usual size passes in one transaction.
+const RECIPIENTS_DEFAULT: u64 = 10_000;
+/// Refused recipients by default: more than a stale list has, fewer than a dictionary.
+const BAD_RECIPIENTS_DEFAULT: u64 = 100;
+/// As ever; RFC 5321 §4.5.3.2 asks for 300 at least.
+const TIMEOUT_DEFAULT_S: u64 = 1200;
+/// A longer time is no bound.
+const TIMEOUT_MAX_S: u64 = 86_400;
+const SESSIONS_DEFAULT: u64 = 10_000;
+/// One descriptor a session, and as many again for the queue, of the 65,536 that a worker may have.
+const SESSIONS_MAX: u64 = 30_000;
+const SESSIONS_PER_ADDRESS_DEFAULT: u64 = 100;
+
+/// The configuration of qmail-smtpd.
+#[derive(Debug, Clone)]
+pub struct Smtpd {
+    pub me: Vec<u8>,
+    pub greeting: Vec<u8>,
+    pub localiphost: Vec<u8>,
+    pub rcpthosts: Vec<Vec<u8>>,
+    /// The bytes of the cdb: nothing is opened once strangers talk.
+    pub morercpthosts: Option<Vec<u8>>,
+    pub relayclients: Networks,
+    pub badmailfrom: Vec<Vec<u8>>,
+    pub normalizes_bare_lf: bool,
+    pub databytes: u64,
+    pub recipients_max: usize,
+    pub bad_recipients_max: u32,
+    pub timeout_s: u64,
+    /// Sessions in all.
+    pub sessions_max: usize,
+    /// Sessions of an address, in one worker.
+    pub sessions_per_address_max: usize,
+}
+
+impl Smtpd {
+    /// Reads the control files.
+    ///
+    /// # Errors
+    /// Unreadable or malformed, or no `me`; temporary.
+    pub fn read(root: &Root) -> Result<Self, ControlError> {
+        let me = root.me()?;
+        let or_me = |name: &str| Ok::<_, ControlError>(root.line(name)?.unwrap_or_else(|| me.clone()));
+        let number = |name: &str, default: u64| Ok::<_, ControlError>(root.int(name)?.unwrap_or(default));
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Ok(Self {
+            greeting: or_me("smtpgreeting")?,
+            localiphost: or_me("localiphost")?,
+            rcpthosts: root.lines("rcpthosts")?.unwrap_or_default(),
+            morercpthosts: root.text("morercpthosts.cdb")?,
+            relayclients: root.networks("relayclients")?.unwrap_or_default(),
+            badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
+            normalizes_bare_lf: bare_lf(root)?,
+            databytes: number("databytes", 0)?,
+            // No recipient at all would be no mail at all.
+            recipients_max: count(number("maxrcpt", RECIPIENTS_DEFAULT)?).max(1),
+            bad_recipients_max: u32::try_from(number("brtlimit", BAD_RECIPIENTS_DEFAULT)?).unwrap_or(0),
+            timeout_s: number("timeoutsmtpd", TIMEOUT_DEFAULT_S)?.clamp(1, TIMEOUT_MAX_S),
+            sessions_max: count(number("concurrencyincoming", SESSIONS_DEFAULT)?.min(SESSIONS_MAX)),
+            sessions_per_address_max: count(number("concurrencyincomingip", SESSIONS_PER_ADDRESS_DEFAULT)?),
+            me,
+        })
+    }
+}
+
+fn bare_lf(root: &Root) -> Result<bool, ControlError> {
+    match root.line("barelf")?.as_deref() {
+        None | Some(b"" | b"reject") => Ok(false),
+        Some(b"normalize") => Ok(true),
+        Some(other) => {
+            let problem = format!("`{}` is neither reject nor normalize; write one of these", wire::escape::visible(other));
+            Err(ControlError::new(&root.control_file("barelf"), problem))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        for (name, text) in files {
+            std::fs::write(root.control_file(name), text).unwrap();
+        }
+        (dir, root)
+    }
+
+    #[test]
+    fn defaults_are_safe() {
+        let (_dir, root) = root(&[("me", "mx.example\n")]);
+        let smtpd = Smtpd::read(&root).unwrap();
+        assert_eq!((&smtpd.greeting[..], &smtpd.localiphost[..]), (&b"mx.example"[..], &b"mx.example"[..]));
+        assert!(smtpd.rcpthosts.is_empty() && smtpd.morercpthosts.is_none() && smtpd.relayclients.is_empty());
+        assert!(!smtpd.normalizes_bare_lf);
+        assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (0, 10_000, 100, 1200));
+        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max), (10_000, 100));
+    }
+
+    #[test]
+    fn values_and_their_bounds() {
+        let (_dir, root) = root(&[
+            ("me", "mx.example\n"),
+            ("smtpgreeting", "hello there  \n"),
+            ("rcpthosts", "# ours\na.example\n.b.example\n"),
+            ("relayclients", "192.0.2.0/24\n"),
+            ("barelf", "normalize\n"),
+            ("databytes", "1000\n"),
+            ("maxrcpt", "0\n"),
+            ("brtlimit", "0\n"),
+            ("timeoutsmtpd", "0\n"),
+            ("concurrencyincoming", "99999999999999999999\n"),
+        ]);
+        let smtpd = Smtpd::read(&root).unwrap();
+        assert_eq!(smtpd.greeting, b"hello there");
+        assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b".b.example"]);
+        assert!(smtpd.relayclients.contains("192.0.2.9".parse().unwrap()) && smtpd.normalizes_bare_lf);
+        assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, 1, 0, 1));
+        assert_eq!(smtpd.sessions_max, 30_000);
+        std::fs::write(root.control_file("barelf"), "yes\n").unwrap();
+        assert!(
+            Smtpd::read(&root)
+                .unwrap_err()
+                .to_string()
+                .ends_with("control/barelf: `yes` is neither reject nor normalize; write one of these")
+        );
+        std::fs::remove_file(root.control_file("me")).unwrap();
+        assert!(Smtpd::read(&root).unwrap_err().is_temporary());
+    }
+}
