@@ -1,1 +1,48 @@
-fn main() {}
+//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz`.
+
+mod cargo;
+mod ci;
+mod docs;
+mod layers;
+mod letter;
+mod skipped;
+mod trial;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  try [--once] [--dir DIR] [--programs DIR] [--base-port N]
+            build, set up an instance, send a letter through it and read it back; then keep running until Ctrl-C
+  test      all tests; skipped ones are counted and printed
+  fuzz [SECONDS]
+            every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
+  layers    check crate layers, what root programs link, licences
+  docs      check that the documentation says what the code does
+  ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let result = match command.as_str() {
+        "try" => trial::run(&rest),
+        "test" => skipped::test(),
+        "fuzz" => ci::fuzz(rest.first().map_or("10", String::as_str)),
+        "layers" => layers::check(),
+        "docs" => docs::check(),
+        "ci" => ci::run(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(100);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
