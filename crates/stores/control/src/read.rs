@@ -12,6 +12,9 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::ControlError;
 
+/// Keys in lower case and their values, in the order of the file.
+pub type Map = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Two million domains fit; more belongs into a cdb.
 pub const FILE_LEN_MAX: u64 = 64 * 1024 * 1024;
 
@@ -39,7 +42,7 @@ pub fn lines_of(text: &[u8]) -> Vec<Vec<u8>> {
 
 /// Keys in lower case and values; when a key stands twice the later one counts.
 #[must_use]
-pub fn map_of(text: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub fn map_of(text: &[u8]) -> Map {
     users::routing::parse_map(text)
 }
 

@@ -193,7 +193,7 @@ impl Root {
     ///
     /// # Errors
     /// Unreadable; temporary.
-    pub fn map(&self, name: &str) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>, ControlError> {
+    pub fn map(&self, name: &str) -> Result<Option<read::Map>, ControlError> {
         Ok(self.text(name)?.map(|text| read::map_of(&text)))
     }
 

@@ -24,7 +24,7 @@ pub struct Routes(HashMap<Vec<u8>, Vec<u8>>);
 impl Routes {
     /// Takes what [`crate::Root::map`] read; of equal keys the last counts.
     #[must_use]
-    pub fn new(map: Vec<(Vec<u8>, Vec<u8>)>) -> Self {
+    pub fn new(map: read::Map) -> Self {
         Self(map.into_iter().collect())
     }
 

@@ -1,1 +1,5 @@
-fn main() {}
+//! qmail-lspawn: see the library.
+
+fn main() -> std::process::ExitCode {
+    qmail_lspawn::run()
+}

@@ -1,0 +1,246 @@
+//! Giving work to workers, hearing from them, and ending them.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use ipc::worker::Report;
+use ipc::{Message as _, clip};
+
+use crate::events::Source;
+use crate::peers::{Read, read};
+use crate::pool::Choice;
+use crate::service::{Service, Worker, kill, log};
+use crate::task::{Ask, Outcome, PROGRAM_DEADLINE, Stage};
+
+/// Reports read from a worker before the others get their turn.
+const READS_MAX: usize = 16;
+/// An idle worker whose connection was closed, or a one-shot that has reported, has this long to exit.
+const EXIT_MAX: Duration = Duration::from_secs(5);
+const CRASHED: &str = "qmail-local crashed (#4.3.0)";
+
+impl Service {
+    /// Places what waits, in order, as far as there is room.
+    pub(crate) fn pump(&mut self) {
+        for id in std::mem::take(&mut self.queue) {
+            if self.tasks.contains_key(&id) && !self.place(id) {
+                self.queue.push_back(id);
+            }
+        }
+    }
+
+    /// True when the task has a worker (or has failed), false when it must wait.
+    fn place(&mut self, id: u64) -> bool {
+        let Some(target) = self.tasks.get(&id).and_then(|task| task.target.clone()) else { return true };
+        let worker = match self.pool.choose(&target.key) {
+            Choice::Wait => return false,
+            Choice::Use(worker) => worker,
+            choice => {
+                if let Choice::Replace(idle) = choice {
+                    self.retire(idle);
+                }
+                let started = self.programs.start_worker(&target);
+                let Some(worker) = self.keep(id, started, false) else { return true };
+                self.pool.started(worker, target.key, sys::clock::boottime());
+                worker
+            }
+        };
+        self.give(id, worker)
+    }
+
+    /// Watches a worker that was just started; without one the task fails.
+    fn keep(&mut self, task: u64, started: std::io::Result<(sys::spawn::Child, sys::Seqpacket)>, once: bool) -> Option<u64> {
+        let worker = self.next_number();
+        let watched = started.and_then(|(child, socket)| {
+            self.events.add(&socket, Source::Worker(worker))?;
+            self.events.add(&child.pidfd, Source::WorkerEnd(worker))?;
+            Ok(Worker { child, socket: Some(socket), once, tasks: Vec::new(), kill_at: None })
+        });
+        match watched {
+            Ok(started) => {
+                self.workers.insert(worker, started);
+                Some(worker)
+            }
+            Err(error) => {
+                log(&format!("warning: cannot start {}: {error}", self.programs.local.display()));
+                self.fail(task, "cannot start qmail-local (#4.3.0)");
+                None
+            }
+        }
+    }
+
+    /// Sends a task to a worker; false when the worker's socket is full, so that the task must wait.
+    fn give(&mut self, id: u64, worker: u64) -> bool {
+        let Some(task) = self.tasks.get_mut(&id) else { return true };
+        let request = task.request(id, &self.values.default_delivery).and_then(|request| request.encode_bounded().ok());
+        let Some(request) = request else {
+            self.fail(id, "the recipient has too many targets for one delivery (#4.3.0)");
+            return true;
+        };
+        let Some(to) = self.workers.get_mut(&worker) else { return true };
+        let sent = match (&to.socket, &task.body) {
+            (Some(socket), Some(body)) => socket.send_with_fd(&request, body.as_fd()),
+            (Some(socket), None) => socket.send(&request),
+            (None, _) => Err(std::io::ErrorKind::BrokenPipe.into()),
+        };
+        match sent {
+            Ok(()) => {
+                let time = if to.once { PROGRAM_DEADLINE } else { task.time_allowed() };
+                task.deadline = sys::clock::boottime().saturating_add(time);
+                task.stage = Stage::Running { process: worker };
+                to.tasks.push(id);
+                self.pool.assigned(worker);
+                true
+            }
+            // A full socket with requests in it: an answer comes and with it another turn.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !to.tasks.is_empty() => false,
+            Err(_) => {
+                self.fail(id, CRASHED);
+                self.worker_failed(worker, "cannot be written to");
+                true
+            }
+        }
+    }
+
+    pub(crate) fn on_worker(&mut self, id: u64) {
+        for _ in 0..READS_MAX {
+            let Some(socket) = self.workers.get(&id).and_then(|worker| worker.socket.as_ref()) else { return };
+            match read(socket, &mut self.buf, false) {
+                Read::Empty => return,
+                Read::Closed => return self.worker_failed(id, "closed its connection"),
+                Read::Datagram(datagram, _) => {
+                    let understood = Report::decode(&datagram).is_ok_and(|report| self.on_report(id, report));
+                    if !understood {
+                        return self.worker_failed(id, "sent what is no report");
+                    }
+                }
+            }
+        }
+    }
+
+    /// False for a report on something that this worker was not asked for.
+    fn on_report(&mut self, worker: u64, report: Report) -> bool {
+        let (Report::Done { number, .. } | Report::NeedsExec { number } | Report::Exists { number, .. }) = report;
+        let Some(from) = self.workers.get_mut(&worker) else { return false };
+        let Some(at) = from.tasks.iter().position(|task| *task == number) else { return false };
+        let Some(task) = self.tasks.get(&number) else { return false };
+        let is_question = task.ask == Ask::Exists;
+        match &report {
+            Report::Exists { .. } if !is_question => return false,
+            Report::Done { .. } | Report::NeedsExec { .. } if is_question => return false,
+            Report::NeedsExec { .. } if from.once => return false,
+            _ => {}
+        }
+        from.tasks.swap_remove(at);
+        let now = sys::clock::boottime();
+        if from.once {
+            from.kill_at = Some(now.saturating_add(EXIT_MAX));
+        }
+        self.pool.finished(worker, now);
+        match report {
+            Report::Done { verdict, text, .. } => self.finish(number, &Outcome::Done(verdict, clip(&text).to_vec())),
+            Report::Exists { answer, .. } => self.finish(number, &Outcome::Exists(answer)),
+            Report::NeedsExec { .. } => self.run_programs(number),
+        }
+        self.pump();
+        true
+    }
+
+    /// The `.qmail` file holds program lines and nothing was delivered yet: a worker that may run programs does it all.
+    fn run_programs(&mut self, id: u64) {
+        let Some(target) = self.tasks.get(&id).and_then(|task| task.target.clone()) else { return };
+        if !target.may_exec {
+            return self.fail(id, "programs may not be run for this domain; control/vmailprograms does not name it (#4.3.5)");
+        }
+        if self.stop_at.is_some() {
+            return self.fail(id, "qmail is stopping (#4.3.2)");
+        }
+        let started = self.programs.start_once(&target);
+        if let Some(worker) = self.keep(id, started, true) {
+            self.give(id, worker);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, id: u64, text: &str) {
+        if let Some(outcome) = self.tasks.get(&id).map(|task| task.failed(text)) {
+            self.finish(id, &outcome);
+        }
+    }
+
+    /// The worker is of no use any more: it is killed, its work fails, its end is awaited.
+    fn worker_failed(&mut self, id: u64, why: &str) {
+        if let Some(worker) = self.workers.get(&id) {
+            kill(&worker.child);
+        }
+        self.abandon(id, why);
+    }
+
+    /// The work of a worker that is gone or will be is deferred, and it gets no more.
+    fn abandon(&mut self, id: u64, why: &str) {
+        self.pool.ended(id);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.socket = None;
+        let tasks = std::mem::take(&mut worker.tasks);
+        if !tasks.is_empty() {
+            log(&format!("warning: qmail-local {} {why}; {} deferred", worker.child.pid.as_raw_nonzero(), tasks.len()));
+        }
+        for task in tasks {
+            self.fail(task, CRASHED);
+        }
+        self.pump();
+    }
+
+    pub(crate) fn on_worker_end(&mut self, id: u64) {
+        // What it said before it ended counts.
+        self.on_worker(id);
+        let Some(ended) = self.workers.get(&id).and_then(|worker| worker.child.try_wait()) else { return };
+        // Its number may be another process's from here on, so nothing is sent to it.
+        self.abandon(id, &format!("ended ({ended:?})"));
+        self.workers.remove(&id);
+    }
+
+    /// An idle worker is told to go by the end of its connection.
+    fn retire(&mut self, id: u64) {
+        self.pool.ended(id);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.socket = None;
+            worker.kill_at = Some(sys::clock::boottime().saturating_add(EXIT_MAX));
+        }
+    }
+
+    pub(crate) fn check_deadlines(&mut self, now: Duration) {
+        let late: Vec<(u64, Stage)> =
+            self.tasks.iter().filter(|(_, task)| now >= task.deadline).map(|(id, task)| (*id, task.stage)).collect();
+        for (id, stage) in late {
+            match stage {
+                Stage::Asked => self.down(id, "the user could not be looked up in time (#4.3.0)"),
+                Stage::Queued => self.fail(id, "no worker was free in time (#4.3.0)"),
+                Stage::Running { process } => self.overdue(id, process),
+            }
+        }
+        for id in self.pool.stale(now) {
+            self.retire(id);
+        }
+        for worker in self.workers.values_mut().filter(|worker| worker.kill_at.is_some_and(|at| now >= at)) {
+            worker.kill_at = None;
+            kill(&worker.child);
+        }
+    }
+
+    /// The task took too long; the worker is killed, and what else it had is deferred too.
+    fn overdue(&mut self, id: u64, worker: u64) {
+        if let Some(running) = self.workers.get_mut(&worker) {
+            running.tasks.retain(|task| *task != id);
+        }
+        self.fail(id, "the delivery took too long and was stopped (#4.3.0)");
+        self.worker_failed(worker, "took too long");
+    }
+
+    /// Everything that no worker has yet is deferred.
+    pub(crate) fn defer_waiting(&mut self, text: &str) {
+        self.queue.clear();
+        let waiting = self.tasks.iter().filter(|(_, task)| !matches!(task.stage, Stage::Running { .. }));
+        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.down(id, text);
+        }
+    }
+}

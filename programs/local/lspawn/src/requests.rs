@@ -1,0 +1,333 @@
+//! What clients ask: jobs, questions of existence, POP3 sessions; and finding out whom an address belongs to.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use control::Id;
+use ipc::field::Verdict;
+use ipc::job::Job;
+use ipc::lspawn::{Answer, Existence, Request};
+use ipc::{Message as _, getpw};
+use rustix::fs::FileType;
+use sandbox::Socket;
+use sys::Seqpacket;
+use users::{UserName, VirtualDomain};
+use wire::{Address, Domain};
+
+use crate::events::Source;
+use crate::peers::{Client, Read, Rights, read};
+use crate::service::{Service, log};
+use crate::target::{Claim, Refusal, Target};
+use crate::task::{Ask, DELIVERY_DEADLINE, Origin, Outcome, QUESTION_DEADLINE, Stage, Task, answer};
+
+/// Work under way; each piece may hold a descriptor.
+const TASKS_MAX: usize = 1000;
+/// POP3 sessions; each is a process.
+const SESSIONS_MAX: usize = 1000;
+/// Datagrams read from a client before the others get their turn.
+const READS_MAX: usize = 32;
+
+/// Who gets the message of a job.
+enum To {
+    System,
+    Mailbox { domain: Domain, user: Vec<u8>, ext: Vec<u8> },
+    Alias { domain: Domain },
+}
+
+impl Service {
+    pub(crate) fn on_client(&mut self, id: u64) {
+        for _ in 0..READS_MAX {
+            let Some(client) = self.clients.get(&id) else { return };
+            let rights = client.rights;
+            match read(&client.socket, &mut self.buf, true) {
+                Read::Datagram(datagram, fd) => self.on_request(id, rights, &datagram, fd),
+                Read::Empty => return self.flush(id),
+                Read::Closed => {
+                    // Its work runs to the end, the results are dropped.
+                    self.clients.remove(&id);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Jobs come with the message beside them, questions without; that tells them apart where one uid may send both.
+    fn on_request(&mut self, client: u64, rights: Rights, datagram: &[u8], fd: Option<OwnedFd>) {
+        let understood = match fd {
+            Some(body) if rights.jobs => Job::decode(datagram).is_ok_and(|job| self.on_job(client, job, body)),
+            None if rights.questions => Request::decode(datagram).map(|question| self.on_question(client, question)).is_ok(),
+            _ => false,
+        };
+        if !understood {
+            log("warning: a client sent what is no request; its connection is closed");
+            self.clients.remove(&client);
+        }
+    }
+
+    /// False for a job that is not ours.
+    fn on_job(&mut self, client: u64, job: Job, body: OwnedFd) -> bool {
+        let (number, address, ask, to) = match job {
+            Job::System { number, sender, recipient, .. } => (number, recipient, Ask::Deliver { sender }, To::System),
+            Job::Mailbox { number, sender, recipient, domain, user, ext, .. } => {
+                (number, recipient, Ask::Deliver { sender }, To::Mailbox { domain, user: user.0, ext: ext.0 })
+            }
+            Job::Alias { number, sender, recipient, domain, targets, .. } => {
+                (number, recipient, Ask::Forward { sender, targets }, To::Alias { domain })
+            }
+            Job::Remote { .. } => return false,
+        };
+        let origin = Origin { client, number };
+        if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX {
+            self.answer(origin, &Outcome::deferral("no more deliveries can be started now (#4.3.2)"));
+            return true;
+        }
+        if address.local().is_empty() && matches!(to, To::System) {
+            // qmail-lspawn(8): mail for nobody is delivered nowhere.
+            self.answer(origin, &Outcome::Done(Verdict::Success, Vec::new()));
+            return true;
+        }
+        let id = self.new_task(origin, ask, address, Some(body), DELIVERY_DEADLINE);
+        match to {
+            To::System => self.locate(id),
+            To::Mailbox { domain, user, ext } => {
+                let target = self.mailbox(id, &domain, Some(&user), &ext);
+                self.settle(id, target);
+            }
+            To::Alias { domain } => {
+                let target = self.mailbox(id, &domain, None, b"");
+                self.settle(id, target);
+            }
+        }
+        self.pump();
+        true
+    }
+
+    fn on_question(&mut self, client: u64, question: Request) {
+        match question {
+            Request::Exists { id: number, local } => {
+                let origin = Origin { client, number };
+                // With the `@` behind it, a local part that holds one stays whole.
+                let address = Address::join(&local, b"").ok().filter(|_| !local.is_empty());
+                let Some(address) = address else { return self.answer(origin, &Outcome::Exists(Existence::No {})) };
+                if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX {
+                    return self.answer(origin, &Outcome::Exists(Existence::Down {}));
+                }
+                let id = self.new_task(origin, Ask::Exists, address, None, QUESTION_DEADLINE);
+                self.locate(id);
+                self.pump();
+            }
+            Request::Session { id, domain, user } => match self.start_session(&domain, &user) {
+                Ok(socket) => self.send(client, Answer::Session { id }.encode(), Some(socket)),
+                Err(text) => {
+                    log(&format!("warning: no session: {text}"));
+                    let text = ipc::clip(text.as_bytes()).into();
+                    self.send(client, Answer::NoSession { id, text }.encode(), None);
+                }
+            },
+        }
+    }
+
+    fn start_session(&mut self, domain: &Domain, user: &[u8]) -> Result<OwnedFd, String> {
+        if self.stop_at.is_some() || self.sessions.len() >= SESSIONS_MAX {
+            return Err("too many sessions, or qmail is stopping".to_owned());
+        }
+        let name = canonical(user).ok_or("not a user name")?;
+        let entry = self.virtual_domain(domain).map_err(|refusal| refusal.0)?;
+        let nobody = Address::null();
+        self.rules.mailbox(domain, &entry, Some(&name), b"", &nobody, false).map_err(|refusal| refusal.0)?;
+        let (child, socket) = self
+            .programs
+            .start_session(entry.id, &entry.home(&name))
+            .map_err(|error| format!("cannot start qmail-pop3d: {error}"))?;
+        let id = self.next_number();
+        self.events.add(&child.pidfd, Source::SessionEnd(id)).map_err(|error| error.to_string())?;
+        self.sessions.insert(id, child);
+        Ok(socket)
+    }
+
+    fn new_task(&mut self, origin: Origin, ask: Ask, address: Address, body: Option<OwnedFd>, wait_max: Duration) -> u64 {
+        let id = self.next_number();
+        let deadline = sys::clock::boottime().saturating_add(wait_max);
+        self.tasks.insert(id, Task { origin, ask, address, body, stage: Stage::Queued, deadline, target: None });
+        id
+    }
+
+    /// Whose is a system address? users/assign knows, or qmail-getpw is asked.
+    fn locate(&mut self, id: u64) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        match self.assignments.lookup(task.address.local()) {
+            Ok(Some(entry)) => {
+                let target = self.rules.assigned(entry, &task.address);
+                self.settle(id, target);
+            }
+            Ok(None) => self.ask_getpw(id),
+            Err(error) => {
+                log(&format!("warning: {error}"));
+                self.down(id, "the user database cannot be read now (#4.3.0)");
+            }
+        }
+    }
+
+    fn virtual_domain(&mut self, domain: &Domain) -> Result<VirtualDomain, Refusal> {
+        let found = self.domains.get().map(|domains| domains.get(domain.as_bytes()).cloned());
+        let found = found.map_err(|error| {
+            log(&format!("warning: {error}"));
+            Refusal("users/domains cannot be used now (#4.3.0)".to_owned())
+        })?;
+        found.ok_or_else(|| Refusal("the domain is not in users/domains any more (#4.3.0)".to_owned()))
+    }
+
+    fn mailbox(&mut self, id: u64, domain: &Domain, user: Option<&[u8]>, ext: &[u8]) -> Result<Target, Refusal> {
+        let entry = self.virtual_domain(domain)?;
+        let name = match user.map(canonical) {
+            Some(None) => return Err(Refusal("not the name of a virtual user (#4.3.0)".to_owned())),
+            Some(name) => name,
+            None => None,
+        };
+        let address = self.tasks.get(&id).map(|task| task.address.clone()).unwrap_or_default();
+        let may_exec = self.values.program_domains.contains_exact(domain.as_bytes());
+        self.rules.mailbox(domain, &entry, name.as_ref(), ext, &address, may_exec)
+    }
+
+    /// The target is known, or it is known that there is none: the task waits for a worker or is done.
+    fn settle(&mut self, id: u64, target: Result<Target, Refusal>) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        match target {
+            Err(refusal) => {
+                let outcome = task.failed(&refusal.0);
+                self.finish(id, &outcome);
+            }
+            // A user without extension always has somewhere: a `.qmail` file or defaultdelivery.
+            Ok(target) if task.ask == Ask::Exists && target.recipient.dash.is_empty() => {
+                self.finish(id, &Outcome::Exists(Existence::Yes {}));
+            }
+            Ok(target) => {
+                task.target = Some(target);
+                task.stage = Stage::Queued;
+                self.queue.push_back(id);
+            }
+        }
+    }
+
+    fn ask_getpw(&mut self, id: u64) {
+        if self.getpw.is_none() {
+            self.getpw = self.connect_getpw();
+        }
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.stage = Stage::Asked;
+        task.deadline = sys::clock::boottime().saturating_add(QUESTION_DEADLINE);
+        let question = getpw::Request::Who { id, local: task.address.local().into() }.encode();
+        let sent = self.getpw.as_mut().is_some_and(|getpw| match getpw.send(question, None) {
+            Ok(waiting) => self.events.want_output(&getpw.socket, Source::Getpw, waiting).is_ok(),
+            Err(_) => false,
+        });
+        if !sent {
+            self.getpw = None;
+            self.down(id, "qmail-getpw does not answer (#4.3.0)");
+        }
+    }
+
+    fn connect_getpw(&self) -> Option<Client> {
+        use std::os::fd::AsFd as _;
+        let socket = Seqpacket::connect_nonblocking(self.run_dir.as_fd(), Socket::Getpw.path()).ok()?;
+        self.events.add(&socket, Source::Getpw).ok()?;
+        Some(Client::new(socket, Rights { jobs: false, questions: false }))
+    }
+
+    pub(crate) fn on_getpw(&mut self) {
+        for _ in 0..READS_MAX {
+            let Some(getpw) = &mut self.getpw else { return };
+            match read(&getpw.socket, &mut self.buf, false) {
+                Read::Empty => {
+                    let flushed =
+                        getpw.flush().and_then(|waiting| self.events.want_output(&getpw.socket, Source::Getpw, waiting));
+                    if flushed.is_err() {
+                        self.lose_getpw();
+                    }
+                    return;
+                }
+                Read::Datagram(datagram, _) => match getpw::Answer::decode(&datagram) {
+                    Ok(answer) => self.on_getpw_answer(answer),
+                    Err(_) => return self.lose_getpw(),
+                },
+                Read::Closed => return self.lose_getpw(),
+            }
+        }
+    }
+
+    fn on_getpw_answer(&mut self, answer: getpw::Answer) {
+        let (id, claim) = match answer {
+            getpw::Answer::User { id, user, uid, gid, home, dash, ext } => {
+                (id, Ok(Claim { user, id: Id { uid, gid }, home, dash, ext }))
+            }
+            getpw::Answer::NoUser { id } => (id, Err("there is no alias user (#4.3.5)")),
+            getpw::Answer::Temporary { id, .. } => (id, Err("the user cannot be looked up now (#4.3.0)")),
+        };
+        let Some(task) = self.tasks.get(&id).filter(|task| task.stage == Stage::Asked) else { return };
+        match claim {
+            Ok(claim) => {
+                let target = self.rules.claimed(claim, &task.address, owner);
+                self.settle(id, target);
+                self.pump();
+            }
+            Err(text) => self.down(id, text),
+        }
+    }
+
+    fn lose_getpw(&mut self) {
+        self.getpw = None;
+        let asked: Vec<u64> = self.tasks.iter().filter(|(_, task)| task.stage == Stage::Asked).map(|(id, _)| *id).collect();
+        for id in asked {
+            self.down(id, "qmail-getpw went away (#4.3.0)");
+        }
+    }
+
+    /// Not even the user can be looked up.
+    pub(crate) fn down(&mut self, id: u64, text: &str) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let outcome = if task.ask == Ask::Exists { Outcome::Exists(Existence::Down {}) } else { Outcome::deferral(text) };
+        self.finish(id, &outcome);
+    }
+
+    /// Ends a task and tells who asked, if it is still there.
+    pub(crate) fn finish(&mut self, id: u64, outcome: &Outcome) {
+        if let Some(task) = self.tasks.remove(&id) {
+            self.answer(task.origin, outcome);
+        }
+    }
+
+    fn answer(&mut self, origin: Origin, outcome: &Outcome) {
+        self.send(origin.client, answer(origin.number, outcome), None);
+    }
+
+    fn send(&mut self, client: u64, datagram: Vec<u8>, fd: Option<OwnedFd>) {
+        let Some(to) = self.clients.get_mut(&client) else { return };
+        let sent = to
+            .send(datagram, fd)
+            .and_then(|waiting| if waiting { self.events.want_output(&to.socket, Source::Client(client), true) } else { Ok(()) });
+        if sent.is_err() {
+            self.clients.remove(&client);
+        }
+    }
+
+    pub(crate) fn flush(&mut self, id: u64) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let flushed = client.flush().and_then(|waiting| self.events.want_output(&client.socket, Source::Client(id), waiting));
+        if flushed.is_err() {
+            self.clients.remove(&id);
+        }
+    }
+}
+
+/// A user name exactly as it is spelt on the disk.
+fn canonical(user: &[u8]) -> Option<UserName> {
+    UserName::new(user).filter(|name| name.as_bytes() == user)
+}
+
+/// Whom a directory belongs to. qmail-getpw has looked at it a moment ago, so a file server that hangs has held up that
+/// process and not this one.
+fn owner(home: &Path) -> Option<u32> {
+    let stat = rustix::fs::stat(home).ok()?;
+    FileType::from_raw_mode(stat.st_mode).is_dir().then_some(stat.st_uid)
+}
