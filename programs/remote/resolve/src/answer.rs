@@ -34,7 +34,11 @@ async fn mail_hosts(dns: &Dns, id: u64, domain: &Domain) -> Answer {
             None => Answer::NullMx { id, ttl_s },
         },
         // RFC 5321 §5.1: no MX records, so the name itself is the host.
-        Err(Failure::NoRecords) => implicit(dns, id, &name, ttl_s).await,
+        Err(failure @ (Failure::NoRecords | Failure::NoRecordsUnproven)) => match implicit(dns, id, &name, ttl_s).await {
+            // There may be MX records after all.
+            Answer::NoHost { .. } if failure == Failure::NoRecordsUnproven => failed(id, &failure, ttl_s),
+            answer => answer,
+        },
         Err(failure) => failed(id, &failure, ttl_s),
     }
 }
@@ -52,7 +56,7 @@ async fn exchanges_with_addresses(dns: &Dns, id: u64, exchanges: Vec<(u16, Strin
     let lookups = exchanges.iter().map(|(_, name)| dns.addresses(name));
     for ((preference, name), found) in exchanges.iter().zip(all(lookups).await) {
         ttl_s = ttl_s.min(found.ttl_s);
-        let temporary = matches!(found.records, Err(Failure::Temporary(_)));
+        let temporary = matches!(found.records, Err(Failure::Temporary(_) | Failure::NoRecordsUnproven));
         let addresses = found.records.unwrap_or_default();
         hosts.push(Host { preference: *preference, name: name.as_str().into(), addresses, temporary });
     }
@@ -114,7 +118,7 @@ async fn site(dns: &Dns, id: u64, domain: &Domain) -> Answer {
             Some(exchanges) => Answer::Site { id, key: site_key(&exchanges), ttl_s },
             None => Answer::NullMx { id, ttl_s },
         },
-        Err(Failure::NoRecords) => own(ttl_s),
+        Err(Failure::NoRecords | Failure::NoRecordsUnproven) => own(ttl_s),
         Err(failure) => failed(id, &failure, ttl_s),
     }
 }
@@ -138,6 +142,7 @@ fn failed(id: u64, failure: &Failure, ttl_s: u32) -> Answer {
     match failure {
         Failure::NoName => Answer::NoHost { id, name_exists: false, ttl_s },
         Failure::NoRecords => Answer::NoHost { id, name_exists: true, ttl_s },
+        Failure::NoRecordsUnproven => Answer::Temporary { id, text: "empty answer without SOA".into() },
         Failure::Temporary(text) => Answer::Temporary { id, text: text.as_str().into() },
     }
 }

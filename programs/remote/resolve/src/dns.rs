@@ -43,6 +43,8 @@ pub enum Failure {
     NoName,
     /// The name exists, without records of this type.
     NoRecords,
+    /// The same, said without an SOA record: enough to look for other records, not to give a name up (a CNAME loop looks so).
+    NoRecordsUnproven,
     /// Not now; what went wrong, for people.
     Temporary(String),
 }
@@ -124,6 +126,9 @@ impl Dns {
             (Ok(records), Err(_)) | (Err(_), Ok(records)) => Ok(records),
             (Err(failure @ Failure::Temporary(_)), _) | (_, Err(failure @ Failure::Temporary(_))) => Err(failure),
             (Err(Failure::NoName), Err(Failure::NoName)) => Err(Failure::NoName),
+            (Err(Failure::NoRecordsUnproven), Err(_)) | (Err(_), Err(Failure::NoRecordsUnproven)) => {
+                Err(Failure::NoRecordsUnproven)
+            }
             (Err(_), Err(_)) => Err(Failure::NoRecords),
         };
         Found { records, ttl_s }
@@ -206,7 +211,8 @@ fn judge(error: &NetError) -> Failed {
         let referral = none.ns.is_some() && none.soa.is_none();
         match none.response_code {
             ResponseCode::NXDomain => return (Failure::NoName, ttl_s),
-            ResponseCode::NoError if !referral => return (Failure::NoRecords, ttl_s),
+            ResponseCode::NoError if none.soa.is_some() => return (Failure::NoRecords, ttl_s),
+            ResponseCode::NoError if !referral => return (Failure::NoRecordsUnproven, FAILURE_TTL_S),
             _ => {}
         }
     }

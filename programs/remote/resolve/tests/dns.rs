@@ -163,12 +163,18 @@ async fn ask_mx(client: &Client<Answer>, domain: &str) -> String {
 fn zone() -> Zone {
     use RecordType as T;
     let many = |n: u16| (0..n).map(|i| mx(i, &format!("h{i}.big.example."))).collect::<Vec<_>>();
-    Zone::from([
+    let mut zone = Zone::from([
         (("good.example.", T::MX), Does::Records(vec![mx(20, "b.example."), mx(10, "A.example."), mx(10, "a.example.")])),
         (("a.example.", T::A), Does::Records(vec![a("192.0.2.1"), a("192.0.2.2")])),
         (("a.example.", T::AAAA), Does::Records(vec![a("2001:db8::1")])),
         (("b.example.", T::A), Does::Records(vec![a("192.0.2.3")])),
         (("plain.example.", T::A), Does::Records(vec![a("192.0.2.9")])),
+        (("bare.example.", T::MX), Does::Code(ResponseCode::NoError)),
+        (("bare.example.", T::AAAA), Does::Code(ResponseCode::NoError)),
+        (("bare.example.", T::A), Does::Records(vec![a("192.0.2.9")])),
+        (("barren.example.", T::MX), Does::Code(ResponseCode::NoError)),
+        (("barren.example.", T::AAAA), Does::Code(ResponseCode::NoError)),
+        (("barren.example.", T::A), Does::Code(ResponseCode::NoError)),
         (("null.example.", T::MX), Does::Records(vec![mx(0, ".")])),
         (("nodata.example.", T::TXT), Does::NoData),
         (("servfail.example.", T::MX), Does::Code(ResponseCode::ServFail)),
@@ -179,9 +185,6 @@ fn zone() -> Zone {
         (("dead.example.", T::A), Does::Code(ResponseCode::ServFail)),
         (("dead.example.", T::AAAA), Does::Code(ResponseCode::ServFail)),
         (("alias.example.", T::MX), Does::Raw(vec![("alias.example.", RData::CNAME(CNAME(name("good.example."))))])),
-        (("loop.example.", T::MX), Does::Raw(vec![("loop.example.", RData::CNAME(CNAME(name("loop.example."))))])),
-        (("loop1.example.", T::MX), Does::Raw(vec![("loop1.example.", RData::CNAME(CNAME(name("loop2.example."))))])),
-        (("loop2.example.", T::MX), Does::Raw(vec![("loop2.example.", RData::CNAME(CNAME(name("loop1.example."))))])),
         (("other.example.", T::MX), Does::Raw(vec![("unasked.example.", mx(1, "a.example."))])),
         (("wrongtype.example.", T::MX), Does::Raw(vec![("wrongtype.example.", a("192.0.2.66"))])),
         (("empty.example.", T::MX), Does::Garbage(vec![])),
@@ -204,7 +207,15 @@ fn zone() -> Zone {
             Does::Records(vec![RData::MX(MX::new(1, Name::from_labels([&b"a b\n\0"[..], b"example"]).unwrap()))]),
         ),
         (("mixednull.example.", T::MX), Does::Records(vec![mx(0, "."), mx(10, "b.example.")])),
-    ])
+    ]);
+    for (from, to) in
+        [("loop.example.", "loop.example."), ("loop1.example.", "loop2.example."), ("loop2.example.", "loop1.example.")]
+    {
+        for kind in [T::MX, T::A, T::AAAA] {
+            zone.insert((from, kind), Does::Raw(vec![(from, RData::CNAME(CNAME(name(to))))]));
+        }
+    }
+    zone
 }
 
 #[test]
@@ -214,6 +225,8 @@ fn table_of_domains() {
             ("good.example", "10 a.example[2001:db8::1 192.0.2.1 192.0.2.2], 20 b.example[192.0.2.3]"),
             ("GOOD.example.", "10 a.example[2001:db8::1 192.0.2.1 192.0.2.2], 20 b.example[192.0.2.3]"),
             ("plain.example", "implicit 0 plain.example[192.0.2.9]"),
+            ("bare.example", "implicit 0 bare.example[192.0.2.9]"),
+            ("barren.example", "temporary"),
             ("null.example", "null"),
             ("mixednull.example", "10 b.example[192.0.2.3]"),
             ("nodata.example", "none true"),
@@ -262,7 +275,7 @@ fn hostile_answers_are_temporary_or_bounded_and_the_service_lives() {
             .collect();
         for answer in answers {
             let (domain, answer) = answer.await.unwrap();
-            assert!(answer == "temporary" || domain == "pointer.example", "{domain}: {answer}");
+            assert_eq!(answer, "temporary", "{domain}");
         }
         assert!(start.elapsed() < Duration::from_secs(30));
         let big = client.ask(|id| Request::Mx { id, domain: Domain::new(b"big.example").unwrap() }).await.unwrap().0;
