@@ -1,1 +1,22 @@
-//! (being written)
+//! qmail-auth: the directory (is there somebody of this address?) and the judge of logins.
+//!
+//! Serves auth.sock for qmail-smtpd (recipients), qmail-popup (logins) and qmail-send (routes of virtual recipients), and
+//! admin/auth.sock for `qmail user|alias`. Asks qmail-getpw who a local part is and qmail-lspawn whether a `user-ext` can be delivered
+//! to, and for the session of a mailbox whose owner has logged in; it never names a uid or a path. In doubt a user who exists gets the mail, and
+//! a source that is down is a temporary failure.
+//!
+//! One thread polls and owns the accounts database; a few threads compute password hashes. No network, no exec, no files but its own
+//! database, users/ and control/. `--once-admin` answers admin requests on one socket and ends with it, when the system is down.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod clients;
+mod login;
+mod pool;
+mod recipients;
+mod server;
+mod start;
+mod upstream;
+
+pub use server::{Listeners, Server, Setup};
+pub use start::main;

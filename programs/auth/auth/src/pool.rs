@@ -1,0 +1,128 @@
+//! A few threads that compute password hashes, so that a login costs nobody else the 20 milliseconds it takes.
+
+use accounts::{Error, password};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use sys::wake::Wake;
+use zeroize::Zeroizing;
+
+/// Threads at most: a flood of logins must leave processors for mail.
+const THREADS_MAX: usize = 4;
+/// Jobs that wait; at 20 ms each on two threads the last of them still makes its caller's deadline.
+pub(crate) const QUEUE_MAX: usize = 256;
+/// argon2 keeps its memory on the heap; what else a thread needs is little.
+const STACK_LEN: usize = 256 * 1024;
+
+/// What to compute.
+pub(crate) enum Work {
+    /// `None`: nobody's password; the work is done all the same.
+    Verify {
+        stored: Option<Zeroizing<String>>,
+        password: Zeroizing<Vec<u8>>,
+    },
+    Hash {
+        password: Zeroizing<Vec<u8>>,
+    },
+}
+
+/// What came of it.
+pub(crate) enum Outcome {
+    Verified(Result<bool, Error>),
+    Hashed(Result<String, Error>),
+}
+
+/// Jobs in, outcomes out; `T` comes back with the outcome.
+pub(crate) struct Pool<T> {
+    shared: Arc<Shared<T>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    work: Condvar,
+    wake: Wake,
+}
+
+struct State<T> {
+    jobs: VecDeque<(T, Work)>,
+    done: VecDeque<(T, Outcome)>,
+    closed: bool,
+}
+
+impl<T> Shared<T> {
+    /// A thread that panicked holding the lock left whole entries: the queues are only pushed and popped.
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + 'static> Pool<T> {
+    /// Starts the threads; `wake` is woken for every outcome.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn start(wake: Wake) -> io::Result<Self> {
+        let state = State { jobs: VecDeque::new(), done: VecDeque::new(), closed: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), wake });
+        let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, THREADS_MAX);
+        let spawn = |_| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name("hash".to_owned()).stack_size(STACK_LEN).spawn(move || run(&shared))
+        };
+        let threads = (0..count).map(spawn).collect::<io::Result<_>>()?;
+        Ok(Self { shared, threads })
+    }
+
+    /// # Errors
+    /// The queue is full: the token back.
+    pub(crate) fn submit(&self, token: T, work: Work) -> Result<(), T> {
+        let mut state = self.shared.lock();
+        if state.jobs.len() >= QUEUE_MAX {
+            return Err(token);
+        }
+        state.jobs.push_back((token, work));
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// The next outcome, if there is one.
+    pub(crate) fn take(&self) -> Option<(T, Outcome)> {
+        self.shared.lock().done.pop_front()
+    }
+}
+
+impl<T> Drop for Pool<T> {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run<T>(shared: &Shared<T>) {
+    loop {
+        let mut state = shared.lock();
+        let (token, work) = loop {
+            if state.closed {
+                return;
+            }
+            match state.jobs.pop_front() {
+                Some(job) => break job,
+                None => state = shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+            }
+        };
+        drop(state);
+        let outcome = match work {
+            Work::Verify { stored, password } => {
+                Outcome::Verified(password::verify(stored.as_ref().map(|s| s.as_str()), &password))
+            }
+            Work::Hash { password } => Outcome::Hashed(password::hash(&password)),
+        };
+        shared.lock().done.push_back((token, outcome));
+        shared.wake.wake();
+    }
+}

@@ -1,0 +1,512 @@
+//! The loop: who asks, who is asked, and what the answers lead to.
+//!
+//! One thread; it never waits for anything but poll(2) and its own database. Every request is answered once, or its connection is closed.
+
+use crate::admin::Listing;
+use crate::clients::{Client, Heard, Rights};
+use crate::login::HashJob;
+use crate::pool::Pool;
+use crate::recipients::{Asker, Look, Recipients};
+use crate::upstream::Upstream;
+use accounts::{Accounts, Directory, Generation, Resolution};
+use control::auth::Places;
+use control::{Ids, Root, Routed};
+use ipc::auth::{Answer, Directory as Verdict, Request, Target};
+use ipc::field::Bytes;
+use ipc::lspawn::Existence;
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use rustix::event::{PollFd, PollFlags};
+use sandbox::{Role, Socket};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use sys::Seqpacket;
+use sys::wake::Wake;
+use wire::{Address, Domain};
+use zeroize::Zeroize;
+
+/// Connections at a time: workers and tools, some dozens on a large machine.
+const CLIENTS_MAX: usize = 512;
+/// Datagrams taken from one connection before the others get their turn.
+const BURST_MAX: usize = 64;
+/// Pause when no connection can be accepted for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long the same trouble is not logged again.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a server is made of; everything is open.
+pub struct Setup {
+    pub root: Root,
+    pub accounts: Accounts,
+    pub ids: Ids,
+    /// The directory run/qmail.
+    pub run: Arc<OwnedFd>,
+}
+
+/// Where requests come from.
+#[derive(Default)]
+pub struct Listeners {
+    pub auth: Option<OwnedFd>,
+    pub admin: Option<OwnedFd>,
+    /// Connections of the administrator that are there already (`--once-admin`).
+    pub connected: Vec<Seqpacket>,
+}
+
+/// What an answer of qmail-lspawn is for.
+pub(crate) enum LspawnWaiter {
+    /// Is this local part somebody's?
+    Exists { key: Vec<u8> },
+    /// The session of a login that was right.
+    Session { asker: Asker, user: Vec<u8> },
+}
+
+/// The state of qmail-auth.
+pub struct Server {
+    pub(crate) accounts: Accounts,
+    pub(crate) places: Places,
+    pub(crate) pool: Pool<HashJob>,
+    pub(crate) lspawn: Upstream<LspawnWaiter>,
+    pub(crate) listings: BTreeMap<u64, Listing>,
+    getpw: Upstream<Vec<u8>>,
+    recipients: Recipients,
+    seen: (Generation, u64),
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+    listeners: Listeners,
+    ids: Ids,
+    wake: Wake,
+    once: bool,
+    /// What was logged last as wrong, and until when it is not logged again.
+    troubled: (String, Duration),
+}
+
+/// What poll(2) found.
+#[derive(Clone, Copy)]
+enum Source {
+    Lifeline,
+    Listener(Socket),
+    Wake,
+    Getpw,
+    Lspawn,
+    Client(u64),
+}
+
+impl Server {
+    /// # Errors
+    /// No thread or descriptor to be had.
+    pub fn new(setup: Setup, mut listeners: Listeners) -> io::Result<Self> {
+        let wake = Wake::new()?;
+        let mut server = Self {
+            accounts: setup.accounts,
+            places: Places::new(setup.root),
+            pool: Pool::start(wake.clone())?,
+            lspawn: Upstream::new(Arc::clone(&setup.run), Socket::Lspawn.path()),
+            listings: BTreeMap::new(),
+            getpw: Upstream::new(setup.run, Socket::Getpw.path()),
+            recipients: Recipients::default(),
+            seen: (Generation::default(), 0),
+            clients: BTreeMap::new(),
+            next_client: 0,
+            once: !listeners.connected.is_empty(),
+            listeners: Listeners::default(),
+            ids: setup.ids,
+            wake,
+            troubled: (String::new(), Duration::ZERO),
+        };
+        for socket in std::mem::take(&mut listeners.connected) {
+            socket.set_nonblocking(true)?;
+            // Whoever started this process holds the other end of the pair.
+            server.add_client(socket, Rights { network: false, queue: false, admin: true });
+        }
+        server.listeners = listeners;
+        Ok(server)
+    }
+
+    /// Serves until `lifeline` ends; with `connected` connections alone, until they end.
+    ///
+    /// # Errors
+    /// poll(2) failed.
+    pub fn run(&mut self, lifeline: Option<&OwnedFd>) -> io::Result<()> {
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        while !(self.once && self.clients.is_empty()) {
+            for source in self.wait(lifeline)? {
+                match source {
+                    Source::Lifeline => return Ok(()),
+                    Source::Listener(socket) => self.accept(socket),
+                    Source::Wake => self.wake.clear(),
+                    Source::Getpw => self.getpw_ready(&mut buf),
+                    Source::Lspawn => self.lspawn_ready(&mut buf),
+                    Source::Client(client) => self.client_ready(client, &mut buf),
+                }
+            }
+            while let Some((job, outcome)) = self.pool.take() {
+                self.hashed(job, outcome);
+            }
+            self.advance();
+        }
+        Ok(())
+    }
+
+    fn wait(&self, lifeline: Option<&OwnedFd>) -> io::Result<Vec<Source>> {
+        let (mut sources, mut fds) = (vec![Source::Wake], vec![PollFd::new(&self.wake, PollFlags::IN)]);
+        let mut add = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        if let Some(fd) = lifeline {
+            add(Source::Lifeline, fd.as_fd(), PollFlags::IN);
+        }
+        if self.clients.len() < CLIENTS_MAX {
+            for (socket, fd) in [(Socket::Auth, &self.listeners.auth), (Socket::AdminAuth, &self.listeners.admin)] {
+                fd.iter().for_each(|fd| add(Source::Listener(socket), fd.as_fd(), PollFlags::IN));
+            }
+        }
+        self.getpw.interest().into_iter().for_each(|(fd, flags)| add(Source::Getpw, fd, flags));
+        self.lspawn.interest().into_iter().for_each(|(fd, flags)| add(Source::Lspawn, fd, flags));
+        for (number, client) in &self.clients {
+            let (fd, flags) = client.interest(self.listings.contains_key(number));
+            add(Source::Client(*number), fd, flags);
+        }
+        let due = self.getpw.due().into_iter().chain(self.lspawn.due()).min();
+        let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
+        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(sources.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(source, _)| source).collect())
+    }
+
+    /// Sends what waits, ends what is due.
+    fn advance(&mut self) {
+        let now = sys::clock::boottime();
+        for key in self.getpw.expired(now).into_iter().chain(self.getpw.advance(now)).collect::<Vec<_>>() {
+            self.settle(&key, None, Verdict::Temporary {});
+        }
+        for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
+            self.lspawn_gone(waiter);
+        }
+    }
+
+    fn accept(&mut self, socket: Socket) {
+        let listener = if socket == Socket::Auth { &self.listeners.auth } else { &self.listeners.admin };
+        let Some(listener) = listener else { return };
+        match sys::seqpacket::accept(listener.as_fd()) {
+            Ok(connection) => {
+                let uid = connection.peer().map(|peer| peer.uid);
+                let rights = uid.ok().and_then(|uid| Rights::of(socket, uid, |role| uid_of(&self.ids, role)));
+                if let Some(rights) = rights {
+                    self.add_client(connection, rights);
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => std::thread::sleep(ACCEPT_PAUSE),
+        }
+    }
+
+    fn add_client(&mut self, socket: Seqpacket, rights: Rights) {
+        self.clients.insert(self.next_client, Client::new(socket, rights));
+        self.next_client = self.next_client.wrapping_add(1);
+    }
+
+    fn client_ready(&mut self, number: u64, buf: &mut [u8]) {
+        for _ in 0..BURST_MAX {
+            let Some(client) = self.clients.get_mut(&number) else { return };
+            if !client.flush() {
+                return self.close(number);
+            }
+            if client.has_room() && self.listings.contains_key(&number) {
+                self.continue_listing(number);
+                continue;
+            }
+            if !client.is_reading() {
+                return;
+            }
+            match client.receive(buf) {
+                Heard::Nothing => return,
+                Heard::End => return self.close(number),
+                Heard::Datagram(len) => {
+                    client.begin();
+                    let rights = client.rights;
+                    let datagram = buf.get_mut(..len).unwrap_or_default();
+                    let understood = self.request(number, rights, datagram);
+                    // It may have held a password.
+                    datagram.zeroize();
+                    if !understood {
+                        return self.close(number);
+                    }
+                }
+            }
+        }
+    }
+
+    /// False for what this connection may not say: a fault or an attack, which ends it and changes nothing.
+    fn request(&mut self, number: u64, rights: Rights, datagram: &[u8]) -> bool {
+        if rights.admin {
+            return self.admin_request(number, datagram);
+        }
+        match Request::decode(datagram) {
+            Ok(Request::Recipient { id, address }) if rights.network || rights.queue => {
+                self.recipient(Asker { client: number, id }, &address);
+            }
+            Ok(Request::Login { id, service, login, password, remote }) if rights.network => {
+                self.login(Asker { client: number, id }, &service, &login, password, remote);
+            }
+            Ok(Request::Route { id, address }) if rights.queue => {
+                let target = self.route(&address);
+                self.answer(number, &Answer::Route { id, target }, None);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn recipient(&mut self, asker: Asker, address: &Address) {
+        let verdict = match self.place(address) {
+            Err(_) => Verdict::Temporary {},
+            Ok(Place::NotMine) => Verdict::NotMine {},
+            Ok(Place::Nobody) => Verdict::NoMailbox {},
+            Ok(Place::Virtual(domain, local)) => match accounts::resolve(&self.accounts, &domain, &local) {
+                Ok(Resolution::Mailbox { .. } | Resolution::Forward(_)) => Verdict::Mailbox {},
+                Ok(Resolution::NoSuch) => Verdict::NoMailbox {},
+                Err(error) => self.store_failed(&error),
+            },
+            Ok(Place::Local(local)) => return self.local(asker, &local),
+        };
+        self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
+    }
+
+    fn route(&mut self, address: &Address) -> Target {
+        let temporary = |text: String| Target::Temporary { text: ipc::clip(text.as_bytes()).into() };
+        match self.place(address) {
+            Err(text) => temporary(text),
+            // It was virtual when it was accepted: an administrator is at work.
+            Ok(Place::NotMine | Place::Local(_)) => temporary("the domain is not in users/domains now".to_owned()),
+            Ok(Place::Nobody) => Target::NoMailbox {},
+            Ok(Place::Virtual(domain, local)) => match accounts::resolve(&self.accounts, &domain, &local) {
+                Ok(Resolution::Mailbox { user, separator, ext }) => {
+                    // What follows a plus is the user's own mark, not the name of a `.qmail` file: it is always delivered.
+                    let ext = if separator == Some(b'+') { Vec::new() } else { ext };
+                    Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into() }
+                }
+                Ok(Resolution::Forward(targets)) => Target::Forward { domain, targets },
+                Ok(Resolution::NoSuch) => Target::NoMailbox {},
+                Err(error) => {
+                    self.store_failed(&error);
+                    temporary(error.to_string())
+                }
+            },
+        }
+    }
+
+    /// Whose is the address? Takes note of changes on the way.
+    pub(crate) fn place(&mut self, address: &Address) -> Result<Place, String> {
+        let routed = self.places.route(address).map_err(|error| self.trouble(&error.to_string()))?;
+        let generation = self.accounts.generation().map_err(|error| self.trouble(&error.to_string()))?;
+        let seen = (generation, self.places.generation());
+        if seen != self.seen {
+            self.seen = seen;
+            self.recipients.forget();
+        }
+        Ok(match routed {
+            None => Place::Nobody,
+            Some(Routed::Remote(_)) => Place::NotMine,
+            Some(Routed::Local(address)) => Place::Local(address.local().to_vec()),
+            Some(Routed::Virtual(address)) => match address.domain().map(Domain::new) {
+                Some(Ok(domain)) => Place::Virtual(domain, address.local().to_vec()),
+                _ => Place::Nobody,
+            },
+        })
+    }
+
+    /// A local part of the system's own domains: by what is known, else qmail-getpw and qmail-lspawn say.
+    fn local(&mut self, asker: Asker, local: &[u8]) {
+        let key = local.to_ascii_lowercase();
+        let known = |yes| if yes { Verdict::Mailbox {} } else { Verdict::NoMailbox {} };
+        let now = sys::clock::boottime();
+        let verdict = if local.is_empty() {
+            Verdict::NoMailbox {}
+        } else {
+            match self.recipients.look(&key, asker, now) {
+                Look::Known(yes) => known(yes),
+                Look::Full => Verdict::Temporary {},
+                Look::Wait => return,
+                Look::Ask => return self.ask_who(key, now),
+            }
+        };
+        self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
+    }
+
+    /// passwd answers most questions; where users/assign may say otherwise, qmail-lspawn is asked at once.
+    fn ask_who(&mut self, key: Vec<u8>, now: Duration) {
+        if !self.places.has_assign().is_ok_and(|any| !any) {
+            return self.ask_exists(key, now);
+        }
+        let local = Bytes::from(key.as_slice());
+        let asked = self.getpw.ask(|id| ipc::getpw::Request::Who { id, local }.encode(), key, now);
+        if let Err(key) = asked {
+            self.settle(&key, None, Verdict::Temporary {});
+        }
+    }
+
+    fn ask_exists(&mut self, key: Vec<u8>, now: Duration) {
+        let local = Bytes::from(key.as_slice());
+        let asked = self.lspawn.ask(|id| ipc::lspawn::Request::Exists { id, local }.encode(), LspawnWaiter::Exists { key }, now);
+        if let Err(waiter) = asked {
+            self.lspawn_gone(waiter);
+        }
+    }
+
+    fn getpw_ready(&mut self, buf: &mut [u8]) {
+        loop {
+            let gone = match self.getpw.receive(buf) {
+                Ok(None) => return,
+                Ok(Some((len, _))) => match ipc::getpw::Answer::decode(buf.get(..len).unwrap_or_default()) {
+                    Ok(answer) => {
+                        self.who(&answer);
+                        continue;
+                    }
+                    Err(_) => self.getpw.reset(),
+                },
+                Err(gone) => gone,
+            };
+            gone.iter().for_each(|key| self.settle(key, None, Verdict::Temporary {}));
+            return;
+        }
+    }
+
+    fn who(&mut self, answer: &ipc::getpw::Answer) {
+        use ipc::getpw::Answer::{NoUser, Temporary, User};
+        let (User { id, .. } | NoUser { id } | Temporary { id, .. }) = answer;
+        let Some(key) = self.getpw.answered(*id) else { return };
+        match answer {
+            // A user's own name needs no file. With a dash it is an extension of a user, or the user alias's business.
+            User { dash, ext, .. } if dash.is_empty() && ext.is_empty() => self.settle(&key, Some(true), Verdict::Mailbox {}),
+            User { .. } | NoUser { .. } => self.ask_exists(key, sys::clock::boottime()),
+            Temporary { text, .. } => {
+                self.trouble(&format!("qmail-getpw: {}", wire::escape::visible(text)));
+                self.settle(&key, None, Verdict::Temporary {});
+            }
+        }
+    }
+
+    fn lspawn_ready(&mut self, buf: &mut [u8]) {
+        loop {
+            let gone = match self.lspawn.receive(buf) {
+                Ok(None) => return,
+                Ok(Some((len, fd))) => match ipc::lspawn::Answer::decode(buf.get(..len).unwrap_or_default()) {
+                    Ok(answer) => {
+                        self.lspawn_says(answer, fd);
+                        continue;
+                    }
+                    Err(_) => self.lspawn.reset(),
+                },
+                Err(gone) => gone,
+            };
+            gone.into_iter().for_each(|waiter| self.lspawn_gone(waiter));
+            return;
+        }
+    }
+
+    fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
+        use ipc::lspawn::Answer::{Exists, NoSession, Session};
+        let (Exists { id, .. } | Session { id } | NoSession { id, .. }) = &answer;
+        match (self.lspawn.answered(*id), answer) {
+            (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
+                Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
+                Existence::No {} => self.settle(&key, Some(false), Verdict::NoMailbox {}),
+                // The user is there: the mail is taken, and the delivery will find out.
+                Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
+                Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
+            },
+            (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
+            (Some(waiter), _) => self.lspawn_gone(waiter),
+            // Too late; the session's socket is closed here, which ends it.
+            (None, _) => {}
+        }
+    }
+
+    fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
+        match waiter {
+            LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
+            LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
+        }
+    }
+
+    fn settle(&mut self, key: &[u8], definite: Option<bool>, verdict: Verdict) {
+        for asker in self.recipients.settle(key, definite, sys::clock::boottime()) {
+            self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict: verdict.clone() }, None);
+        }
+    }
+
+    fn store_failed(&mut self, error: &accounts::Error) -> Verdict {
+        self.trouble(&error.to_string());
+        Verdict::Temporary {}
+    }
+
+    /// Logs what is wrong here; the same again not before [`TROUBLE_PAUSE`] is over, since every question would say it.
+    pub(crate) fn trouble(&mut self, text: &str) -> String {
+        let now = sys::clock::boottime();
+        let (last, until) = &self.troubled;
+        if last != text || now >= *until {
+            log(text);
+            self.troubled = (text.to_owned(), now.saturating_add(TROUBLE_PAUSE));
+        }
+        text.to_owned()
+    }
+
+    /// Answers a request, if its connection is still there.
+    pub(crate) fn answer(&mut self, number: u64, message: &impl Message, fd: Option<OwnedFd>) {
+        if self.clients.get_mut(&number).is_some_and(|client| !client.answer(message, fd)) {
+            self.close(number);
+        }
+    }
+
+    /// Sends a part of an answer; false if the connection is gone.
+    pub(crate) fn push(&mut self, number: u64, message: &impl Message) -> bool {
+        let kept = self.clients.get_mut(&number).is_some_and(|client| client.push(message, None));
+        if !kept {
+            self.close(number);
+        }
+        kept
+    }
+
+    /// Has this connection taken all that was sent?
+    pub(crate) fn has_room(&self, number: u64) -> bool {
+        self.clients.get(&number).is_some_and(Client::has_room)
+    }
+
+    fn close(&mut self, number: u64) {
+        self.clients.remove(&number);
+        self.listings.remove(&number);
+    }
+}
+
+/// Whose an address is.
+pub(crate) enum Place {
+    /// Of a domain of users/domains: the local part.
+    Virtual(Domain, Vec<u8>),
+    /// Of the system's users: the local part with its virtualdomains prefix.
+    Local(Vec<u8>),
+    NotMine,
+    /// Ours, but never a mailbox.
+    Nobody,
+}
+
+/// The uid of a role; root's is 0, or the caller's when nothing runs as root.
+fn uid_of(ids: &Ids, role: Role) -> Option<u32> {
+    match (role, ids) {
+        (Role::Root, Ids::Table(_)) => Some(0),
+        (Role::Root, Ids::Caller(id)) => Some(id.uid),
+        (role, ids) => ids.get(role.name()).map(|id| id.uid),
+    }
+}
+
+/// A line for the log; nobody reading it is no reason to stop.
+pub(crate) fn log(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,438 @@
+//! qmail-auth over its real sockets, with a qmail-getpw and a qmail-lspawn that say what the test wants.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use accounts::Accounts;
+use control::{Id, Ids, Root};
+use ipc::Message;
+use ipc::admin::{AccountAnswer, AccountRequest};
+use ipc::auth::{Answer, Directory, Request, Target};
+use ipc::lspawn::Existence;
+use qmail_auth::{Listeners, Server, Setup};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sys::{Received, Seqpacket};
+use wire::{Address, Domain};
+
+struct System {
+    dir: tempfile::TempDir,
+    root: Root,
+    run: Arc<OwnedFd>,
+    _lifeline: OwnedFd,
+}
+
+/// A running qmail-auth; it ends with the value.
+fn system(domains: &str) -> System {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path()).unwrap();
+    for sub in [root.control(), root.users(), root.lib(), root.run().join("roles"), root.run().join("admin")] {
+        std::fs::create_dir_all(sub).unwrap();
+    }
+    std::fs::write(root.control_file("me"), "host.example\n").unwrap();
+    std::fs::write(root.control_file("virtualdomains"), "v.example:joe\n").unwrap();
+    std::fs::write(root.domains_file(), domains).unwrap();
+    let run: Arc<OwnedFd> = Arc::new(std::fs::File::open(root.run()).unwrap().into());
+    let listen = |name| Some(sys::seqpacket::listen(run.as_fd(), name).unwrap());
+    let listeners = Listeners { auth: listen("roles/auth.sock"), admin: listen("admin/auth.sock"), connected: Vec::new() };
+    let id = Id { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let accounts = Accounts::open(&root.lib().join("accounts.sqlite")).unwrap();
+    let setup = Setup { root: root.clone(), accounts, ids: Ids::Caller(id), run: Arc::clone(&run) };
+    let (lifeline, far) = rustix::pipe::pipe().map(|(read, write)| (write, read)).unwrap();
+    std::thread::spawn(move || Server::new(setup, listeners).unwrap().run(Some(&far)).unwrap());
+    System { dir, root, run, _lifeline: lifeline }
+}
+
+impl System {
+    fn connect(&self, name: &str) -> Seqpacket {
+        let socket = Seqpacket::connect(self.run.as_fd(), name).unwrap();
+        socket.set_deadline(Duration::from_secs(20)).unwrap();
+        socket
+    }
+
+    fn auth(&self) -> Seqpacket {
+        self.connect("roles/auth.sock")
+    }
+
+    fn admin(&self, request: &AccountRequest) -> AccountAnswer {
+        ask(&self.connect("admin/auth.sock"), request).0
+    }
+
+    fn user(&self, user: &str, password: &str) {
+        let request = AccountRequest::UserAdd { address: address(user), password: password.into() };
+        assert_eq!(self.admin(&request), AccountAnswer::Ok {});
+    }
+
+    /// A server that answers every question with `answer` (and a descriptor beside it).
+    fn serve<Q: Message>(&self, name: &str, answer: impl Fn(Q) -> (Vec<u8>, Option<OwnedFd>) + Send + 'static) {
+        let listener = sys::seqpacket::listen(self.run.as_fd(), name).unwrap();
+        rustix::io::ioctl_fionbio(&listener, false).unwrap();
+        std::thread::spawn(move || {
+            while let Ok(connection) = sys::seqpacket::accept(listener.as_fd()) {
+                connection.set_nonblocking(false).unwrap();
+                let mut buf = vec![0; 40_000];
+                while let Ok(Received::Datagram(len, _)) = connection.recv(&mut buf) {
+                    let (datagram, fd) = answer(Q::decode(&buf[..len]).unwrap());
+                    match fd {
+                        Some(fd) => connection.send_with_fd(&datagram, fd.as_fd()).unwrap(),
+                        None => connection.send(&datagram).unwrap(),
+                    }
+                }
+            }
+        });
+    }
+
+    fn getpw(&self) {
+        self.serve("roles/getpw.sock", |ipc::getpw::Request::Who { id, local }| {
+            let user = |user: &[u8], dash: &str, ext: &[u8]| ipc::getpw::Answer::User {
+                id,
+                user: user.into(),
+                uid: 1000,
+                gid: 1000,
+                home: "/home/x".into(),
+                dash: dash.into(),
+                ext: ext.into(),
+            };
+            let answer = match local.strip_prefix(b"joe") {
+                Some(b"") => user(b"joe", "", b""),
+                Some([b'-', ext @ ..]) => user(b"joe", "-", ext),
+                _ if &*local == b"nss-down" => ipc::getpw::Answer::Temporary { id, text: "no\nNSS".into() },
+                _ => user(b"alias", "-", &local),
+            };
+            (answer.encode(), None)
+        });
+    }
+
+    fn lspawn(&self) {
+        self.serve("roles/lspawn.sock", |request: ipc::lspawn::Request| match request {
+            ipc::lspawn::Request::Exists { id, local } => {
+                let answer = match &*local {
+                    b"joe-list" | b"postmaster" | b"joe-ann" => Existence::Yes {},
+                    b"joe-odd" => Existence::CannotTell {},
+                    b"joe-down" => Existence::Down {},
+                    _ => Existence::No {},
+                };
+                (ipc::lspawn::Answer::Exists { id, answer }.encode(), None)
+            }
+            ipc::lspawn::Request::Session { id, domain, user } => {
+                if &*user == b"broken" {
+                    return (ipc::lspawn::Answer::NoSession { id, text: "no fork".into() }.encode(), None);
+                }
+                let (near, far) = rustix::pipe::pipe().unwrap();
+                let text = [b"session of ", &*user, b" at ", domain.as_bytes()].concat();
+                rustix::io::write(&far, &text).unwrap();
+                (ipc::lspawn::Answer::Session { id }.encode(), Some(near))
+            }
+        });
+    }
+}
+
+fn address(text: &str) -> Address {
+    Address::new(text.as_bytes()).unwrap()
+}
+
+fn receive<A: Message>(socket: &Seqpacket) -> (A, Option<OwnedFd>) {
+    let mut buf = vec![0; 40_000];
+    match socket.recv_with_fd(&mut buf).unwrap() {
+        Received::Datagram(len, fd) => (A::decode(&buf[..len]).unwrap(), fd),
+        Received::End => panic!("closed"),
+    }
+}
+
+fn ask<Q: Message, A: Message>(socket: &Seqpacket, question: &Q) -> (A, Option<OwnedFd>) {
+    socket.send(&question.encode()).unwrap();
+    receive(socket)
+}
+
+fn recipient(socket: &Seqpacket, text: &str) -> Directory {
+    match ask(socket, &Request::Recipient { id: 7, address: address(text) }).0 {
+        Answer::Recipient { id: 7, verdict } => verdict,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn login(socket: &Seqpacket, login: &[u8], password: &[u8]) -> (Answer, Option<OwnedFd>) {
+    let remote = Some("192.0.2.1".parse().unwrap());
+    ask(socket, &Request::Login { id: 9, service: "pop3".into(), login: login.into(), password: password.into(), remote })
+}
+
+const DOMAINS: &str = "a.example:64107:64107:/var/mail/a.example\n";
+
+#[test]
+fn recipients_of_all_kinds() {
+    let system = system(DOMAINS);
+    system.getpw();
+    system.lspawn();
+    system.user("ann@a.example", "x");
+    let socket = system.auth();
+    for _ in 0..2 {
+        for (text, verdict) in [
+            ("ann@a.example", Directory::Mailbox {}),
+            ("ANN+tag@A.example", Directory::Mailbox {}),
+            ("ann-x@a.example", Directory::Mailbox {}),
+            ("bob@a.example", Directory::NoMailbox {}),
+            ("@a.example", Directory::NoMailbox {}),
+            ("joe@host.example", Directory::Mailbox {}),
+            ("Joe@HOST.example", Directory::Mailbox {}),
+            ("joe-list@host.example", Directory::Mailbox {}),
+            ("joe-odd@host.example", Directory::Mailbox {}),
+            ("joe-nothing@host.example", Directory::NoMailbox {}),
+            ("joe-down@host.example", Directory::Temporary {}),
+            ("nss-down@host.example", Directory::Temporary {}),
+            ("postmaster@host.example", Directory::Mailbox {}),
+            ("nobody@host.example", Directory::NoMailbox {}),
+            ("@host.example", Directory::NoMailbox {}),
+            ("ann@v.example", Directory::Mailbox {}),
+            ("zoe@v.example", Directory::NoMailbox {}),
+            ("x@elsewhere.example", Directory::NotMine {}),
+        ] {
+            assert_eq!(recipient(&socket, text), verdict, "{text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_changed_counts_at_once() {
+    let system = system(DOMAINS);
+    let socket = system.auth();
+    assert_eq!(recipient(&socket, "ann@a.example"), Directory::NoMailbox {});
+    system.user("ann@a.example", "x");
+    assert_eq!(recipient(&socket, "ann@a.example"), Directory::Mailbox {});
+    assert_eq!(recipient(&socket, "ann@b.example"), Directory::NotMine {});
+    std::fs::write(system.root.domains_file(), format!("{DOMAINS}b.example:64107:64107:/var/mail/b.example\n")).unwrap();
+    assert_eq!(recipient(&socket, "ann@b.example"), Directory::NoMailbox {});
+    std::fs::write(system.root.domains_file(), "not a line\n").unwrap();
+    assert_eq!(recipient(&socket, "ann@a.example"), Directory::Temporary {});
+}
+
+#[test]
+fn a_server_that_is_down_is_temporary_and_its_return_is_noticed() {
+    let system = system(DOMAINS);
+    let socket = system.auth();
+    assert_eq!(recipient(&socket, "joe@host.example"), Directory::Temporary {}, "no qmail-getpw");
+    system.getpw();
+    assert_eq!(recipient(&socket, "joe@host.example"), Directory::Mailbox {});
+    assert_eq!(recipient(&socket, "joe-list@host.example"), Directory::Temporary {}, "no qmail-lspawn");
+    system.lspawn();
+    assert_eq!(recipient(&socket, "joe-list@host.example"), Directory::Mailbox {});
+}
+
+#[test]
+fn a_server_that_hangs_is_temporary_and_others_do_not_wait() {
+    let system = system(DOMAINS);
+    let _silent = sys::seqpacket::listen(system.run.as_fd(), "roles/getpw.sock").unwrap();
+    let socket = system.auth();
+    let start = Instant::now();
+    socket.send(&Request::Recipient { id: 1, address: address("joe@host.example") }.encode()).unwrap();
+    assert_eq!(recipient(&socket, "x@a.example"), Directory::NoMailbox {});
+    assert!(start.elapsed() < Duration::from_secs(4));
+    assert_eq!(receive::<Answer>(&socket).0, Answer::Recipient { id: 1, verdict: Directory::Temporary {} });
+    assert!(start.elapsed() > Duration::from_secs(4));
+}
+
+#[test]
+fn logins() {
+    let system = system(DOMAINS);
+    system.lspawn();
+    system.user("ann@a.example", "open sesame");
+    system.user("broken@a.example", "x");
+    let socket = system.auth();
+    let (answer, fd) = login(&socket, b"Ann@A.EXAMPLE", b"open sesame");
+    assert_eq!(answer, Answer::LoggedIn { id: 9, user: "ann@a.example".into() });
+    let mut text = [0; 64];
+    let len = rustix::io::read(fd.unwrap(), &mut text).unwrap();
+    assert_eq!(&text[..len], b"session of ann at a.example");
+    let refused = Answer::Refused { id: 9 };
+    for (name, password) in [
+        (&b"ann@a.example"[..], &b"wrong"[..]),
+        (b"ann@a.example", b""),
+        (b"ann@a.example", b"open sesame\0x"),
+        (b"ann+x@a.example", b"open sesame"),
+        (b"ann", b"open sesame"),
+        (b"bob@a.example", b"open sesame"),
+        (b"ann@host.example", b"open sesame"),
+        (b"ann@elsewhere.example", b"open sesame"),
+        (b"", b""),
+        (b"' OR '1'='1", b"x"),
+        (b"ann@a.example' --", b"open sesame"),
+        (b"ann\0@a.example", b"open sesame"),
+        (b"*)(uid=*@a.example", b"x"),
+        (b"../ann@a.example", b"open sesame"),
+        (b"ann@a.example\r\n", b"open sesame"),
+        (&[b'a'; 5000], b"x"),
+    ] {
+        let (answer, fd) = login(&socket, name, password);
+        assert_eq!((answer, fd.is_none()), (refused.clone(), true), "{}", name.escape_ascii());
+    }
+    assert!(matches!(login(&socket, b"broken@a.example", b"x").0, Answer::Unavailable { id: 9, .. }));
+    let smtp =
+        Request::Login { id: 2, service: "imap".into(), login: "ann@a.example".into(), password: "x".into(), remote: None };
+    assert!(matches!(ask::<_, Answer>(&socket, &smtp).0, Answer::Unavailable { id: 2, .. }));
+    let changed = AccountRequest::UserPassword { address: address("ann@a.example"), password: "new".into() };
+    assert_eq!(system.admin(&changed), AccountAnswer::Ok {});
+    assert_eq!(login(&socket, b"ann@a.example", b"open sesame").0, refused);
+    assert!(matches!(login(&socket, b"ann@a.example", b"new").0, Answer::LoggedIn { .. }));
+    let text = std::fs::read(system.dir.path().join("var/lib/qmail/accounts.sqlite-wal")).unwrap_or_default();
+    assert!(!text.windows(11).any(|w| w == b"open sesame"), "no password in clear on the disk");
+}
+
+#[test]
+fn a_suspended_account_is_refused_like_a_wrong_password() {
+    use accounts::Directory as _;
+    let system = system(DOMAINS);
+    system.lspawn();
+    system.user("ann@a.example", "x");
+    let mut accounts = Accounts::open(&system.root.lib().join("accounts.sqlite")).unwrap();
+    let (domain, user) = (Domain::new(b"a.example").unwrap(), accounts::UserName::new(b"ann").unwrap());
+    accounts.set_suspended(&domain, &user, true).unwrap();
+    let socket = system.auth();
+    assert_eq!(login(&socket, b"ann@a.example", b"x").0, Answer::Refused { id: 9 });
+    assert_eq!(recipient(&socket, "ann@a.example"), Directory::Mailbox {}, "mail goes on arriving");
+}
+
+#[test]
+fn routes_of_virtual_recipients() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    let alias = |name: &str, targets: &[&str]| {
+        let targets = targets.iter().map(|t| address(t)).collect();
+        assert_eq!(system.admin(&AccountRequest::AliasAdd { address: address(name), targets }), AccountAnswer::Ok {});
+    };
+    alias("info@a.example", &["ann@a.example", "x@elsewhere.example"]);
+    let socket = system.auth();
+    let route = |text: &str| match ask(&socket, &Request::Route { id: 3, address: address(text) }).0 {
+        Answer::Route { id: 3, target } => target,
+        other => panic!("{other:?}"),
+    };
+    let domain = Domain::new(b"a.example").unwrap();
+    let mailbox = |ext: &str| Target::Mailbox { domain: domain.clone(), user: "ann".into(), ext: ext.into() };
+    assert_eq!(route("ANN@a.example"), mailbox(""));
+    assert_eq!(route("ann-List@a.example"), mailbox("List"));
+    assert_eq!(route("ann+tag@a.example"), mailbox(""));
+    let targets = vec![address("ann@a.example"), address("x@elsewhere.example")];
+    assert_eq!(route("info@a.example"), Target::Forward { domain: domain.clone(), targets });
+    assert_eq!(route("bob@a.example"), Target::NoMailbox {});
+    assert!(matches!(route("ann@gone.example"), Target::Temporary { .. }));
+    alias("@a.example", &["all@elsewhere.example"]);
+    assert_eq!(route("bob@a.example"), Target::Forward { domain, targets: vec![address("all@elsewhere.example")] });
+}
+
+#[test]
+fn the_administrators_mistakes_are_explained() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    let failed = |request: AccountRequest, words: &str| match system.admin(&request) {
+        AccountAnswer::Failed { text, temporary: false } => {
+            assert!(String::from_utf8_lossy(&text).contains(words), "{}", text.escape_ascii());
+        }
+        other => panic!("{request:?}: {other:?}"),
+    };
+    let add = |name: &str, password: &str| AccountRequest::UserAdd { address: address(name), password: password.into() };
+    failed(add("ann@a.example", "y"), "exists already");
+    failed(add("bob@a.example", ""), "empty");
+    failed(add("bob@b.example", "x"), "qmail domain add b.example");
+    failed(add("bob", "x"), "user@domain");
+    failed(add("a/b@a.example", "x"), "slashes");
+    failed(AccountRequest::UserRemove { address: address("bob@a.example") }, "no such user");
+    failed(AccountRequest::AliasAdd { address: address("all@a.example"), targets: vec![] }, "at least one target");
+    failed(AccountRequest::AliasRemove { address: address("all@a.example") }, "no such alias");
+    assert_eq!(system.admin(&AccountRequest::UserQuota { address: address("ann@a.example"), bytes: 5 }), AccountAnswer::Ok {});
+    assert_eq!(system.admin(&AccountRequest::DomainForget { domain: Domain::new(b"a.example").unwrap() }), AccountAnswer::Ok {});
+    failed(AccountRequest::UserRemove { address: address("ann@a.example") }, "no such user");
+}
+
+#[test]
+fn lists_come_whole_however_long() {
+    use accounts::Directory as _;
+    let system = system(DOMAINS);
+    let mut accounts = Accounts::open(&system.root.lib().join("accounts.sqlite")).unwrap();
+    let domain = Domain::new(b"a.example").unwrap();
+    let long: Vec<Address> = (0..20).map(|n| address(&format!("{}{n}@x.example", "t".repeat(980)))).collect();
+    for n in 0..500 {
+        let name = |kind: char| accounts::UserName::new(format!("{kind}{n:03}").as_bytes()).unwrap();
+        accounts.add_user(&domain, &name('u'), "h", 0).unwrap();
+        accounts.set_alias(&domain, Some(&name('a')), if n % 50 == 0 { &long } else { &long[..1] }).unwrap();
+    }
+    let socket = system.connect("admin/auth.sock");
+    let collect = |request: &AccountRequest| {
+        socket.send(&request.encode()).unwrap();
+        let mut out = Vec::new();
+        loop {
+            match receive(&socket).0 {
+                AccountAnswer::Users { rows, last } => {
+                    out.extend(rows.into_iter().map(|row| row.address.to_string()));
+                    if last {
+                        return out;
+                    }
+                }
+                AccountAnswer::Aliases { rows, last } => {
+                    out.extend(rows.into_iter().map(|row| format!("{}={}", row.address, row.targets.len())));
+                    if last {
+                        return out;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let users = collect(&AccountRequest::UserList { domain: None, after: Default::default() });
+    assert_eq!((users.len(), users[0].as_str(), users[499].as_str()), (500, "u000@a.example", "u499@a.example"));
+    let rest = collect(&AccountRequest::UserList { domain: Some(domain.clone()), after: "u497@a.example".into() });
+    assert_eq!(rest, ["u498@a.example", "u499@a.example"]);
+    let aliases = collect(&AccountRequest::AliasList { domain: None, after: Default::default() });
+    assert_eq!((aliases.len(), aliases[0].as_str(), aliases[499].as_str()), (500, "a000@a.example=20", "a499@a.example=1"));
+    let none = collect(&AccountRequest::UserList { domain: Some(Domain::new(b"b.example").unwrap()), after: Default::default() });
+    assert!(none.is_empty());
+}
+
+#[test]
+fn whatever_bytes_come_nobody_exits_and_nothing_changes() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    let forbidden = AccountRequest::UserRemove { address: address("ann@a.example") }.encode();
+    for name in ["roles/auth.sock", "admin/auth.sock"] {
+        for bytes in [
+            &b"\0"[..],
+            b"\x01",
+            b"\x01\x01",
+            b"GET / HTTP/1.1",
+            &[0xff; 32_768],
+            &[1; 60_000],
+            &forbidden[..forbidden.len() - 1],
+        ] {
+            let socket = system.connect(name);
+            if socket.send(bytes).is_ok() {
+                assert!(matches!(socket.recv(&mut [0; 100]), Ok(Received::End) | Err(_)), "{name}: {}", bytes.len());
+            }
+        }
+    }
+    // The administrator's request on the other socket is no request there.
+    let socket = system.auth();
+    socket.send(&forbidden).unwrap();
+    let _ = socket.recv(&mut [0; 100]);
+    assert_eq!(recipient(&system.auth(), "ann@a.example"), Directory::Mailbox {});
+}
+
+#[test]
+fn a_flood_of_questions_is_answered_in_full() {
+    let system = system(DOMAINS);
+    system.getpw();
+    system.lspawn();
+    let socket = Arc::new(system.auth());
+    let writer = Arc::clone(&socket);
+    let thread = std::thread::spawn(move || {
+        for id in 0..5000 {
+            let text = format!("joe-x{}@host.example", id % 700);
+            writer.send(&Request::Recipient { id, address: address(&text) }.encode()).unwrap();
+        }
+    });
+    let mut seen = vec![false; 5000];
+    for _ in 0..5000 {
+        match receive(&socket).0 {
+            Answer::Recipient { id, verdict: Directory::NoMailbox {} } => {
+                assert!(!std::mem::replace(&mut seen[usize::try_from(id).unwrap()], true));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    thread.join().unwrap();
+}
