@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 use control::Root;
 use rustix::process::{Resource, Rlimit, Signal};
+use sandbox::Socket;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
 
@@ -60,13 +61,14 @@ fn serve() -> Result<(), String> {
         return Err("qmail-lspawn is started by qmail-start; use qmail start".to_owned());
     }
     let root = Root::from_args(&mut args).map_err(|error| error.to_string())?;
-    let mut service = Service::new(root)?;
     let text = |error: std::io::Error| error.to_string();
     let mut inherited = Inherited::take().map_err(text)?;
     let lifeline = inherited.one("lifeline").map_err(text)?;
-    let listener = inherited.one(&format!("serve:{}", sandbox::Socket::Lspawn.name())).map_err(text)?;
+    let listener = inherited.one(&format!("serve:{}", Socket::Lspawn.name())).map_err(text)?;
+    let mut service = Service::new(root, inherited.one("run").map_err(text)?)?;
     let signals = Signals::new(&[Signal::HUP, Signal::TERM, Signal::INT]).map_err(text)?;
     raise_file_limit();
+    inherited.ready().map_err(text)?;
     service.run(listener, &lifeline, &signals).map_err(text)
 }
 

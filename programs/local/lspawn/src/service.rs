@@ -66,18 +66,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// Reads the configuration and opens what is needed.
+    /// Reads the configuration. `run_dir` is run/qmail, where qmail-getpw's socket is.
     ///
     /// # Errors
     /// The text says what to repair.
-    pub fn new(root: Root) -> Result<Self, String> {
+    pub fn new(root: Root, run_dir: OwnedFd) -> Result<Self, String> {
         let values = Lspawn::load(&root).map_err(|error| error.to_string())?;
         let ids = root.ids().map_err(|error| error.to_string())?;
         let uid = rustix::process::geteuid().as_raw();
         let as_caller = uid != 0;
-        let run = root.run();
-        let opened = rustix::fs::open(&run, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty());
-        let run_dir = opened.map_err(|errno| format!("{}: {errno}; run qmail setup", run.display()))?;
         let rules = Rules { uid, ids, uid_min: values.uid_min, alias_home: root.alias() };
         Ok(Self {
             assignments: Assignments::new(&root),

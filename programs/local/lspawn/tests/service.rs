@@ -90,9 +90,14 @@ impl System {
         let listener = sys::seqpacket::listen(run.as_fd(), "roles/lspawn.sock").unwrap();
         fs::set_permissions(at("run/qmail/roles/lspawn.sock"), fs::Permissions::from_mode(0o666)).unwrap();
         let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (said_ready, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let stderr = std::io::stderr();
         let spawn = Spawn::new(&at("bin/qmail-lspawn")).arg("--service").env("QMAIL_ROOT", dir.path()).stderr(stderr.as_fd());
-        let child = spawn.fd("lifeline", theirs.as_fd()).fd("serve:lspawn", listener.as_fd()).start().unwrap();
+        let spawn = spawn.fd("lifeline", theirs.as_fd()).fd("ready", ready.as_fd()).fd("run", run.as_fd());
+        let child = spawn.fd("serve:lspawn", listener.as_fd()).start().unwrap();
+        drop(ready);
+        let mut word = [0; 1];
+        fs::File::from(said_ready).read_exact(&mut word).unwrap();
         Self { dir, child, lifeline: Some(ours) }
     }
 
