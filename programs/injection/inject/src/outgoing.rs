@@ -1,0 +1,262 @@
+//! The one way out: a message and its envelope to qmail-send by inject.sock, or to the program that QMAILQUEUE names.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+use ipc::submission::Submission;
+use rustix::fs::{Mode, OFlags};
+use wire::Address;
+
+use crate::program::QueueProgram;
+
+/// How long a caller waits for a system that is down; systemd, which holds the socket, makes most waits shorter.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LAST: Duration = Duration::from_secs(1);
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    permanent: bool,
+    text: Vec<u8>,
+}
+
+impl Refusal {
+    /// Again later. The text ends with its code, `(#4.3.0)`.
+    #[must_use]
+    pub fn temporary(text: &str) -> Self {
+        Self { permanent: false, text: text.into() }
+    }
+
+    /// Never. The text ends with its code, `(#5.3.0)`.
+    #[must_use]
+    pub fn permanent(text: &str) -> Self {
+        Self { permanent: true, text: text.into() }
+    }
+
+    /// From the texts of the qmail-queue interface: `D` or `Z` and the text.
+    #[must_use]
+    pub fn of_report(report: &[u8]) -> Option<Self> {
+        let (letter, text) = report.split_first()?;
+        let text = text.trim_ascii_end();
+        (matches!(letter, b'D' | b'Z') && text.len() > 1).then(|| Self { permanent: *letter == b'D', text: text.to_vec() })
+    }
+
+    /// From qmail-send's answer, whose text may begin with an enhanced status code; reports have it at the end.
+    fn of_answer(permanent: bool, text: &[u8]) -> Self {
+        let default: &[u8] = if permanent { b"5.3.0" } else { b"4.3.0" };
+        let text = text.trim_ascii();
+        let first = text.split(|b| *b == b' ').next().unwrap_or_default();
+        let is_code = first.iter().filter(|b| **b == b'.').count() == 2
+            && first.iter().all(|b| b.is_ascii_digit() || *b == b'.')
+            && matches!(first.first(), Some(b'4' | b'5'));
+        let (code, words) =
+            if is_code { (first, text.get(first.len()..).unwrap_or_default().trim_ascii_start()) } else { (default, text) };
+        let words: &[u8] = if words.is_empty() { b"message refused" } else { words };
+        Self { permanent, text: [words, b" (#", code, b")"].concat() }
+    }
+
+    /// Is it worth trying again?
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        !self.permanent
+    }
+
+    /// As the qmail-queue interface has it: `D…` or `Z…`.
+    #[must_use]
+    pub fn report(&self) -> Vec<u8> {
+        [if self.permanent { b"D" } else { b"Z" }, self.text.as_slice()].concat()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&wire::escape::visible(&self.text))
+    }
+}
+
+/// What a message is besides its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Nature {
+    pub is_eight_bit: bool,
+    pub is_utf8_envelope: bool,
+}
+
+impl Nature {
+    fn flags(self) -> u32 {
+        let eight_bit = if self.is_eight_bit { FLAG_EIGHT_BIT } else { 0 };
+        eight_bit | if self.is_utf8_envelope { FLAG_SMTPUTF8 } else { 0 }
+    }
+}
+
+/// Where messages go, opened before the sandbox is entered.
+#[derive(Debug)]
+pub enum Exit {
+    /// The run directory of the instance.
+    Send {
+        run: OwnedFd,
+        deadline: Instant,
+    },
+    Program(QueueProgram),
+}
+
+impl Exit {
+    /// The way to qmail-send; waits until the run directory exists.
+    ///
+    /// # Errors
+    /// The system is not there; temporary.
+    pub fn to_send(run: &Path, wait: Duration) -> Result<Self, Refusal> {
+        let deadline = deadline_after(wait);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let run = retry(deadline, || Ok(rustix::fs::open(run, flags, Mode::empty())?)).map_err(|error| not_there(&error))?;
+        Ok(Self::Send { run, deadline })
+    }
+
+    /// Opens a message. Its bytes follow by [`Outgoing::put`], its end by [`Outgoing::finish`]; dropping it abandons the message.
+    ///
+    /// # Errors
+    /// The system is down; temporary.
+    pub fn open(self, sender: Address, recipients: Vec<Address>, nature: Nature) -> Result<Outgoing, Refusal> {
+        match self {
+            Self::Send { run, deadline } => {
+                let mut submission = connect(run.as_fd(), deadline)?;
+                begin(&mut submission, sender, recipients, nature).map_err(|error| broken(&error))?;
+                Ok(Outgoing::Send(submission))
+            }
+            Self::Program(mut program) => {
+                program.go();
+                Ok(Outgoing::Program { program, sender, recipients })
+            }
+        }
+    }
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub enum Outgoing {
+    Send(Submission),
+    Program { program: QueueProgram, sender: Address, recipients: Vec<Address> },
+}
+
+impl Outgoing {
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// qmail-send is gone; temporary. A program that reads no more tells why at the end.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        match self {
+            Self::Send(submission) => submission.data(bytes).map_err(|error| broken(&error)),
+            Self::Program { program, .. } => {
+                program.put(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the message and waits until it is safe.
+    ///
+    /// # Errors
+    /// It was refused, or nobody knows; the latter is temporary.
+    pub fn finish(self) -> Result<(), Refusal> {
+        match self {
+            Self::Send(mut submission) => commit(&mut submission),
+            Self::Program { program, sender, recipients } => program.finish(&sender, &recipients),
+        }
+    }
+}
+
+/// A connection to qmail-send, made again and again until `deadline`.
+///
+/// # Errors
+/// The system is down; temporary.
+pub fn connect(run: BorrowedFd<'_>, deadline: Instant) -> Result<Submission, Refusal> {
+    retry(deadline, || Submission::connect(run, sandbox::Socket::Inject.path())).map_err(|error| not_there(&error))
+}
+
+/// The envelope.
+///
+/// # Errors
+/// The connection broke; temporary.
+pub fn begin(submission: &mut Submission, sender: Address, recipients: Vec<Address>, nature: Nature) -> io::Result<()> {
+    submission.begin(sender, nature.flags())?;
+    recipients.into_iter().try_for_each(|recipient| submission.recipient(recipient))
+}
+
+/// The end, and qmail-send's answer.
+///
+/// # Errors
+/// It was refused, or the connection broke.
+pub fn commit(submission: &mut Submission) -> Result<(), Refusal> {
+    match submission.commit().map_err(|error| broken(&error))? {
+        Answer::Accepted { .. } => Ok(()),
+        Answer::Temporary { text } => Err(Refusal::of_answer(false, text.as_ref())),
+        Answer::Permanent { text } => Err(Refusal::of_answer(true, text.as_ref())),
+    }
+}
+
+/// The moment `wait` from now.
+#[must_use]
+pub fn deadline_after(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
+}
+
+fn retry<T>(deadline: Instant, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut pause = RETRY_FIRST;
+    loop {
+        let error = match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(error);
+        }
+        std::thread::sleep(pause.min(left));
+        pause = pause.saturating_mul(2).min(RETRY_LAST);
+    }
+}
+
+fn not_there(error: &io::Error) -> Refusal {
+    Refusal::temporary(&format!("unable to reach qmail-send: {error} (#4.3.0)"))
+}
+
+pub(crate) fn broken(error: &io::Error) -> Refusal {
+    Refusal::temporary(&format!("connection to qmail-send broke: {error} (#4.4.2)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_in_both_forms() {
+        for (permanent, text, report) in [
+            (false, &b"4.3.1 spool is full"[..], &b"Zspool is full (#4.3.1)"[..]),
+            (true, b"5.7.1 no", b"Dno (#5.7.1)"),
+            (true, b"no", b"Dno (#5.3.0)"),
+            (false, b"", b"Zmessage refused (#4.3.0)"),
+            (false, b"4.3.1", b"Zmessage refused (#4.3.1)"),
+            (false, b"1.2.3.4 said no", b"Z1.2.3.4 said no (#4.3.0)"),
+        ] {
+            assert_eq!(Refusal::of_answer(permanent, text).report(), report);
+        }
+        assert_eq!(Refusal::of_report(b"Dno way (#5.7.1)\n"), Some(Refusal::permanent("no way (#5.7.1)")));
+        for short in [&b""[..], b"D", b"Dx", b"Xlong enough", b"Z \n"] {
+            assert_eq!(Refusal::of_report(short), None);
+        }
+        assert_eq!(Refusal::temporary("a\x1b[0m").to_string(), "a\\x1b[0m");
+    }
+
+    #[test]
+    fn gives_up_at_the_deadline() {
+        let start = Instant::now();
+        let missing = Path::new("/nonexistent/run");
+        assert!(Exit::to_send(missing, Duration::from_millis(120)).unwrap_err().is_temporary());
+        assert!(start.elapsed() >= Duration::from_millis(120) && start.elapsed() < Duration::from_secs(20));
+    }
+}
