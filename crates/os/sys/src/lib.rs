@@ -8,6 +8,7 @@ pub mod clock;
 pub mod confine;
 pub mod fs;
 pub mod inherited;
+pub mod interfaces;
 pub mod memfd;
 pub mod numbered;
 pub mod passwd;
