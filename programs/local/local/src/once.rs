@@ -1,0 +1,99 @@
+//! `--once`: one delivery for qmail-lspawn whose `.qmail` file holds program lines, carried out whole and unconfined as the
+//! recipient, like the classic face, but asked for and answered on the socket `work` (ipc::worker).
+//!
+//! What the programs print goes into the report, so that a bounce can quote it.
+
+use crate::carry_out::{Carrier, check_loop, dot_qmail};
+use crate::failure::Failure;
+use crate::forward::Forwarder;
+use crate::home::Home;
+use crate::shell::Shell;
+use crate::worker::{delivery, report};
+use dotqmail::Plan;
+use ipc::worker::{Recipient, Request};
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use maildir::Body;
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::ExitCode;
+use sys::inherited::Inherited;
+use sys::{Received, Seqpacket};
+use wire::Address;
+
+/// Runs the face.
+#[must_use]
+pub fn main() -> ExitCode {
+    let served =
+        Inherited::take().and_then(|mut inherited| inherited.one("work")).and_then(|work| serve(&Seqpacket::from_fd(work)));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("qmail-local: {e}");
+            ExitCode::from(dotqmail::exit::TEMPORARY)
+        }
+    }
+}
+
+fn serve(work: &Seqpacket) -> io::Result<()> {
+    let mut datagram = vec![0; DATAGRAM_LEN_MAX];
+    let Received::Datagram(len, fd) = work.recv_with_fd(&mut datagram)? else { return Ok(()) };
+    let request = Request::decode(datagram.get(..len).unwrap_or_default())?;
+    let (Request::Deliver { number, sender, recipient, default_delivery }, Some(message)) = (request, fd) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a delivery"));
+    };
+    let shell = Shell::captured();
+    let result = deliver(&shell, &sender, &recipient, &default_delivery, message);
+    work.send(&report(number, &shell.take_output(), result).encode())
+}
+
+fn deliver(
+    shell: &Shell,
+    sender: &Address,
+    recipient: &Recipient,
+    default_delivery: &[u8],
+    message: OwnedFd,
+) -> Result<String, Failure> {
+    let message = own_description(message).map_err(|e| Failure::system("Unable to read message", &e))?;
+    let body = Body::new(message).map_err(|e| Failure::system("Unable to read message", &e))?;
+    let delivery = delivery(sender, recipient);
+    let home = Home::open(delivery.home)?;
+    if let Some(fault) = home.fault()? {
+        return Err(fault.into());
+    }
+    check_loop(&delivery, &body)?;
+    let found = dot_qmail(&home, delivery.dash, delivery.ext)?;
+    let root = control::Root::from_env().map_err(|e| Failure::temporary(e.to_string()))?;
+    let carrier = Carrier {
+        home: &home,
+        delivery,
+        default_at: found.default_at,
+        body: &body,
+        host: &maildir::host_name(),
+        now_s: sys::clock::unix_s(),
+        shell: Some(shell),
+        forwarder: &Forwarder::from_environment(&root),
+    };
+    let plan = Plan::new(&found.text, found.is_forward_only, default_delivery);
+    Ok(carrier.carry_out(&plan)?.text())
+}
+
+/// The message under an offset of its own: programs read from it, and the descriptor we got is shared with other deliveries of
+/// the same message. Opened anew where this user may, else copied into a file without a name.
+fn own_description(message: OwnedFd) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", message.as_raw_fd());
+    if let Ok(fd) = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        return Ok(File::from(fd));
+    }
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let copy = rustix::fs::open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)
+        .or_else(|_| rustix::fs::memfd_create("message", rustix::fs::MemfdFlags::CLOEXEC))?;
+    let mut copy = File::from(copy);
+    let body = Body::new(File::from(message))?;
+    let copied = body.each_chunk(|chunk| io::Write::write_all(&mut copy, chunk).map(|()| true));
+    copied.map_err(|stopped| match stopped {
+        maildir::Stopped::Read(e) | maildir::Stopped::Take(e) => e,
+    })?;
+    Ok(copy)
+}

@@ -1,0 +1,175 @@
+//! Program lines: `/bin/sh -c LINE` in the home, with the message on descriptor 0 (qmail-command(8)).
+//!
+//! What comes from outside, addresses above all, stands in the environment and nowhere else; the line is the owner's own.
+
+use crate::failure::Failure;
+use dotqmail::exit::{Verdict, verdict};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Mutex;
+use sys::spawn::{Child, Ended, Spawn};
+
+/// As much of the programs' output as goes into a report, in bytes (qmail-lspawn's bound).
+const OUTPUT_LEN_MAX: usize = 3000;
+
+/// Where a program's output and errors go.
+#[derive(Debug)]
+pub enum Output {
+    /// To the caller's own (classic face).
+    Inherited,
+    /// Into the report.
+    Captured(Mutex<Vec<u8>>),
+}
+
+/// Runs program lines.
+#[derive(Debug)]
+pub struct Shell {
+    output: Output,
+}
+
+impl Shell {
+    /// Output goes where the caller's does.
+    #[must_use]
+    pub fn inherited() -> Self {
+        Self { output: Output::Inherited }
+    }
+
+    /// Output is kept for [`Shell::take_output`].
+    #[must_use]
+    pub fn captured() -> Self {
+        Self { output: Output::Captured(Mutex::new(Vec::new())) }
+    }
+
+    /// What the programs have said so far, bounded.
+    #[must_use]
+    pub fn take_output(&self) -> Vec<u8> {
+        match &self.output {
+            Output::Inherited => Vec::new(),
+            Output::Captured(kept) => kept.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default(),
+        }
+    }
+
+    /// Runs a line. `message` is rewound first; its offset is the program's.
+    ///
+    /// # Errors
+    /// The program failed: temporary or permanent as its exit code says. It could not be started: temporary.
+    pub fn run(
+        &self,
+        line: &[u8],
+        home: &[u8],
+        environment: &[(&'static str, Vec<u8>)],
+        message: BorrowedFd<'_>,
+    ) -> Result<Verdict, Failure> {
+        rustix::fs::seek(message, rustix::fs::SeekFrom::Start(0))
+            .map_err(|_| Failure::temporary("Unable to rewind message. (#4.3.0)"))?;
+        let mut spawn = Spawn::new(Path::new("/bin/sh")).arg("-c").arg(OsStr::from_bytes(line));
+        spawn = spawn.dir(Path::new(OsStr::from_bytes(home))).stdin(message);
+        for (name, value) in inherited_environment() {
+            spawn = spawn.env(name, value);
+        }
+        for (name, value) in environment {
+            spawn = spawn.env(name, OsStr::from_bytes(value));
+        }
+        let failed = |e: io::Error| Failure::system("Unable to run /bin/sh", &e);
+        let ended = match &self.output {
+            Output::Inherited => {
+                let (stdout, stderr) = (io::stdout(), io::stderr());
+                spawn.stdout(stdout.as_fd()).stderr(stderr.as_fd()).start().map_err(failed)?.wait()
+            }
+            Output::Captured(kept) => {
+                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+                let child = spawn.stdout(write.as_fd()).stderr(write.as_fd()).start().map_err(failed)?;
+                drop(write);
+                capture(&child, read, kept)
+            }
+        };
+        match ended {
+            Ended::Signal(_) => Err(Failure::temporary("Aack, child crashed. (#4.3.0)")),
+            Ended::Code(code) => match verdict(u8::try_from(code).unwrap_or(u8::MAX)) {
+                Verdict::Permanent => Err(Failure::permanent("")),
+                Verdict::Temporary => Err(Failure::temporary("")),
+                done => Ok(done),
+            },
+        }
+    }
+}
+
+/// The caller's environment without the names that speak of a delivery: those of this one are set anew, none is left of another.
+fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| {
+        let own = dotqmail::ENVIRONMENT_NAMES.iter().any(|own| name == *own);
+        !own && name != sys::inherited::VARIABLE
+    })
+}
+
+/// Reads output until the program ends. What it leaves running in the background is not waited for.
+fn capture(child: &Child, read: OwnedFd, kept: &Mutex<Vec<u8>>) -> Ended {
+    let mut read = Some(std::fs::File::from(read));
+    loop {
+        let mut fds = vec![PollFd::new(&child.pidfd, PollFlags::IN)];
+        fds.extend(read.as_ref().map(|read| PollFd::new(read, PollFlags::IN)));
+        if poll(&mut fds, None).is_err() {
+            continue;
+        }
+        let has_ended = !fds.first().is_none_or(|fd| fd.revents().is_empty());
+        let has_output = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        // Output before the end: what was written before exit is in the pipe by now.
+        if has_output && !read.as_mut().is_some_and(|read| keep(read, kept)) {
+            read = None;
+        }
+        if has_ended && !has_output {
+            return child.wait();
+        }
+    }
+}
+
+/// Takes a piece of output; `false` at its end.
+fn keep(read: &mut std::fs::File, kept: &Mutex<Vec<u8>>) -> bool {
+    let mut piece = [0; 4096];
+    match read.read(&mut piece) {
+        Ok(0) => false,
+        Ok(len) => {
+            if let Ok(mut kept) = kept.lock() {
+                let room = OUTPUT_LEN_MAX.saturating_sub(kept.len());
+                kept.extend_from_slice(piece.get(..len.min(room)).unwrap_or_default());
+            }
+            true
+        }
+        Err(e) => e.kind() == io::ErrorKind::Interrupted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(shell: &Shell, line: &str) -> Result<Verdict, Failure> {
+        let message = sys::memfd::sealed(b"Subject: x\n\nbody\n").unwrap();
+        shell.run(line.as_bytes(), b"/", &[("SENDER", b"`id`; $(id)".to_vec())], message.as_fd())
+    }
+
+    #[test]
+    fn output_is_kept_up_to_a_bound_and_exit_codes_are_read() {
+        let shell = Shell::captured();
+        assert_eq!(run(&shell, "cat; echo no >&2; echo \"$SENDER\"; exit 99"), Ok(Verdict::DoneStop));
+        assert_eq!(shell.take_output(), b"Subject: x\n\nbody\nno\n`id`; $(id)\n");
+        assert_eq!(run(&shell, "yes | head -c 100000"), Ok(Verdict::Done));
+        assert_eq!(shell.take_output().len(), OUTPUT_LEN_MAX);
+        assert_eq!(run(&shell, "exit 100"), Err(Failure::permanent("")));
+        assert_eq!(run(&shell, "exit 1"), Err(Failure::temporary("")));
+        assert_eq!(run(&shell, "kill -9 $$"), Err(Failure::temporary("Aack, child crashed. (#4.3.0)")));
+    }
+
+    #[test]
+    fn a_child_left_in_the_background_is_not_waited_for() {
+        let shell = Shell::captured();
+        let start = sys::clock::boottime();
+        assert_eq!(run(&shell, "echo said; sleep 20 & exit 0"), Ok(Verdict::Done));
+        assert!(sys::clock::boottime().saturating_sub(start).as_secs() < 10);
+        assert_eq!(shell.take_output(), b"said\n");
+    }
+}

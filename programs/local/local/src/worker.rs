@@ -1,0 +1,386 @@
+//! `--worker`: deliveries for one system user, or with `--base DIR` for one virtual domain, asked for on the socket `work` by
+//! qmail-lspawn (ipc::worker).
+//!
+//! It confines itself before the first request. Requests that have come together are answered together: those that are one
+//! Maildir line, nearly all, go as a batch that shares its syncs ([`maildir::deliver_batch`]); whatever may wait for others (a
+//! locked mbox, the queue) gets a thread. A file with a program line, or for a virtual user an absolute path, is answered with
+//! `NeedsExec` and nothing is delivered; qmail-lspawn judges whether that may be.
+
+use crate::carry_out::{Carrier, check_loop, dot_qmail, open_maildir, trace};
+use crate::failure::Failure;
+use crate::forward::Forwarder;
+use crate::home::{DotQmail, Home};
+use dotqmail::{Delivery, Instruction, Plan};
+use ipc::lspawn::Existence;
+use ipc::worker::{Recipient, Report, Request};
+use ipc::{DATAGRAM_LEN_MAX, Message, clip};
+use maildir::{Body, Bounds, Letter, Maildir, Real};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sandbox::Access;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use sys::inherited::Inherited;
+use sys::{Received, Seqpacket};
+use wire::Address;
+
+/// Letters delivered together, at most: each holds some 64 KiB and a few descriptors.
+const BATCH_MAX: usize = 16;
+/// Threads for what may wait; beyond that the worker itself waits.
+const THREADS_MAX: usize = 4;
+
+/// Runs the face.
+#[must_use]
+pub fn main(args: &[OsString]) -> ExitCode {
+    let served = match args {
+        [] => start(None),
+        [option, base] if option == "--base" => start(Some(PathBuf::from(base))),
+        _ => Err(io::Error::other("usage: qmail-local --worker [--base DIR]")),
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("qmail-local: {e}");
+            ExitCode::from(dotqmail::exit::TEMPORARY)
+        }
+    }
+}
+
+fn start(base: Option<PathBuf>) -> io::Result<()> {
+    let work = Inherited::take()?.one("work")?;
+    let root = control::Root::from_env().map_err(io::Error::other)?;
+    let domain = base.clone().map(Base::open).transpose()?;
+    let forwarder = Forwarder::socket(&root);
+    let host = maildir::host_name();
+    let extra: Vec<_> = base.into_iter().map(|base| (base, Access::ReadWrite)).collect();
+    let profile = if domain.is_some() { sandbox::table::LOCAL_VIRTUAL } else { sandbox::table::LOCAL_SYSTEM };
+    sandbox::enter(&profile, root.path(), &extra)?;
+    let worker = Worker { work: Seqpacket::from_fd(work), base: domain, forwarder, host, threads: AtomicUsize::new(0) };
+    Arc::new(worker).serve()
+}
+
+/// A virtual domain's directory.
+#[derive(Debug)]
+pub struct Base {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Base {
+    /// # Errors
+    /// It is not there or may not be read.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let dir = OwnedFd::from(File::open(&path)?);
+        Ok(Self { path, dir })
+    }
+
+    /// The name of the home `home` in this directory.
+    fn user<'a>(&self, home: &'a [u8]) -> Result<&'a [u8], Failure> {
+        let below = home.strip_prefix(self.path.as_os_str().as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+        below.ok_or_else(|| Failure::temporary("the home is not below the directory of its domain. (#4.3.5)"))
+    }
+}
+
+/// A worker at work.
+#[derive(Debug)]
+pub struct Worker {
+    pub work: Seqpacket,
+    /// `None` for a system user.
+    pub base: Option<Base>,
+    pub forwarder: Forwarder,
+    pub host: Vec<u8>,
+    pub threads: AtomicUsize,
+}
+
+/// A letter for one Maildir and nothing else.
+struct Simple {
+    number: u64,
+    maildir: Maildir,
+    trace: Vec<u8>,
+    body: Body,
+}
+
+/// A delivery that may wait for others.
+struct Waiting {
+    number: u64,
+    sender: Address,
+    recipient: Recipient,
+    body: Body,
+    what: What,
+}
+
+enum What {
+    Plan { home: Home, found: DotQmail, default_delivery: Vec<u8> },
+    Targets(Vec<Address>),
+}
+
+/// What a request turned out to be.
+enum Step {
+    Answer(Report),
+    Simple(Simple),
+    Waiting(Waiting),
+}
+
+impl Worker {
+    /// Answers requests until qmail-lspawn closes; what is under way then is finished.
+    ///
+    /// # Errors
+    /// The socket broke, or a datagram that is no request came.
+    pub fn serve(self: &Arc<Self>) -> io::Result<()> {
+        let mut datagram = vec![0; DATAGRAM_LEN_MAX];
+        let mut batch = Vec::new();
+        let result = loop {
+            match self.receive(&mut datagram) {
+                Ok(Some((request, message))) => match self.begin(request, message) {
+                    Step::Answer(report) => self.answer(&report),
+                    Step::Simple(simple) => batch.push(simple),
+                    Step::Waiting(waiting) => {
+                        if self.threads.load(Ordering::Acquire) >= THREADS_MAX {
+                            self.deliver(std::mem::take(&mut batch));
+                        }
+                        self.wait_for(waiting);
+                    }
+                },
+                Ok(None) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+            if batch.len() >= BATCH_MAX || !self.has_more() {
+                self.deliver(std::mem::take(&mut batch));
+            }
+        };
+        self.deliver(batch);
+        while self.threads.load(Ordering::Acquire) > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        result
+    }
+
+    fn receive(&self, datagram: &mut [u8]) -> io::Result<Option<(Request, Option<OwnedFd>)>> {
+        match self.work.recv_with_fd(datagram) {
+            Ok(Received::Datagram(len, fd)) => Ok(Some((Request::decode(datagram.get(..len).unwrap_or_default())?, fd))),
+            Ok(Received::End) => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Has another request come already?
+    fn has_more(&self) -> bool {
+        let mut fds = [PollFd::new(&self.work, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    }
+
+    fn answer(&self, report: &Report) {
+        // qmail-lspawn is gone: nobody wants to know any more, and the next receive ends the worker.
+        let _ = self.work.send(&report.encode());
+    }
+
+    fn begin(&self, request: Request, message: Option<OwnedFd>) -> Step {
+        let (number, step) = match request {
+            Request::Exists { number, recipient, default_delivery: _ } => {
+                return Step::Answer(Report::Exists { number, answer: self.exists(&recipient) });
+            }
+            Request::Deliver { number, sender, recipient, default_delivery } => {
+                let step = body(message).and_then(|body| self.plan(number, sender, recipient, default_delivery.0, body));
+                (number, step)
+            }
+            Request::Forward { number, sender, recipient, targets } => {
+                let step = body(message).and_then(|body| {
+                    check_loop(&delivery(&sender, &recipient), &body)?;
+                    Ok(Step::Waiting(Waiting { number, sender, recipient, body, what: What::Targets(targets) }))
+                });
+                (number, step)
+            }
+        };
+        step.unwrap_or_else(|failure| Step::Answer(report(number, b"", Err(failure))))
+    }
+
+    fn plan(
+        &self,
+        number: u64,
+        sender: Address,
+        recipient: Recipient,
+        default_delivery: Vec<u8>,
+        body: Body,
+    ) -> Result<Step, Failure> {
+        let delivery = delivery(&sender, &recipient);
+        let home = self.home(&recipient)?;
+        if let Some(fault) = home.fault()? {
+            return Err(fault.into());
+        }
+        check_loop(&delivery, &body)?;
+        let found = dot_qmail(&home, &recipient.dash, &recipient.ext)?;
+        let plan = Plan::new(&found.text, found.is_forward_only, &default_delivery);
+        if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
+            self.make_maildirs(&home, &plan);
+            return Ok(Step::Answer(Report::NeedsExec { number }));
+        }
+        if let (&[Instruction::Maildir(path)], None) = (&plan.instructions[..], plan.refusal) {
+            let maildir = self.maildir(&home, path)?;
+            return Ok(Step::Simple(Simple { number, maildir, trace: trace(&delivery), body }));
+        }
+        let what = What::Plan { home, found, default_delivery };
+        Ok(Step::Waiting(Waiting { number, sender, recipient, body, what }))
+    }
+
+    fn home(&self, recipient: &Recipient) -> Result<Home, Failure> {
+        match &self.base {
+            None => Home::open(&recipient.home),
+            Some(base) => Home::open_or_make_virtual(base.dir.as_fd(), base.user(&recipient.home)?),
+        }
+    }
+
+    fn maildir(&self, home: &Home, path: &[u8]) -> Result<Maildir, Failure> {
+        if let Some(base) = &self.base
+            && Maildir::open(home.dir(), path, Bounds::Beneath).is_err()
+        {
+            // Another worker may have made the home and been killed before it was durable.
+            maildir::Disk::sync_dir(&Real, base.dir.as_fd()).map_err(|e| Failure::system("Unable to make home directory", &e))?;
+        }
+        open_maildir(home, path)
+    }
+
+    /// A one-shot worker does not know virtual users and makes no Maildirs: those that its plan names are made here.
+    fn make_maildirs(&self, home: &Home, plan: &Plan<'_>) {
+        for instruction in &plan.instructions {
+            if let (Some(_), Instruction::Maildir(path)) = (&self.base, instruction)
+                && !path.starts_with(b"/")
+            {
+                // If it fails, the delivery will say so.
+                let _ = self.maildir(home, path);
+            }
+        }
+    }
+
+    fn exists(&self, recipient: &Recipient) -> Existence {
+        let home = match &self.base {
+            None => Home::open(&recipient.home).map(Some),
+            Some(base) => base.user(&recipient.home).and_then(|user| Home::open_virtual(base.dir.as_fd(), user)),
+        };
+        let found = match home {
+            Ok(Some(home)) => home.find(&recipient.dash, &recipient.ext).map(|found| found.is_some()),
+            Ok(None) => Ok(false),
+            Err(failure) => Err(failure),
+        };
+        match found {
+            Ok(true) => Existence::Yes {},
+            Ok(false) if recipient.dash.is_empty() => Existence::Yes {},
+            Ok(false) => Existence::No {},
+            Err(_) => Existence::CannotTell {},
+        }
+    }
+
+    fn deliver(&self, batch: Vec<Simple>) {
+        let deliveries: Vec<_> = batch
+            .iter()
+            .map(|simple| maildir::Delivery {
+                maildir: &simple.maildir,
+                letter: Letter { trace: &simple.trace, body: &simple.body },
+            })
+            .collect();
+        let results = maildir::deliver_batch(&Real, &self.host, &deliveries);
+        for (simple, result) in batch.iter().zip(results) {
+            let result = result.map(|()| "did 1+0+0\n".to_owned()).map_err(Failure::from);
+            self.answer(&report(simple.number, b"", result));
+        }
+    }
+
+    /// Gives a delivery a thread of its own, or with too many of them does it here.
+    fn wait_for(self: &Arc<Self>, waiting: Waiting) {
+        if self.threads.load(Ordering::Acquire) >= THREADS_MAX {
+            return self.answer(&self.finish(waiting));
+        }
+        self.threads.fetch_add(1, Ordering::AcqRel);
+        let number = waiting.number;
+        let worker = Arc::clone(self);
+        let started = std::thread::Builder::new().name("waiting".to_owned()).spawn(move || {
+            let mut thread = Thread { worker: &worker, report: no_thread(number) };
+            thread.report = worker.finish(waiting);
+        });
+        if started.is_err() {
+            self.threads.fetch_sub(1, Ordering::AcqRel);
+            self.answer(&no_thread(number));
+        }
+    }
+
+    fn finish(&self, waiting: Waiting) -> Report {
+        let Waiting { number, sender, recipient, body, what } = waiting;
+        let delivery = delivery(&sender, &recipient);
+        let result = match what {
+            What::Plan { home, found, default_delivery } => {
+                let plan = Plan::new(&found.text, found.is_forward_only, &default_delivery);
+                let carrier = Carrier {
+                    home: &home,
+                    delivery,
+                    default_at: found.default_at,
+                    body: &body,
+                    host: &self.host,
+                    now_s: sys::clock::unix_s(),
+                    shell: None,
+                    forwarder: &self.forwarder,
+                };
+                carrier.carry_out(&plan).map(|done| done.text())
+            }
+            What::Targets(targets) => self.forward(&delivery, &targets, &body),
+        };
+        report(number, b"", result)
+    }
+
+    fn forward(&self, delivery: &Delivery<'_>, targets: &[Address], body: &Body) -> Result<String, Failure> {
+        let recipients: Vec<&[u8]> = targets.iter().map(Address::as_bytes).collect();
+        let delivered_to = delivery.delivered_to_line();
+        let copy = crate::forward::Copy { sender: delivery.sender, recipients: &recipients, delivered_to: &delivered_to, body };
+        let qp = self.forwarder.submit(&copy)?;
+        Ok(format!("did 0+{}+0\nqp {qp}\n", recipients.len()))
+    }
+}
+
+/// Sees to it that a thread answers and is counted out, also when it panics.
+struct Thread<'a> {
+    worker: &'a Worker,
+    report: Report,
+}
+
+impl Drop for Thread<'_> {
+    fn drop(&mut self) {
+        self.worker.answer(&self.report);
+        self.worker.threads.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn no_thread(number: u64) -> Report {
+    report(number, b"", Err(Failure::temporary("Aack, child crashed. (#4.3.0)")))
+}
+
+fn body(message: Option<OwnedFd>) -> Result<Body, Failure> {
+    let message = message.ok_or_else(|| Failure::temporary("Unable to read message: it did not come. (#4.3.0)"))?;
+    Body::new(File::from(message)).map_err(|e| Failure::system("Unable to read message", &e))
+}
+
+pub(crate) fn delivery<'a>(sender: &'a Address, recipient: &'a Recipient) -> Delivery<'a> {
+    Delivery {
+        user: &recipient.user,
+        home: &recipient.home,
+        local: &recipient.local,
+        dash: &recipient.dash,
+        ext: &recipient.ext,
+        host: &recipient.domain,
+        sender: sender.as_bytes(),
+    }
+}
+
+/// The answer to a delivery: what programs printed, then the line about the result, as a classic qmail-local leaves it.
+pub(crate) fn report(number: u64, output: &[u8], result: Result<String, Failure>) -> Report {
+    let (verdict, line) = match result {
+        Ok(text) => (ipc::field::Verdict::Success, text.into_bytes()),
+        Err(failure) => (failure.verdict(), failure.line()),
+    };
+    let text = [output, &line].concat();
+    Report::Done { number, verdict, text: clip(&text).into() }
+}
