@@ -1,1 +1,5 @@
-fn main() {}
+//! qmail-getpw: see the library.
+
+fn main() -> std::process::ExitCode {
+    qmail_getpw::run()
+}
