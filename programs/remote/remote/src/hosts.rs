@@ -1,0 +1,308 @@
+//! Whom to try for a route, in which order (RFC 5321 §5.1).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipc::job::Route;
+use ipc::resolve::{Answer, Host};
+use tokio::time::Instant;
+
+use crate::own::Own;
+use crate::report::{self, Judgement};
+
+/// RFC 5321 §4.5.4.2.
+pub const PORT_SMTP: u16 = 25;
+/// Addresses tried for one job; the others get their turn at the next attempt, since equals are shuffled.
+pub const TRIED_MAX: usize = 10;
+/// How long an address that could not be connected to is tried last.
+const BAD_FOR: Duration = Duration::from_secs(300);
+/// Addresses remembered as bad.
+const BAD_MAX: usize = 4096;
+
+/// An address to try; those with equal `rank` are equally good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    pub address: SocketAddr,
+    pub rank: u32,
+}
+
+/// Addresses that did not answer lately. A classic tcpto table skips them for an hour; here they only come last, so that "try
+/// everything now" tries everything.
+#[derive(Debug, Default)]
+pub struct Bad(RefCell<HashMap<IpAddr, Instant>>);
+
+impl Bad {
+    pub fn failed(&self, address: IpAddr) {
+        let (mut bad, now) = (self.0.borrow_mut(), Instant::now());
+        if bad.len() >= BAD_MAX {
+            bad.retain(|_, until| *until > now);
+        }
+        if bad.len() < BAD_MAX {
+            bad.insert(address, now + BAD_FOR);
+        }
+    }
+
+    pub fn succeeded(&self, address: IpAddr) {
+        self.0.borrow_mut().remove(&address);
+    }
+
+    fn is(&self, address: IpAddr) -> bool {
+        self.0.borrow().get(&address).is_some_and(|until| *until > Instant::now())
+    }
+}
+
+/// A small generator for shuffling; guessing it gains nobody anything.
+#[derive(Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    #[must_use]
+    pub fn new() -> Self {
+        let random = sys::random::bytes16().unwrap_or_default();
+        Self(random.iter().fold(0u64, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte)) | 1)
+    }
+
+    /// xorshift64 (Marsaglia, 2003).
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = self.roll() % (last as u64 + 1);
+            items.swap(last, usize::try_from(other).unwrap_or(0));
+        }
+    }
+}
+
+impl Default for Dice {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The addresses for an answer of qmail-resolve, best first, at most [`TRIED_MAX`].
+///
+/// # Errors
+/// Why there are none: the verdict on all recipients.
+pub fn candidates(
+    route: &Route,
+    answer: Answer,
+    mx_port: u16,
+    own: &Own,
+    bad: &Bad,
+    dice: &mut Dice,
+) -> Result<Vec<Candidate>, Judgement> {
+    let (port, is_relay) = match route {
+        Route::Mx { .. } => (mx_port, false),
+        Route::Relay { port, .. } => (*port, true),
+    };
+    let hosts = match answer {
+        Answer::Hosts { hosts, .. } => hosts,
+        // A relay is named by our own control files: nothing about it is the recipients' fault.
+        Answer::NullMx { .. } | Answer::NoHost { .. } if is_relay => return Err(Judgement::deferral(report::NO_RELAY)),
+        Answer::NullMx { .. } => return Err(Judgement::failure(report::NULL_MX)),
+        Answer::NoHost { name_exists: true, .. } => return Err(Judgement::failure(report::NO_EXCHANGER)),
+        Answer::NoHost { .. } => return Err(Judgement::failure(report::no_such_host(&route_name(route)))),
+        Answer::Temporary { .. } | Answer::Site { .. } => return Err(Judgement::deferral(report::DNS_TEMPORARY)),
+    };
+    let temporary = hosts.iter().any(|host| host.temporary);
+    let (hosts, looped) = if is_relay { (hosts, false) } else { without_oneself(hosts, port, own) };
+    let mut found = ordered(&hosts, port, bad, dice);
+    found.truncate(TRIED_MAX);
+    match (found.is_empty(), temporary) {
+        (false, _) => Ok(found),
+        (true, true) => Err(Judgement::deferral(report::DNS_TEMPORARY)),
+        (true, false) if is_relay => Err(Judgement::deferral(report::NO_RELAY)),
+        (true, false) if looped => Err(Judgement::failure(report::LOOP_TO_ONESELF)),
+        (true, false) => Err(Judgement::failure(report::NO_EXCHANGER)),
+    }
+}
+
+/// RFC 5321 §5.1: where we are a mail host ourselves, only hosts with a better preference may be tried.
+fn without_oneself(hosts: Vec<Host>, port: u16, own: &Own) -> (Vec<Host>, bool) {
+    let ours = |host: &&Host| host.addresses.iter().any(|address| own.is(*address, port));
+    match hosts.iter().filter(ours).map(|host| host.preference).min() {
+        Some(limit) => (hosts.into_iter().filter(|host| host.preference < limit).collect(), true),
+        None => (hosts, false),
+    }
+}
+
+fn ordered(hosts: &[Host], port: u16, bad: &Bad, dice: &mut Dice) -> Vec<Candidate> {
+    let mut hosts: Vec<&Host> = hosts.iter().collect();
+    dice.shuffle(&mut hosts);
+    hosts.sort_by_key(|host| host.preference);
+    let mut found: Vec<Candidate> = Vec::new();
+    for host in hosts {
+        for address in families_in_turn(&host.addresses, dice) {
+            let address = SocketAddr::new(address, port);
+            let rank = u32::from(host.preference) + if bad.is(address.ip()) { 1 << 16 } else { 0 };
+            if found.iter().all(|known| known.address != address) {
+                found.push(Candidate { address, rank });
+            }
+        }
+    }
+    found.sort_by_key(|candidate| candidate.rank);
+    found
+}
+
+/// IPv6 and IPv4 by turns, each shuffled: if one of them leads nowhere, the second try is the other.
+fn families_in_turn(addresses: &[IpAddr], dice: &mut Dice) -> Vec<IpAddr> {
+    let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|address| address.is_ipv6());
+    dice.shuffle(&mut v6);
+    dice.shuffle(&mut v4);
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut out = Vec::with_capacity(addresses.len());
+    while out.len() < addresses.len() {
+        out.extend(v6.next());
+        out.extend(v4.next());
+    }
+    out
+}
+
+fn route_name(route: &Route) -> String {
+    let name = match route {
+        Route::Mx { domain } => domain.as_bytes(),
+        Route::Relay { host, .. } => host,
+    };
+    wire::escape::visible(name)
+}
+
+/// A relay given as an address: no question is needed.
+#[must_use]
+pub fn literal_relay(route: &Route) -> Option<Candidate> {
+    let Route::Relay { host, port } = route else { return None };
+    let text = std::str::from_utf8(host).ok()?;
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    Some(Candidate { address: SocketAddr::new(inner.parse().ok()?, *port), rank: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::Root;
+    use ipc::field::Verdict;
+    use wire::Domain;
+
+    fn own(list: &[&str]) -> Own {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        std::fs::write(root.control_file("me"), "mx.example\n").unwrap();
+        Own { interfaces: list.iter().map(|a| a.parse().unwrap()).collect(), control: control::Remote::read(&root).unwrap() }
+    }
+
+    fn host(preference: u16, addresses: &[&str]) -> Host {
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        Host { preference, name: format!("h{preference}").as_str().into(), addresses, temporary: false }
+    }
+
+    fn mx() -> Route {
+        Route::Mx { domain: Domain::new(b"b.example").unwrap() }
+    }
+
+    fn relay() -> Route {
+        Route::Relay { host: "relay.example".into(), port: 2525 }
+    }
+
+    fn hosts(list: Vec<Host>) -> Answer {
+        Answer::Hosts { id: 1, hosts: list, implicit: false, ttl_s: 1 }
+    }
+
+    #[test]
+    fn answers_without_addresses() {
+        use Verdict::{Deferral, Failure};
+        let dead = Host { temporary: true, ..host(1, &[]) };
+        for (route, answer, verdict, text) in [
+            (mx(), Answer::NullMx { id: 1, ttl_s: 1 }, Failure, report::NULL_MX),
+            (mx(), Answer::NoHost { id: 1, name_exists: true, ttl_s: 1 }, Failure, report::NO_EXCHANGER),
+            (
+                mx(),
+                Answer::NoHost { id: 1, name_exists: false, ttl_s: 1 },
+                Failure,
+                "Sorry, I couldn't find any host named b.example. (#5.1.2)\n",
+            ),
+            (mx(), Answer::Temporary { id: 1, text: "x".into() }, Deferral, report::DNS_TEMPORARY),
+            (mx(), Answer::Site { id: 1, key: "x".into(), ttl_s: 1 }, Deferral, report::DNS_TEMPORARY),
+            (mx(), hosts(vec![]), Failure, report::NO_EXCHANGER),
+            (mx(), hosts(vec![host(1, &[])]), Failure, report::NO_EXCHANGER),
+            (mx(), hosts(vec![dead.clone(), host(2, &[])]), Deferral, report::DNS_TEMPORARY),
+            (mx(), hosts(vec![host(1, &["192.0.2.1"]), host(2, &["192.0.2.9"])]), Failure, report::LOOP_TO_ONESELF),
+            (mx(), hosts(vec![host(1, &[]), host(2, &["192.0.2.1"])]), Failure, report::LOOP_TO_ONESELF),
+            (mx(), hosts(vec![dead, host(2, &["192.0.2.1"])]), Deferral, report::DNS_TEMPORARY),
+            (relay(), Answer::NoHost { id: 1, name_exists: false, ttl_s: 1 }, Deferral, report::NO_RELAY),
+            (relay(), hosts(vec![host(1, &[])]), Deferral, report::NO_RELAY),
+        ] {
+            let found = candidates(&route, answer.clone(), PORT_SMTP, &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
+            assert_eq!(found, Err(Judgement { verdict, text: text.to_owned() }), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn better_hosts_first_equals_shuffled_oneself_and_worse_left_out() {
+        let list = vec![
+            host(20, &["192.0.2.20"]),
+            host(10, &["192.0.2.10", "2001:db8::10"]),
+            host(10, &["192.0.2.11"]),
+            host(30, &["192.0.2.1"]),
+            host(40, &["192.0.2.40"]),
+        ];
+        let (mut firsts, own) = (std::collections::BTreeSet::new(), own(&["192.0.2.1"]));
+        let mut dice = Dice::new();
+        for _ in 0..200 {
+            let found = candidates(&mx(), hosts(list.clone()), PORT_SMTP, &own, &Bad::default(), &mut dice).unwrap();
+            let addresses: Vec<String> = found.iter().map(|c| c.address.to_string()).collect();
+            assert_eq!(addresses.len(), 4);
+            assert_eq!(addresses[3], "192.0.2.20:25");
+            let v6 = addresses.iter().position(|a| a == "[2001:db8::10]:25").unwrap();
+            assert_eq!(addresses[v6 + 1], "192.0.2.10:25", "families in turn");
+            firsts.insert(addresses[0].clone());
+        }
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), ["192.0.2.11:25", "[2001:db8::10]:25"]);
+    }
+
+    #[test]
+    fn a_bad_address_is_tried_last_until_it_works() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let list = || hosts(vec![host(10, &["192.0.2.10"]), host(20, &["192.0.2.20"])]);
+            let (bad, own) = (Bad::default(), own(&[]));
+            let first =
+                |bad: &Bad| candidates(&mx(), list(), PORT_SMTP, &own, bad, &mut Dice(1)).unwrap()[0].address.ip().to_string();
+            bad.failed("192.0.2.10".parse().unwrap());
+            assert_eq!(first(&bad), "192.0.2.20");
+            bad.succeeded("192.0.2.10".parse().unwrap());
+            assert_eq!(first(&bad), "192.0.2.10");
+            bad.failed("192.0.2.10".parse().unwrap());
+            tokio::time::advance(BAD_FOR).await;
+            assert_eq!(first(&bad), "192.0.2.10");
+        });
+    }
+
+    #[test]
+    fn relays_keep_their_port_and_are_never_oneself() {
+        let found =
+            candidates(&relay(), hosts(vec![host(0, &["192.0.2.1"])]), &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
+        assert_eq!(found.unwrap()[0].address.to_string(), "192.0.2.1:2525");
+        for (host, expected) in
+            [("127.0.0.1", Some("127.0.0.1:26")), ("[::1]", Some("[::1]:26")), ("::1", Some("[::1]:26")), ("a.b", None)]
+        {
+            let found = literal_relay(&Route::Relay { host: host.into(), port: 26 });
+            assert_eq!(found.map(|c| c.address.to_string()).as_deref(), expected);
+        }
+        assert_eq!(literal_relay(&mx()), None);
+    }
+
+    #[test]
+    fn many_addresses_are_bounded() {
+        let many: Vec<String> = (0..20).map(|n| format!("192.0.2.{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let found = candidates(&mx(), hosts(vec![host(1, &many)]), &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
+        assert_eq!(found.len(), TRIED_MAX);
+    }
+}

@@ -1,0 +1,244 @@
+//! One job from its route to the last verdict.
+//!
+//! Every recipient gets exactly one judgement. Each round either settles a recipient or uses up an address, so a job ends.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use ipc::job::{FLAG_SMTPUTF8, Route};
+use ipc::resolve::{Answer, Request};
+use ipc_async::Client as Asker;
+use message::verp;
+use smtp::client::{Finished, Outcome, Transaction};
+use wire::Address;
+
+use crate::body::Body;
+use crate::hosts::{self, Bad, Candidate, Dice};
+use crate::own::Own;
+use crate::pool::Pool;
+use crate::report::{self, Judgement};
+use crate::session::{Dialing, Refused, Session};
+
+/// A job as qmail-send sent it.
+#[derive(Debug)]
+pub struct Remote {
+    pub sender: Address,
+    pub recipients: Vec<Address>,
+    pub route: Route,
+    pub flags: u32,
+    pub size: u64,
+    pub body: Option<OwnedFd>,
+}
+
+/// What all jobs share.
+pub struct Courier {
+    pub dialing: Dialing,
+    /// 25; another one in tests only.
+    pub mx_port: u16,
+    pub own: Own,
+    pub resolve: Asker<Answer>,
+    pub pool: Rc<Pool>,
+    pub bad: Bad,
+    pub dice: RefCell<Dice>,
+}
+
+impl Courier {
+    /// Carries out a job; one judgement per recipient, in their order.
+    pub async fn carry(&self, job: Remote) -> Vec<Judgement> {
+        let count = job.recipients.len();
+        let all = |judgement: Judgement| vec![judgement; count];
+        let body = match job.body {
+            Some(fd) => Body::new(fd, job.size).await.ok(),
+            None => None,
+        };
+        let Some(body) = body else { return all(Judgement::deferral(report::UNREADABLE)) };
+        let candidates = match self.candidates(&job.route).await {
+            Ok(candidates) => candidates,
+            Err(judgement) => return all(judgement),
+        };
+        let mut work = Work::new(job.sender, job.recipients, job.flags & FLAG_SMTPUTF8 != 0, &body);
+        self.visit(&candidates, &mut work).await;
+        work.judgements()
+    }
+
+    async fn candidates(&self, route: &Route) -> Result<Vec<Candidate>, Judgement> {
+        if let Some(candidate) = hosts::literal_relay(route) {
+            return Ok(vec![candidate]);
+        }
+        let question = |id| match route {
+            Route::Mx { domain } => Request::Mx { id, domain: domain.clone() },
+            Route::Relay { host, .. } => Request::Addresses { id, host: host.clone() },
+        };
+        let Ok((answer, _)) = self.resolve.ask(question).await else {
+            return Err(Judgement::deferral(report::DNS_TEMPORARY));
+        };
+        hosts::candidates(route, answer, self.mx_port, &self.own, &self.bad, &mut self.dice.borrow_mut())
+    }
+
+    /// Goes from address to address until nothing is open. An address stays current as long as its sessions settle something.
+    async fn visit(&self, candidates: &[Candidate], work: &mut Work<'_>) {
+        let mut rest = candidates.iter();
+        let mut current = None;
+        let mut idle = self.idle_session(candidates);
+        while !work.is_settled() {
+            let (session, is_fresh) = match idle.take() {
+                Some(session) => (session, false),
+                None => {
+                    let Some(candidate) = current.take().or_else(|| rest.next()) else { break };
+                    current = Some(candidate);
+                    match self.open(candidate).await {
+                        Ok(session) => (session, true),
+                        Err(refused) => {
+                            current = None;
+                            if let Refused::Greeting(text) = refused {
+                                work.last_refusal = Some(text);
+                            }
+                            continue;
+                        }
+                    }
+                }
+            };
+            let progress = self.converse(session, work).await;
+            if is_fresh && !progress {
+                current = None;
+            }
+        }
+    }
+
+    /// A session that is open already, to one of the addresses that would be tried first.
+    fn idle_session(&self, candidates: &[Candidate]) -> Option<Session> {
+        let best = candidates.first()?.rank;
+        candidates.iter().take_while(|candidate| candidate.rank == best).find_map(|candidate| self.pool.take(candidate.address))
+    }
+
+    async fn open(&self, candidate: &Candidate) -> Result<Session, Refused> {
+        let opened = Session::open(candidate.address, &self.dialing).await;
+        match &opened {
+            Ok(_) => self.bad.succeeded(candidate.address.ip()),
+            Err(Refused::Connect) => self.bad.failed(candidate.address.ip()),
+            Err(Refused::Greeting(_)) => {}
+        }
+        opened
+    }
+
+    /// Transactions over one session until all is settled or the session is used up. True if it settled a recipient.
+    async fn converse(&self, mut session: Session, work: &mut Work<'_>) -> bool {
+        let mut progress = false;
+        while !work.is_settled() && session.is_ready() {
+            let batch = work.batch(session.offers().xverp);
+            let finished = session.deliver(batch.transaction, work.body).await;
+            if finished.untouched {
+                work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
+                break;
+            }
+            progress |= work.settle(&batch.indices, finished);
+        }
+        self.pool.give_back(session);
+        progress
+    }
+}
+
+/// The recipients of a job and what is known of them.
+struct Work<'a> {
+    sender: Address,
+    recipients: Vec<Address>,
+    smtputf8: bool,
+    body: &'a Body,
+    settled: Vec<Option<Judgement>>,
+    open: VecDeque<usize>,
+    /// What the last server said that would not serve us.
+    last_refusal: Option<String>,
+}
+
+/// One transaction and the recipients it is for.
+struct Batch {
+    transaction: Transaction,
+    indices: Vec<usize>,
+}
+
+impl<'a> Work<'a> {
+    fn new(sender: Address, recipients: Vec<Address>, smtputf8: bool, body: &'a Body) -> Self {
+        let (settled, open) = (vec![None; recipients.len()], (0..recipients.len()).collect());
+        let smtputf8 = smtputf8 && body.survey().eight_bit_header;
+        Self { sender, recipients, smtputf8, body, settled, open, last_refusal: None }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// All open recipients; of a VERP sender that the server will not expand, one (its sender is its own).
+    fn batch(&self, xverp: bool) -> Batch {
+        let by_server = if xverp { xverp_sender(&self.sender) } else { None };
+        let one_by_one = by_server.is_none() && verp::is_verp(&self.sender);
+        let take = if one_by_one { 1 } else { self.open.len() };
+        let indices: Vec<usize> = self.open.iter().copied().take(take).collect();
+        let recipients: Vec<Address> = indices.iter().filter_map(|index| self.recipients.get(*index).cloned()).collect();
+        let (sender, xverp) = match (by_server, recipients.first()) {
+            (Some((sender, delimiters)), _) => (sender, Some(delimiters)),
+            (None, Some(recipient)) => (verp::expand(&self.sender, recipient), None),
+            (None, None) => (self.sender.clone(), None),
+        };
+        let survey = self.body.survey();
+        let transaction =
+            Transaction { sender, recipients, size: survey.size, eight_bit: survey.eight_bit, smtputf8: self.smtputf8, xverp };
+        Batch { transaction, indices }
+    }
+
+    /// Notes what became of a batch; recipients for the next transaction stay open. True if one was settled.
+    fn settle(&mut self, indices: &[usize], finished: Finished) -> bool {
+        let before = self.open.len();
+        for (index, outcome) in indices.iter().zip(&finished.outcomes) {
+            if *outcome == Outcome::Next {
+                continue;
+            }
+            if let Some(slot) = self.settled.get_mut(*index) {
+                *slot = Some(Judgement::from(outcome));
+            }
+            self.open.retain(|open| open != index);
+        }
+        self.open.len() < before
+    }
+
+    /// Whoever is open still could not be tried anywhere.
+    fn judgements(self) -> Vec<Judgement> {
+        let text = self.last_refusal.unwrap_or_else(|| report::NO_CONNECTION.to_owned());
+        self.settled.into_iter().map(|settled| settled.unwrap_or_else(|| Judgement::deferral(text.clone()))).collect()
+    }
+}
+
+/// The sender and delimiters with which XVERP makes what [`verp::expand`] makes: `list-@host-@[]` → `list@host` and `-=`.
+fn xverp_sender(sender: &Address) -> Option<(Address, [u8; 2])> {
+    if !verp::is_verp(sender) {
+        return None;
+    }
+    let base = verp::base(sender);
+    let (delimiter, local) = base.local().split_last()?;
+    let usable = matches!(delimiter, b'-' | b'+' | b'=') && !local.is_empty();
+    let address = Address::join(local, base.domain()?).ok()?;
+    usable.then_some((address, [*delimiter, b'=']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xverp_senders() {
+        for (sender, expected) in [
+            ("list-@h.example-@[]", Some(("list@h.example", *b"-="))),
+            ("list+@h.example-@[]", Some(("list@h.example", *b"+="))),
+            ("list@h.example-@[]", None),
+            ("-@h.example-@[]", None),
+            ("list-@h.example", None),
+            ("#@[]", None),
+            ("", None),
+        ] {
+            let found = xverp_sender(&Address::new(sender.as_bytes()).unwrap());
+            let expected = expected.map(|(a, d)| (Address::new(a.as_bytes()).unwrap(), d));
+            assert_eq!(found, expected, "{sender}");
+        }
+    }
+}

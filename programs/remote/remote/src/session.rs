@@ -1,0 +1,282 @@
+//! One SMTP connection: performs the actions of `smtp::client`, feeds it what happens.
+//!
+//! Reads while it writes, so a server that gives up in the middle of a body is heard, and one that stops reading until its
+//! replies are read cannot block us. Memory: one chunk of the body, its encoding, 4 KiB to read into.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use smtp::client::{Action, Client, Finished, Input, Stage, Transaction};
+use tokio::io::Interest;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::body::{Body, Outgoing};
+
+/// What is read at once.
+const READ_LEN: usize = 4096;
+/// Chunks of a body written before other sessions get their turn, though the server would take more.
+const CHUNKS_IN_A_ROW: usize = 8;
+/// Messages sent over one connection, in keeping with what servers allow by default.
+pub const MESSAGES_MAX: u32 = 100;
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct Dialing {
+    pub helohost: String,
+    pub timeoutconnect: Duration,
+    pub timeoutremote: Duration,
+    pub outgoing_v4: Option<IpAddr>,
+    pub outgoing_v6: Option<IpAddr>,
+}
+
+impl From<&control::Remote> for Dialing {
+    fn from(control: &control::Remote) -> Self {
+        Self {
+            helohost: control.helohost.clone(),
+            timeoutconnect: Duration::from_secs(control.timeoutconnect_s),
+            timeoutremote: Duration::from_secs(control.timeoutremote_s),
+            outgoing_v4: control.outgoing_v4,
+            outgoing_v6: control.outgoing_v6,
+        }
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub enum Refused {
+    /// No TCP connection came about.
+    Connect,
+    /// The server did not get as far as letting us say MAIL; the report for it.
+    Greeting(String),
+}
+
+/// An open session.
+#[derive(Debug)]
+pub struct Session {
+    stream: TcpStream,
+    client: Client,
+    address: SocketAddr,
+    timeoutremote: Duration,
+    deadline: Instant,
+    /// Bytes not written yet, from `written` on.
+    out: Vec<u8>,
+    written: usize,
+    transactions: u32,
+}
+
+/// Where a run of the machine ends.
+#[derive(Debug)]
+enum End {
+    Ready,
+    Unusable(String),
+    Finished(Finished),
+    Closed,
+}
+
+impl Session {
+    /// Connects and gets as far as MAIL.
+    ///
+    /// # Errors
+    /// Try the next address.
+    pub async fn open(address: SocketAddr, dialing: &Dialing) -> Result<Self, Refused> {
+        let stream = match timeout(dialing.timeoutconnect, connect(address, dialing)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(_)) | Err(_) => return Err(Refused::Connect),
+        };
+        let (client, actions) = Client::new(&dialing.helohost, &address.ip().to_canonical().to_string());
+        let mut session = Self {
+            stream,
+            client,
+            address,
+            timeoutremote: dialing.timeoutremote,
+            deadline: Instant::now(),
+            out: Vec::new(),
+            written: 0,
+            transactions: 0,
+        };
+        match session.run(actions, None).await {
+            End::Ready => Ok(session),
+            End::Unusable(text) => {
+                session.say_goodbye();
+                Err(Refused::Greeting(text))
+            }
+            // The machine says Unusable before it closes.
+            End::Finished(_) | End::Closed => Err(Refused::Connect),
+        }
+    }
+
+    /// One transaction, to its end. Afterwards the session may be used again if [`Session::is_ready`].
+    pub async fn deliver(&mut self, transaction: Transaction, body: &Body) -> Finished {
+        self.transactions = self.transactions.saturating_add(1);
+        let count = transaction.recipients.len();
+        let actions = self.client.handle(Input::Begin(transaction));
+        match self.run(actions, Some(body)).await {
+            End::Finished(finished) => finished,
+            // Every transaction ends in Finished; this is what it would say.
+            End::Ready | End::Unusable(_) | End::Closed => {
+                let text = crate::report::NO_CONNECTION.to_owned();
+                Finished { outcomes: vec![smtp::client::Outcome::Deferred(text); count], untouched: true }
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the server announced.
+    #[must_use]
+    pub fn offers(&self) -> &smtp::reply::Offers {
+        self.client.offers()
+    }
+
+    /// May another transaction begin?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.client.is_reusable() && self.transactions < MESSAGES_MAX
+    }
+
+    /// Is the connection still silent and open? A server that closed it while it was idle has said so by now.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Says QUIT and waits a few seconds for the answer (RFC 5321 §4.1.1.10).
+    pub async fn quit(mut self) {
+        let actions = self.client.handle(Input::Quit);
+        if !actions.is_empty() {
+            self.run(actions, None).await;
+        }
+    }
+
+    /// Runs the machine until it has something to tell. Large bodies are written as the connection takes them.
+    async fn run(&mut self, mut actions: Vec<Action>, body: Option<&Body>) -> End {
+        let mut outgoing: Option<Outgoing<'_>> = None;
+        loop {
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Send(bytes) => self.out.extend_from_slice(&bytes),
+                    Action::Deadline(stage) => self.set_deadline(stage),
+                    Action::SendBody => outgoing = body.map(Outgoing::new),
+                    Action::Ready => return End::Ready,
+                    Action::Unusable(text) => {
+                        return End::Unusable(text);
+                    }
+                    Action::Finished(finished) => return End::Finished(finished),
+                    Action::Close => return End::Closed,
+                }
+            }
+            actions = match self.write(&mut outgoing) {
+                Write::Waits => self.read(!self.is_flushed()).await,
+                Write::Pauses => {
+                    tokio::task::yield_now().await;
+                    Vec::new()
+                }
+                Write::Said(input) => self.client.handle(input),
+            };
+        }
+    }
+
+    /// Writes what there is until the connection takes no more, refilling from the body.
+    fn write(&mut self, outgoing: &mut Option<Outgoing<'_>>) -> Write {
+        for _ in 0..CHUNKS_IN_A_ROW {
+            while !self.is_flushed() {
+                match self.stream.try_write(self.out.get(self.written..).unwrap_or_default()) {
+                    Ok(len) => self.written = self.written.saturating_add(len),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Write::Waits,
+                    // What the server said before it closed is still to be read; reading finds the end too.
+                    Err(_) => {
+                        self.forget_output();
+                        *outgoing = None;
+                        return Write::Waits;
+                    }
+                }
+                if outgoing.is_some() {
+                    self.set_deadline(Stage::DataBlock);
+                }
+            }
+            self.forget_output();
+            match outgoing {
+                None => return Write::Waits,
+                Some(body) if body.is_done() => {
+                    *outgoing = None;
+                    return Write::Said(Input::BodySent);
+                }
+                Some(body) => {
+                    if body.next(&mut self.out).is_err() {
+                        self.forget_output();
+                        *outgoing = None;
+                        return Write::Said(Input::BodyUnreadable);
+                    }
+                }
+            }
+        }
+        Write::Pauses
+    }
+
+    /// Waits until the connection has bytes for us, or takes some of ours, or the stage has taken too long.
+    async fn read(&mut self, writing: bool) -> Vec<Action> {
+        let interest = if writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let ready = match timeout_at(self.deadline, self.stream.ready(interest)).await {
+            Err(_) => return self.client.handle(Input::Timeout),
+            Ok(Err(_)) => return self.client.handle(Input::Closed),
+            Ok(Ok(ready)) => ready,
+        };
+        if !ready.is_readable() && !ready.is_read_closed() {
+            return Vec::new();
+        }
+        let mut bytes = [0; READ_LEN];
+        match self.stream.try_read(&mut bytes) {
+            Ok(0) => self.client.handle(Input::Closed),
+            Ok(len) => self.client.handle(Input::Bytes(bytes.get(..len).unwrap_or_default())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Vec::new(),
+            Err(_) => self.client.handle(Input::Closed),
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.written >= self.out.len()
+    }
+
+    fn forget_output(&mut self) {
+        self.out.clear();
+        self.written = 0;
+    }
+
+    /// `timeoutremote` is the administrator's bound for any one answer; RFC 5321 §4.5.3.2 gives the rest.
+    fn set_deadline(&mut self, stage: Stage) {
+        self.deadline = Instant::now() + Duration::from_secs(stage.timeout_s()).min(self.timeoutremote);
+    }
+
+    /// To a server that will not serve us; nothing is waited for.
+    fn say_goodbye(&self) {
+        let _ = self.stream.try_write(b"QUIT\r\n");
+    }
+}
+
+/// What became of writing.
+enum Write {
+    /// Nothing more can be written now.
+    Waits,
+    /// There is more, but other sessions want to get on too.
+    Pauses,
+    /// The machine has to hear this.
+    Said(Input<'static>),
+}
+
+async fn connect(address: SocketAddr, dialing: &Dialing) -> io::Result<TcpStream> {
+    let (socket, source) = match address {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, dialing.outgoing_v4),
+        SocketAddr::V6(_) => (TcpSocket::new_v6()?, dialing.outgoing_v6),
+    };
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    // Commands and replies take turns: waiting to fill a segment would only delay them.
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
