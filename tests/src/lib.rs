@@ -6,6 +6,7 @@
 pub mod facts;
 pub mod instance;
 pub mod line;
+pub mod targets;
 pub mod users;
 
 pub use instance::Instance;

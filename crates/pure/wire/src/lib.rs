@@ -8,6 +8,8 @@ pub mod address;
 pub mod cdb;
 pub mod civil;
 pub mod escape;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod line;
 pub mod netstring;
 pub mod quote;

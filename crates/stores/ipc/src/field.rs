@@ -142,7 +142,9 @@ impl Field for Domain {
         put_bytes(self.as_bytes(), out);
     }
     fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
-        Self::new(take_bytes(input)?).map_err(|_| Malformed)
+        let bytes = take_bytes(input)?;
+        // Only the form that `put` writes: a message has one encoding.
+        Self::new(bytes).ok().filter(|domain| domain.as_bytes() == bytes).ok_or(Malformed)
     }
 }
 

@@ -22,6 +22,8 @@ mod message;
 pub mod admin;
 pub mod auth;
 pub mod field;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod getpw;
 pub mod job;
 pub mod lspawn;

@@ -1,0 +1,61 @@
+//! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
+
+use crate::line::{Ending, Line, Lines};
+use crate::{Address, Domain, cdb, escape, netstring};
+
+/// Lines are the same for any chunking, and within the bound.
+pub fn lines(data: &[u8]) {
+    let (cut, text) = data.split_first().map_or((0, data), |(first, rest)| (usize::from(*first), rest));
+    let all = |chunks: &[&[u8]]| {
+        let mut lines = Lines::new(Ending::LfOptionalCr, 32);
+        let mut found = Vec::new();
+        for mut chunk in chunks.iter().copied() {
+            while let Some(line) = lines.next(&mut chunk) {
+                assert!(!matches!(&line, Line::Whole(line) if line.len() > 32));
+                found.push(line);
+            }
+        }
+        found
+    };
+    let (head, tail) = text.split_at(cut.min(text.len()));
+    assert_eq!(all(&[text]), all(&[head, tail]));
+}
+
+/// What decodes encodes to the same bytes again.
+pub fn netstrings(data: &[u8]) {
+    if let Ok((content, rest)) = netstring::decode(data, 1 << 20) {
+        let mut again = Vec::new();
+        netstring::encode(content, &mut again);
+        again.extend_from_slice(rest);
+        assert_eq!(again, data);
+    }
+}
+
+/// Any file is a database, an error or a miss; a key that was written is found.
+pub fn databases(data: &[u8]) {
+    let _ = cdb::find(data, data.get(..4).unwrap_or_default(), 1 << 16);
+    let (key, value) = data.split_at(data.len() / 2);
+    let mut writer = cdb::Writer::new();
+    writer.add(value, key);
+    writer.add(key, value);
+    let file = writer.finish().unwrap_or_default();
+    let found = cdb::find(&file[..], key, data.len()).ok().flatten();
+    assert_eq!(found.as_deref(), Some(if key == value { key } else { value }));
+}
+
+/// An address that exists is safe in a line; a domain is safe as a path component; no control byte survives an escape.
+pub fn addresses(data: &[u8]) {
+    if let Ok(address) = Address::new(data) {
+        assert!(!address.as_bytes().iter().any(|b| matches!(b, 0 | b'\r' | b'\n')));
+        if let Some(domain) = address.domain() {
+            assert_eq!([address.local(), b"@", domain].concat(), data);
+        }
+    }
+    if let Ok(domain) = Domain::new(data) {
+        assert!(!domain.as_bytes().contains(&b'/') && !domain.as_bytes().starts_with(b"."));
+        assert_eq!(Domain::new(domain.as_bytes()), Ok(domain.clone()));
+    }
+    for text in [escape::visible(data), escape::log_report(data)] {
+        assert!(text.bytes().all(|b| (32..=126).contains(&b)));
+    }
+}

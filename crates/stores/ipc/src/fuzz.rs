@@ -1,0 +1,34 @@
+//! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
+
+use crate::{Message, admin, auth, getpw, job, lspawn, queue, resolve, worker};
+
+fn total<M: Message>(datagram: &[u8]) {
+    if let Ok(message) = M::decode(datagram) {
+        assert_eq!(message.encode(), datagram);
+    }
+}
+
+/// Any bytes are a message that encodes to the same bytes, or malformed.
+pub fn messages(data: &[u8]) {
+    total::<queue::Answer>(data);
+    total::<job::Job>(data);
+    total::<job::Answer>(data);
+    total::<lspawn::Request>(data);
+    total::<lspawn::Answer>(data);
+    total::<worker::Request>(data);
+    total::<worker::Report>(data);
+    total::<auth::Request>(data);
+    total::<auth::Answer>(data);
+    total::<getpw::Request>(data);
+    total::<getpw::Answer>(data);
+    total::<resolve::Request>(data);
+    total::<resolve::Answer>(data);
+    total::<admin::QueueRequest>(data);
+    total::<admin::QueueAnswer>(data);
+    total::<admin::AccountRequest>(data);
+    total::<admin::AccountAnswer>(data);
+    let mut seen = 0;
+    if queue::items(data, |_| seen += 1).is_ok() {
+        assert!(seen > 0);
+    }
+}
