@@ -23,7 +23,8 @@ pub enum Bounds {
 /// # Errors
 /// What open(2) says; under [`Bounds::Beneath`] also EXDEV (it leads out) and ELOOP (a link). Temporary.
 pub fn open_at(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: Mode, bounds: Bounds) -> io::Result<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // openat2 takes nothing with PATH that has no meaning there.
+    let flags = flags | OFlags::CLOEXEC | if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
     let attempt = || match bounds {
         Bounds::Anywhere => rustix::fs::openat(dir, path, flags, mode),
         Bounds::Beneath => {
