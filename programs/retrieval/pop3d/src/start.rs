@@ -1,0 +1,122 @@
+//! Start-up: who we are, the Maildir, confinement, then the client.
+
+use crate::{Drop, serve};
+use maildir::{Bounds, Mailbox, Maildir, Real};
+use pop3::command;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::sockopt;
+use sandbox::Access;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Without a byte for so long the session ends, nothing changed (RFC 1939 §3: at least 600 seconds; the classic program has 1200).
+const IDLE_MAX: Duration = Duration::from_secs(1200);
+/// The reply of the classic program.
+const NO_MAILDIR: &str = "this user has no $HOME/Maildir";
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    if rustix::process::geteuid().is_root() {
+        // A mailbox of root's would let anyone who guesses a password read as root (R15).
+        let _ = writeln!(io::stderr(), "qmail-pop3d: refusing to run as root");
+        return ExitCode::from(1);
+    }
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match session(args.first().map(Path::new)) {
+        Ok(()) => {}
+        Err(Ended::Refused(reply)) => {
+            let _ = io::stdout().write_all(&command::err(reply)).and_then(|()| io::stdout().flush());
+        }
+        Err(Ended::Broken(error)) => drop(writeln!(io::stderr(), "qmail-pop3d: {error}")),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Why a session did not end with QUIT or with the end of its input.
+enum Ended {
+    /// It cannot begin: what the client is told.
+    Refused(&'static str),
+    /// The client is gone, or a message could not be read.
+    Broken(io::Error),
+}
+
+fn session(path: Option<&Path>) -> Result<(), Ended> {
+    // Not through std's buffers: what lies in them would not be seen by poll(2).
+    let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(Ended::Broken);
+    let (input, mut output) = (copy(io::stdin().as_fd())?, copy(io::stdout().as_fd())?);
+    let maildrop = open(path).map_err(Ended::Refused)?;
+    // A client that takes nothing is as dead as a silent one. Not every descriptor is a socket.
+    let _ = sockopt::set_socket_timeout(&output, sockopt::Timeout::Send, Some(IDLE_MAX));
+    serve(&mut Client(input), &mut output, &Real, maildrop).map_err(Ended::Broken)
+}
+
+/// Opens, sweeps, confines and lists; the error is the text of the reply.
+fn open(path: Option<&Path>) -> Result<Drop, &'static str> {
+    let path = path.ok_or(NO_MAILDIR)?;
+    let (mailbox, maildir) = open_mailbox(path).map_err(|_| NO_MAILDIR)?;
+    let place = std::path::absolute(path).map_err(|_| NO_MAILDIR)?;
+    confine(place).map_err(|error| {
+        let _ = writeln!(io::stderr(), "qmail-pop3d: {error}");
+        "[SYS/TEMP] cannot start the session"
+    })?;
+    maildir.sweep(&Real, sys::clock::unix_s());
+    Drop::new(mailbox).map_err(|_| "[SYS/TEMP] unable to scan $HOME/Maildir")
+}
+
+/// An absolute path is a virtual user's: `BASE/USER/Maildir`, where nothing below BASE may be a link, and what is missing is made.
+fn open_mailbox(path: &Path) -> Result<(Mailbox, Maildir), maildir::Error> {
+    let no = |errno: rustix::io::Errno| maildir::Error::NoMaildir(errno.into());
+    let directory = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    if path.is_relative() {
+        let here = directory(Path::new(".")).map_err(no)?;
+        let name = path.as_os_str().as_bytes();
+        let mailbox = Mailbox::open(here.as_fd(), name, Bounds::Anywhere)?;
+        return Ok((mailbox, Maildir::open(here.as_fd(), name, Bounds::Anywhere)?));
+    }
+    let (home, name) = (path.parent(), path.file_name());
+    let (Some(home), Some(name)) = (home, name) else { return Err(no(rustix::io::Errno::NOENT)) };
+    let home = home_directory(home).map_err(maildir::Error::NoMaildir)?;
+    let maildir = Maildir::open_or_create(&Real, home.as_fd(), name.as_bytes(), Bounds::Beneath)?;
+    Ok((Mailbox::open(home.as_fd(), name.as_bytes(), Bounds::Beneath)?, maildir))
+}
+
+fn home_directory(home: &Path) -> io::Result<OwnedFd> {
+    use maildir::Disk as _;
+    let (Some(base), Some(user)) = (home.parent(), home.file_name()) else { return Err(io::ErrorKind::NotFound.into()) };
+    let base = rustix::fs::open(base, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    match maildir::open_dir(base.as_fd(), user.as_bytes(), Bounds::Beneath) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    Real.make_dir(base.as_fd(), user.as_bytes())?;
+    Real.sync_dir(base.as_fd())?;
+    maildir::open_dir(base.as_fd(), user.as_bytes(), Bounds::Beneath)
+}
+
+fn confine(maildir: PathBuf) -> io::Result<()> {
+    let Some(confinement) = sandbox::process("qmail-pop3d").and_then(|row| row.confinement) else { return Ok(()) };
+    sandbox::enter(&confinement, Path::new("/"), &[(maildir, Access::ReadWrite)]).map(drop)
+}
+
+/// The client's input, with an end to patience.
+struct Client(File);
+
+impl Read for Client {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let timeout = rustix::event::Timespec::try_from(IDLE_MAX).map_err(io::Error::other)?;
+        let ready = rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout));
+        match ready {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => self.0.read(buf),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}

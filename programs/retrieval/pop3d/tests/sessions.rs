@@ -1,0 +1,350 @@
+//! POP3 sessions over real Maildirs, in the process and with the real program over pipes.
+#![allow(clippy::unwrap_used)]
+
+use maildir::{Bounds, Mailbox, Maildir, Real};
+use qmail_pop3d::{Drop, serve};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+struct Home(tempfile::TempDir);
+
+/// A Maildir with files `(name, content)`, one second after the other.
+fn home(files: &[(&str, &[u8])]) -> Home {
+    let dir = tempfile::tempdir().unwrap();
+    Maildir::create(&Real, File::open(dir.path()).unwrap().as_fd(), b"Maildir", Bounds::Beneath).unwrap();
+    let home = Home(dir);
+    for ((name, content), time_s) in files.iter().zip(1_000_000u64..) {
+        home.put(name, content, time_s);
+    }
+    home
+}
+
+impl Home {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join("Maildir").join(name)
+    }
+
+    fn put(&self, name: &str, content: &[u8], time_s: u64) {
+        std::fs::write(self.path(name), content).unwrap();
+        let file = File::options().write(true).open(self.path(name)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(time_s)).unwrap();
+    }
+
+    fn drop(&self) -> Drop {
+        let home = File::open(self.0.path()).unwrap();
+        Drop::new(Mailbox::open(home.as_fd(), b"Maildir", Bounds::Beneath).unwrap()).unwrap()
+    }
+
+    fn say(&self, commands: &str) -> String {
+        say(self.drop(), commands)
+    }
+
+    /// What lies in new and cur.
+    fn files(&self) -> Vec<String> {
+        let list = |dir: &'static str| {
+            let names = std::fs::read_dir(self.path(dir)).unwrap();
+            names.map(move |name| format!("{dir}/{}", name.unwrap().file_name().to_string_lossy()))
+        };
+        let mut all: Vec<String> = list("new").chain(list("cur")).collect();
+        all.sort();
+        all
+    }
+}
+
+/// A session with all commands at once; the replies without the greeting.
+fn say(maildrop: Drop, commands: &str) -> String {
+    let mut out = Vec::new();
+    serve(&mut commands.as_bytes(), &mut out, &Real, maildrop).unwrap();
+    String::from_utf8(out).unwrap().strip_prefix("+OK \r\n").unwrap().to_owned()
+}
+
+#[test]
+fn a_session_from_greeting_to_quit() {
+    let home = home(&[("new/a", b"H: 1\n\nbody\n.dot\n"), ("cur/b:2,S", b"crlf\r\nx"), ("new/c", b"")]);
+    let text = home.say("STAT\r\nLIST\r\nUIDL\r\nRETR 1\r\nTOP 1 1\r\nRETR 2\r\nRETR 3\r\nDELE 2\r\nSTAT\r\nQUIT\r\nSTAT\r\n");
+    assert_eq!(
+        text,
+        "+OK 3 29\r\n\
+         +OK \r\n1 20\r\n2 9\r\n3 0\r\n.\r\n\
+         +OK \r\n1 a\r\n2 b\r\n3 c\r\n.\r\n\
+         +OK \r\nH: 1\r\n\r\nbody\r\n..dot\r\n.\r\n\
+         +OK \r\nH: 1\r\n\r\nbody\r\n.\r\n\
+         +OK \r\ncrlf\r\nx\r\n.\r\n\
+         +OK \r\n.\r\n\
+         +OK \r\n+OK 2 20\r\n+OK \r\n"
+    );
+    assert_eq!(home.files(), ["cur/a:2,", "cur/c:2,"]);
+}
+
+#[test]
+fn without_quit_nothing_changes() {
+    let home = home(&[("new/a", b"1"), ("cur/b:2,S", b"2")]);
+    let before = home.files();
+    for commands in ["", "DELE 1\r\nDELE 2\r\n", "DELE 1\r\nQUIT", "DELE 1\r\nRSET\r\nXYZZY\r\n"] {
+        home.say(commands);
+        assert_eq!(home.files(), before, "{commands}");
+    }
+    home.say("DELE 1\r\nRSET\r\nQUIT\r\n");
+    assert_eq!(home.files(), ["cur/a:2,", "cur/b:2,S"]);
+}
+
+#[test]
+fn sizes_are_the_bytes_that_retr_sends() {
+    let contents: Vec<Vec<u8>> = (0u32..200)
+        .map(|n| {
+            let mut state = n;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                b"\r\n.x\n"[usize::try_from(state >> 24).unwrap() % 5]
+            };
+            (0..n).map(|_| next()).collect()
+        })
+        .collect();
+    let names: Vec<String> = (0..200).map(|n| format!("cur/m{n:03}:2,")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(contents.iter().map(Vec::as_slice)).collect();
+    let home = home(&files);
+    for n in 1..=200 {
+        let text = home.say(&format!("LIST {n}\r\nRETR {n}\r\n"));
+        let (list, retr) = text.split_once("\r\n+OK \r\n").unwrap();
+        let size: usize = list.rsplit(' ').next().unwrap().parse().unwrap();
+        let mut received = 0;
+        for line in retr.strip_suffix(".\r\n").unwrap().split_inclusive('\n') {
+            received += line.strip_prefix('.').unwrap_or(line).len();
+        }
+        assert_eq!(size, received, "{n}");
+    }
+}
+
+#[test]
+fn odd_files_are_no_messages_and_odd_names_get_ids() {
+    let long = format!("cur/{}:2,S", "n".repeat(100));
+    let home = home(&[
+        ("new/good", b"1"),
+        (&long, b"2"),
+        ("cur/sp ace:2,", b"3"),
+        ("new/twin", b"4"),
+        ("cur/twin:2,S", b"5"),
+        ("cur/.x", b"6"),
+    ]);
+    std::fs::create_dir(home.path("new/dir")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", home.path("new/link")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, home.path("cur/fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let text = home.say("UIDL\r\n");
+    let ids: Vec<&str> = text.lines().filter_map(|line| line.split_once(' ')).map(|(_, id)| id).skip(1).collect();
+    assert_eq!(ids.len(), 5, "{text}");
+    assert_eq!((ids[0], ids[3]), ("good", "twin"));
+    for id in &ids {
+        assert!((1..=70).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()), "{id}");
+        assert_eq!(ids.iter().filter(|other| *other == id).count(), 1, "{id} stands once");
+    }
+    assert_eq!(home.say("UIDL\r\n"), text, "the same in the next session");
+    home.say("QUIT\r\n");
+    let again = home.say("UIDL 2\r\nUIDL 3\r\n");
+    assert_eq!(again, format!("+OK 2 {}\r\n+OK 3 {}\r\n", ids[1], ids[2]));
+}
+
+#[test]
+fn what_other_sessions_do_is_survived() {
+    let home = home(&[("new/a", b"1\n"), ("new/b", b"22\n"), ("cur/c:2,", b"333\n"), ("new/d", b"4\n")]);
+    let maildrop = home.drop();
+    std::fs::rename(home.path("new/a"), home.path("cur/a:2,RS")).unwrap();
+    std::fs::remove_file(home.path("new/b")).unwrap();
+    std::fs::rename(home.path("cur/c:2,"), home.path("cur/c:2,F")).unwrap();
+    let text = say(maildrop, "UIDL 2\r\nLIST\r\nRETR 1\r\nRETR 2\r\nRETR 3\r\nDELE 2\r\nUIDL\r\nSTAT\r\nQUIT\r\n");
+    assert_eq!(
+        text,
+        "+OK 2 b\r\n\
+         +OK \r\n1 3\r\n3 5\r\n4 3\r\n.\r\n\
+         +OK \r\n1\r\n.\r\n\
+         -ERR another session has removed that message\r\n\
+         +OK \r\n333\r\n.\r\n\
+         -ERR another session has removed that message\r\n\
+         +OK \r\n1 a\r\n3 c\r\n4 d\r\n.\r\n\
+         +OK 3 11\r\n+OK \r\n"
+    );
+    assert_eq!(home.files(), ["cur/a:2,RS", "cur/c:2,F", "cur/d:2,"]);
+}
+
+#[test]
+fn a_marked_message_is_removed_wherever_another_session_moved_it() {
+    let home = home(&[("new/a", b"1\n"), ("new/b", b"2\n")]);
+    let maildrop = home.drop();
+    home.say("QUIT\r\n");
+    assert_eq!(home.files(), ["cur/a:2,", "cur/b:2,"]);
+    assert_eq!(say(maildrop, "DELE 1\r\nQUIT\r\n"), "+OK \r\n+OK \r\n");
+    assert_eq!(home.files(), ["cur/b:2,"]);
+}
+
+#[test]
+fn mail_that_cannot_be_removed_is_said() {
+    struct Stubborn;
+    impl maildir::Disk for Stubborn {
+        fn create(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> std::io::Result<File> {
+            unreachable!()
+        }
+        fn write(&self, _: &File, _: &mut [std::io::IoSlice<'_>]) -> std::io::Result<()> {
+            unreachable!()
+        }
+        fn sync_file(&self, _: &File) -> std::io::Result<()> {
+            unreachable!()
+        }
+        fn sync_dir(&self, _: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
+            unreachable!()
+        }
+        fn publish(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8], _: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
+            unreachable!()
+        }
+        fn rename(
+            &self,
+            _: std::os::fd::BorrowedFd<'_>,
+            _: &[u8],
+            _: std::os::fd::BorrowedFd<'_>,
+            _: &[u8],
+        ) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn unlink(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+        }
+        fn make_dir(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> std::io::Result<()> {
+            unreachable!()
+        }
+        fn truncate(&self, _: &File, _: u64) -> std::io::Result<()> {
+            unreachable!()
+        }
+        fn sync_file_system(&self, _: &File) -> std::io::Result<()> {
+            unreachable!()
+        }
+    }
+    let home = home(&[("new/a", b"1"), ("new/b", b"2")]);
+    let mut out = Vec::new();
+    serve(&mut &b"DELE 1\r\nQUIT\r\n"[..], &mut out, &Stubborn, home.drop()).unwrap();
+    assert_eq!(out, b"+OK \r\n+OK \r\n-ERR some deleted messages were not removed\r\n");
+    assert_eq!(home.files(), ["new/a", "new/b"]);
+}
+
+#[test]
+fn any_chunking_gives_the_same_replies() {
+    struct Trickle<'a>(&'a [u8], usize);
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            let len = self.1.min(self.0.len()).min(buf.len());
+            buf[..len].copy_from_slice(&self.0[..len]);
+            self.0 = &self.0[len..];
+            Ok(len)
+        }
+    }
+    let home = home(&[("new/a", b"H: 1\n\n.\n..\n"), ("cur/b:2,S", b"x")]);
+    let commands = [&b"STAT\r\nLIST\nUIDL\r\n"[..], &[b'X'; 3000], b"\r\nTOP 1 0\r\nRETR 1\r\nLAST\r\nCAPA\r\nNOOP\r\n"].concat();
+    let run = |len: usize| {
+        let mut out = Vec::new();
+        serve(&mut Trickle(&commands, len), &mut out, &Real, home.drop()).unwrap();
+        out
+    };
+    let whole = run(usize::MAX);
+    assert!(String::from_utf8_lossy(&whole).contains("-ERR line too long\r\n+OK \r\nH: 1\r\n\r\n.\r\n"));
+    for len in [1, 2, 3, 7, 1000] {
+        assert_eq!(run(len), whole);
+    }
+}
+
+#[test]
+fn a_large_message_passes_through_a_small_memory() {
+    let line = [&[b'y'; 98][..], b"\n"].concat();
+    let home = home(&[("new/a", &line.repeat(100_000))]);
+    struct Count(usize, usize);
+    impl Write for Count {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            self.0 += buf.len();
+            self.1 = self.1.max(buf.len());
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut out = Count(0, 0);
+    serve(&mut &b"RETR 1\r\n"[..], &mut out, &Real, home.drop()).unwrap();
+    assert_eq!(out.0, 6 + 6 + 100 * 100_000 + 3);
+    assert!(out.1 < 300_000, "{}", out.1);
+}
+
+/// The real program, as an unprivileged user if the test is root.
+fn program(home: &Path, args: &[&str], input: &str) -> (String, String, i32) {
+    let exe = env!("CARGO_BIN_EXE_qmail-pop3d");
+    let mut command = if rustix::process::geteuid().is_root() {
+        // The build directory may be closed to others: the program is copied to where the user gets.
+        let copy = home.join("qmail-pop3d");
+        if !copy.exists() {
+            std::fs::copy(exe, &copy).unwrap();
+        }
+        Command::new("chown").args(["-R", "61234:61234"]).arg(home).status().unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=61234", "--regid=61234", "--clear-groups"]).arg(copy);
+        command
+    } else {
+        Command::new(exe)
+    };
+    command.args(args).current_dir(home).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+}
+
+#[test]
+fn the_program_over_pipes() {
+    let home = home(&[("new/a", b"1\n"), ("new/b", b"2\n")]);
+    let dir = home.0.path();
+    home.put("tmp/old", b"x", 1_000_000);
+    let file = File::options().write(true).open(home.path("tmp/old")).unwrap();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    file.set_times(std::fs::FileTimes::new().set_accessed(long_ago).set_modified(long_ago)).unwrap();
+    std::fs::write(home.path("tmp/young"), b"x").unwrap();
+    for path in ["Maildir", "./Maildir/"] {
+        let (out, err, code) = program(dir, &[path], "STAT\r\n");
+        assert_eq!((out.as_str(), err.as_str(), code), ("+OK \r\n+OK 2 6\r\n", "", 0));
+    }
+    assert!(!home.path("tmp/old").exists() && home.path("tmp/young").exists());
+    let (out, _, _) = program(dir, &["Maildir"], "DELE 1\r\nQUIT\r\n");
+    assert_eq!(out, "+OK \r\n+OK \r\n+OK \r\n");
+    assert_eq!(home.files(), ["cur/b:2,"]);
+    for args in [&[][..], &["Nowhere"], &["Maildir/new/x"]] {
+        let (out, _, code) = program(dir, args, "QUIT\r\n");
+        assert_eq!((out.as_str(), code), ("-ERR this user has no $HOME/Maildir\r\n", 0), "{args:?}");
+    }
+}
+
+#[test]
+fn an_absolute_mailbox_is_made_and_no_link_is_followed() {
+    let base = home(&[]);
+    let dir = base.0.path();
+    let path = |user: &str| dir.join(user).join("Maildir").to_str().unwrap().to_owned();
+    let (out, err, _) = program(dir, &[&path("ann")], "STAT\r\nQUIT\r\n");
+    assert_eq!((out.as_str(), err.as_str()), ("+OK \r\n+OK 0 0\r\n+OK \r\n", ""));
+    assert!(dir.join("ann/Maildir/tmp").is_dir());
+    std::os::unix::fs::symlink("ann", dir.join("bob")).unwrap();
+    std::fs::create_dir(dir.join("eve")).unwrap();
+    std::os::unix::fs::symlink("../ann/Maildir", dir.join("eve/Maildir")).unwrap();
+    for user in ["bob", "eve", "no/such"] {
+        let (out, _, _) = program(dir, &[&path(user)], "STAT\r\nQUIT\r\n");
+        assert_eq!(out, "-ERR this user has no $HOME/Maildir\r\n", "{user}");
+    }
+}
+
+#[test]
+fn root_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = home(&[("new/a", b"1\n")]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qmail-pop3d"));
+    let output = command.arg("Maildir").current_dir(home.0.path()).stdin(Stdio::null()).output().unwrap();
+    assert_eq!((output.stdout.as_slice(), output.status.code()), (&b""[..], Some(1)));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("root"));
+}
