@@ -2,8 +2,8 @@
 //! program; out come the header to send, the envelope sender and the recipients (qmail-family §1.1, qmail-inject(8)).
 //!
 //! [`Splitter`] finds the end of the header in a stream, [`rewrite`] does the rest. Byte-exact with the classic program but for:
-//! UTF-8 addresses are not quoted (RFC 6531); an empty recipient (`To: <>`) is left out; a NUL in an address is an error, not its end;
-//! `<>` with the letter `r` stays the null sender; line ends inside quoted strings and comments are unfolded.
+//! UTF-8 addresses are not quoted (RFC 6531); a NUL in an address is an error, not its end; `<>` with the letter `r` stays the null
+//! sender; line ends inside quoted strings and comments are unfolded.
 //! Used by qmail-inject and sendmail.
 
 mod addrlist;
@@ -130,6 +130,8 @@ pub enum InjectError {
     AddressTooLong,
     /// A header longer than [`HEADER_LEN_MAX`].
     HeaderTooLong,
+    /// More addresses in the header than [`ADDRESSES_MAX`].
+    TooManyAddresses,
 }
 
 impl InjectError {
@@ -152,11 +154,16 @@ impl fmt::Display for InjectError {
             Self::Argument(text) => write!(f, "unable to parse address: {}", visible_part(text)),
             Self::AddressTooLong => f.write_str("envelope address too long for qq (#5.1.3)"),
             Self::HeaderTooLong => f.write_str("header too long (#5.3.4)"),
+            Self::TooManyAddresses => f.write_str("too many addresses in the header (#5.5.3)"),
         }
     }
 }
 
 impl std::error::Error for InjectError {}
+
+/// Most addresses in all fields of a header together: an `a,` of two bytes becomes a whole address in several places, so the length of
+/// the header alone does not bound memory.
+pub const ADDRESSES_MAX: usize = 500_000;
 
 /// As much of a bad field as is worth showing.
 const REPORTED_LINES_MAX: usize = 50;
@@ -206,7 +213,7 @@ pub fn rewrite(options: &Options, header: &[Vec<u8>]) -> Result<Injection, Injec
     if from != RecipientsFrom::Arguments {
         recipients.append(if work.seen.is_resent() { &mut work.resent } else { &mut work.header });
     }
-    let recipients = recipients.iter().filter(|r| !r.is_empty()).map(|r| Address::new(r));
+    let recipients = recipients.iter().map(|r| Address::new(r));
     Ok(Injection { header: out, sender: Address::new(&sender)?, recipients: recipients.collect::<Result<_, _>>()? })
 }
 
@@ -224,13 +231,14 @@ struct Work<'a> {
     resent: Vec<Vec<u8>>,
     /// Addresses of To and Cc, for Mail-Followup-To.
     to_cc: Vec<Vec<u8>>,
+    address_count: usize,
 }
 
 impl<'a> Work<'a> {
     fn new(options: &'a Options, qualifier: &'a Qualifier<'a>) -> Self {
         let seen = Seen::default();
         let (saved, header, resent, to_cc) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { options, qualifier, seen, saved, sender: None, header, resent, to_cc }
+        Self { options, qualifier, seen, saved, sender: None, header, resent, to_cc, address_count: 0 }
     }
 
     /// An address given outside the header: it is quoted, read and qualified like one inside.
@@ -267,23 +275,25 @@ impl<'a> Work<'a> {
 
     /// A field of addresses, rewritten; `None` for a recipient field that cannot be read, which passes as it is.
     fn address_field(&mut self, known: Known, raw: &[u8]) -> Result<Option<Vec<u8>>, InjectError> {
-        match rewrite_field(raw, self.qualifier) {
-            Ok((written, addresses)) => {
-                self.take_addresses(known, addresses);
-                Ok(Some(written))
-            }
-            Err(partial) if known.is_recipient() => {
-                self.take_addresses(known, partial);
-                Ok(None)
-            }
-            Err(_) => Err(InjectError::Line(raw.to_vec())),
+        let (written, addresses) = match rewrite_field(raw, self.qualifier) {
+            Ok((written, addresses)) => (Some(written), addresses),
+            Err(partial) if known.is_recipient() => (None, partial),
+            Err(_) => return Err(InjectError::Line(raw.to_vec())),
+        };
+        self.address_count = self.address_count.saturating_add(addresses.len());
+        if self.address_count > ADDRESSES_MAX {
+            return Err(InjectError::TooManyAddresses);
         }
+        self.take_addresses(known, addresses);
+        Ok(written)
     }
 
     fn take_addresses(&mut self, known: Known, mut addresses: Vec<Vec<u8>>) {
         match known {
             Known::To | Known::Cc => {
-                self.to_cc.extend_from_slice(&addresses);
+                if self.options.list_addresses.is_some() {
+                    self.to_cc.extend_from_slice(&addresses);
+                }
                 self.header.append(&mut addresses);
             }
             Known::Bcc | Known::ApparentlyTo => self.header.append(&mut addresses),
@@ -301,5 +311,43 @@ impl<'a> Work<'a> {
             }
             self.sender = Some(sender);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options { default_host: b"h.example".to_vec(), default_domain: b"d.example".to_vec(), ..Options::default() }
+    }
+
+    fn fields(text: &[u8]) -> Vec<Vec<u8>> {
+        let mut splitter = Splitter::default();
+        splitter.feed(&mut &text[..]).unwrap();
+        splitter.finish().0
+    }
+
+    #[test]
+    fn everything_has_a_bound() {
+        let line = ["To: ", &"a,".repeat(200_000), "\n"].concat();
+        assert_eq!(rewrite(&options(), &fields(line.as_bytes())).unwrap().recipients.len(), 200_000);
+        assert_eq!(rewrite(&options(), &fields(line.repeat(3).as_bytes())), Err(InjectError::TooManyAddresses));
+        let mut splitter = Splitter::default();
+        let chunk = b"X-A: b\n".repeat(10_000);
+        let error = (0..1000).find_map(|_| splitter.feed(&mut chunk.as_slice()).err());
+        assert_eq!(error, Some(InjectError::HeaderTooLong));
+        let mut splitter = Splitter::default();
+        assert_eq!(splitter.feed(&mut [b'x'; 999].as_slice()), Ok(true), "a body of one line is never collected");
+        let long = format!("To: {}@b.c\n", "x".repeat(1000));
+        assert_eq!(rewrite(&options(), &fields(long.as_bytes())), Err(InjectError::AddressTooLong));
+    }
+
+    #[test]
+    fn errors_show_no_control_byte() {
+        let error = rewrite(&options(), &fields(b"From: (\x1b[0m\n \x07\n")).unwrap_err();
+        assert_eq!(error.to_string(), "unable to parse this line:\nFrom: (\\x1b[0m\n \\x07");
+        let nul = Options { arguments: vec![b"a\0b".to_vec()], ..options() };
+        assert_eq!(rewrite(&nul, &[]).unwrap_err().to_string(), "unable to parse address: a\\x00b");
     }
 }
