@@ -1,1 +1,66 @@
-//! (being written)
+//! qmail-smtpd: takes mail by SMTP and hands it to the queue.
+//!
+//! Two faces over one machine ([`smtp::server`], which holds the whole conversation): the *service* face is started by qmail-start
+//! with listening sockets and serves thousands of sessions on one thread; the *classic* face speaks on standard input and output,
+//! under tcpserver, inetd or systemd, with tcp-environ(5) and QMAILQUEUE as ever.
+//!
+//! Guarantees: 250 for a message only after the queue said it is durable; what cannot be decided or handed on now is a temporary
+//! refusal (promises 1, 8). Once strangers talk it opens no file, starts no program, and has AF_UNIX sockets only.
+//! Never: sees the spool, a mailbox, a key or a hash. RFC 5321 and the extensions named in [`smtp::server`].
+#![forbid(unsafe_code)]
+
+mod admission;
+mod classic;
+mod config;
+mod program;
+mod queue;
+mod service;
+mod session;
+
+use control::Root;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// `qmail-smtpd [--root DIR] [--service]`
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(code) = program::helper(&args) {
+        return code;
+    }
+    let root = Root::from_args(&mut args);
+    if args.first().is_some_and(|face| face == "--service") {
+        let served = root.map_err(std::io::Error::other).and_then(|root| service::start(&root));
+        return match served {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                log_line(format_args!("cannot start: {error}"));
+                ExitCode::from(111)
+            }
+        };
+    }
+    classic::run(root)
+}
+
+/// One line of the log, in one write. That nobody reads it is no reason to stop.
+fn log_line(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// The line of a session that is over.
+fn log_end(session: &smtp::server::Session, boot_s: u64, prefix: &str) {
+    let counts = session.counts();
+    let end = session.end().unwrap_or(smtp::server::End::Gone);
+    let seconds = boot_s.saturating_sub(session.started_s());
+    let helo = wire::escape::visible(session.helo().unwrap_or_default());
+    let ip = wire::escape::visible(&session.peer().remote_ip);
+    log_line(format_args!(
+        "{prefix}end {ip} {end:?}: messages {} recipients {} bytes {} refused {} seconds {seconds} helo {helo}",
+        counts.messages, counts.recipients, counts.bytes, counts.refused
+    ));
+}
+
+fn now() -> smtp::server::Now {
+    smtp::server::Now { unix_s: sys::clock::unix_s(), boot_s: sys::clock::boottime().as_secs() }
+}

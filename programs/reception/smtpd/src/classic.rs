@@ -1,0 +1,304 @@
+//! The classic face: one session on standard input and output, for tcpserver, inetd and systemd's `Accept=yes`.
+//!
+//! tcp-environ(5) says who the client is; RELAYCLIENT, DATABYTES and QMAILQUEUE are obeyed. Exit code 0 after QUIT, 1 otherwise.
+//! Messages go to the program that QMAILQUEUE names, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
+//! who may not ask it (its socket is for the service roles), or who replaces the queue and has no running system, has rcpthosts and the
+//! virtual domains alone, as with the classic program.
+
+use crate::config::config;
+use crate::program::{Handover, QueueProgram};
+use crate::session::recipient_answer;
+use crate::{log_end, log_line, now};
+use control::{ControlError, Root};
+use ipc::auth;
+use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+use ipc::submission::Submission;
+use ipc::{DATAGRAM_LEN_MAX, Message as _};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use sandbox::Socket;
+use smtp::server::{Action, Actions, Connection, End, Envelope, Input, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use sys::{Received, Seqpacket};
+use wire::Address;
+
+/// What is read in one go.
+const READ_LEN: usize = 64 * 1024;
+/// For the directory's answer.
+const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
+/// A client that takes no reply for so long is gone.
+const WRITE_DEADLINE: Timespec = Timespec { tv_sec: 300, tv_nsec: 0 };
+
+/// The whole program.
+pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
+    let mut talk = match start(root) {
+        Ok(talk) => talk,
+        Err(error) => {
+            log_line(format_args!("qmail-smtpd: {error}"));
+            let _ = send(format!("{NO_CONTROLS}\r\n").as_bytes());
+            return ExitCode::FAILURE;
+        }
+    };
+    match talk.converse() {
+        End::Quit => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Control files, then what must be open, then the sandbox.
+fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
+    let root = root.map_err(io::Error::other)?;
+    let control = control::Smtpd::read(&root).map_err(io::Error::other)?;
+    let run = rustix::fs::open(&root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
+    let program = std::env::var_os("QMAILQUEUE").filter(|program| !program.is_empty());
+    let directory = Directory::open(run.as_ref(), program.is_some());
+    let alone = matches!(directory, Directory::RcptHosts);
+    let virtual_domains = if alone { virtual_domains(&root) } else { Vec::new() };
+    let queue = match program {
+        Some(program) => Queue::Program(QueueProgram::start(&program, root.path())?),
+        None => Queue::Send(run),
+    };
+    sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
+    let mut actions = Actions::default();
+    let session = Session::new(Arc::new(config(control, virtual_domains)), connection(), now(), &mut actions);
+    Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
+}
+
+/// The domains of users/domains, as far as this caller may read them.
+fn virtual_domains(root: &Root) -> Vec<Vec<u8>> {
+    let domains = root.virtual_domains().unwrap_or_default();
+    domains.sorted().into_iter().map(|(name, _)| name.as_bytes().to_vec()).collect()
+}
+
+fn variable(name: &str) -> Option<Box<[u8]>> {
+    std::env::var_os(name).map(|value| value.into_vec().into())
+}
+
+fn connection() -> Connection {
+    let ip = |name: &str| std::env::var(name).ok().and_then(|ip| ip.parse::<IpAddr>().ok());
+    // Leading digits, as with control files; a variable without them says nothing.
+    let databytes = variable("DATABYTES").and_then(|value| control::read::int_of(&value));
+    Connection {
+        remote_ip: variable("TCPREMOTEIP").unwrap_or_else(|| b"unknown".as_slice().into()),
+        remote_host: variable("TCPREMOTEHOST"),
+        remote_info: variable("TCPREMOTEINFO"),
+        local_ip: ip("TCPLOCALIP").map(|ip| ip.to_canonical()),
+        local_host: Some(variable("TCPLOCALHOST").unwrap_or_else(|| b"unknown".as_slice().into())),
+        relay_client: variable("RELAYCLIENT"),
+        databytes,
+    }
+}
+
+struct Talk {
+    session: Session,
+    actions: Actions,
+    queue: Queue,
+    directory: Directory,
+    message: Option<Outgoing>,
+    output: Vec<u8>,
+}
+
+impl Talk {
+    fn converse(&mut self) -> End {
+        let mut buf = vec![0; READ_LEN];
+        let end = loop {
+            while !self.actions.0.is_empty() {
+                self.carry_out();
+            }
+            let is_sent = send(&std::mem::take(&mut self.output)).is_ok();
+            match self.session.end() {
+                Some(end) => break end,
+                None if !is_sent => self.session.step(now(), Input::Closed, &mut self.actions),
+                None => self.read(&mut buf),
+            }
+        };
+        let prefix = format!("qmail-smtpd[{}]: ", std::process::id());
+        log_end(&self.session, now().boot_s, &prefix);
+        end
+    }
+
+    fn read(&mut self, buf: &mut [u8]) {
+        let left = self.session.deadline_s().saturating_sub(now().boot_s);
+        let input = match wait(rustix::stdio::stdin(), PollFlags::IN, &seconds(left)) {
+            Ok(true) => match rustix::io::read(rustix::stdio::stdin(), &mut *buf) {
+                Ok(len @ 1..) => Input::Bytes(buf.get(..len).unwrap_or_default()),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return,
+                Ok(0) | Err(_) => Input::Closed,
+            },
+            Ok(false) => Input::Deadline,
+            Err(_) => Input::Closed,
+        };
+        self.session.step(now(), input, &mut self.actions);
+    }
+
+    fn carry_out(&mut self) {
+        for action in std::mem::take(&mut self.actions.0) {
+            match action {
+                Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
+                Action::CheckRecipient { question, recipient } => {
+                    let answer = self.directory.check(recipient);
+                    self.session.step(now(), Input::Recipient { question, answer }, &mut self.actions);
+                }
+                Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
+                Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
+                Action::Commit => {
+                    let answer = self.queue.finish(self.message.take());
+                    self.session.step(now(), Input::Queue(answer), &mut self.actions);
+                }
+                Action::Abandon => self.queue.give_up(self.message.take()),
+                Action::Log(line) => {
+                    let ip = wire::escape::visible(&self.session.peer().remote_ip);
+                    let line = wire::escape::visible(&line);
+                    log_line(format_args!("qmail-smtpd[{}]: {ip} {line}", std::process::id()));
+                }
+                Action::Close => {}
+            }
+        }
+    }
+}
+
+/// Who is asked about recipients.
+enum Directory {
+    Auth {
+        socket: Seqpacket,
+        id: u64,
+    },
+    /// Nobody: the answer is always that it is not ours, so that rcpthosts and RELAYCLIENT decide.
+    RcptHosts,
+    /// The system is down: temporary.
+    Down,
+}
+
+impl Directory {
+    fn open(run: Option<&OwnedFd>, has_program: bool) -> Self {
+        let connected = run.map_or(Err(io::ErrorKind::NotFound.into()), |run| {
+            let socket = Seqpacket::connect(run.as_fd(), Socket::Auth.path())?;
+            socket.set_deadline(DIRECTORY_DEADLINE)?;
+            Ok::<_, io::Error>(socket)
+        });
+        match connected.map_err(|error| error.kind()) {
+            Ok(socket) => Self::Auth { socket, id: 0 },
+            Err(io::ErrorKind::PermissionDenied) => Self::RcptHosts,
+            Err(io::ErrorKind::NotFound) if has_program => Self::RcptHosts,
+            Err(_) => Self::Down,
+        }
+    }
+
+    fn check(&mut self, address: Address) -> RecipientAnswer {
+        let Self::Auth { socket, id } = self else {
+            return if matches!(self, Self::Down) { RecipientAnswer::Temporary } else { RecipientAnswer::NotOurs };
+        };
+        *id = id.wrapping_add(1);
+        let answer = ask(socket, *id, address);
+        // After a lost or late answer nobody knows which question the next one is for.
+        answer.unwrap_or_else(|_| {
+            *self = Self::Down;
+            RecipientAnswer::Temporary
+        })
+    }
+}
+
+fn ask(socket: &Seqpacket, id: u64, address: Address) -> io::Result<RecipientAnswer> {
+    socket.send(&auth::Request::Recipient { id, address }.encode())?;
+    let mut buf = vec![0; DATAGRAM_LEN_MAX];
+    let Received::Datagram(len, _) = socket.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+    match auth::Answer::decode(buf.get(..len).unwrap_or_default())? {
+        auth::Answer::Recipient { id: answered, verdict } if answered == id => Ok(recipient_answer(&verdict)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Where messages go.
+enum Queue {
+    Program(QueueProgram),
+    /// qmail-send, below the run directory if there is one.
+    Send(Option<OwnedFd>),
+}
+
+enum Outgoing {
+    Program(Handover),
+    Send { submission: Submission, is_broken: bool },
+}
+
+impl Outgoing {
+    fn put(&mut self, text: &[u8]) {
+        match self {
+            Self::Program(handover) => handover.put(text),
+            Self::Send { submission, is_broken } => *is_broken |= !*is_broken && submission.data(text).is_err(),
+        }
+    }
+}
+
+impl Queue {
+    /// `None` if nobody takes it; [`Queue::finish`] says so at the end of the text.
+    fn begin(&self, envelope: Envelope) -> Option<Outgoing> {
+        match self {
+            Self::Program(program) => program.begin(envelope).ok().map(Outgoing::Program),
+            Self::Send(run) => {
+                let submission = submit(run.as_ref()?.as_fd(), envelope).ok()?;
+                Some(Outgoing::Send { submission, is_broken: false })
+            }
+        }
+    }
+
+    fn finish(&self, message: Option<Outgoing>) -> QueueAnswer {
+        match (self, message) {
+            (Self::Program(program), Some(Outgoing::Program(handover))) => program.finish(handover),
+            (Self::Send(_), Some(Outgoing::Send { mut submission, is_broken: false })) => match submission.commit() {
+                Ok(Answer::Accepted { pid, .. }) => QueueAnswer::Accepted { qp: pid },
+                Ok(Answer::Temporary { text }) => QueueAnswer::Temporary(text.0),
+                Ok(Answer::Permanent { text }) => QueueAnswer::Permanent(text.0),
+                Err(_) => QueueAnswer::Temporary(b"4.3.0 the queue did not answer".to_vec()),
+            },
+            _ => QueueAnswer::Temporary(b"4.3.0 the queue cannot be reached".to_vec()),
+        }
+    }
+
+    fn give_up(&self, message: Option<Outgoing>) {
+        if let (Self::Program(program), Some(Outgoing::Program(handover))) = (self, message) {
+            program.give_up(handover);
+        }
+    }
+}
+
+/// The socket for service roles if this caller may use it, else the one for anybody.
+fn submit(run: BorrowedFd<'_>, envelope: Envelope) -> io::Result<Submission> {
+    let mut submission = match Submission::connect(run, Socket::Queue.path()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Submission::connect(run, Socket::Inject.path()),
+        other => other,
+    }?;
+    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    submission.begin(envelope.sender, flag(envelope.eight_bit, FLAG_EIGHT_BIT) | flag(envelope.utf8, FLAG_SMTPUTF8))?;
+    envelope.recipients.into_iter().try_for_each(|recipient| submission.recipient(recipient))?;
+    Ok(submission)
+}
+
+fn seconds(n: u64) -> Timespec {
+    Timespec { tv_sec: i64::try_from(n).unwrap_or(i64::MAX), tv_nsec: 0 }
+}
+
+/// Is the descriptor ready before `deadline`?
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: &Timespec) -> io::Result<bool> {
+    Ok(rustix::io::retry_on_intr(|| poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(deadline)))? > 0)
+}
+
+fn send(bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if !wait(rustix::stdio::stdout(), PollFlags::OUT, &WRITE_DEADLINE)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match rustix::io::write(rustix::stdio::stdout(), rest) {
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! From control files to the machine's configuration.
+
+use smtp::data::BareLf;
+use smtp::server::{BadMailFrom, Config, Limits, RcptHosts};
+
+/// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
+pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> Config {
+    let limits = Limits {
+        databytes: control.databytes,
+        recipients_max: control.recipients_max,
+        bad_recipients_max: control.bad_recipients_max,
+        command_s: control.timeout_s,
+        ..Limits::default()
+    };
+    Config {
+        limits,
+        me: control.me,
+        greeting: control.greeting,
+        localiphost: control.localiphost,
+        barelf: if control.normalizes_bare_lf { BareLf::Normalize } else { BareLf::Reject },
+        rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
+        badmailfrom: BadMailFrom::new(control.badmailfrom),
+    }
+}

@@ -1,0 +1,247 @@
+//! The driver of one session in the service face: carries out what the machine says.
+//!
+//! Guarantees: replies are sent before the client is waited for; the client is not read from while a question is open; an idle
+//! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
+
+use crate::admission::Place;
+use crate::queue::{Draft, Pool};
+use crate::{log_end, log_line, now};
+use ipc::auth;
+use ipc_async::Client;
+use smtp::server::{Action, Actions, Config, Connection, Input, RecipientAnswer, Session};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use wire::Address;
+
+/// What is read in one go. Less than the machine would hold while a question is open.
+const SCRATCH_LEN: usize = 64 * 1024;
+const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
+/// A client that takes no reply for so long is gone.
+const WRITE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// What all sessions of a worker share.
+pub(crate) struct Worker {
+    pub(crate) config: Arc<Config>,
+    pub(crate) queue: Rc<Pool>,
+    pub(crate) directory: Client<auth::Answer>,
+    pub(crate) draining: Cell<bool>,
+    pub(crate) drain: Notify,
+    scratch: RefCell<Box<[u8]>>,
+}
+
+impl Worker {
+    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>) -> Self {
+        Self {
+            config: Arc::new(config),
+            queue: Rc::new(queue),
+            directory,
+            draining: Cell::new(false),
+            drain: Notify::new(),
+            scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
+        }
+    }
+
+    /// Sessions that are between messages end now, the others after their message.
+    pub(crate) fn begin_to_drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_waiters();
+    }
+}
+
+/// One connection, from the greeting to the line in the log.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connection, _place: Place) {
+    let mut actions = Actions::default();
+    let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
+    let mut talk = Talk {
+        worker,
+        stream,
+        session,
+        output: Vec::new(),
+        questions: Vec::new(),
+        draft: None,
+        is_committing: false,
+        is_told: false,
+    };
+    while talk.session.end().is_none() {
+        talk.carry_out(&mut actions).await;
+        talk.next(&mut actions).await;
+    }
+    talk.carry_out(&mut actions).await;
+    talk.flush().await;
+    log_end(&talk.session, now().boot_s, "");
+}
+
+struct Talk {
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    session: Session,
+    output: Vec<u8>,
+    questions: Vec<(u32, Address)>,
+    draft: Option<Box<Draft>>,
+    is_committing: bool,
+    /// Told that the system goes down.
+    is_told: bool,
+}
+
+impl Talk {
+    async fn carry_out(&mut self, actions: &mut Actions) {
+        for action in actions.0.drain(..) {
+            match action {
+                Action::Reply(bytes) if self.output.is_empty() => self.output = bytes,
+                Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
+                Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
+                Action::Begin(envelope) => {
+                    let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
+                    self.draft = Some(Box::new(begun));
+                }
+                Action::Body(text) => {
+                    if let Some(draft) = &mut self.draft {
+                        draft.data(&text).await;
+                    }
+                }
+                Action::Commit => self.is_committing = true,
+                Action::Abandon => self.draft = None,
+                Action::Log(line) => {
+                    let ip = wire::escape::visible(&self.session.peer().remote_ip);
+                    log_line(format_args!("{ip} {}", wire::escape::visible(&line)));
+                }
+                Action::Close => {}
+            }
+        }
+    }
+
+    /// Waits for what the machine needs next, and gives it that.
+    async fn next(&mut self, actions: &mut Actions) {
+        if !self.questions.is_empty() {
+            return self.ask(actions).await;
+        }
+        if std::mem::take(&mut self.is_committing)
+            && let Some(draft) = self.draft.take()
+        {
+            let answer = Box::pin(draft.commit()).await;
+            return self.session.step(now(), Input::Queue(answer), actions);
+        }
+        if self.session.end().is_some() {
+            return;
+        }
+        if self.flush().await {
+            self.read(actions).await;
+        } else {
+            self.session.step(now(), Input::Closed, actions);
+        }
+    }
+
+    /// Asks the directory. Several questions go out together.
+    async fn ask(&mut self, actions: &mut Actions) {
+        let mut questions = std::mem::take(&mut self.questions).into_iter();
+        let first = questions.next();
+        let others: Vec<_> = questions
+            .map(|(question, recipient)| {
+                let directory = self.worker.directory.clone();
+                (question, tokio::task::spawn_local(async move { check(&directory, recipient).await }))
+            })
+            .collect();
+        if let Some((question, recipient)) = first {
+            let answer = check(&self.worker.directory, recipient).await;
+            self.session.step(now(), Input::Recipient { question, answer }, actions);
+        }
+        for (question, task) in others {
+            let answer = task.await.unwrap_or(RecipientAnswer::Temporary);
+            self.session.step(now(), Input::Recipient { question, answer }, actions);
+        }
+    }
+
+    /// Bytes from the client, its end, the deadline, or the end of the system.
+    async fn read(&mut self, actions: &mut Actions) {
+        let drained = self.worker.drain.notified();
+        if self.worker.draining.get() && !self.is_told {
+            self.is_told = true;
+            return self.session.step(now(), Input::Drain, actions);
+        }
+        let left = Duration::from_secs(self.session.deadline_s().saturating_sub(now().boot_s));
+        tokio::select! {
+            biased;
+            ready = self.stream.readable() => {
+                let mut scratch = self.worker.scratch.borrow_mut();
+                match ready.and_then(|()| self.stream.try_read(&mut scratch)) {
+                    Ok(len @ 1..) => {
+                        let bytes = scratch.get(..len).unwrap_or_default();
+                        self.session.step(now(), Input::Bytes(bytes), actions);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(0) | Err(_) => self.session.step(now(), Input::Closed, actions),
+                }
+            }
+            () = sleep(left) => self.session.step(now(), Input::Deadline, actions),
+            // The flag is looked at when this is called again.
+            () = drained => {}
+        }
+    }
+
+    /// Sends what waits; false if the client does not take it.
+    async fn flush(&mut self) -> bool {
+        let output = std::mem::take(&mut self.output);
+        let mut rest = &output[..];
+        while !rest.is_empty() {
+            match self.stream.try_write(rest) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !matches!(timeout(WRITE_DEADLINE, self.stream.writable()).await, Ok(Ok(()))) {
+                        return false;
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+/// What the directory says; cannot-tell when it does not answer in time.
+async fn check(directory: &Client<auth::Answer>, address: Address) -> RecipientAnswer {
+    match directory.ask(|id| auth::Request::Recipient { id, address }).await {
+        Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
+        _ => RecipientAnswer::Temporary,
+    }
+}
+
+pub(crate) fn recipient_answer(verdict: &auth::Directory) -> RecipientAnswer {
+    match verdict {
+        auth::Directory::Mailbox {} => RecipientAnswer::Exists,
+        auth::Directory::NoMailbox {} => RecipientAnswer::NoMailbox,
+        auth::Directory::NotMine {} => RecipientAnswer::NotOurs,
+        auth::Directory::Temporary {} => RecipientAnswer::Temporary,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Admission;
+    use std::os::fd::OwnedFd;
+
+    /// DESIGN: thousands of sessions. Together with the socket's registration and the timer this stays far below 10 KiB.
+    #[test]
+    fn an_idle_session_is_small() {
+        ipc_async::service::run(async {
+            let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
+            let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
+            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
+            let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
+            let future = serve(worker, accepted?.0, Connection::default(), place);
+            let size = std::mem::size_of_val(&future);
+            assert!(size < 3072, "{size}");
+            drop(client);
+            Ok(())
+        })
+        .unwrap();
+    }
+}

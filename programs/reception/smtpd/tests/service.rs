@@ -1,0 +1,420 @@
+//! The service face: the real program, started as qmail-start does it, with a queue and a directory of our own.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use ipc::Message;
+use ipc::queue::{Answer, Item};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use sys::spawn::{Child, Ended, Spawn};
+use sys::{Received, Seqpacket};
+
+/// A message that the queue has seen.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Seen {
+    sender: String,
+    flags: u32,
+    recipients: Vec<String>,
+    text: Vec<u8>,
+    datagrams: usize,
+    connection: usize,
+}
+
+struct System {
+    dir: tempfile::TempDir,
+    child: Child,
+    lifeline: Option<OwnedFd>,
+    port: u16,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    log: PathBuf,
+}
+
+/// What the queue says to a message, by the local part of its sender.
+fn queue_says(sender: &str) -> Option<Answer> {
+    match sender.split('@').next().unwrap() {
+        "full" => Some(Answer::Temporary { text: b"4.3.1 the spool is full"[..].into() }),
+        "spam" => Some(Answer::Permanent { text: b"5.7.1 no"[..].into() }),
+        "dies" => None,
+        _ => Some(Answer::Accepted { id: 9, pid: 42 }),
+    }
+}
+
+impl System {
+    fn start(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let control = dir.path().join("etc/qmail/control");
+        let run = dir.path().join("run/qmail");
+        std::fs::create_dir_all(&control).unwrap();
+        std::fs::create_dir_all(run.join("roles")).unwrap();
+        std::fs::write(control.join("me"), "mx.example.org\n").unwrap();
+        for (name, text) in files {
+            std::fs::write(control.join(name), text).unwrap();
+        }
+        let run = std::fs::File::open(&run).unwrap();
+        let queue = sys::seqpacket::listen(run.as_fd(), "roles/queue.sock").unwrap();
+        let auth = sys::seqpacket::listen(run.as_fd(), "roles/auth.sock").unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        serve(queue, move |number, client| take_messages(number, &client, &sink));
+        serve(auth, |_, client| answer_recipients(&client));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (lifeline_child, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (ready, ready_child) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let log = dir.path().join("log");
+        let log_file = std::fs::File::create(&log).unwrap();
+        let spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-smtpd"))).arg("--service").env("QMAIL_ROOT", dir.path());
+        let spawn = spawn.stderr(log_file.as_fd()).fd("lifeline", lifeline_child.as_fd()).fd("ready", ready_child.as_fd());
+        let child = spawn.fd("run", run.as_fd()).fd("listen:smtp:0", listener.as_fd()).start().unwrap();
+        drop((lifeline_child, ready_child));
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&ready, &mut byte).unwrap(), 1, "{}", std::fs::read_to_string(&log).unwrap());
+        let port = listener.local_addr().unwrap().port();
+        Self { dir, child, lifeline: Some(lifeline), port, seen, log }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends it all at once and reads until the server closes.
+    fn talk(&self, input: &[u8]) -> String {
+        let mut stream = self.connect();
+        let mut writing = stream.try_clone().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            let _ = writing.write_all(&input);
+        });
+        let mut replies = Vec::new();
+        let _ = stream.read_to_end(&mut replies);
+        writer.join().unwrap();
+        String::from_utf8(replies).unwrap().replace("\r\n", "\n")
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn ended(&self) -> Ended {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.child.try_wait() {
+                Some(ended) => return ended,
+                None => assert!(Instant::now() < deadline, "it does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        self.child.signal(rustix::process::Signal::KILL);
+        let _ = self.child.wait();
+        let _ = self.dir.path();
+    }
+}
+
+fn serve(listener: OwnedFd, each: impl Fn(usize, Seqpacket) + Send + Sync + 'static) {
+    let each = Arc::new(each);
+    std::thread::spawn(move || {
+        for number in 0.. {
+            let client = loop {
+                if let Ok(client) = sys::seqpacket::accept(listener.as_fd()) {
+                    break client;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            };
+            client.set_nonblocking(false).unwrap();
+            let each = Arc::clone(&each);
+            std::thread::spawn(move || each(number, client));
+        }
+    });
+}
+
+fn take_messages(number: usize, client: &Seqpacket, sink: &Mutex<Vec<Seen>>) {
+    let mut buf = vec![0; ipc::DATAGRAM_LEN_MAX];
+    let mut message = Seen::default();
+    while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
+        let mut commits = false;
+        message.datagrams += 1;
+        ipc::queue::items(&buf[..len], |item| match item {
+            Item::Begin { sender, flags } => {
+                message = Seen { sender: sender.to_string(), flags, connection: number, datagrams: 1, ..Seen::default() };
+            }
+            Item::Recipient(address) => message.recipients.push(address.to_string()),
+            Item::Data(data) => message.text.extend_from_slice(data),
+            Item::Commit => commits = true,
+        })
+        .unwrap();
+        if commits {
+            let Some(answer) = queue_says(&message.sender) else { return };
+            if matches!(answer, Answer::Accepted { .. }) {
+                sink.lock().unwrap().push(std::mem::take(&mut message));
+            }
+            client.send(&answer.encode()).unwrap();
+        }
+    }
+}
+
+/// joe… exists, no… does not, te… cannot be told, si… is never answered; everything else is not ours.
+fn answer_recipients(client: &Seqpacket) {
+    use ipc::auth::{Answer, Directory, Request};
+    let mut buf = vec![0; ipc::DATAGRAM_LEN_MAX];
+    while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
+        let Request::Recipient { id, address } = Request::decode(&buf[..len]).unwrap() else { panic!("another request") };
+        let verdict = match address.as_bytes().get(..2).unwrap_or_default() {
+            b"jo" => Directory::Mailbox {},
+            b"no" => Directory::NoMailbox {},
+            b"te" => Directory::Temporary {},
+            b"si" => continue,
+            _ => Directory::NotMine {},
+        };
+        let _ = client.send(&Answer::Recipient { id, verdict }.encode());
+    }
+}
+
+fn letter(sender: &str, text: &str) -> String {
+    format!("MAIL FROM:<{sender}>\r\nRCPT TO:<joe@ours.example>\r\nDATA\r\n{text}\r\n.\r\n")
+}
+
+#[test]
+fn letters_go_to_the_queue() {
+    let system = System::start(&[]);
+    let replies = system.talk(format!("EHLO me.example\r\n{}{}QUIT\r\n", letter("a@b", "one"), letter("", "two")).as_bytes());
+    assert_eq!(replies.matches(" qp 42\n").count(), 2, "{replies}");
+    let seen = system.seen();
+    let text = String::from_utf8(seen[0].text.clone()).unwrap();
+    assert!(text.starts_with("Received: from unknown (HELO me.example) (127.0.0.1)\n  by mx.example.org with ESMTP; "), "{text}");
+    assert!(text.ends_with(" -0000\none\n"), "{text}");
+    assert_eq!((seen[0].sender.as_str(), &seen[0].recipients[..], seen[0].datagrams), ("a@b", &["joe@ours.example".to_owned()][..], 1));
+    assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
+    assert!(system.log().contains("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n"));
+}
+
+#[test]
+fn what_the_queue_refuses_is_refused_with_its_words_and_nothing_is_lost() {
+    let system = System::start(&[]);
+    for (sender, reply) in [
+        ("full@x", "452 4.3.1 the spool is full"),
+        ("spam@x", "554 5.7.1 no"),
+        ("dies@x", "451 4.3.0 the queue did not answer"),
+        ("fine@x", "250 2.0.0 ok "),
+    ] {
+        let replies = system.talk(format!("{}QUIT\r\n", letter(sender, "x")).as_bytes());
+        assert!(replies.contains(&format!("354 go ahead\n{reply}")), "{sender}: {replies}");
+    }
+    assert_eq!(system.seen().len(), 1);
+    assert!(system.log().contains("127.0.0.1 refused by the queue: 452 4.3.1 the spool is full\n"));
+    std::fs::remove_file(system.dir.path().join("run/qmail/roles/queue.sock")).unwrap();
+    // The pooled connection still works; a second message at the same time finds no socket.
+    let (mut one, mut two) = (system.connect(), system.connect());
+    for stream in [&mut one, &mut two] {
+        stream.write_all(letter("a@b", &"x".repeat(70_000)).strip_suffix(".\r\n").unwrap().as_bytes()).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let mut ends = Vec::new();
+    for stream in [&mut one, &mut two] {
+        stream.write_all(b".\r\nQUIT\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        ends.push(text.contains("\r\n250 2.0.0 ok "));
+        assert!(text.contains("\r\n250 2.0.0 ok ") || text.contains("\r\n451 4.3.0 the queue cannot be reached\r\n"), "{text}");
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, [false, true]);
+}
+
+#[test]
+fn recipients_are_checked_together_and_who_is_not_answered_is_temporary() {
+    let system = System::start(&[("relayclients", "192.0.2.0/24\n"), ("rcpthosts", "listed.example\n")]);
+    let mut input = "MAIL FROM:<>\r\n".to_owned();
+    let names = ["joe", "nobody", "tell", "far", "far@listed.example"];
+    for n in 0..100 {
+        input += &format!("RCPT TO:<{}>\r\n", names[n % 5].split_once('@').map_or(format!("{}@x", names[n % 5]), |_| names[n % 5].to_owned()));
+    }
+    let started = Instant::now();
+    let replies = system.talk(format!("{input}QUIT\r\n").as_bytes());
+    let codes: Vec<&str> = replies.lines().skip(2).map(|line| &line[..9]).collect();
+    let wanted = ["250 2.1.5", "550 5.1.1", "451 4.3.0", "553 5.7.1", "250 2.1.5"];
+    assert_eq!(codes[..100], wanted.iter().cycle().take(100).copied().collect::<Vec<_>>()[..]);
+    assert!(started.elapsed() < Duration::from_secs(4));
+    let replies = system.talk(b"MAIL FROM:<>\r\nRCPT TO:<silent@x>\r\nRCPT TO:<silent@y>\r\nRCPT TO:<joe@x>\r\nQUIT\r\n");
+    assert_eq!(replies.matches("\n451 4.3.0 cannot check that recipient now, try again later\n").count(), 1);
+    assert!(replies.contains("\n250 2.1.5 ok\n221 ") && started.elapsed() < Duration::from_secs(15), "{replies}");
+}
+
+#[test]
+fn a_large_message_is_handed_on_in_pieces() {
+    let system = System::start(&[]);
+    let line = "0123456789".repeat(7);
+    let lines = 60_000;
+    let text = format!("{line}\r\n").repeat(lines);
+    let before = system.memory_kib();
+    let replies = system.talk(format!("{}QUIT\r\n", letter("a@b", text.strip_suffix("\r\n").unwrap())).as_bytes());
+    assert!(replies.contains("\n250 2.0.0 ok "), "{replies}");
+    let seen = system.seen();
+    assert!(seen[0].text.ends_with(format!("{line}\n").repeat(lines).as_bytes()));
+    assert!(seen[0].datagrams > 100);
+    let grown = system.memory_kib().saturating_sub(before);
+    assert!(grown < 1024, "{grown} KiB for one session");
+    // By BDAT, too, with the flags of the envelope.
+    let bdat = format!("MAIL FROM:<é@b> SMTPUTF8 BODY=8BITMIME\r\nRCPT TO:<joe@x>\r\nBDAT 3\r\na\r\nBDAT {} LAST\r\n{text}QUIT\r\n", text.len());
+    assert!(system.talk(bdat.as_bytes()).contains("\n250 2.0.0 3 bytes received\n250 2.0.0 ok "));
+    let last = system.seen().pop().unwrap();
+    assert_eq!(last.flags, ipc::queue::FLAG_EIGHT_BIT | ipc::queue::FLAG_SMTPUTF8);
+    assert!(last.text.ends_with(format!("a\n{line}\n").as_bytes()) || last.text.ends_with(format!("{line}\n").as_bytes()));
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
+    let system = System::start(&[]);
+    let whole = letter("a@b", &"x".repeat(200_000));
+    for len in [30, 60, 1000, 150_000, whole.len() - 1] {
+        let mut stream = system.connect();
+        stream.write_all(&whole.as_bytes()[..len]).unwrap();
+        drop(stream);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while system.log().matches("end 127.0.0.1 Gone: messages 0 ").count() < 5 {
+        assert!(Instant::now() < deadline, "{}", system.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(system.seen(), []);
+}
+
+fn greeting(stream: &TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn sessions_have_bounds() {
+    let workers = std::thread::available_parallelism().unwrap().get().min(8);
+    let system = System::start(&[("concurrencyincoming", &format!("{}\n", 3 * workers))]);
+    let held: Vec<TcpStream> = (0..3).map(|_| system.connect()).collect();
+    assert!(held.iter().all(|stream| greeting(stream).starts_with("220 ")));
+    assert_eq!(greeting(&system.connect()), "421 4.7.0 too many connections, try again later\r\n");
+    drop(held);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !greeting(&system.connect()).starts_with("220 ") {
+        assert!(Instant::now() < deadline);
+    }
+    assert!(system.log().contains("127.0.0.1 refused: 421 4.7.0 too many connections"));
+}
+
+#[test]
+fn an_idle_session_costs_little() {
+    let system = System::start(&[]);
+    let held: Vec<TcpStream> = (0..100).map(|_| system.connect()).collect();
+    held.iter().for_each(|stream| assert!(greeting(stream).starts_with("220 ")));
+    let before = system.memory_kib();
+    // As many as this process's own limit of descriptors lets it hold.
+    let mut more = Vec::new();
+    for _ in 0..600 {
+        let mut stream = system.connect();
+        assert!(greeting(&stream).starts_with("220 "));
+        stream.write_all(b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<joe@x>\r\n").unwrap();
+        let mut buf = [0; 1024];
+        while !String::from_utf8_lossy(&buf).contains("250 2.1.5 ok\r\n") {
+            let len = stream.read(&mut buf[..]).unwrap();
+            assert!(len > 0);
+        }
+        more.push(stream);
+    }
+    let each = system.memory_kib().saturating_sub(before) * 1024 / 600;
+    assert!(each < 6 * 1024, "{each} bytes");
+}
+
+#[test]
+fn the_end_waits_for_messages_under_way() {
+    for by_signal in [false, true] {
+        let mut system = System::start(&[]);
+        let (idle, mut busy) = (system.connect(), system.connect());
+        assert!(greeting(&idle).starts_with("220 "));
+        busy.write_all(letter("a@b", "half").strip_suffix("\r\n.\r\n").unwrap().as_bytes()).unwrap();
+        let mut reader = BufReader::new(busy.try_clone().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("354") {
+            line.clear();
+            reader.read_line(&mut line).unwrap();
+        }
+        if by_signal {
+            system.child.signal(rustix::process::Signal::TERM);
+        } else {
+            system.lifeline = None;
+        }
+        assert_eq!(greeting(&idle), "421 4.3.2 going down, try again in a moment\r\n");
+        busy.write_all(b"\r\n.\r\nNOOP\r\n").unwrap();
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert!(rest.starts_with("250 2.0.0 ok ") && rest.ends_with("\r\n421 4.3.2 going down, try again in a moment\r\n"), "{rest}");
+        assert_eq!(system.ended(), Ended::Code(0));
+        assert_eq!(system.seen().len(), 1);
+    }
+}
+
+#[test]
+fn a_client_that_never_ends_its_message_is_left_behind_after_five_seconds() {
+    let mut system = System::start(&[]);
+    let mut busy = system.connect();
+    busy.write_all(letter("a@b", "half").strip_suffix(".\r\n").unwrap().as_bytes()).unwrap();
+    assert!(greeting(&busy).starts_with("220 "));
+    let started = Instant::now();
+    system.lifeline = None;
+    assert_eq!(system.ended(), Ended::Code(0));
+    assert!(started.elapsed() >= Duration::from_secs(4));
+    assert_eq!(system.seen(), []);
+}
+
+#[test]
+fn a_wrong_configuration_is_never_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = dir.path().join("etc/qmail/control");
+    std::fs::create_dir_all(&control).unwrap();
+    std::fs::write(control.join("me"), "x.y\n").unwrap();
+    std::fs::write(control.join("barelf"), "maybe\n").unwrap();
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-smtpd"))).arg("--service").env("QMAIL_ROOT", dir.path());
+    assert_eq!(spawn.stderr(log.as_fd()).start().unwrap().wait(), Ended::Code(111));
+    let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(text.starts_with("cannot start: ") && text.contains("control/barelf: `maybe` is neither reject nor normalize"), "{text}");
+}
+
+/// Not a bound, since machines differ: prints what the worker does with everything around it on the same machine.
+#[test]
+fn throughput_is_printed() {
+    let system = System::start(&[]);
+    let body = format!("Subject: x\r\n\r\n{}", "0123456789012345678901234567890123456789012345678901234567890123\r\n".repeat(62));
+    let session = format!("EHLO x\r\n{}QUIT\r\n", letter("a@b", body.trim_end()).repeat(100));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(system.talk(session.as_bytes()).matches(" qp 42\n").count(), 100));
+        }
+    });
+    let elapsed = started.elapsed();
+    let by_connection: HashMap<usize, usize> = system.seen().iter().fold(HashMap::new(), |mut counts, seen| {
+        *counts.entry(seen.connection).or_default() += 1;
+        counts
+    });
+    println!("800 messages of 4 KiB in {elapsed:?} over {} queue connections", by_connection.len());
+    assert_eq!(system.seen().len(), 800);
+}
