@@ -286,8 +286,14 @@ mod tests {
 
     #[test]
     fn relays_keep_their_port_and_are_never_oneself() {
-        let found =
-            candidates(&relay(), hosts(vec![host(0, &["192.0.2.1"])]), &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
+        let found = candidates(
+            &relay(),
+            hosts(vec![host(0, &["192.0.2.1"])]),
+            PORT_SMTP,
+            &own(&["192.0.2.1"]),
+            &Bad::default(),
+            &mut Dice(1),
+        );
         assert_eq!(found.unwrap()[0].address.to_string(), "192.0.2.1:2525");
         for (host, expected) in
             [("127.0.0.1", Some("127.0.0.1:26")), ("[::1]", Some("[::1]:26")), ("::1", Some("[::1]:26")), ("a.b", None)]
@@ -302,7 +308,7 @@ mod tests {
     fn many_addresses_are_bounded() {
         let many: Vec<String> = (0..20).map(|n| format!("192.0.2.{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let found = candidates(&mx(), hosts(vec![host(1, &many)]), &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
+        let found = candidates(&mx(), hosts(vec![host(1, &many)]), PORT_SMTP, &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
         assert_eq!(found.len(), TRIED_MAX);
     }
 }
