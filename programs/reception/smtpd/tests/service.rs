@@ -203,7 +203,10 @@ fn letters_go_to_the_queue() {
     let text = String::from_utf8(seen[0].text.clone()).unwrap();
     assert!(text.starts_with("Received: from unknown (HELO me.example) (127.0.0.1)\n  by mx.example.org with ESMTP; "), "{text}");
     assert!(text.ends_with(" -0000\none\n"), "{text}");
-    assert_eq!((seen[0].sender.as_str(), &seen[0].recipients[..], seen[0].datagrams), ("a@b", &["joe@ours.example".to_owned()][..], 1));
+    assert_eq!(
+        (seen[0].sender.as_str(), &seen[0].recipients[..], seen[0].datagrams),
+        ("a@b", &["joe@ours.example".to_owned()][..], 1)
+    );
     assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
     assert!(system.log().contains("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n"));
 }
@@ -247,7 +250,10 @@ fn recipients_are_checked_together_and_who_is_not_answered_is_temporary() {
     let mut input = "MAIL FROM:<>\r\n".to_owned();
     let names = ["joe", "nobody", "tell", "far", "far@listed.example"];
     for n in 0..100 {
-        input += &format!("RCPT TO:<{}>\r\n", names[n % 5].split_once('@').map_or(format!("{}@x", names[n % 5]), |_| names[n % 5].to_owned()));
+        input += &format!(
+            "RCPT TO:<{}>\r\n",
+            names[n % 5].split_once('@').map_or(format!("{}@x", names[n % 5]), |_| names[n % 5].to_owned())
+        );
     }
     let started = Instant::now();
     let replies = system.talk(format!("{input}QUIT\r\n").as_bytes());
@@ -275,7 +281,10 @@ fn a_large_message_is_handed_on_in_pieces() {
     let grown = system.memory_kib().saturating_sub(before);
     assert!(grown < 1024, "{grown} KiB for one session");
     // By BDAT, too, with the flags of the envelope.
-    let bdat = format!("MAIL FROM:<é@b> SMTPUTF8 BODY=8BITMIME\r\nRCPT TO:<joe@x>\r\nBDAT 3\r\na\r\nBDAT {} LAST\r\n{text}QUIT\r\n", text.len());
+    let bdat = format!(
+        "MAIL FROM:<é@b> SMTPUTF8 BODY=8BITMIME\r\nRCPT TO:<joe@x>\r\nBDAT 3\r\na\r\nBDAT {} LAST\r\n{text}QUIT\r\n",
+        text.len()
+    );
     assert!(system.talk(bdat.as_bytes()).contains("\n250 2.0.0 3 bytes received\n250 2.0.0 ok "));
     let last = system.seen().pop().unwrap();
     assert_eq!(last.flags, ipc::queue::FLAG_EIGHT_BIT | ipc::queue::FLAG_SMTPUTF8);
@@ -365,7 +374,10 @@ fn the_end_waits_for_messages_under_way() {
         busy.write_all(b"\r\n.\r\nNOOP\r\n").unwrap();
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
-        assert!(rest.starts_with("250 2.0.0 ok ") && rest.ends_with("\r\n421 4.3.2 going down, try again in a moment\r\n"), "{rest}");
+        assert!(
+            rest.starts_with("250 2.0.0 ok ") && rest.ends_with("\r\n421 4.3.2 going down, try again in a moment\r\n"),
+            "{rest}"
+        );
         assert_eq!(system.ended(), Ended::Code(0));
         assert_eq!(system.seen().len(), 1);
     }
@@ -395,7 +407,10 @@ fn a_wrong_configuration_is_never_ready() {
     let spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-smtpd"))).arg("--service").env("QMAIL_ROOT", dir.path());
     assert_eq!(spawn.stderr(log.as_fd()).start().unwrap().wait(), Ended::Code(111));
     let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
-    assert!(text.starts_with("cannot start: ") && text.contains("control/barelf: `maybe` is neither reject nor normalize"), "{text}");
+    assert!(
+        text.starts_with("cannot start: ") && text.contains("control/barelf: `maybe` is neither reject nor normalize"),
+        "{text}"
+    );
 }
 
 /// Not a bound, since machines differ: prints what the worker does with everything around it on the same machine.
