@@ -4,9 +4,25 @@
 //! Nothing outside qmail-send touches the files.
 #![forbid(unsafe_code)]
 
+mod bytes;
+#[cfg(test)]
+mod conformance;
+mod engine;
+mod envelope;
+mod house;
+#[cfg(test)]
+mod inline;
 pub mod model;
+mod prepare;
+mod reader;
+mod record;
+mod replay;
+mod segment;
+mod shared;
 mod side;
 mod spool;
+mod state;
+mod table;
 mod types;
 
 pub use side::{SIDE_BACKLOG_MAX, SideBody};

@@ -4,14 +4,13 @@
 //! spool beyond the types.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::shared::lock;
 use crate::side::{SideBody, SideShared};
 use crate::types::{
     BODY_INLINE_MAX, Body, Change, Completion, Envelope, Health, Living, Log, MessageId, Outlook, RECIPIENTS_MAX, REPLY_LEN_MAX,
@@ -83,7 +82,7 @@ impl Model {
     fn keep(&mut self, envelope: Envelope, body: Body) -> MessageId {
         let body = match body {
             Body::Inline(bytes) => bytes,
-            Body::Side(side) => side.shared.lock().chunks.drain(..).flatten().collect(),
+            Body::Side(side) => lock(&side.shared.inner).chunks.drain(..).flatten().collect(),
         };
         let fresh = RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new() };
         let outlook = Outlook {
@@ -130,13 +129,6 @@ fn cut(state: RecipientState) -> RecipientState {
         }
         other => other,
     }
-}
-
-fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let fd = memfd_create(c"message", MemfdFlags::CLOEXEC)?;
-    let file = File::from(fd);
-    std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0)?;
-    Ok(file.into())
 }
 
 impl Log for Model {
@@ -200,7 +192,7 @@ impl Log for Model {
     }
 
     fn open_body(&mut self, id: MessageId, ticket: u64) {
-        let answer = match self.messages.get(&id.0).map(|kept| (memfd(&kept.body), kept.body.len() as u64)) {
+        let answer = match self.messages.get(&id.0).map(|kept| (sys::memfd::sealed(&kept.body), kept.body.len() as u64)) {
             Some((Ok(fd), bytes)) => Completion::BodyFd { ticket, id, fd, bytes },
             Some((Err(_), _)) => Completion::ReadFailed { ticket, id, why: ReadFailure::Temporary },
             None => Completion::ReadFailed { ticket, id, why: ReadFailure::Unknown },
@@ -210,7 +202,7 @@ impl Log for Model {
 
     fn side_file(&mut self) -> SideBody {
         self.next_side = self.next_side.saturating_add(1);
-        SideBody { shared: Arc::new(SideShared { number: self.next_side, inner: Mutex::default() }) }
+        SideBody { shared: Arc::new(SideShared { number: self.next_side, inner: Mutex::default(), pool: Weak::new() }) }
     }
 
     fn wake_fd(&self) -> BorrowedFd<'_> {
