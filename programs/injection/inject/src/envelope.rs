@@ -7,6 +7,9 @@ use crate::queue::Failure;
 /// Longest envelope in bytes: two million recipients of 32 bytes. What is longer is refused as "out of memory".
 pub const ENVELOPE_LEN_MAX: usize = 64 << 20;
 
+/// Most recipients: an entry of two bytes becomes an address of its own, so the length alone does not bound memory.
+pub const RECIPIENTS_MAX: usize = 2_000_000;
+
 /// Who sends to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -18,12 +21,15 @@ impl Envelope {
     /// Reads a whole envelope; bytes after the final NUL are ignored.
     ///
     /// # Errors
-    /// Cut short, an unknown letter, or an address that is too long or holds a line end.
+    /// Cut short, an unknown letter, an address that is too long or holds a line end, or too many recipients.
     pub fn parse(bytes: &[u8]) -> Result<Self, Failure> {
         let mut rest = bytes;
         let sender = entry(b'F', &mut rest)?;
         let mut recipients = Vec::new();
         while rest.first() != Some(&0) {
+            if recipients.len() >= RECIPIENTS_MAX {
+                return Err(Failure::Memory);
+            }
             recipients.push(entry(b'T', &mut rest)?);
         }
         Ok(Self { sender, recipients })
@@ -100,5 +106,10 @@ mod tests {
                 }
             }
         }
+    }
+    #[test]
+    fn recipients_are_bounded() {
+        let bytes = [b"F\0".as_slice(), &b"T\0".repeat(RECIPIENTS_MAX + 1), b"\0"].concat();
+        assert_eq!(Envelope::parse(&bytes), Err(Failure::Memory));
     }
 }

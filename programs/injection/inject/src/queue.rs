@@ -27,7 +27,7 @@ pub enum Failure {
     AddressTooLong,
     /// An address with a line end in it.
     AddressByte,
-    /// An envelope over [`ENVELOPE_LEN_MAX`].
+    /// An envelope over [`ENVELOPE_LEN_MAX`], or with too many recipients.
     Memory,
     /// 24 hours are over.
     Timeout,
