@@ -1,0 +1,450 @@
+//! The worker and the one-shot face: the real binary on a socketpair, asked as qmail-lspawn asks.
+
+use ipc::field::Verdict;
+use ipc::lspawn::Existence;
+use ipc::queue::{Answer, Item};
+use ipc::worker::{Recipient, Report, Request};
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use sys::spawn::{Child, Ended, Spawn};
+use sys::{Received, Seqpacket};
+use wire::Address;
+
+const BODY: &[u8] = b"Subject: hi\n\nbody\n";
+
+/// An instance's root with a home `homes/joe` in it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("homes/joe")).unwrap();
+        std::fs::create_dir_all(dir.path().join("run/qmail")).unwrap();
+        for sub in ["", "homes", "homes/joe"] {
+            std::fs::set_permissions(dir.path().join(sub), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn home(&self) -> PathBuf {
+        self.path("homes/joe")
+    }
+
+    fn qmail(&self, name: &str, text: &str) {
+        let path = self.home().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    fn maildir(&self, name: &str) -> PathBuf {
+        for sub in ["tmp", "new", "cur"] {
+            std::fs::create_dir_all(self.home().join(name).join(sub)).unwrap();
+        }
+        self.home().join(name)
+    }
+
+    fn recipient(&self, dash: &str, ext: &str) -> Recipient {
+        self.recipient_at(&self.home(), dash, ext)
+    }
+
+    fn recipient_at(&self, home: &Path, dash: &str, ext: &str) -> Recipient {
+        Recipient {
+            user: "joe".into(),
+            home: home.as_os_str().as_bytes().into(),
+            local: format!("joe{dash}{ext}").as_str().into(),
+            dash: dash.into(),
+            ext: ext.into(),
+            domain: "example.org".into(),
+        }
+    }
+}
+
+struct Worker {
+    child: Child,
+    work: Seqpacket,
+    next: u64,
+}
+
+impl Worker {
+    fn start(place: &Place, args: &[&str]) -> Self {
+        let (work, theirs) = Seqpacket::pair().unwrap();
+        let stderr = std::io::stderr();
+        let mut spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-local"))).stderr(stderr.as_fd());
+        spawn = spawn.env("QMAIL_ROOT", place.dir.path()).env("PATH", "/usr/bin:/bin").fd("work", theirs.as_fd());
+        for arg in args {
+            spawn = spawn.arg(arg);
+        }
+        let child = spawn.start().unwrap();
+        drop(theirs);
+        work.set_deadline(Duration::from_secs(40)).unwrap();
+        Self { child, work, next: 0 }
+    }
+
+    fn system(place: &Place) -> Self {
+        Self::start(place, &["--worker"])
+    }
+
+    fn domain(place: &Place) -> Self {
+        Self::start(place, &["--worker", "--base", place.path("homes").to_str().unwrap()])
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn send(&self, request: &Request, body: &[u8]) {
+        let body = sys::memfd::sealed(body).unwrap();
+        self.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
+    }
+
+    fn report(&self) -> Report {
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        match self.work.recv(&mut buf).unwrap() {
+            Received::Datagram(len, _) => Report::decode(&buf[..len]).unwrap(),
+            Received::End => panic!("the worker is gone"),
+        }
+    }
+
+    fn deliver(&mut self, recipient: Recipient, body: &[u8]) -> (Verdict, String) {
+        let number = self.number();
+        let sender = Address::new(b"s@er").unwrap();
+        self.send(&Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into() }, body);
+        match self.report() {
+            Report::Done { number: answered, verdict, text } if answered == number => {
+                (verdict, String::from_utf8(text.0).unwrap())
+            }
+            Report::NeedsExec { number: answered } if answered == number => (Verdict::Deferral, "needs exec".to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn exists(&mut self, recipient: Recipient) -> Existence {
+        let number = self.number();
+        let request = Request::Exists { number, recipient, default_delivery: "./Maildir/".into() };
+        self.work.send(&request.encode()).unwrap();
+        match self.report() {
+            Report::Exists { number: answered, answer } if answered == number => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(self) {
+        drop(self.work);
+        assert_eq!(self.child.wait(), Ended::Code(0));
+    }
+}
+
+fn letters(dir: &Path) -> Vec<String> {
+    let mut letters: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    letters.sort();
+    letters
+}
+
+fn letter() -> String {
+    format!("Return-Path: <s@er>\nDelivered-To: joe@example.org\n{}", std::str::from_utf8(BODY).unwrap())
+}
+
+fn done(text: &str) -> (Verdict, String) {
+    (Verdict::Success, text.to_owned())
+}
+
+/// A qmail-send for one message: accepts, and gives what it got.
+fn queue(place: &Place, answer: Answer) -> std::thread::JoinHandle<(String, Vec<String>, Vec<u8>)> {
+    let dir = std::fs::File::open(place.path("run/qmail")).unwrap();
+    let listener = sys::seqpacket::listen(dir.as_fd(), "inject.sock").unwrap();
+    std::thread::spawn(move || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let connection = loop {
+            match sys::seqpacket::accept(listener.as_fd()) {
+                Ok(connection) => break connection,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(e) => panic!("{e}"),
+            }
+        };
+        connection.set_nonblocking(false).unwrap();
+        connection.set_deadline(Duration::from_secs(20)).unwrap();
+        let (mut from, mut to, mut body, mut committed) = (String::new(), Vec::new(), Vec::new(), false);
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        while !committed {
+            let Received::Datagram(len, _) = connection.recv(&mut buf).unwrap() else { panic!("abandoned") };
+            ipc::queue::items(&buf[..len], |item| match item {
+                Item::Begin { sender, flags } => from = format!("{sender} {flags}"),
+                Item::Recipient(address) => to.push(address.to_string()),
+                Item::Data(data) => body.extend_from_slice(data),
+                Item::Commit => committed = true,
+            })
+            .unwrap();
+        }
+        connection.send(&answer.encode()).unwrap();
+        (from, to, body)
+    })
+}
+
+#[test]
+fn a_system_users_worker_delivers_one_after_another() {
+    let place = Place::new();
+    let mut worker = Worker::system(&place);
+    let (verdict, text) = worker.deliver(place.recipient("", ""), BODY);
+    assert_eq!((verdict, text.as_str()), (Verdict::Deferral, "Unable to chdir to maildir. (#4.2.1)\n"));
+    let maildir = place.maildir("Maildir");
+    assert_eq!(worker.deliver(place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    place.qmail(".qmail-x", "./box\n./Maildir/\n");
+    assert_eq!(worker.deliver(place.recipient("-", "x"), BODY), done("did 2+0+0\n"));
+    assert_eq!(letters(&maildir.join("new")).len(), 2);
+    assert!(letters(&maildir.join("new")).contains(&letter()));
+    assert!(std::fs::read_to_string(place.home().join("box")).unwrap().contains("Delivered-To: joe-x@example.org\n"));
+    let failed = worker.deliver(place.recipient("-", "none"), BODY);
+    assert_eq!(failed, (Verdict::Failure, "Sorry, no mailbox here by that name. (#5.1.1)\n".to_owned()));
+    let looping = worker.deliver(place.recipient("", ""), letter().as_bytes());
+    assert!(looping.0 == Verdict::Failure && looping.1.ends_with("(#5.4.6)\n"));
+    std::fs::set_permissions(place.home(), PermissionsExt::from_mode(0o1755)).unwrap();
+    assert!(worker.deliver(place.recipient("", ""), BODY).1.starts_with("Home directory is sticky"));
+    worker.end();
+}
+
+#[test]
+fn requests_that_come_together_are_all_answered_and_all_there() {
+    let place = Place::new();
+    let maildir = place.maildir("Maildir");
+    place.qmail(".qmail-box", "./box\n");
+    let worker = Worker::system(&place);
+    let count: u64 = 60;
+    for number in 0..count {
+        let ext = if number % 5 == 0 { "box" } else { "" };
+        let recipient = place.recipient(if ext.is_empty() { "" } else { "-" }, ext);
+        let body = format!("N: {number}\n\n{}", "x".repeat(usize::try_from(number).unwrap() * 3000));
+        let sender = Address::null();
+        worker.send(&Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into() }, body.as_bytes());
+    }
+    let mut answered: Vec<u64> = (0..count)
+        .map(|_| match worker.report() {
+            Report::Done { number, verdict: Verdict::Success, .. } => number,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (0..count).collect::<Vec<_>>());
+    assert_eq!(letters(&maildir.join("new")).len(), 48);
+    assert_eq!(std::fs::read_to_string(place.home().join("box")).unwrap().matches("\nN: ").count(), 12);
+    assert!(letters(&maildir.join("tmp")).is_empty());
+    worker.end();
+}
+
+#[test]
+fn a_program_line_is_left_to_the_one_shot_worker_and_nothing_is_delivered() {
+    let place = Place::new();
+    place.qmail(".qmail", "./box\n|touch ran\n");
+    let mut worker = Worker::system(&place);
+    assert_eq!(worker.deliver(place.recipient("", ""), BODY).1, "needs exec");
+    assert!(!place.home().join("box").exists() && !place.home().join("ran").exists());
+    worker.end();
+}
+
+#[test]
+fn the_one_shot_worker_runs_programs_and_reports_what_they_print() {
+    let place = Place::new();
+    place.qmail(".qmail", "./box\n|cat >got; pwd\n|echo \"$RPLINE\"; echo no >&2; exit 100\n./never\n");
+    let mut worker = Worker::start(&place, &["--once"]);
+    let (verdict, text) = worker.deliver(place.recipient("", ""), BODY);
+    assert_eq!((verdict, text), (Verdict::Failure, format!("{}\nReturn-Path: <s@er>\n\nno\n", place.home().display())));
+    worker.end();
+    assert_eq!(std::fs::read(place.home().join("got")).unwrap(), BODY);
+    assert!(place.home().join("box").exists() && !place.home().join("never").exists());
+    place.qmail(".qmail", "|echo fine\n");
+    let mut worker = Worker::start(&place, &["--once"]);
+    assert_eq!(worker.deliver(place.recipient("", ""), BODY), done("fine\ndid 0+0+1\n"));
+    worker.end();
+    let mut worker = Worker::start(&place, &["--once"]);
+    place.qmail(".qmail", "|yes | head -c 100000; exit 111\n");
+    let (verdict, text) = worker.deliver(place.recipient("", ""), BODY);
+    assert!(verdict == Verdict::Deferral && text.len() == 3000);
+    worker.end();
+}
+
+#[test]
+fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
+    let place = Place::new();
+    place.qmail(".qmail", "|read line; sleep 0.3; cat >\"got$$\"\n");
+    let body = sys::memfd::sealed(BODY).unwrap();
+    let workers: Vec<Worker> = (0..3)
+        .map(|number| {
+            let worker = Worker::start(&place, &["--once"]);
+            let sender = Address::null();
+            let recipient = place.recipient("", "");
+            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into() };
+            worker.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
+            worker
+        })
+        .collect();
+    for worker in workers {
+        assert!(matches!(worker.report(), Report::Done { verdict: Verdict::Success, .. }));
+        worker.end();
+    }
+    let got: Vec<_> = std::fs::read_dir(place.home())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().as_bytes().starts_with(b"got"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    assert_eq!(got, ["\nbody\n"; 3]);
+}
+
+#[test]
+fn forwards_and_aliases_go_to_the_queue_before_success_is_said() {
+    let place = Place::new();
+    place.qmail(".qmail", "&a@b\nc@d\n");
+    let accepted = || Answer::Accepted { id: 7, pid: 99 };
+    let sent = queue(&place, accepted());
+    let mut worker = Worker::system(&place);
+    assert_eq!(worker.deliver(place.recipient("", ""), BODY), done("did 0+2+0\nqp 99\n"));
+    let (from, to, body) = sent.join().unwrap();
+    assert_eq!((from.as_str(), to), ("s@er 0", vec!["a@b".to_owned(), "c@d".to_owned()]));
+    assert_eq!(body, [b"Delivered-To: joe@example.org\n", BODY].concat());
+    place.qmail(".qmail-list", "&a@b\n");
+    place.qmail(".qmail-list-owner", "");
+    let sent = queue(&place, accepted());
+    let long = [&b"X: \xc3\xa4\n\n"[..], &[b'y'; 100_000]].concat();
+    assert_eq!(worker.deliver(place.recipient("-", "list"), &long), done("did 0+1+0\nqp 99\n"));
+    let (from, _, body) = sent.join().unwrap();
+    assert_eq!((from.as_str(), body.len()), ("joe-list-owner@example.org 1", long.len() + 35));
+    for (answer, verdict, text) in [
+        (Answer::Temporary { text: "4.3.1 full".into() }, Verdict::Deferral, "Unable to forward message: full (#4.3.1).\n"),
+        (Answer::Permanent { text: "5.7.1 no".into() }, Verdict::Failure, "Unable to forward message: no (#5.7.1).\n"),
+    ] {
+        let sent = queue(&place, answer);
+        assert_eq!(worker.deliver(place.recipient("", ""), BODY), (verdict, text.to_owned()));
+        sent.join().unwrap();
+    }
+    worker.end();
+}
+
+#[test]
+fn a_domains_aliases_are_forwarded_with_the_loop_check() {
+    let place = Place::new();
+    let sent = queue(&place, Answer::Accepted { id: 7, pid: 99 });
+    let worker = Worker::domain(&place);
+    let forward = |number, body: &[u8]| {
+        let targets = vec![Address::new(b"x@y").unwrap()];
+        let recipient = place.recipient_at(&place.path("homes"), "", "");
+        worker.send(&Request::Forward { number, sender: Address::null(), recipient, targets }, body);
+        worker.report()
+    };
+    let report = forward(1, BODY);
+    assert_eq!(report, Report::Done { number: 1, verdict: Verdict::Success, text: "did 0+1+0\nqp 99\n".into() });
+    assert_eq!(sent.join().unwrap().2, [b"Delivered-To: joe@example.org\n", BODY].concat());
+    assert!(matches!(forward(2, b"Delivered-To: joe@example.org\n\n"), Report::Done { verdict: Verdict::Failure, .. }));
+    worker.end();
+}
+
+#[test]
+fn a_virtual_user_gets_home_and_maildir_with_the_first_letter() {
+    let place = Place::new();
+    let mut worker = Worker::domain(&place);
+    let ann = place.recipient_at(&place.path("homes/ann"), "", "");
+    assert_eq!(worker.exists(ann.clone()), Existence::Yes {});
+    assert!(!place.path("homes/ann").exists(), "a question makes nothing");
+    assert_eq!(worker.deliver(ann, BODY), done("did 1+0+0\n"));
+    assert_eq!(letters(&place.path("homes/ann/Maildir/new")), [letter()]);
+    assert_eq!(worker.deliver(place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    let mode = std::fs::metadata(place.path("homes/ann/Maildir")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    worker.end();
+}
+
+#[test]
+fn a_virtual_user_leads_nobody_out_of_the_home() {
+    let place = Place::new();
+    let mut worker = Worker::domain(&place);
+    std::fs::create_dir_all(place.path("homes/ann/Maildir/new")).unwrap();
+    std::fs::create_dir_all(place.path("homes/ann/Maildir/tmp")).unwrap();
+    std::os::unix::fs::symlink("../ann/Maildir", place.home().join("link")).unwrap();
+    std::os::unix::fs::symlink("../ann/box", place.home().join("boxlink")).unwrap();
+    for (qmail, expected) in [
+        ("../ann/Maildir/\n", "needs nothing"),
+        ("./../ann/Maildir/\n", "Unable to chdir to maildir. (#4.2.1)\n"),
+        ("./link/\n", "Unable to chdir to maildir. (#4.2.1)\n"),
+        ("./../ann/box\n", "Unable to open ./../ann/box: Invalid cross-device link. (#4.2.1)\n"),
+        ("./boxlink\n", "Unable to open ./boxlink: Too many levels of symbolic links. (#4.2.1)\n"),
+        ("/etc/motd\n", "needs exec"),
+        ("/tmp/\n", "needs exec"),
+        ("|id\n", "needs exec"),
+    ] {
+        place.qmail(".qmail", qmail);
+        let (verdict, text) = worker.deliver(place.recipient("", ""), BODY);
+        assert_eq!((verdict, text.as_str()), (Verdict::Deferral, expected), "{qmail}");
+    }
+    assert!(letters(&place.path("homes/ann/Maildir/new")).is_empty() && !place.path("homes/ann/box").exists());
+    for home in ["homes/joe/..", "homes/joe/Maildir", "homes", "homes/", "other/joe", "homes/../etc"] {
+        let (verdict, text) = worker.deliver(place.recipient_at(&place.path(home), "", ""), BODY);
+        assert!(verdict == Verdict::Deferral && text.ends_with("(#4.3.5)\n"), "{home}: {text}");
+    }
+    worker.end();
+}
+
+#[test]
+fn where_an_address_leads_is_told_by_the_code_that_delivers() {
+    let place = Place::new();
+    place.qmail(".qmail-a-default", "");
+    for mut worker in [Worker::system(&place), Worker::domain(&place)] {
+        assert_eq!(worker.exists(place.recipient("", "")), Existence::Yes {});
+        assert_eq!(worker.exists(place.recipient("-", "a-b")), Existence::Yes {});
+        assert_eq!(worker.exists(place.recipient("-", "b")), Existence::No {});
+        place.qmail(".qmail-loop", "");
+        std::fs::set_permissions(place.home().join(".qmail-loop"), PermissionsExt::from_mode(0o602)).unwrap();
+        assert_eq!(worker.exists(place.recipient("-", "loop")), Existence::CannotTell {});
+        worker.end();
+    }
+    let mut worker = Worker::system(&place);
+    assert_eq!(worker.exists(place.recipient_at(&place.path("gone"), "-", "a")), Existence::CannotTell {});
+    worker.end();
+}
+
+#[test]
+fn the_worker_is_confined_before_its_first_request() {
+    let place = Place::new();
+    let mut worker = Worker::system(&place);
+    assert_eq!(worker.exists(place.recipient("", "")), Existence::Yes {});
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.child.pid.as_raw_nonzero())).unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
+    worker.end();
+}
+
+#[test]
+fn bytes_that_are_no_request_end_the_worker_and_nothing_else() {
+    let place = Place::new();
+    let worker = Worker::system(&place);
+    worker.work.send(b"\x01\xffgarbage").unwrap();
+    assert_eq!(worker.child.wait(), Ended::Code(111));
+}
+
+#[test]
+fn without_a_message_nothing_is_delivered() {
+    let place = Place::new();
+    place.maildir("Maildir");
+    let worker = Worker::system(&place);
+    let request = Request::Deliver {
+        number: 1,
+        sender: Address::null(),
+        recipient: place.recipient("", ""),
+        default_delivery: "./Maildir/".into(),
+    };
+    worker.work.send(&request.encode()).unwrap();
+    assert!(matches!(worker.report(), Report::Done { number: 1, verdict: Verdict::Deferral, .. }));
+    assert!(letters(&place.home().join("Maildir/new")).is_empty());
+    worker.end();
+}
