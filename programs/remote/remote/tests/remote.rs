@@ -1,4 +1,5 @@
 //! qmail-remote against scripted SMTP servers on loopback, with a resolver of our own behind resolve.sock.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
