@@ -1,0 +1,126 @@
+//! Copies bytes both ways between a client and its session, with memory only while something waits to be written.
+
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::time::Duration;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep_until};
+
+/// Bytes that one direction moves at a time, and the most it ever holds.
+const COPY_LEN: usize = 32 * 1024;
+
+/// Both kinds of connections, as far as copying goes.
+pub(crate) trait Stream: AsFd {
+    async fn readable(&self) -> io::Result<()>;
+    async fn writable(&self) -> io::Result<()>;
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize>;
+}
+
+macro_rules! stream {
+    ($($type:ty),*) => {$(
+        impl Stream for $type {
+            async fn readable(&self) -> io::Result<()> {
+                <$type>::readable(self).await
+            }
+            async fn writable(&self) -> io::Result<()> {
+                <$type>::writable(self).await
+            }
+            fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+                <$type>::try_read(self, buf)
+            }
+            fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+                <$type>::try_write(self, buf)
+            }
+        }
+    )*};
+}
+stream!(TcpStream, UnixStream);
+
+/// Copies until the session ends, the client breaks off, or neither says anything for `idle`. `first` goes to the session before all else.
+/// A client that is done sending (half-closed) still gets what the session has to say.
+pub(crate) async fn relay(client: &impl Stream, session: &impl Stream, first: Vec<u8>, idle: Duration) {
+    let active = Cell::new(Instant::now());
+    let to_session = async {
+        write_all(session, &first).await?;
+        drop(first);
+        pump(client, session, &active).await
+    };
+    let to_client = pump(session, client, &active);
+    let silence = async {
+        loop {
+            let until = active.get() + idle;
+            sleep_until(until).await;
+            if active.get() + idle <= Instant::now() {
+                return;
+            }
+        }
+    };
+    let patient = async {
+        // The session's end is what ends the copying, unless the client's side broke.
+        if to_session.await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        _ = to_client => {}
+        () = patient => {}
+        () = silence => {}
+    }
+}
+
+/// Copies one way until the end of `from`, which is passed on.
+async fn pump(from: &impl Stream, to: &impl Stream, active: &Cell<Instant>) -> io::Result<()> {
+    loop {
+        from.readable().await?;
+        match copy_some(from, to) {
+            Ok(Copied::End) => {
+                let _ = rustix::net::shutdown(to.as_fd(), rustix::net::Shutdown::Write);
+                return Ok(());
+            }
+            Ok(Copied::All) => {}
+            Ok(Copied::Left(rest)) => write_all(to, &rest).await?,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
+            Err(e) => return Err(e),
+        }
+        active.set(Instant::now());
+    }
+}
+
+/// What one step of copying came to.
+enum Copied {
+    End,
+    All,
+    /// These could not be written yet.
+    Left(Vec<u8>),
+}
+
+/// One read and one write; the buffer lives on the stack for just so long.
+fn copy_some(from: &impl Stream, to: &impl Stream) -> io::Result<Copied> {
+    let mut buf = [0; COPY_LEN];
+    let len = from.try_read(&mut buf)?;
+    if len == 0 {
+        return Ok(Copied::End);
+    }
+    let read = buf.get(..len).unwrap_or_default();
+    let written = match to.try_write(read) {
+        Ok(written) => written,
+        Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
+        Err(e) => return Err(e),
+    };
+    let rest = read.get(written..).unwrap_or_default();
+    Ok(if rest.is_empty() { Copied::All } else { Copied::Left(rest.to_vec()) })
+}
+
+/// Writes all of it.
+pub(crate) async fn write_all(to: &impl Stream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.try_write(bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => to.writable().await?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! The service face: accepts connections within its bounds, one task for each, until the lifeline ends.
+
+use crate::session::Session;
+use crate::start::log;
+use control::popup::Popup;
+use ipc_async::Client;
+use sandbox::Socket;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
+
+/// A login waits for a hash, behind others' hashes, and for the session to be started.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
+/// When the lifeline has ended, sessions may go on for so long.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often the drain looks whether all are gone.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
+/// Pause when no connection can be accepted for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Refusals for want of room are logged at most so often.
+const FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a worker is made of; everything is open.
+pub struct Service {
+    pub config: Popup,
+    pub listeners: Vec<OwnedFd>,
+    /// The directory run/qmail.
+    pub run: Rc<OwnedFd>,
+}
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) config: Popup,
+    pub(crate) auth: Client<ipc::auth::Answer>,
+    places: RefCell<HashMap<IpAddr, usize>>,
+    sessions: Cell<usize>,
+    full_logged: Cell<Option<Instant>>,
+}
+
+/// A session's place; given back when it is dropped.
+struct Seat {
+    shared: Rc<Shared>,
+    address: IpAddr,
+}
+
+impl Seat {
+    /// `None` if this worker, or this address, has all the sessions it may have.
+    fn take(shared: &Rc<Shared>, address: IpAddr) -> Option<Self> {
+        let mut places = shared.places.borrow_mut();
+        let here = places.get(&address).copied().unwrap_or(0);
+        if shared.sessions.get() >= shared.config.sessions_max || here >= shared.config.sessions_per_address_max {
+            return None;
+        }
+        places.insert(address, here.saturating_add(1));
+        shared.sessions.set(shared.sessions.get().saturating_add(1));
+        Some(Self { shared: Rc::clone(shared), address })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut places = self.shared.places.borrow_mut();
+        if let Some(here) = places.get_mut(&self.address) {
+            *here = here.saturating_sub(1);
+            if *here == 0 {
+                places.remove(&self.address);
+            }
+        }
+        self.shared.sessions.set(self.shared.sessions.get().saturating_sub(1));
+    }
+}
+
+/// Serves until `lifeline` ends, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
+///
+/// # Errors
+/// A listener cannot be watched.
+pub async fn serve(service: Service, lifeline: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let shared = Rc::new(Shared {
+        config: service.config,
+        auth: Client::new(service.run, Socket::Auth.path(), LOGIN_DEADLINE),
+        places: RefCell::default(),
+        sessions: Cell::new(0),
+        full_logged: Cell::new(None),
+    });
+    let mut accepting = Vec::new();
+    for fd in service.listeners {
+        let listener = ipc_async::service::tcp_listener(fd)?;
+        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&shared))));
+    }
+    let ended = lifeline.await;
+    accepting.iter().for_each(|task| task.abort());
+    drop(accepting);
+    let until = Instant::now() + DRAIN;
+    while shared.sessions.get() > 0 && Instant::now() < until {
+        sleep(DRAIN_STEP).await;
+    }
+    ended
+}
+
+async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => admit(stream, peer, &shared),
+            // A client that was gone again is nothing; being out of descriptors passes.
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn admit(stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>) {
+    // Replies are written whole; waiting to fill packets only delays them.
+    let _ = stream.set_nodelay(true);
+    let address = peer.ip().to_canonical();
+    let Some(seat) = Seat::take(shared, address) else {
+        // A fresh connection takes one line at once.
+        let _ = stream.try_write(&pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later"));
+        return full(shared, address);
+    };
+    tokio::task::spawn_local(async move {
+        Session::new(stream, seat.address, &seat.shared).run().await;
+        drop(seat);
+    });
+}
+
+fn full(shared: &Shared, address: IpAddr) {
+    let now = Instant::now();
+    if shared.full_logged.get().is_none_or(|at| now.duration_since(at) >= FULL_LOG_PAUSE) {
+        shared.full_logged.set(Some(now));
+        log(&format!("too many sessions: refused remote={address} sessions={}", shared.sessions.get()));
+    }
+}

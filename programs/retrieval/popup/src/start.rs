@@ -1,0 +1,69 @@
+//! Start-up of both faces.
+
+use crate::classic::{self, Classic};
+use crate::service::{self, Service};
+use control::Root;
+use control::popup::Popup;
+use rustix::fs::{Mode, OFlags};
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+use std::rc::Rc;
+use sys::inherited::Inherited;
+
+/// Temporary failure, as all of qmail says it.
+const TEMPORARY: u8 = 111;
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "--service") {
+        return match service_face(&mut args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                log(&error.to_string());
+                ExitCode::from(TEMPORARY)
+            }
+        };
+    }
+    let mut args = args.into_iter();
+    let (Some(host), Some(program)) = (args.next(), args.next()) else {
+        log("usage: qmail-popup HOST SUBPROG [ARGS]");
+        return ExitCode::FAILURE;
+    };
+    // A host that is no single line would break the greeting.
+    let host = wire::escape::visible(host.as_bytes());
+    let classic = Classic { host, program: program.into(), args: args.collect() };
+    if let Err(error) = classic::on_standard_descriptors(&classic) {
+        log(&format!("qmail-popup: {error}"));
+    }
+    // As the classic program ends, whatever happened (qmail-family §1.2).
+    ExitCode::FAILURE
+}
+
+/// Control files, descriptors, sandbox, then the first byte.
+fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
+    let root = Root::from_args(args).map_err(io::Error::other)?;
+    let config = Popup::read(&root).map_err(io::Error::other)?;
+    let mut inherited = Inherited::take()?;
+    let lifeline = inherited.one("lifeline")?;
+    let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
+    if !inherited.all("listen:pop3s:").is_empty() {
+        log("warning: this release has no TLS; listeners of pop3s are not served");
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let run = rustix::fs::open(root.run(), flags, Mode::empty())
+        .map_err(|errno| io::Error::other(format!("{}: {errno}", root.run().display())))?;
+    if let Some(confinement) = sandbox::process("qmail-popup").and_then(|row| row.confinement) {
+        sandbox::enter(&confinement, root.path(), &[])?;
+    }
+    let service = Service { config, listeners, run: Rc::new(run) };
+    ipc_async::service::run(async move { service::serve(service, ipc_async::service::lifeline(lifeline)).await })
+}
+
+/// A line for the log; nobody reading it is no reason to stop.
+pub(crate) fn log(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

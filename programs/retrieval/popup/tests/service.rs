@@ -1,0 +1,282 @@
+//! The service face over real sockets, with a qmail-auth and sessions that do what the test wants.
+#![allow(clippy::unwrap_used)]
+
+use control::Root;
+use control::popup::Popup;
+use ipc::Message;
+use ipc::auth::{Answer, Request};
+use qmail_popup::{Service, serve};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use sys::Received;
+
+struct Worker {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+    lifeline: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn worker(files: &[(&str, &str)]) -> Worker {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path()).unwrap();
+    std::fs::create_dir_all(root.control()).unwrap();
+    std::fs::create_dir_all(root.run().join("roles")).unwrap();
+    for (name, text) in files {
+        std::fs::write(root.control_file(name), text).unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (lifeline, far) = UnixStream::pair().unwrap();
+    let thread = std::thread::spawn(move || {
+        let config = Popup::read(&root).unwrap();
+        let run: OwnedFd = std::fs::File::open(root.run()).unwrap().into();
+        let service = Service { config, listeners: vec![listener.into()], run: Rc::new(run) };
+        ipc_async::service::run(async move { serve(service, ipc_async::service::lifeline(far.into())).await }).unwrap();
+    });
+    Worker { dir, address, lifeline: Some(lifeline), thread: Some(thread) }
+}
+
+impl Worker {
+    /// A qmail-auth whose one right password is `right`; `session` gets the other end of each session's socket.
+    fn auth(&self, session: impl Fn(UnixStream) + Clone + Send + 'static) {
+        let run = std::fs::File::open(self.dir.path().join("run/qmail")).unwrap();
+        let listener = sys::seqpacket::listen(run.as_fd(), "roles/auth.sock").unwrap();
+        rustix::io::ioctl_fionbio(&listener, false).unwrap();
+        std::thread::spawn(move || {
+            while let Ok(connection) = sys::seqpacket::accept(listener.as_fd()) {
+                connection.set_nonblocking(false).unwrap();
+                let mut buf = vec![0; 40_000];
+                while let Ok(Received::Datagram(len, _)) = connection.recv(&mut buf) {
+                    let Ok(Request::Login { id, service, login, password, remote }) = Request::decode(&buf[..len]) else {
+                        panic!()
+                    };
+                    assert_eq!((&*service, remote), (&b"pop3"[..], Some("127.0.0.1".parse().unwrap())));
+                    match &*password {
+                        b"right" => {
+                            let (near, far) = UnixStream::pair().unwrap();
+                            let session = session.clone();
+                            std::thread::spawn(move || session(far));
+                            connection.send_with_fd(&Answer::LoggedIn { id, user: login }.encode(), near.as_fd()).unwrap();
+                        }
+                        b"busy" => connection.send(&Answer::Unavailable { id, text: "busy".into() }.encode()).unwrap(),
+                        _ => connection.send(&Answer::Refused { id }.encode()).unwrap(),
+                    }
+                }
+            }
+        });
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends all, reads to the end.
+    fn say(&self, text: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(text.as_bytes()).unwrap();
+        rest(&mut stream)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.lifeline.take();
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+fn rest(stream: &mut TcpStream) -> String {
+    let mut out = String::new();
+    stream.read_to_string(&mut out).unwrap();
+    out
+}
+
+/// A session that greets and sends back what it gets, until it gets `QUIT`.
+fn echo(mut session: UnixStream) {
+    session.write_all(b"+OK \r\n").unwrap();
+    let (mut buf, mut last) = ([0; 8192], Vec::new());
+    loop {
+        match session.read(&mut buf).unwrap() {
+            0 => return session.write_all(b"[end of input]\r\n").unwrap(),
+            len => {
+                session.write_all(&buf[..len]).unwrap();
+                last.extend_from_slice(&buf[..len]);
+                if last.ends_with(b"QUIT\r\n") {
+                    return;
+                }
+                last = last.split_off(last.len().saturating_sub(8));
+            }
+        }
+    }
+}
+
+const GREETING: &str = "+OK POP3 server ready\r\n";
+const LOGIN: &str = "USER ann@a.example\r\nPASS right\r\n";
+
+#[test]
+fn a_login_and_the_session_behind_it() {
+    let worker = worker(&[]);
+    worker.auth(echo);
+    // All at once, and a byte at a time.
+    let whole = format!("{LOGIN}STAT\r\nQUIT\r\n");
+    let expected = format!("{GREETING}+OK \r\n+OK \r\nSTAT\r\nQUIT\r\n");
+    assert_eq!(worker.say(&whole), expected);
+    let mut stream = worker.connect();
+    stream.set_nodelay(true).unwrap();
+    for byte in whole.bytes() {
+        stream.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(rest(&mut stream), expected);
+    assert_eq!(worker.say("CAPA\r\nNOOP\r\nSTAT\r\nQUIT\r\n").lines().last(), Some("+OK "));
+}
+
+#[test]
+fn much_goes_through_both_ways() {
+    let worker = worker(&[]);
+    worker.auth(echo);
+    let mut stream = worker.connect();
+    stream.write_all(LOGIN.as_bytes()).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let body: Vec<u8> = (0..8_000_000u32).map(|n| b'a' + u8::try_from(n % 23).unwrap()).collect();
+    let expected = [format!("{GREETING}+OK \r\n+OK \r\n").as_bytes(), &body, b"[end of input]\r\n"].concat();
+    let thread = std::thread::spawn(move || {
+        writer.write_all(&body).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut out = Vec::new();
+    // Slowly at first, so that every buffer on the way fills.
+    std::thread::sleep(Duration::from_millis(300));
+    stream.read_to_end(&mut out).unwrap();
+    thread.join().unwrap();
+    assert!(out == expected, "{} of {} bytes", out.len(), expected.len());
+}
+
+#[test]
+fn a_client_that_disappears_ends_its_session() {
+    let worker = worker(&[]);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    worker.auth(move |mut session| {
+        let ended = session.read(&mut [0; 10]);
+        sender.send(ended.is_err() || ended.is_ok_and(|len| len == 0)).unwrap();
+    });
+    let mut stream = worker.connect();
+    stream.write_all(LOGIN.as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(stream);
+    assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap());
+}
+
+#[test]
+fn refused_logins_are_slowed_and_counted() {
+    let worker = worker(&[]);
+    worker.auth(echo);
+    let start = Instant::now();
+    let text = worker.say(&"USER ann@a.example\r\nPASS wrong\r\n".repeat(5));
+    assert_eq!(text, format!("{GREETING}{}", "+OK \r\n-ERR [AUTH] authorization failed\r\n".repeat(3)));
+    assert!(start.elapsed() >= Duration::from_secs(3));
+    let text = worker.say("USER ann@a.example\r\nPASS busy\r\nUSER ann@a.example\r\nPASS right\r\nQUIT\r\n");
+    assert!(text.contains("-ERR [SYS/TEMP]") && text.ends_with("+OK \r\n+OK \r\nQUIT\r\n"), "{text}");
+}
+
+#[test]
+fn without_qmail_auth_a_login_is_temporary_and_its_return_is_noticed() {
+    let worker = worker(&[]);
+    let mut stream = worker.connect();
+    stream.write_all(LOGIN.as_bytes()).unwrap();
+    let mut buf = [0; 1000];
+    let mut text = String::new();
+    while !text.contains("-ERR") {
+        let len = stream.read(&mut buf).unwrap();
+        text.push_str(std::str::from_utf8(&buf[..len]).unwrap());
+    }
+    assert!(text.contains("-ERR [SYS/TEMP]"), "{text}");
+    worker.auth(echo);
+    stream.write_all(format!("{LOGIN}QUIT\r\n").as_bytes()).unwrap();
+    assert_eq!(rest(&mut stream), "+OK \r\n+OK \r\nQUIT\r\n");
+}
+
+#[test]
+fn no_password_from_where_it_is_not_allowed() {
+    let worker = worker(&[("authcleartext", "192.0.2.0/24\n")]);
+    worker.auth(|_| panic!("nobody may get in"));
+    let text = worker.say(&format!("CAPA\r\n{LOGIN}QUIT\r\n"));
+    assert_eq!(text.matches("not encrypted").count(), 2, "{text}");
+    assert!(!text.contains("USER"));
+}
+
+#[test]
+fn sessions_have_bounds_and_places_come_back() {
+    let worker = worker(&[("concurrencypop3ip", "3")]);
+    let greeted = || {
+        let mut stream = worker.connect();
+        let mut line = [0; 4];
+        stream.read_exact(&mut line).unwrap();
+        (stream, line == *b"+OK ")
+    };
+    let open: Vec<_> = (0..3).map(|_| greeted()).collect();
+    assert!(open.iter().all(|(_, ok)| *ok));
+    let (mut refused, ok) = greeted();
+    assert!(!ok);
+    assert_eq!(rest(&mut refused), " [SYS/TEMP] too many sessions, try again later\r\n");
+    drop(open);
+    let start = Instant::now();
+    while !greeted().1 {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn silence_ends_a_session_in_every_state() {
+    let worker = worker(&[("timeoutpop3", "1")]);
+    worker.auth(echo);
+    assert_eq!(worker.say(""), GREETING);
+    assert_eq!(worker.say("USER ann@a.example\r\nPA"), format!("{GREETING}+OK \r\n"));
+    let start = Instant::now();
+    assert_eq!(worker.say(&format!("{LOGIN}NOOP\r\n")), format!("{GREETING}+OK \r\n+OK \r\nNOOP\r\n"));
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    // A byte now and then keeps a session, but does not prolong the dialogue.
+    let mut stream = worker.connect();
+    let start = Instant::now();
+    while stream.write_all(b"x").is_ok() && start.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn many_idle_sessions() {
+    let worker = worker(&[("concurrencypop3ip", "1000")]);
+    worker.auth(echo);
+    let mut open: Vec<TcpStream> = (0..300).map(|_| worker.connect()).collect();
+    for stream in &mut open {
+        stream.read_exact(&mut [0; GREETING.len()]).unwrap();
+    }
+    assert!(worker.say(&format!("{LOGIN}QUIT\r\n")).ends_with("QUIT\r\n"));
+    for mut stream in open {
+        stream.write_all(b"QUIT\r\n").unwrap();
+        assert_eq!(rest(&mut stream), "+OK \r\n");
+    }
+}
+
+#[test]
+fn the_lifeline_lets_sessions_end() {
+    let mut worker = worker(&[]);
+    worker.auth(echo);
+    let mut stream = worker.connect();
+    stream.write_all(LOGIN.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; GREETING.len() + 12]).unwrap();
+    worker.lifeline.take();
+    std::thread::sleep(Duration::from_millis(200));
+    stream.write_all(b"QUIT\r\n").unwrap();
+    assert_eq!(rest(&mut stream), "QUIT\r\n");
+}
