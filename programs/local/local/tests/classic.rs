@@ -1,4 +1,5 @@
 //! The classic face over pipes: the real binary in temporary homes, with a QMAILQUEUE that keeps what it is given.
+#![allow(clippy::unwrap_used)]
 
 use std::fmt::Write as _;
 use std::fs::File;
