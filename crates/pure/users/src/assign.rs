@@ -129,6 +129,11 @@ impl Assign {
         lookup(local, get).unwrap_or_default()
     }
 
+    /// Whom the lines name, in their order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.records.iter().filter(|(key, _)| !key.is_empty()).filter_map(|(_, data)| Entry::from_data(data))
+    }
+
     /// The bytes of `users/cdb`; `None` if it would pass 4 GiB.
     #[must_use]
     pub fn to_cdb(&self) -> Option<Vec<u8>> {

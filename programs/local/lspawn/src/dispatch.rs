@@ -145,11 +145,15 @@ impl Service {
         true
     }
 
-    /// The `.qmail` file holds program lines and nothing was delivered yet: a worker that may run programs does it all.
+    /// The `.qmail` file holds what a confined worker may not do (programs; for a virtual user absolute paths too), and nothing was
+    /// delivered yet: a worker that may do it does all of it.
     fn run_programs(&mut self, id: u64) {
         let Some(target) = self.tasks.get(&id).and_then(|task| task.target.clone()) else { return };
         if !target.may_exec {
-            return self.fail(id, "programs may not be run for this domain; control/vmailprograms does not name it (#4.3.5)");
+            return self.fail(
+                id,
+                "programs and absolute paths are not for this domain; control/vmailprograms does not name it (#4.3.5)",
+            );
         }
         if self.stop_at.is_some() {
             return self.fail(id, "qmail is stopping (#4.3.2)");

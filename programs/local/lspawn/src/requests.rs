@@ -21,8 +21,8 @@ use crate::service::{Service, log};
 use crate::target::{Claim, Refusal, Target};
 use crate::task::{Ask, DELIVERY_DEADLINE, Origin, Outcome, QUESTION_DEADLINE, Stage, Task, answer};
 
-/// Work under way; each piece may hold a descriptor.
-const TASKS_MAX: usize = 1000;
+/// Work under way; each piece may hold a descriptor. More than concurrencylocal can be, and room for questions.
+const TASKS_MAX: usize = 2500;
 /// POP3 sessions; each is a process.
 const SESSIONS_MAX: usize = 1000;
 /// Datagrams read from a client before the others get their turn.

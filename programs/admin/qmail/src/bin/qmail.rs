@@ -1,1 +1,5 @@
-fn main() {}
+//! qmail: see the library.
+
+fn main() -> std::process::ExitCode {
+    qmail::run()
+}

@@ -1,0 +1,142 @@
+//! Talking to qmail-send and qmail-auth on their admin sockets, and starting a qmail-auth when the system is down.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use control::Root;
+use ipc::admin::{AccountAnswer, AccountRequest, QueueAnswer, QueueRequest};
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use rustix::fs::{Mode, OFlags};
+use sandbox::{Role, Socket};
+use sys::spawn::{Child, Spawn};
+use sys::{Received, Seqpacket};
+
+use crate::Failure;
+
+/// Longer than any honest answer takes: a new password waits for its hash, a long list for the disk.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A connection to one of the two.
+pub struct Admin {
+    socket: Seqpacket,
+    name: &'static str,
+    /// A qmail-auth of our own, which ends with the connection.
+    _own: Option<Child>,
+}
+
+impl Admin {
+    /// To the running qmail-send.
+    ///
+    /// # Errors
+    /// It does not run (exit 111), or the caller may not.
+    pub fn send(root: &Root) -> Result<Self, Failure> {
+        let socket = connect(root, Socket::AdminSend)?.ok_or_else(|| Failure::temporary("not running".to_owned()))?;
+        Ok(Self { socket, name: "qmail-send", _own: None })
+    }
+
+    /// To the running qmail-auth, or to one started for this.
+    ///
+    /// # Errors
+    /// The caller may not, or it cannot be started.
+    pub fn auth(root: &Root) -> Result<Self, Failure> {
+        match connect(root, Socket::AdminAuth)? {
+            Some(socket) => Ok(Self { socket, name: "qmail-auth", _own: None }),
+            None => Self::own_auth(root),
+        }
+    }
+
+    fn own_auth(root: &Root) -> Result<Self, Failure> {
+        let program = control::program::sibling("qmail-auth");
+        let failed = |error: io::Error| Failure::temporary(format!("cannot start {}: {error}", program.display()));
+        let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
+        let (socket, theirs) = Seqpacket::pair().map_err(failed)?;
+        let stderr = io::stderr();
+        let mut spawn = Spawn::new(&program).arg("--once-admin").env(control::root::ROOT_VARIABLE, root.path());
+        if rustix::process::geteuid().is_root() {
+            let role = Role::Auth.name();
+            let id = ids
+                .get(role)
+                .ok_or_else(|| Failure::temporary(format!("etc/qmail/ids has no line for {role}; run qmail setup")))?;
+            spawn = spawn.ids(sys::spawn::Ids { uid: id.uid, gid: id.gid });
+        }
+        let spawn = spawn.dir(std::path::Path::new("/")).stderr(stderr.as_fd()).fd("admin", theirs.as_fd());
+        let child = spawn.dies_with_parent().start().map_err(failed)?;
+        socket.set_deadline(DEADLINE).map_err(failed)?;
+        Ok(Self { socket, name: "qmail-auth", _own: Some(child) })
+    }
+
+    /// Asks qmail-send; the answers up to the last.
+    ///
+    /// # Errors
+    /// What it says, or it is gone.
+    pub fn queue(&self, request: &QueueRequest) -> Result<Vec<QueueAnswer>, Failure> {
+        self.ask(request, |answer| match answer {
+            QueueAnswer::Rows { last, .. } | QueueAnswer::Message { last, .. } => Ok(*last),
+            QueueAnswer::Stats { .. } | QueueAnswer::Ok { .. } => Ok(true),
+            QueueAnswer::Failed { text } => Err(Failure::permanent(wire::escape::visible(text))),
+        })
+    }
+
+    /// Asks qmail-auth; the answers up to the last.
+    ///
+    /// # Errors
+    /// What it says, or it is gone.
+    pub fn account(&self, request: &AccountRequest) -> Result<Vec<AccountAnswer>, Failure> {
+        self.ask(request, |answer| match answer {
+            AccountAnswer::Users { last, .. } | AccountAnswer::Aliases { last, .. } => Ok(*last),
+            AccountAnswer::Ok {} => Ok(true),
+            AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
+            AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
+        })
+    }
+
+    fn ask<Q: Message, A: Message>(&self, request: &Q, is_last: impl Fn(&A) -> Result<bool, Failure>) -> Result<Vec<A>, Failure> {
+        let gone = |why: &str| Failure::temporary(format!("{}: {why}", self.name));
+        let request = request.encode_bounded().map_err(|_| Failure::usage("too long for one request".to_owned()))?;
+        self.socket.send(&request).map_err(|error| gone(&error.to_string()))?;
+        let mut answers = Vec::new();
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        loop {
+            let datagram = match self.socket.recv(&mut buf) {
+                Ok(Received::Datagram(len, _)) => buf.get(..len).unwrap_or_default(),
+                Ok(Received::End) => return Err(gone("closed the connection; its log says why")),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(gone("does not answer")),
+                Err(error) => return Err(gone(&error.to_string())),
+            };
+            let answer = A::decode(datagram).map_err(|_| gone("is of another version than this program"))?;
+            let last = is_last(&answer)?;
+            answers.push(answer);
+            if last {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// `None`: nobody serves it.
+fn connect(root: &Root, socket: Socket) -> Result<Option<Seqpacket>, Failure> {
+    let Some(run) = open_run(root)? else { return Ok(None) };
+    let path = root.run().join(socket.path());
+    match Seqpacket::connect(run.as_fd(), socket.path()) {
+        Ok(connection) => {
+            connection.set_deadline(DEADLINE).map_err(|error| crate::io_failure(&path, &error))?;
+            Ok(Some(connection))
+        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+            io::ErrorKind::PermissionDenied => {
+                Err(Failure::permanent(format!("{}: only root, or who started the system, may do this", path.display())))
+            }
+            _ => Err(crate::io_failure(&path, &error)),
+        },
+    }
+}
+
+fn open_run(root: &Root) -> Result<Option<OwnedFd>, Failure> {
+    match rustix::fs::open(root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(errno) => Err(crate::io_failure(&root.run(), &errno.into())),
+    }
+}

@@ -1,0 +1,207 @@
+//! etc/qmail/control: each file as its program reads it.
+
+use control::{Root, Service};
+use wire::Domain;
+
+use super::Findings;
+
+/// Files that hold a number.
+const NUMBERS: [&str; 12] = [
+    "bouncemaxbytes",
+    "concurrencylocal",
+    "concurrencyremote",
+    "databytes",
+    "maxrcpt",
+    "popbeforesmtp",
+    "queuelifetime",
+    "timeoutconnect",
+    "timeoutremote",
+    "timeoutsmtpd",
+    "uidmin",
+    "brtlimit",
+];
+/// Other files that a program of this version reads.
+const OTHERS: [&str; 33] = [
+    "authcleartext",
+    "authsources",
+    "badmailfrom",
+    "barelf",
+    "bouncefrom",
+    "bouncehost",
+    "defaultdelivery",
+    "defaultdomain",
+    "defaulthost",
+    "doublebouncehost",
+    "doublebounceto",
+    "envnoathost",
+    "helohost",
+    "idhost",
+    "listen",
+    "localiphost",
+    "locals",
+    "me",
+    "morercpthosts.cdb",
+    "morercpthosts",
+    "moreipme",
+    "notipme",
+    "outgoingip",
+    "percenthack",
+    "plusdomain",
+    "rcpthosts",
+    "relayclients",
+    "resolvers",
+    "smtpgreeting",
+    "smtproutes",
+    "virtualdomains",
+    "vmailprograms",
+    "xverp",
+];
+
+pub(super) fn check(root: &Root, found: &mut Findings) {
+    host_name(root, found);
+    listeners(root, found);
+    numbers(root, found);
+    networks(root, found);
+    hosts(root, found);
+    values(root, found);
+    unknown(root, found);
+}
+
+fn host_name(root: &Root, found: &mut Findings) {
+    let Some(me) = found.take(root.me()) else { return };
+    let file = root.control_file("me");
+    match Domain::new(&me) {
+        Err(error) => found.error(&file, format!("`{}`: {error}; write the full name of this host", wire::escape::visible(&me))),
+        Ok(domain) if !domain.as_bytes().contains(&b'.') => {
+            found.warning(&file, "has no dot; other hosts refuse mail from a host without a full name (RFC 5321 §2.3.5)");
+        }
+        Ok(_) => {}
+    }
+}
+
+fn listeners(root: &Root, found: &mut Findings) {
+    let Some(listeners) = found.take(root.listen()) else { return };
+    let file = root.control_file("listen");
+    if listeners.is_empty() {
+        found.warning(&file, "nothing listens; write lines like `smtp 0.0.0.0:25`");
+    }
+    for listener in listeners {
+        let served = sandbox::TABLE.iter().any(|process| process.listens.contains(&listener.service.name()));
+        if !served {
+            found.error(&file, format!("no program of this version serves {}; take the line out", listener.service));
+        }
+        if listener.service == Service::Pop3 && !listener.address.ip().is_loopback() {
+            found.warning(
+                &file,
+                format!("{listener}: passwords without TLS are taken from control/authcleartext only; listen on 127.0.0.1"),
+            );
+        }
+    }
+}
+
+fn numbers(root: &Root, found: &mut Findings) {
+    for name in NUMBERS {
+        let Some(Some(line)) = found.take(root.line(name)) else { continue };
+        let file = root.control_file(name);
+        let digits = line.iter().take_while(|b| b.is_ascii_digit()).count();
+        if digits == 0 {
+            found.error(
+                &file,
+                format!(
+                    "`{}` is no number and counts as if the file were missing; write digits only",
+                    wire::escape::visible(&line)
+                ),
+            );
+        } else if digits < line.len() {
+            found.warning(&file, "only the digits at its front count; take the rest away");
+        }
+    }
+    for name in ["concurrencylocal", "concurrencyremote"] {
+        if let Some(Some(0)) = found.take(root.int(name)) {
+            found.warning(&root.control_file(name), "is 0: deliveries are held");
+        }
+    }
+}
+
+fn networks(root: &Root, found: &mut Findings) {
+    let everybody = ["198.51.100.1", "2001:db8::1"].map(str::parse);
+    for (name, danger) in [
+        ("relayclients", "lets every host of the Internet relay; name your own networks only"),
+        ("authcleartext", "lets passwords travel without TLS over the Internet; name networks that nobody listens on"),
+    ] {
+        let Some(Some(networks)) = found.take(root.networks(name)) else { continue };
+        if everybody.iter().flatten().any(|address| networks.contains(*address)) {
+            found.error(&root.control_file(name), danger);
+        }
+    }
+}
+
+fn hosts(root: &Root, found: &mut Findings) {
+    let file = root.control_file("rcpthosts");
+    match found.take(root.lines("rcpthosts")) {
+        Some(None) => {
+            found.warning(&file, "is missing: mail for nobody but virtual domains is accepted; write the domains that are yours")
+        }
+        Some(Some(lines)) if lines.iter().any(|line| line == b"." || line == b"*") => {
+            found.error(&file, "`.` or `*` is no domain; a line is a domain or, with a dot before it, all names below one");
+        }
+        _ => {}
+    }
+    let Some(rcpthosts) = found.take(root.hosts("rcpthosts")) else { return };
+    for name in ["locals", "virtualdomains"] {
+        let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
+        for line in lines {
+            let host = line.split(|b| *b == b':').next().unwrap_or_default();
+            let host = host.rsplit(|b| *b == b'@').next().unwrap_or_default();
+            let is_exception = name == "virtualdomains" && line.ends_with(b":");
+            if !host.is_empty() && !is_exception && !rcpthosts.contains(host) {
+                let shown = wire::escape::visible(host);
+                found.warning(
+                    &root.control_file(name),
+                    format!("{shown} is not in rcpthosts: its mail is not accepted from outside"),
+                );
+            }
+        }
+    }
+}
+
+fn values(root: &Root, found: &mut Findings) {
+    if let Some(Some(value)) = found.take(root.line("barelf"))
+        && !matches!(value.as_slice(), b"reject" | b"normalize")
+    {
+        found.error(&root.control_file("barelf"), "must be `reject` or `normalize`");
+    }
+    let Some(lspawn) = found.take(control::lspawn::Lspawn::load(root)) else { return };
+    if !lspawn.default_delivery.contains(&b'/') {
+        found.warning(&root.control_file("defaultdelivery"), "names no mailbox; usual is `./Maildir/`");
+    }
+    let maps = [("virtualdomains", "domain:prefix"), ("smtproutes", "domain:relay or domain:relay:port")];
+    for (name, form) in maps {
+        let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
+        for line in lines.iter().filter(|line| !line.contains(&b':')) {
+            found.error(
+                &root.control_file(name),
+                format!("`{}` has no colon and does not count; write {form}", wire::escape::visible(line)),
+            );
+        }
+    }
+    if let Some(Some(text)) = found.take(root.lines("resolvers")) {
+        let is_address =
+            |line: &Vec<u8>| std::str::from_utf8(line).is_ok_and(|line| line.parse::<std::net::SocketAddr>().is_ok());
+        for line in text.iter().filter(|line| !is_address(line)) {
+            found.error(&root.control_file("resolvers"), format!("`{}` is not ADDRESS:PORT", wire::escape::visible(line)));
+        }
+    }
+}
+
+/// A name with a slip in it is a file that nobody reads.
+fn unknown(root: &Root, found: &mut Findings) {
+    let Ok(entries) = std::fs::read_dir(root.control()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let known = name.to_str().is_some_and(|name| NUMBERS.contains(&name) || OTHERS.contains(&name));
+        if !known {
+            found.note(&entry.path(), "no program of this version reads it");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `qmail domain`: users/domains, replaced in one step. Whoever uses the file looks at it before each use, so a change counts
+//! from the moment the command returns.
+
+use std::fs::File;
+
+use control::{Root, VirtualDomain, VirtualDomains};
+use rustix::fs::FlockOperation;
+use serde_json::Value;
+use wire::Domain;
+
+use crate::admin::Admin;
+use crate::files::{make_dir, replace_file};
+use crate::print::Printer;
+use crate::{Failure, cli, io_failure};
+
+/// Runs the command.
+///
+/// # Errors
+/// The domain is not there, or there already; or the file cannot be read or written.
+pub fn run(root: &Root, command: &cli::Domain, printer: Printer) -> Result<(), Failure> {
+    match command {
+        cli::Domain::Add { domain } => add(root, &parse(domain)?, printer),
+        cli::Domain::Remove { domain } => remove(root, &parse(domain)?, printer),
+        cli::Domain::List => list(root, printer),
+    }
+}
+
+/// A domain as it was typed.
+///
+/// # Errors
+/// It is none.
+pub fn parse(domain: &str) -> Result<Domain, Failure> {
+    Domain::new(domain.as_bytes()).map_err(|error| Failure::usage(format!("{domain}: {error}")))
+}
+
+fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
+    let _lock = lock(root)?;
+    let mut domains = read(root)?;
+    let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
+    let vmail =
+        ids.get("vmail").ok_or_else(|| Failure::temporary("etc/qmail/ids has no line for vmail; run qmail setup".to_owned()))?;
+    let base = root.mail(domain);
+    let bad_base = || Failure::permanent(format!("{}: cannot be the directory of a domain", base.display()));
+    let entry = VirtualDomain::new(vmail, &base).ok_or_else(bad_base)?;
+    if !domains.add(domain.clone(), entry) {
+        return Err(Failure::permanent(format!("{domain} is a virtual domain already")));
+    }
+    for name in ["locals", "virtualdomains"] {
+        if listed(root, name, domain)? {
+            return Err(Failure::permanent(format!(
+                "{domain} stands in control/{name}; take it out there first, it can be one of the two only"
+            )));
+        }
+    }
+    // The directory before the line: from the line on mail may come.
+    make_dir(&base, 0o700, Some(vmail)).map_err(|error| io_failure(&base, &error))?;
+    write(root, &domains)?;
+    printer.done(&format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
+}
+
+fn remove(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
+    let base = {
+        let _lock = lock(root)?;
+        let mut domains = read(root)?;
+        let removed = domains.remove(domain).ok_or_else(|| Failure::permanent(format!("{domain} is no virtual domain")))?;
+        write(root, &domains)?;
+        removed.base().to_owned()
+    };
+    Admin::auth(root)?.account(&ipc::admin::AccountRequest::DomainForget { domain: domain.clone() })?;
+    printer.done(&format!("{domain} is no virtual domain any more; its mail stays in {}", base.display()))
+}
+
+fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
+    let domains = read(root)?;
+    let row = |(domain, entry): (&Domain, &VirtualDomain)| -> Vec<Value> {
+        vec![
+            crate::print::text(domain.as_bytes()),
+            entry.id.uid.into(),
+            entry.id.gid.into(),
+            entry.base().display().to_string().into(),
+        ]
+    };
+    let rows: Vec<_> = domains.sorted().into_iter().map(row).collect();
+    let columns = [("DOMAIN", "domain"), ("UID", "uid"), ("GID", "gid"), ("MAIL", "base")];
+    printer.rows(&columns, &rows, "no virtual domains; add one with: qmail domain add DOMAIN")
+}
+
+fn listed(root: &Root, name: &str, domain: &Domain) -> Result<bool, Failure> {
+    let lines = root.lines(name).map_err(|error| Failure::temporary(error.to_string()))?.unwrap_or_default();
+    let first = |line: &Vec<u8>| line.split(|b| *b == b':').next().unwrap_or_default().to_ascii_lowercase();
+    Ok(lines.iter().any(|line| first(line) == domain.as_bytes()))
+}
+
+/// One change at a time; the lock ends with the descriptor.
+fn lock(root: &Root) -> Result<File, Failure> {
+    let users = root.users();
+    let dir = File::open(&users).map_err(|error| io_failure(&users, &error))?;
+    rustix::fs::flock(&dir, FlockOperation::LockExclusive).map_err(|errno| io_failure(&users, &errno.into()))?;
+    Ok(dir)
+}
+
+fn read(root: &Root) -> Result<VirtualDomains, Failure> {
+    root.virtual_domains().map_err(|error| Failure::temporary(error.to_string()))
+}
+
+fn write(root: &Root, domains: &VirtualDomains) -> Result<(), Failure> {
+    let path = root.domains_file();
+    replace_file(&path, &domains.to_text(), 0o644).map_err(|error| io_failure(&path, &error))
+}

@@ -1,0 +1,186 @@
+//! `qmail setup`: a complete instance, nothing overwritten.
+//!
+//! Who owns what follows from who must reach it: the spool is qmail-send's alone, the accounts are qmail-auth's alone, mail is
+//! its owner's alone; the configuration is root's and everyone reads it.
+
+use std::path::{Path, PathBuf};
+
+use control::{Id, Ids, Listener, Root, Service};
+use serde_json::json;
+use wire::Domain;
+
+use crate::cli;
+use crate::files::{make_dir, make_file};
+use crate::print::{Printer, line};
+use crate::roles::{FIRST_DEFAULT, Nss, choose};
+use crate::{Failure, io_failure};
+
+/// The services that this version offers without TLS.
+const SERVICES: [Service; 2] = [Service::Smtp, Service::Pop3];
+/// Addresses that must reach a person (RFC 5321 §4.5.1, RFC 2142) and those that systems write to.
+const ALIASES: [&str; 3] = ["postmaster", "mailer-daemon", "root"];
+
+/// What was made and what was there.
+#[derive(Debug, Default)]
+struct Report {
+    made: Vec<PathBuf>,
+    kept: Vec<PathBuf>,
+}
+
+impl Report {
+    fn add(&mut self, path: &Path, made: std::io::Result<bool>) -> Result<(), Failure> {
+        match made {
+            Ok(true) => self.made.push(path.to_owned()),
+            Ok(false) => self.kept.push(path.to_owned()),
+            Err(error) => return Err(io_failure(path, &error)),
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A name or port that cannot be, ids that are missing, or a disk that does not want.
+pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Failure> {
+    let me = Domain::new(options.me.as_bytes()).map_err(|error| Failure::usage(format!("--me {}: {error}", options.me)))?;
+    let listeners = listeners(options.base_port)?;
+    let ids = ids(root, options.ids)?;
+    let mut report = Report::default();
+    std::fs::create_dir_all(root.path()).map_err(|error| io_failure(root.path(), &error))?;
+    directories(root, &ids, &mut report)?;
+    report.add(&root.ids_file(), make_file(&root.ids_file(), ids.to_text().as_bytes(), 0o644, None))?;
+    control_files(root, &me, &listeners, &mut report)?;
+    aliases(root, &ids, &mut report)?;
+    say(root, &report, printer)
+}
+
+/// The ids of the instance if it has them, else new ones.
+fn ids(root: &Root, first: Option<u32>) -> Result<Ids, Failure> {
+    let is_root = rustix::process::geteuid().is_root();
+    if root.ids_file().exists() || !is_root {
+        return root.ids().map_err(|error| Failure::temporary(error.to_string()));
+    }
+    let first = first.or_else(|| (!root.is_system()).then_some(FIRST_DEFAULT));
+    choose(&Nss, first).map_err(Failure::temporary)
+}
+
+fn directories(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
+    let id = |role: &str| ids.get(role).ok_or_else(|| Failure::temporary(format!("etc/qmail/ids has no line for {role}")));
+    let alias = Some(id("alias")?);
+    let parents = ["etc", "etc/qmail", "var", "var/spool", "var/lib", "var/mail", "run", "run/qmail"];
+    let parents = parents.map(|path| (root.path().join(path), 0o755, None));
+    let own: [(PathBuf, u32, Option<Id>); 6] = [
+        (root.control(), 0o755, None),
+        (root.users(), 0o755, None),
+        (root.tls(), 0o700, None),
+        (root.alias(), 0o755, alias),
+        (root.spool(), 0o700, Some(id("qmailq")?)),
+        (root.lib(), 0o700, Some(id("qmaila")?)),
+    ];
+    for (path, mode, owner) in parents.into_iter().chain(own) {
+        report.add(&path, make_dir(&path, mode, owner))?;
+    }
+    Ok(())
+}
+
+fn control_files(root: &Root, me: &Domain, listeners: &[Listener], report: &mut Report) -> Result<(), Failure> {
+    let host = me.as_bytes();
+    let (domain, plus) = (without_first_label(host), without_first_label(without_first_label(host)));
+    let listen: String = listeners.iter().map(|listener| format!("{listener}\n")).collect();
+    let line = |text: &[u8]| [text, b"\n"].concat();
+    let files = [
+        ("me", line(host)),
+        ("defaultdomain", line(domain)),
+        ("plusdomain", line(plus)),
+        ("locals", line(host)),
+        ("rcpthosts", line(host)),
+        ("defaultdelivery", line(b"./Maildir/")),
+        ("listen", listen.into_bytes()),
+    ];
+    for (name, text) in files {
+        let path = root.control_file(name);
+        report.add(&path, make_file(&path, &text, 0o644, None))?;
+    }
+    Ok(())
+}
+
+/// Mail for the postmaster must not be lost on a fresh system: it goes to a Maildir of alias.
+fn aliases(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
+    let owner = ids.get("alias");
+    let maildir = root.alias().join("Maildir");
+    for dir in [maildir.clone(), maildir.join("tmp"), maildir.join("new"), maildir.join("cur")] {
+        report.add(&dir, make_dir(&dir, 0o700, owner))?;
+    }
+    for name in ALIASES {
+        let path = root.alias().join(format!(".qmail-{name}"));
+        report.add(&path, make_file(&path, b"./Maildir/\n", 0o644, owner))?;
+    }
+    Ok(())
+}
+
+/// `a.b.c` → `b.c`; a name of two labels or one stays.
+fn without_first_label(host: &[u8]) -> &[u8] {
+    let rest = host.iter().position(|b| *b == b'.').and_then(|dot| host.get(dot.checked_add(1)?..));
+    rest.filter(|rest| rest.contains(&b'.')).unwrap_or(host)
+}
+
+/// With `--base-port` on the loopback address; else SMTP for everybody, and POP3, which has no TLS yet, for this host.
+fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
+    let listener = |service: Service, address: &str, port: u16| -> Result<Listener, Failure> {
+        let address = format!("{address}:{port}").parse().map_err(|_| Failure::temporary("an address of setup".to_owned()))?;
+        Ok(Listener { service, address, options: Vec::new() })
+    };
+    if let Some(base) = base_port {
+        let shifted = |service: Service| match base.checked_add(service.port()) {
+            Some(port) => listener(service, "127.0.0.1", port),
+            None => Err(Failure::usage(format!("--base-port {base}: {service} would be above port 65535"))),
+        };
+        return SERVICES.into_iter().map(shifted).collect();
+    }
+    let mut all = vec![listener(Service::Smtp, "0.0.0.0", Service::Smtp.port())?];
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        all.push(listener(Service::Smtp, "[::]", Service::Smtp.port())?);
+    }
+    all.push(listener(Service::Pop3, "127.0.0.1", Service::Pop3.port())?);
+    Ok(all)
+}
+
+fn say(root: &Root, report: &Report, printer: Printer) -> Result<(), Failure> {
+    let paths = |list: &[PathBuf]| list.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    if printer.json {
+        return printer.value(&json!({ "made": paths(&report.made), "kept": paths(&report.kept) }));
+    }
+    for path in paths(&report.made) {
+        line(&format!("made {path}"))?;
+    }
+    if !report.kept.is_empty() {
+        line(&format!("{} files and directories were there already and stay as they are", report.kept.len()))?;
+    }
+    let root = if root.is_system() { String::new() } else { format!(" --root {}", root.path().display()) };
+    line(&format!("Look at it with: qmail{root} check\nRun it with:     qmail{root} start"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_from_the_host_name() {
+        for (host, expected) in
+            [("mail.a.example", "a.example"), ("a.example", "a.example"), ("host", "host"), ("w.x.y.z", "x.y.z")]
+        {
+            assert_eq!(without_first_label(host.as_bytes()), expected.as_bytes(), "{host}");
+        }
+    }
+
+    #[test]
+    fn ports_are_shifted() {
+        let all: Vec<String> = listeners(Some(10_000)).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["smtp 127.0.0.1:10025", "pop3 127.0.0.1:10110"]);
+        assert!(listeners(Some(65_500)).is_err());
+        let own = listeners(None).unwrap();
+        assert_eq!(own[0].to_string(), "smtp 0.0.0.0:25");
+        assert!(own.iter().all(|listener| listener.service != Service::Pop3 || listener.address.ip().is_loopback()));
+    }
+}
