@@ -21,6 +21,18 @@ pub async fn lifeline(fd: OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Resolves when the lifeline ends or one of `signals` comes (SIGTERM, which systemd sends to every process of a service).
+///
+/// # Errors
+/// The runtime cannot watch them.
+pub async fn end(fd: OwnedFd, signals: &sys::signal::Signals) -> io::Result<()> {
+    let came = crate::packets::watch(signals.as_fd().try_clone_to_owned()?)?;
+    tokio::select! {
+        end = lifeline(fd) => end,
+        came = came.readable() => came.map(drop),
+    }
+}
+
 /// A listening TCP socket that was handed over.
 ///
 /// # Errors

@@ -12,8 +12,10 @@ use control::Root;
 use ipc::Message as _;
 use ipc::job::Job;
 use ipc_async::{Client, Listener, Packets, service};
+use rustix::process::Signal;
 use sandbox::{Role, Socket};
 use sys::inherited::Inherited;
+use sys::signal::Signals;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -56,9 +58,9 @@ fn start(root: &Root) -> io::Result<()> {
     let control = control::Remote::read(root).map_err(io::Error::other)?;
     let ids = root.ids().map_err(io::Error::other)?;
     let interfaces = sys::interfaces::addresses()?;
-    let run: OwnedFd = std::fs::File::open(root.run())?.into();
     let mut inherited = Inherited::take()?;
-    let (lifeline, listener) = (inherited.one("lifeline")?, inherited.one("serve:remote")?);
+    let (lifeline, listener, run) = (inherited.one("lifeline")?, inherited.one("serve:remote")?, inherited.one("run")?);
+    let signals = Signals::new(&[Signal::TERM])?;
     if let Some(confinement) = sandbox::process("qmail-remote").and_then(|process| process.confinement) {
         sandbox::enter(&confinement, root.path(), &[])?;
     }
@@ -66,9 +68,10 @@ fn start(root: &Root) -> io::Result<()> {
         let courier = Rc::new(courier(control, interfaces, run));
         let listener = Listener::new(listener)?;
         let jobs = Jobs::default();
+        inherited.ready()?;
         let uid_of = |role: Role| ids.get(role.name()).map(|id| id.uid);
         tokio::select! {
-            end = service::lifeline(lifeline) => end?,
+            end = service::end(lifeline, &signals) => end?,
             end = serve(&listener, &courier, &jobs, |uid| sandbox::may_call(Socket::Remote, uid, uid_of)) => end?,
         }
         courier.pool.close();

@@ -9,8 +9,10 @@ use control::{Ids, Root};
 use ipc::Message;
 use ipc::resolve::{Answer, Request};
 use ipc_async::{Listener, Packets, service};
+use rustix::process::Signal;
 use sandbox::{Role, Socket};
 use sys::inherited::Inherited;
+use sys::signal::Signals;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
@@ -41,6 +43,7 @@ fn start(root: &Root) -> io::Result<()> {
     let ids = root.ids().map_err(other)?;
     let mut inherited = Inherited::take()?;
     let (lifeline, listener) = (inherited.one("lifeline")?, inherited.one("serve:resolve")?);
+    let signals = Signals::new(&[Signal::TERM])?;
     service::run(async {
         // The resolver reads resolv.conf, so it is made before the files are out of reach; it has no thread of its own.
         let dns = Rc::new(Dns::new(&control.resolvers).map_err(other)?);
@@ -48,9 +51,10 @@ fn start(root: &Root) -> io::Result<()> {
             sandbox::enter(&confinement, root.path(), &[])?;
         }
         let listener = Listener::new(listener)?;
+        inherited.ready()?;
         let callers = move |uid| may_call(&ids, uid);
         tokio::select! {
-            end = service::lifeline(lifeline) => end,
+            end = service::end(lifeline, &signals) => end,
             end = serve(&listener, &dns, callers) => end,
         }
         // Requests under way are dropped: their askers see the end of the connection and ask the next process.
