@@ -55,7 +55,7 @@ pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
 fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let root = root.map_err(io::Error::other)?;
     let control = control::Smtpd::read(&root).map_err(io::Error::other)?;
-    let run = rustix::fs::open(&root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
+    let run = rustix::fs::open(root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
     let program = std::env::var_os("QMAILQUEUE").filter(|program| !program.is_empty());
     let directory = Directory::open(run.as_ref(), program.is_some());
     let alone = matches!(directory, Directory::RcptHosts);

@@ -80,6 +80,9 @@ pub enum Action {
     Close,
 }
 
+/// Room for the replies to a pipelined transaction, so that they are joined without moving.
+const REPLIES_LEN: usize = 128;
+
 /// A list of actions to which the machine adds; neighbouring replies and neighbouring pieces of text are joined.
 #[derive(Debug, Default)]
 pub struct Actions(pub Vec<Action>);
@@ -88,7 +91,7 @@ impl Actions {
     /// One reply line, without CRLF.
     pub(super) fn reply(&mut self, line: &[u8]) {
         if !matches!(self.0.last(), Some(Action::Reply(_))) {
-            self.0.push(Action::Reply(Vec::with_capacity(line.len().saturating_add(2))));
+            self.0.push(Action::Reply(Vec::with_capacity(line.len().saturating_add(2).max(REPLIES_LEN))));
         }
         if let Some(Action::Reply(bytes)) = self.0.last_mut() {
             bytes.extend_from_slice(line);

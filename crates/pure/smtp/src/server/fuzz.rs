@@ -175,8 +175,10 @@ pub fn smuggling_count(len: u32) -> usize {
     (4usize.pow(len + 1) - 1) / 3
 }
 
-/// `string` at every place of two pipelined messages, whole, byte by byte, and cut at every place that is at most `near` bytes from it.
-pub fn smuggling_inserted(string: &[u8], near: usize) {
+/// `string` at every place of two pipelined messages, whole, cut at every place that is at most `near` bytes from it, and, if
+/// `near` is over 1, byte by byte. Gives the number of sessions.
+pub fn smuggling_inserted(string: &[u8], near: usize) -> usize {
+    let mut sessions = 0;
     for barelf in [BareLf::Reject, BareLf::Normalize] {
         let config = Arc::new(Config { barelf, limits: Limits { errors_max: 0, ..Limits::default() }, ..Config::default() });
         let peer = Connection::default();
@@ -185,21 +187,27 @@ pub fn smuggling_inserted(string: &[u8], near: usize) {
             let stream = [before, string, behind].concat();
             let texts = |seen: Seen| seen.messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
             let wanted = expected(&stream, barelf);
-            let check = |seen: Seen| assert_eq!(texts(seen), wanted, "{}", stream.escape_ascii());
+            let mut check = |seen: Seen| {
+                sessions += 1;
+                assert_eq!(texts(seen), wanted, "{}", stream.escape_ascii());
+            };
             check(run(&config, &peer, [&stream[..]]));
-            if near > 0 {
+            if near > 1 {
                 check(run(&config, &peer, stream.chunks(1)));
             }
-            for cut in at.saturating_sub(near)..stream.len().min(at + string.len() + near) {
+            for cut in at.saturating_sub(near)..stream.len().min(near.saturating_add(at + string.len())) {
                 let (a, b) = stream.split_at(cut);
                 check(run(&config, &peer, [a, b]));
             }
         }
     }
+    sessions
 }
 
 /// `string` as a body, by DATA and by BDAT, in one piece and cut at every place; by BDAT in two chunks, too.
-pub fn smuggling_body(string: &[u8]) {
+/// Gives the number of sessions.
+pub fn smuggling_body(string: &[u8]) -> usize {
+    let mut sessions = 0;
     const START: &[u8] = b"MAIL FROM:<>\r\nRCPT TO:<p>\r\n";
     for barelf in [BareLf::Reject, BareLf::Normalize] {
         let config = Arc::new(Config { barelf, ..Config::default() });
@@ -218,6 +226,7 @@ pub fn smuggling_body(string: &[u8]) {
         for (stream, wanted) in [(&by_data, expected(&by_data, barelf)), (&by_bdat, chunked.clone())] {
             for cut in stream.len() - string.len() - 12..=stream.len() {
                 let (a, b) = stream.split_at(cut);
+                sessions += 1;
                 let seen = run(&config, &peer, [a, b].into_iter().filter(|piece| !piece.is_empty()));
                 assert_eq!(
                     seen.messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>(),
@@ -231,9 +240,11 @@ pub fn smuggling_body(string: &[u8]) {
             let (a, b) = string.split_at(cut);
             let (first, last) = (format!("BDAT {}\r\n", a.len()), format!("BDAT {} LAST\r\n", b.len()));
             let stream = [START, first.as_bytes(), a, last.as_bytes(), b, b"NOOP\r\n"].concat();
+            sessions += 1;
             let seen = run(&config, &peer, [&stream[..]]);
             assert_eq!(seen.messages.into_iter().map(|(_, text)| text).collect::<Vec<_>>(), chunked, "{}", stream.escape_ascii());
             assert!(seen.replies.ends_with(b"250 2.0.0 ok\r\n"), "the NOOP behind the last chunk is read");
         }
     }
+    sessions
 }
