@@ -14,9 +14,9 @@ pub async fn lifeline(fd: OwnedFd) -> io::Result<()> {
     let fd = crate::packets::watch(fd)?;
     loop {
         let mut ready = fd.readable().await?;
-        match ready.try_io(|fd| Ok(rustix::io::read(fd.as_fd(), &mut [0u8; 16][..])?)) {
-            Ok(Ok(0) | Err(_)) => return Ok(()),
-            Ok(Ok(_)) | Err(_) => {}
+        let read = ready.try_io(|fd| Ok(rustix::io::read(fd.as_fd(), &mut [0u8; 16][..])?));
+        if matches!(read, Ok(Ok(0) | Err(_))) {
+            return Ok(());
         }
     }
 }
