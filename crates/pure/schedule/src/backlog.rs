@@ -21,6 +21,8 @@ pub struct Known {
     pub arrival_s: u64,
     /// While [`Place::Rest`]: UNIX seconds of the next attempt.
     pub due_s: u64,
+    /// Recipients that are not done, as [`Backlog::set_pending`] last said.
+    pub pending: u32,
     pub place: Place,
 }
 
@@ -41,17 +43,17 @@ pub struct Backlog {
 impl Backlog {
     /// Adds a message that is being tried from the first moment on.
     pub fn insert_active(&mut self, id: u64, arrival_s: u64) {
-        self.insert(id, Known { arrival_s, due_s: arrival_s, place: Place::Active });
+        self.insert(id, Known { arrival_s, due_s: arrival_s, pending: 0, place: Place::Active });
     }
 
     /// Adds a new message for which there is no room now: it comes out before all that was tried already.
     pub fn insert_fresh(&mut self, id: u64, arrival_s: u64) {
-        self.insert(id, Known { arrival_s, due_s: arrival_s, place: Place::Fresh });
+        self.insert(id, Known { arrival_s, due_s: arrival_s, pending: 0, place: Place::Fresh });
     }
 
     /// Adds a message found at start.
     pub fn insert_rest(&mut self, id: u64, arrival_s: u64, due_s: u64, held: bool) {
-        self.insert(id, Known { arrival_s, due_s, place: if held { Place::Held } else { Place::Rest } });
+        self.insert(id, Known { arrival_s, due_s, pending: 0, place: if held { Place::Held } else { Place::Rest } });
     }
 
     fn insert(&mut self, id: u64, known: Known) {
@@ -105,6 +107,13 @@ impl Backlog {
         self.put(id, |known| (known.due_s, known.place) = (due_s, Place::Rest))
     }
 
+    /// For the summary that is kept on the disk.
+    pub fn set_pending(&mut self, id: u64, pending: u32) {
+        if let Some(known) = self.messages.get_mut(&id) {
+            known.pending = pending;
+        }
+    }
+
     /// Nothing is tried until [`Backlog::rest`].
     pub fn hold(&mut self, id: u64) -> bool {
         self.put(id, |known| known.place = Place::Held)
@@ -115,6 +124,14 @@ impl Backlog {
         // Moves the whole tree when nothing was hurried before, and merges two sorted lists otherwise.
         self.hurried.append(&mut self.due);
         self.hurried.len()
+    }
+
+    /// A message at rest is due now. False if it is not at rest.
+    pub fn hurry(&mut self, id: u64) -> bool {
+        let Some(known) = self.messages.get(&id).filter(|known| known.place == Place::Rest) else { return false };
+        self.due.remove(&(known.due_s, id));
+        self.hurried.insert((known.due_s, id));
+        true
     }
 
     /// The next message waiting fresh; it is active from now on.
@@ -128,10 +145,19 @@ impl Backlog {
         None
     }
 
-    /// The next message at rest that is due; it is active from now on.
+    /// The next message that was hurried; it is active from now on.
+    pub fn take_hurried(&mut self) -> Option<u64> {
+        let (_, id) = *self.hurried.first()?;
+        self.activate(id);
+        Some(id)
+    }
+
+    /// The next message at rest that is due, the hurried ones first; it is active from now on.
     pub fn take_due(&mut self, now_s: u64) -> Option<u64> {
-        let hurried = self.hurried.first();
-        let (_, id) = *hurried.or_else(|| self.due.first().filter(|(due_s, _)| *due_s <= now_s))?;
+        if let Some(id) = self.take_hurried() {
+            return Some(id);
+        }
+        let (_, id) = *self.due.first().filter(|(due_s, _)| *due_s <= now_s)?;
         self.activate(id);
         Some(id)
     }
@@ -226,8 +252,10 @@ mod tests {
         assert_eq!(backlog.hurry_all(), 3);
         assert_eq!((backlog.next_due_s(), backlog.take_due(0)), (Some(0), Some(1)));
         assert!(backlog.rest(1, 500));
-        assert!(backlog.hold(2));
+        assert!(backlog.hold(2) && !backlog.hurry(2));
         assert_eq!((backlog.take_due(0), backlog.take_due(0)), (Some(3), None));
+        assert!(backlog.rest(3, 900) && backlog.hurry(3) && backlog.hurry(3));
+        assert_eq!((backlog.take_hurried(), backlog.take_hurried(), backlog.resting()), (Some(3), None, 1));
         assert_eq!(backlog.take_due(500), Some(1));
     }
 

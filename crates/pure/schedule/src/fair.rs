@@ -140,6 +140,13 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         place.site.dead_until_s(now_s)
     }
 
+    /// Ends every back-off: the administrator wants to know now.
+    pub fn revive(&mut self) {
+        for place in self.places.iter_mut().flatten() {
+            place.site.revive();
+        }
+    }
+
     /// Parts of messages that wait for a site.
     #[must_use]
     pub fn waiting_at(&self, key: &K) -> usize {

@@ -60,6 +60,11 @@ impl Site {
         (self.dead_until_s > now_s && self.dead_until_s <= now_s.saturating_add(BACKOFF_MAX_S)).then_some(self.dead_until_s)
     }
 
+    /// Ends the back-off; one attempt at a time is made until one gets through.
+    pub fn revive(&mut self) {
+        self.dead_until_s = 0;
+    }
+
     /// Is there nothing worth remembering?
     #[must_use]
     pub fn is_plain(&self) -> bool {
@@ -149,7 +154,8 @@ mod tests {
             now += expected;
             assert_eq!(site.dead_until_s(now), None);
         }
-        assert!(!site.is_plain());
+        site.revive();
+        assert_eq!((site.is_plain(), site.window(), site.dead_until_s(now)), (false, 1, None));
         site.learn(Feedback::Success, 20, now);
         assert_eq!(site.dead_until_s(now), None);
         site.learn(Feedback::Down, 20, now);

@@ -1,5 +1,7 @@
 //! What qmail-send reads.
 
+use std::sync::Arc;
+
 use users::{Routing, VirtualDomains};
 use wire::{Address, Domain};
 
@@ -88,10 +90,11 @@ pub fn watched_routes(root: &Root) -> Watched<Routes> {
     Watched::new(root.control_file("smtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
 }
 
-/// `users/domains` as it is now.
+/// `users/domains` as it is now; another `Arc` each time it has been read again.
 #[must_use]
-pub fn watched_domains(root: &Root) -> Watched<VirtualDomains> {
-    let parse = |text: Option<&[u8]>| VirtualDomains::parse(text.unwrap_or_default()).map_err(|error| error.to_string());
+pub fn watched_domains(root: &Root) -> Watched<Arc<VirtualDomains>> {
+    let parse =
+        |text: Option<&[u8]>| VirtualDomains::parse(text.unwrap_or_default()).map(Arc::new).map_err(|error| error.to_string());
     Watched::owned(root.domains_file(), parse)
 }
 

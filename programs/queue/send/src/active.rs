@@ -1,0 +1,148 @@
+//! A message whose recipients are being tried: its envelope, how far each recipient has come, and its body while jobs run.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use schedule::{Channel, Lane, retry};
+use spool::{Change, Envelope, Outlook, RecipientState};
+use wire::Address;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Active {
+    pub envelope: Envelope,
+    /// Length of the body.
+    pub bytes: u64,
+    pub lane: Lane,
+    pub recipients: Vec<Recipient>,
+    /// Recipients that are not done.
+    pub pending: u32,
+    /// Recipients that failed and whose sender does not know yet.
+    pub failed: u32,
+    /// Recipients that wait for a slot.
+    pub queued: u32,
+    /// Jobs that were started and whose results are not written.
+    pub jobs: u32,
+    /// When the first of the waiting recipients is due; `u64::MAX` if none waits.
+    pub next_due_s: u64,
+    /// Past queuelifetime: a deferral is final now.
+    pub dying: bool,
+    pub body: BodyState,
+    /// Asked for by the administrator: takes effect when no job runs.
+    pub wish: Wish,
+    /// Its end or its bounce is under way: nothing else may happen to it.
+    pub closing: bool,
+}
+
+/// One recipient of an active message.
+#[derive(Debug)]
+pub struct Recipient {
+    pub state: RecipientState,
+    /// The address it is delivered to, if it differs from the one in the envelope.
+    pub target: Option<Address>,
+    /// In a domain of users/domains: qmail-auth knows where it goes.
+    pub is_virtual: bool,
+}
+
+#[derive(Debug)]
+pub enum BodyState {
+    Closed,
+    /// Jobs that wait for it.
+    Asked(Vec<u64>),
+    Open(Arc<OwnedFd>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    Nothing,
+    Hold,
+    Remove,
+}
+
+impl Active {
+    /// `states` as they were read, or `None` for a new message.
+    #[must_use]
+    pub fn new(envelope: Envelope, states: Option<Vec<RecipientState>>, bytes: u64, lane: Lane) -> Self {
+        let fresh = || RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new() };
+        let mut states = states.unwrap_or_default();
+        states.resize_with(envelope.recipients.len(), fresh);
+        let recipients: Vec<Recipient> =
+            states.into_iter().map(|state| Recipient { state, target: None, is_virtual: false }).collect();
+        let count = |is: fn(&RecipientState) -> bool| {
+            u32::try_from(recipients.iter().filter(|recipient| is(&recipient.state)).count()).unwrap_or(u32::MAX)
+        };
+        Self {
+            pending: count(RecipientState::is_pending),
+            failed: count(|state| matches!(state, RecipientState::Failed { .. })),
+            envelope,
+            bytes,
+            lane,
+            recipients,
+            queued: 0,
+            jobs: 0,
+            next_due_s: u64::MAX,
+            dying: false,
+            body: BodyState::Closed,
+            wish: Wish::Nothing,
+            closing: false,
+        }
+    }
+
+    /// Where a recipient is delivered to.
+    #[must_use]
+    pub fn target(&self, recipient: u32) -> Option<&Address> {
+        let at = recipient as usize;
+        self.recipients.get(at)?.target.as_ref().or_else(|| self.envelope.recipients.get(at))
+    }
+
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queued == 0 && self.jobs == 0 && !self.closing
+    }
+
+    /// A recipient is done for: `state` is its last one.
+    fn finish(&mut self, recipient: u32, state: RecipientState) -> Option<Change> {
+        let known = self.recipients.get_mut(recipient as usize).filter(|known| known.state.is_pending())?;
+        known.state = state.clone();
+        self.pending = self.pending.saturating_sub(1);
+        self.failed = self.failed.saturating_add(u32::from(matches!(state, RecipientState::Failed { .. })));
+        Some(Change { recipient, state })
+    }
+
+    pub fn delivered(&mut self, recipient: u32) -> Option<Change> {
+        self.finish(recipient, RecipientState::Done)
+    }
+
+    pub fn refused(&mut self, recipient: u32, reply: &[u8]) -> Option<Change> {
+        self.finish(recipient, RecipientState::Failed { reply: ipc::clip(reply).to_vec() })
+    }
+
+    /// An attempt was made, and another one is to be made by the schedule.
+    pub fn deferred(&mut self, recipient: u32, reply: &[u8], channel: Channel, now_s: u64) -> Option<Change> {
+        let due = retry::next_s(self.envelope.arrival_s, now_s, channel);
+        self.next_due_s = self.next_due_s.min(due);
+        let known = self.recipients.get_mut(recipient as usize)?;
+        let RecipientState::Pending { attempts, due_s, last_reply } = &mut known.state else { return None };
+        (*attempts, *due_s) = (attempts.saturating_add(1), due);
+        *last_reply = ipc::clip(reply).to_vec();
+        Some(Change { recipient, state: known.state.clone() })
+    }
+
+    /// No attempt was made, for no fault of the recipient: again at `due`.
+    pub fn put_off(&mut self, recipient: u32, due: u64) {
+        self.next_due_s = self.next_due_s.min(due);
+        if let Some(Recipient { state: RecipientState::Pending { due_s, .. }, .. }) = self.recipients.get_mut(recipient as usize)
+        {
+            *due_s = due;
+        }
+    }
+
+    /// The summary for the disk. While anything is under way the message is to be looked at right after a restart.
+    #[must_use]
+    pub fn outlook(&self, now_s: u64) -> Outlook {
+        let at_work = self.queued > 0 || self.jobs > 1;
+        let due_s = if at_work { now_s } else { self.next_due_s.min(u64::MAX - 1) };
+        let due_s = if self.pending == 0 { now_s } else { due_s };
+        Outlook { pending: self.pending, due_s, held: self.wish == Wish::Hold }
+    }
+}

@@ -1,0 +1,369 @@
+//! The heart of qmail-send: every message from acceptance to its end, as one machine over a spool, without any other I/O.
+//!
+//! Events go in (a submission, a completion of the spool, a result of a delivery, an answer, a command), [`Out`]s and log lines
+//! come out, and [`Engine::turn`] starts what can be started. Guarantees, whatever comes in:
+//! - "accepted" is said only after the spool's word that the message is durable;
+//! - a slot is free again only after its result is written;
+//! - a recipient is with at most one job at a time, and its final state is written once;
+//! - memory is bounded: [`ACTIVE_MAX`] messages a lane, [`RECIPIENTS_ACTIVE_MAX`] recipients, bodies only while their jobs run.
+
+mod accept;
+mod activate;
+mod admin;
+mod delivery;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc::job;
+use schedule::{Backlog, Channel, Fair, Lane};
+use spool::{Completion, Envelope, Health, Living, Log as Spool, MessageId, ReadFailure};
+use wire::{Address, Domain};
+
+use crate::active::Active;
+use crate::bounce::Order;
+use crate::directory::{Routes, Site, Sites};
+use crate::log::{Log, Status};
+use crate::settings::Settings;
+
+/// Messages that are being tried at a time, of each lane.
+pub const ACTIVE_MAX: usize = 10_000;
+/// Recipients of all of them, before another message is taken up.
+pub const RECIPIENTS_ACTIVE_MAX: usize = 400_000;
+/// Envelopes being read at a time.
+const READS_MAX: usize = 64;
+
+/// Where a remote recipient goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    To(job::Route),
+    /// Nowhere at all, with the text that says so.
+    Nowhere(&'static str),
+}
+
+impl std::hash::Hash for Route {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        match self {
+            Self::To(job::Route::Mx { domain }) => domain.hash(state),
+            Self::To(job::Route::Relay { host, port }) => (host, port).hash(state),
+            Self::Nowhere(text) => text.hash(state),
+        }
+    }
+}
+
+/// What is to be done outside.
+#[derive(Debug)]
+pub enum Out {
+    /// Answer a submission.
+    Reply { client: u64, answer: ipc::queue::Answer },
+    /// Answer the administrator.
+    Admin { client: u64, answer: ipc::admin::QueueAnswer },
+    /// Send a job with its body.
+    Job { channel: Channel, datagram: Vec<u8>, body: Arc<OwnedFd> },
+    /// Ask qmail-auth.
+    Route { id: u64, address: Address },
+    /// Ask qmail-resolve.
+    Site { id: u64, domain: Domain },
+    /// Write a bounce.
+    Bounce(Box<Order>),
+    /// This side file may take more.
+    Drained { side: u64 },
+    /// A message that was being accepted is done with its share of the budget.
+    GiveBack { bytes: usize },
+}
+
+/// Who this process is, for trace lines and log.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    pub uid: u32,
+    pub pid: u32,
+}
+
+/// The time, once a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// UNIX seconds.
+    pub s: u64,
+    /// Since boot.
+    pub boot: Duration,
+}
+
+/// What a ticket of the spool stands for.
+#[derive(Debug)]
+enum Ticket {
+    Accept {
+        client: Option<u64>,
+        envelope: Envelope,
+        bytes: u64,
+        held: usize,
+        qp: u32,
+    },
+    Bounce {
+        of: u64,
+        envelope: Envelope,
+        bytes: u64,
+    },
+    /// A result; `last`: the job is over with it. `ends`: it was the message's end, too.
+    Result {
+        number: u64,
+        last: bool,
+        ends: bool,
+    },
+    End {
+        id: u64,
+    },
+    Read {
+        lane: Lane,
+        hurried: bool,
+    },
+    Body,
+    /// A hold or release was noted.
+    Note {
+        client: u64,
+    },
+    /// The administrator looks at a message.
+    Look {
+        client: u64,
+        id: u64,
+    },
+}
+
+/// See the module.
+pub struct Engine<S> {
+    pub log: Log,
+    /// What is to be done outside, in order.
+    pub out: Vec<Out>,
+    spool: S,
+    settings: Settings,
+    identity: Identity,
+    now: Now,
+    backlog: Backlog,
+    active: HashMap<u64, Active>,
+    active_of: [usize; 2],
+    recipients_active: usize,
+    local: Fair<(), ()>,
+    remote: Fair<Site, Rc<Route>>,
+    /// Messages that wait for a site which has more than enough to do.
+    parked: HashMap<Site, VecDeque<u64>>,
+    jobs: HashMap<u64, delivery::Job>,
+    tickets: HashMap<u64, Ticket>,
+    next_ticket: u64,
+    next_delivery: u64,
+    routes: Routes,
+    sites: Sites,
+    /// Is the connection to qmail-lspawn, qmail-remote there?
+    up: [bool; 2],
+    reads: usize,
+    accepting: usize,
+    stopping: bool,
+    looks: HashMap<u64, admin::Look>,
+    /// Who waits for the removal of a message.
+    removals: HashMap<u64, Vec<u64>>,
+    counters: Counters,
+}
+
+/// Since the start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counters {
+    successes: u64,
+    failures: u64,
+    deferrals: u64,
+    bounces: u64,
+}
+
+fn at(channel: Channel) -> usize {
+    usize::from(channel == Channel::Remote)
+}
+
+fn lane_at(lane: Lane) -> usize {
+    usize::from(lane == Lane::Retry)
+}
+
+impl<S: Spool> Engine<S> {
+    /// Takes over a spool with what is in it.
+    pub fn new(spool: S, living: Vec<Living>, settings: Settings, identity: Identity, now: Now) -> Self {
+        let mut backlog = Backlog::default();
+        for message in living {
+            let due_s = schedule::retry::clamp_s(message.arrival_s, now.s, message.due_s);
+            backlog.insert_rest(message.id.0, message.arrival_s, due_s, message.held);
+            backlog.set_pending(message.id.0, message.pending);
+        }
+        let limits = settings.limits();
+        let mut engine = Self {
+            log: Log::default(),
+            out: Vec::new(),
+            spool,
+            settings,
+            identity,
+            now,
+            backlog,
+            active: HashMap::new(),
+            active_of: [0; 2],
+            recipients_active: 0,
+            local: Fair::new(limits.local, false),
+            remote: Fair::new(limits.remote, true),
+            parked: HashMap::new(),
+            jobs: HashMap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 1,
+            next_delivery: 1,
+            routes: Routes::default(),
+            sites: Sites::default(),
+            up: [false; 2],
+            reads: 0,
+            accepting: 0,
+            stopping: false,
+            looks: HashMap::new(),
+            removals: HashMap::new(),
+            counters: Counters::default(),
+        };
+        engine.log_status();
+        engine
+    }
+
+    /// The time has passed. A clock that was set back makes all waiting mail due, never later.
+    pub fn set_now(&mut self, now: Now) {
+        /// Steps smaller than that are the clock being disciplined.
+        const STEP_S: u64 = 60;
+        if now.s.saturating_add(STEP_S) < self.now.s {
+            self.log.warning("the clock was set back; all waiting mail is tried now");
+            self.backlog.hurry_all();
+        }
+        self.now = now;
+    }
+
+    /// Takes in what the spool has to say.
+    pub fn completions(&mut self) {
+        for completion in self.spool.completions() {
+            self.completion(completion);
+        }
+    }
+
+    fn completion(&mut self, completion: Completion) {
+        match completion {
+            Completion::Accepted { ticket, id } => self.accepted(ticket, id.0),
+            Completion::Refused { ticket, why } => self.refused(ticket, why),
+            Completion::Written { ticket } => self.written(ticket, true),
+            Completion::Unwritten { ticket } => self.written(ticket, false),
+            Completion::Envelope { ticket, id, envelope, states, bytes, held } => {
+                self.envelope_read(ticket, id.0, activate::Read { envelope, states, bytes, held });
+            }
+            Completion::BodyFd { ticket, id, fd, .. } => {
+                self.tickets.remove(&ticket);
+                self.body_open(id.0, fd);
+            }
+            Completion::ReadFailed { ticket, id, why } => self.read_failed(ticket, id.0, why),
+            Completion::SideDrained { side } => self.out.push(Out::Drained { side }),
+            Completion::Alert(text) => self.log.alert(&text),
+        }
+    }
+
+    fn written(&mut self, ticket: u64, written: bool) {
+        let Some(ticket) = self.tickets.remove(&ticket) else { return };
+        if !written {
+            self.log.alert("a result could not be written to the spool; its delivery may be repeated");
+        }
+        match ticket {
+            Ticket::Result { number, last, ends } => self.result_written(number, last, ends && written),
+            Ticket::End { id } if written => self.ended(id),
+            Ticket::Note { client } => {
+                let text = "the spool cannot be written";
+                let answer = if written { admin::ok(1) } else { admin::failed(text) };
+                self.out.push(Out::Admin { client, answer });
+            }
+            _ => {}
+        }
+    }
+
+    fn read_failed(&mut self, ticket: u64, id: u64, why: ReadFailure) {
+        match self.tickets.remove(&ticket) {
+            Some(Ticket::Read { .. }) => self.unreadable(id, why),
+            Some(Ticket::Body) => self.body_failed(id, why),
+            Some(Ticket::Look { client, .. }) => self.look_failed(client),
+            _ => {}
+        }
+    }
+
+    /// Starts what can be started now.
+    pub fn turn(&mut self) {
+        if self.stopping || self.spool.health() == Health::Stopped {
+            return;
+        }
+        if self.settings.refresh(&mut self.log) {
+            self.routes.forget();
+        }
+        self.refill();
+        self.start_deliveries();
+    }
+
+    fn ticket(&mut self, ticket: Ticket) -> u64 {
+        let number = self.next_ticket;
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.tickets.insert(number, ticket);
+        number
+    }
+
+    /// No deliveries are started from now on, no message is taken up.
+    pub fn stop(&mut self) {
+        if !self.stopping {
+            self.stopping = true;
+            self.log_status();
+        }
+    }
+
+    /// Nothing runs that a stop should wait for.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.jobs.is_empty() && self.accepting == 0
+    }
+
+    /// SIGALRM.
+    pub fn retry_all(&mut self) -> usize {
+        self.remote.revive();
+        self.backlog.hurry_all()
+    }
+
+    /// SIGHUP.
+    pub fn reread(&mut self) {
+        self.settings.reread(&mut self.log);
+        let limits = self.settings.limits();
+        self.local.set_limit(limits.local);
+        self.remote.set_limit(limits.remote);
+        self.routes.forget();
+    }
+
+    /// When [`Engine::turn`] is to be called again at the latest, if nothing happens before; `None`: no time matters.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        if self.stopping {
+            return None;
+        }
+        let room = self.reads < READS_MAX && self.has_room(Lane::Retry);
+        let due = self.backlog.next_due_s().filter(|_| room).map(|due_s| Duration::from_secs(due_s.saturating_sub(self.now.s)));
+        let asked = self.routes.is_waiting().then_some(Duration::from_secs(1));
+        due.into_iter().chain(asked).min()
+    }
+
+    /// The spool, for side files and its wake-up.
+    pub fn spool(&mut self) -> &mut S {
+        &mut self.spool
+    }
+
+    fn log_status(&mut self) {
+        self.log.status(Status {
+            local: (self.local.in_flight(), self.local.limit()),
+            remote: (self.remote.in_flight(), self.remote.limit()),
+            exiting: self.stopping,
+        });
+    }
+
+    fn id(id: u64) -> MessageId {
+        MessageId(id)
+    }
+}

@@ -1,0 +1,75 @@
+//! From a submission to a message of the queue.
+
+use schedule::Lane;
+use spool::{Envelope, Log as Spool, Refusal};
+
+use crate::active::Active;
+use crate::submission::{Submitted, Submitter, permanent, temporary};
+
+use super::{Engine, Out, Ticket};
+
+impl<S: Spool> Engine<S> {
+    /// A message is whole. The answer comes as [`Out::Reply`] when it is durable or refused; if the client goes away before, nothing
+    /// changes.
+    pub fn submitted(&mut self, client: u64, who: Submitter, message: Submitted) {
+        let Submitted { sender, recipients, flags, body, bytes, held } = message;
+        let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags };
+        self.accepting = self.accepting.saturating_add(1);
+        let kept = envelope.clone();
+        let ticket = self.ticket(Ticket::Accept { client: Some(client), envelope: kept, bytes, held, qp: who.pid });
+        self.spool.accept(envelope, body, ticket);
+    }
+
+    pub(super) fn accepted(&mut self, ticket: u64, id: u64) {
+        match self.tickets.remove(&ticket) {
+            Some(Ticket::Accept { client, envelope, bytes, held, qp }) => {
+                self.accepting = self.accepting.saturating_sub(1);
+                self.out.push(Out::GiveBack { bytes: held });
+                if let Some(client) = client {
+                    self.out.push(Out::Reply { client, answer: ipc::queue::Answer::Accepted { id, pid: qp } });
+                }
+                self.enter(id, envelope, bytes);
+            }
+            Some(Ticket::Bounce { of, envelope, bytes }) => {
+                self.counters.bounces = self.counters.bounces.saturating_add(1);
+                self.log.bounce_msg(of, self.identity.pid);
+                self.ended(of);
+                self.enter(id, envelope, bytes);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn refused(&mut self, ticket: u64, why: Refusal) {
+        match self.tickets.remove(&ticket) {
+            Some(Ticket::Accept { client, held, .. }) => {
+                self.accepting = self.accepting.saturating_sub(1);
+                self.out.push(Out::GiveBack { bytes: held });
+                let answer = match why {
+                    Refusal::Full => temporary("4.3.1 mail system full"),
+                    Refusal::Failed => temporary("4.3.0 mail system cannot write to its disk"),
+                    Refusal::TooLarge => permanent("5.3.4 message too big for this system"),
+                };
+                if let Some(client) = client {
+                    self.out.push(Out::Reply { client, answer });
+                }
+            }
+            Some(Ticket::Bounce { of, .. }) => self.bounce_failed(of, "the spool did not take it"),
+            _ => {}
+        }
+    }
+
+    /// A new message is in the queue: tried at once if there is room, whatever else waits.
+    fn enter(&mut self, id: u64, envelope: Envelope, bytes: u64) {
+        self.log.new_msg(id);
+        self.log.info_msg(id, bytes, envelope.sender.as_bytes(), envelope.pid, envelope.uid);
+        let arrival_s = envelope.arrival_s;
+        if !self.stopping && self.has_room(Lane::Fresh) {
+            self.backlog.insert_active(id, arrival_s);
+            self.activate(id, Active::new(envelope, None, bytes, Lane::Fresh), false);
+        } else {
+            self.backlog.insert_fresh(id, arrival_s);
+            self.backlog.set_pending(id, u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! From a message at rest to recipients that wait for their turn: when it is due it is read, its recipients get their routes and
+//! sites, and are handed to the scheduler.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use ipc::job;
+use message::verp;
+use schedule::fair::Work;
+use schedule::{Channel, Lane, retry};
+use spool::{Envelope, Log as Spool, ReadFailure, RecipientState};
+use users::Routed;
+use wire::{Address, Domain};
+
+use crate::active::{Active, Wish};
+use crate::directory::{Site, relay_site};
+
+use super::{ACTIVE_MAX, Engine, Out, READS_MAX, RECIPIENTS_ACTIVE_MAX, Route, Ticket, lane_at};
+
+/// A message alone for a site at which so many messages wait already is not taken up before fewer do, or it would take the
+/// place of messages that can be delivered now.
+const PARK_OVER: usize = 200;
+/// So many are woken when that site has caught up.
+const WAKE_COUNT: usize = 100;
+/// Damaged or unreadable for now: looked at again after that.
+const UNREADABLE_PAUSE_S: u64 = 60;
+const DAMAGED_PAUSE_S: u64 = 86_400;
+/// The report for a recipient whose site is left alone while its message runs out of time.
+const UNREACHABLE: &[u8] = b"Sorry, the mail hosts of that domain could not be reached at the last attempts. (#4.4.1)\n";
+
+/// What the spool read.
+pub(super) struct Read {
+    pub(super) envelope: Envelope,
+    pub(super) states: Vec<RecipientState>,
+    pub(super) bytes: u64,
+    pub(super) held: bool,
+}
+
+/// Remote recipients of a message by site and route.
+type Groups = HashMap<(Site, Rc<Route>), VecDeque<u32>>;
+
+impl<S: Spool> Engine<S> {
+    pub(super) fn has_room(&self, lane: Lane) -> bool {
+        let active = self.active_of.get(lane_at(lane)).copied().unwrap_or(usize::MAX);
+        active < ACTIVE_MAX && self.recipients_active < RECIPIENTS_ACTIVE_MAX
+    }
+
+    /// Reads what is due, new mail first.
+    pub(super) fn refill(&mut self) {
+        while self.reads < READS_MAX && self.has_room(Lane::Fresh) {
+            let Some(id) = self.backlog.take_fresh() else { break };
+            self.read(id, Lane::Fresh, false);
+        }
+        while self.reads < READS_MAX && self.has_room(Lane::Retry) {
+            if let Some(id) = self.backlog.take_hurried() {
+                self.read(id, Lane::Retry, true);
+            } else if let Some(id) = self.backlog.take_due(self.now.s) {
+                self.read(id, Lane::Retry, false);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn read(&mut self, id: u64, lane: Lane, hurried: bool) {
+        self.reads = self.reads.saturating_add(1);
+        let ticket = self.ticket(Ticket::Read { lane, hurried });
+        self.spool.read_envelope(Self::id(id), ticket);
+    }
+
+    pub(super) fn envelope_read(&mut self, ticket: u64, id: u64, read: Read) {
+        match self.tickets.remove(&ticket) {
+            Some(Ticket::Read { lane, hurried }) => {
+                self.reads = self.reads.saturating_sub(1);
+                let Read { envelope, states, bytes, held } = read;
+                // It may have been held or removed while it was read.
+                let still = self.backlog.get(id).is_some_and(|known| known.place == schedule::backlog::Place::Active);
+                if held && still {
+                    self.backlog.hold(id);
+                } else if still && !self.active.contains_key(&id) {
+                    self.activate(id, Active::new(envelope, Some(states), bytes, lane), hurried);
+                }
+            }
+            Some(Ticket::Look { client, id }) => self.looked(client, id, read),
+            _ => {}
+        }
+    }
+
+    pub(super) fn unreadable(&mut self, id: u64, why: ReadFailure) {
+        self.reads = self.reads.saturating_sub(1);
+        match why {
+            ReadFailure::Unknown => {
+                self.log.warning(&format!("msg {id} is no longer in the spool"));
+                self.backlog.remove(id);
+            }
+            ReadFailure::Damaged => {
+                self.log.alert(&format!("msg {id} is damaged on the disk; it is not tried before tomorrow"));
+                self.backlog.rest(id, self.now.s.saturating_add(DAMAGED_PAUSE_S));
+            }
+            ReadFailure::Temporary => {
+                self.log.warning(&format!("msg {id} cannot be read now; will try again"));
+                self.backlog.rest(id, self.now.s.saturating_add(UNREADABLE_PAUSE_S));
+            }
+        }
+    }
+
+    /// Hands the recipients that are due (`hurried`: all that are pending) to the scheduler.
+    pub(super) fn activate(&mut self, id: u64, mut active: Active, hurried: bool) {
+        active.dying = retry::is_dying(active.envelope.arrival_s, self.now.s, self.settings.queuelifetime_s());
+        let mut local = VecDeque::new();
+        let mut groups = Groups::new();
+        for at in 0..active.recipients.len() {
+            let Ok(number) = u32::try_from(at) else { break };
+            match active.recipients.get(at).map(|recipient| &recipient.state) {
+                Some(RecipientState::Pending { due_s, .. }) if hurried || *due_s <= self.now.s || active.lane == Lane::Fresh => {}
+                Some(RecipientState::Pending { due_s, .. }) => {
+                    active.next_due_s = active.next_due_s.min(*due_s);
+                    continue;
+                }
+                _ => continue,
+            }
+            match self.route(&mut active, at) {
+                None => local.push_back(number),
+                Some(group) => groups.entry(group).or_default().push_back(number),
+            }
+        }
+        if active.lane == Lane::Retry && local.is_empty() && self.park(id, &active, &groups) {
+            return;
+        }
+        self.backlog.set_pending(id, active.pending);
+        self.recipients_active = self.recipients_active.saturating_add(active.recipients.len());
+        if let Some(count) = self.active_of.get_mut(lane_at(active.lane)) {
+            *count = count.saturating_add(1);
+        }
+        self.active.insert(id, active);
+        self.push(id, local, groups);
+        self.settle(id);
+    }
+
+    /// Decides where a recipient goes and notes the address it is delivered to. `None`: local.
+    fn route(&mut self, active: &mut Active, at: usize) -> Option<(Site, Rc<Route>)> {
+        let address = active.envelope.recipients.get(at)?;
+        let Ok(routed) = self.settings.routing().rewrite(address) else {
+            return Some(nowhere("Sorry, this address gets too long here. (#5.1.3)\n"));
+        };
+        let is_virtual = matches!(routed, Routed::Virtual(_));
+        let is_local = routed.is_local();
+        let (Routed::Virtual(target) | Routed::Local(target) | Routed::Remote(target)) = routed;
+        let remote = if is_local { None } else { Some(self.remote_route(&target)) };
+        let changed = target != *address;
+        if let Some(recipient) = active.recipients.get_mut(at) {
+            recipient.is_virtual = is_virtual;
+            recipient.target = changed.then_some(target);
+        }
+        remote
+    }
+
+    fn remote_route(&mut self, target: &Address) -> (Site, Rc<Route>) {
+        let host = target.domain().unwrap_or_default();
+        let route = self.settings.route(host);
+        if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {
+            let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port };
+            return (relay_site(&route.relay, route.port), Rc::new(Route::To(relay)));
+        }
+        let Ok(domain) = Domain::new(host) else {
+            return nowhere("Sorry, I couldn't find any host by that name. (#5.1.2)\n");
+        };
+        if let Some(route) = route {
+            // The host itself at another port: a relay by its own name (its addresses, RFC 5321 §5.1 without MX).
+            let relay = job::Route::Relay { host: domain.as_bytes().into(), port: route.port };
+            return (relay_site(domain.as_bytes(), route.port), Rc::new(Route::To(relay)));
+        }
+        let (site, question) = self.sites.of(&domain, self.now.s, self.now.boot);
+        if let Some(id) = question {
+            self.out.push(Out::Site { id, domain: domain.clone() });
+        }
+        (site, Rc::new(Route::To(job::Route::Mx { domain })))
+    }
+
+    /// Leaves a message at rest whose only site has enough to do.
+    fn park(&mut self, id: u64, active: &Active, groups: &Groups) -> bool {
+        let mut sites = groups.keys().map(|(site, _)| site);
+        let (Some(site), None) = (sites.next(), sites.next()) else { return false };
+        if self.remote.waiting_at(site) < PARK_OVER || self.remote.dead_until_s(site, self.now.s).is_some() {
+            return false;
+        }
+        self.parked.entry(Rc::clone(site)).or_default().push_back(id);
+        // If nobody wakes it, the schedule does.
+        self.backlog.rest(id, retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote));
+        true
+    }
+
+    /// Wakes messages that were parked for a site, if there is room again or nothing more to wait for.
+    pub(super) fn unpark(&mut self, site: &Site) {
+        if self.parked.is_empty() || self.remote.waiting_at(site) > PARK_OVER.saturating_sub(WAKE_COUNT) {
+            return;
+        }
+        let dead = self.remote.dead_until_s(site, self.now.s).is_some();
+        let Some(parked) = self.parked.get_mut(site) else { return };
+        let count = if dead { 0 } else { WAKE_COUNT.min(parked.len()) };
+        let woken: Vec<u64> = parked.drain(..count).collect();
+        if dead || parked.is_empty() {
+            // They are at rest until their next attempt by the schedule.
+            self.parked.remove(site);
+        }
+        for id in woken {
+            if self.backlog.get(id).is_some_and(|known| known.place == schedule::backlog::Place::Rest) {
+                self.backlog.rest(id, self.now.s);
+            }
+        }
+    }
+
+    fn push(&mut self, id: u64, local: VecDeque<u32>, groups: Groups) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        let (lane, is_verp) = (active.lane, verp::is_verp(&active.envelope.sender));
+        active.queued = u32::try_from(local.len()).unwrap_or(u32::MAX);
+        if !local.is_empty() {
+            self.local.push(lane, vec![((), Work { message: id, route: (), recipients: local, batch_max: 1 })]);
+        }
+        let batch_max = if is_verp { 1 } else { job::RECIPIENTS_MAX };
+        let (mut parts, mut unreached) = (Vec::new(), Vec::new());
+        for ((site, route), recipients) in groups {
+            if self.remote.dead_until_s(&site, self.now.s).is_some() {
+                unreached.extend(recipients);
+                continue;
+            }
+            active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
+            parts.push((site, Work { message: id, route, recipients, batch_max }));
+        }
+        self.remote.push(lane, parts);
+        self.leave_alone(id, unreached);
+    }
+
+    /// These recipients' site is dead: by the schedule, as if they had been tried; final if the message has had its time, since the
+    /// attempts that killed the site were made since this start.
+    pub(super) fn leave_alone(&mut self, id: u64, recipients: Vec<u32>) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        if active.dying && !recipients.is_empty() && active.wish == Wish::Nothing {
+            self.give_up(id, &recipients, UNREACHABLE);
+            return;
+        }
+        let due_s = retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote);
+        for recipient in recipients {
+            active.put_off(recipient, due_s);
+        }
+    }
+}
+
+fn nowhere(text: &'static str) -> (Site, Rc<Route>) {
+    (Rc::from(&b"n"[..]), Rc::new(Route::Nowhere(text)))
+}

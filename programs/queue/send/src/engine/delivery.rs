@@ -1,0 +1,532 @@
+//! Deliveries: a job is started when a slot is free, sent when its body is open and its place known, and over when its result is
+//! written. Each recipient of a job is a delivery of its own in the log.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ipc::auth::Target;
+use ipc::field::Verdict;
+use ipc::job::{self, Job as JobMessage, Outcome};
+use ipc::{DATAGRAM_LEN_MAX, Message as _};
+use message::verp;
+use schedule::fair::{Slot, Work};
+use schedule::{Channel, Feedback};
+use spool::{Change, Log as Spool, ReadFailure};
+use wire::Address;
+
+use crate::active::BodyState;
+use crate::log::Result as LogResult;
+
+use super::{Engine, Out, Route, Ticket, at};
+
+/// After a lost connection: the worker is back by then.
+const LOST_PAUSE_S: u64 = 5;
+/// The classic addition to a deferral that is the last one.
+const TOO_LONG_IN_QUEUE: &[u8] = b"I'm not going to try again; this message has been in the queue too long.\n";
+/// What is left of a datagram for addresses, beside numbers, flags and lengths.
+const ADDRESSES_LEN_MAX: usize = DATAGRAM_LEN_MAX - 256;
+
+/// A transaction that holds a slot.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Also the number of the first recipient's delivery.
+    number: u64,
+    channel: Channel,
+    message: u64,
+    recipients: Vec<u32>,
+    /// Which of them have no outcome yet.
+    open: Vec<bool>,
+    route: Option<Rc<Route>>,
+    /// Where qmail-auth says a recipient of a virtual domain goes.
+    target: Option<Target>,
+    slot: Option<Slot>,
+    sent: bool,
+    /// Its last answer came; only the writing of the results is missing.
+    over: bool,
+    feedback: Feedback,
+}
+
+impl<S: Spool> Engine<S> {
+    /// Fills the free slots of the channels whose worker is there.
+    pub(super) fn start_deliveries(&mut self) {
+        while self.up(Channel::Local)
+            && let Some(pick) = self.local.next()
+        {
+            self.start(Channel::Local, pick.message, pick.recipients, pick.slot, None);
+        }
+        while self.up(Channel::Remote)
+            && let Some(mut pick) = self.remote.next()
+        {
+            self.fit(&mut pick);
+            self.start(Channel::Remote, pick.message, pick.recipients, pick.slot, Some(pick.route));
+        }
+    }
+
+    fn up(&self, channel: Channel) -> bool {
+        self.up.get(at(channel)).copied().unwrap_or(false)
+    }
+
+    /// Shortens a transaction to what a datagram holds; the rest goes into the next one.
+    fn fit(&mut self, pick: &mut schedule::Pick<Rc<Route>>) {
+        let Some(active) = self.active.get(&pick.message) else { return };
+        let mut room = ADDRESSES_LEN_MAX.saturating_sub(active.envelope.sender.as_bytes().len()).saturating_sub(1024);
+        let fits = pick.recipients.iter().take_while(|recipient| {
+            let len = active.target(**recipient).map_or(0, |address| address.as_bytes().len()).saturating_add(4);
+            let fits = len <= room;
+            room = room.saturating_sub(len);
+            fits
+        });
+        let count = fits.count().max(1);
+        if count < pick.recipients.len() {
+            let rest = pick.recipients.split_off(count).into();
+            if let Some(site) = self.remote.key(&pick.slot).cloned() {
+                let work = Work {
+                    message: pick.message,
+                    route: Rc::clone(&pick.route),
+                    recipients: rest,
+                    batch_max: job::RECIPIENTS_MAX,
+                };
+                self.remote.push_front(active.lane, site, work);
+            }
+        }
+    }
+
+    fn start(&mut self, channel: Channel, message: u64, recipients: Vec<u32>, slot: Slot, route: Option<Rc<Route>>) {
+        let number = self.next_delivery;
+        let count = recipients.len();
+        self.next_delivery = number.saturating_add(count as u64);
+        if let Some(active) = self.active.get_mut(&message) {
+            active.queued = active.queued.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+            active.jobs = active.jobs.saturating_add(1);
+            for (recipient, delivery) in recipients.iter().zip(number..) {
+                let address = active.target(*recipient).map(Address::as_bytes).unwrap_or_default();
+                self.log.starting(delivery, message, channel, address);
+            }
+        }
+        self.log_status();
+        let open = vec![true; count];
+        let (target, sent, over, feedback) = (None, false, false, Feedback::Nothing);
+        let job = Job { number, channel, message, recipients, open, route, target, slot: Some(slot), sent, over, feedback };
+        self.jobs.insert(number, job);
+        self.advance(number);
+    }
+
+    /// Takes the next step towards sending a job.
+    fn advance(&mut self, number: u64) {
+        let Some(job) = self.jobs.get_mut(&number).filter(|job| !job.sent) else { return };
+        if let Some(Route::Nowhere(text)) = job.route.as_deref() {
+            let text: &'static str = text;
+            return self.answer_self(number, Verdict::Failure, text.as_bytes());
+        }
+        let Some(active) = self.active.get_mut(&job.message) else { return };
+        let first = job.recipients.first().copied().unwrap_or(0);
+        let is_virtual = active.recipients.get(first as usize).is_some_and(|recipient| recipient.is_virtual);
+        if job.channel == Channel::Local && is_virtual && job.target.is_none() {
+            let Some(address) = active.target(first) else { return };
+            match self.routes.get(address, self.now.boot) {
+                Some(target) => job.target = Some(target.clone()),
+                None => {
+                    if let Some(id) = self.routes.ask(address, number, self.now.boot) {
+                        self.out.push(Out::Route { id, address: address.clone() });
+                    }
+                    return;
+                }
+            }
+        }
+        match &mut active.body {
+            BodyState::Open(body) => {
+                let body = Arc::clone(body);
+                self.send(number, body);
+            }
+            BodyState::Asked(waiting) => waiting.push(number),
+            BodyState::Closed => {
+                active.body = BodyState::Asked(vec![number]);
+                let id = job.message;
+                self.open_body(id);
+            }
+        }
+    }
+
+    pub(super) fn open_body(&mut self, id: u64) {
+        let ticket = self.ticket(Ticket::Body);
+        self.spool.open_body(Self::id(id), ticket);
+    }
+
+    pub(super) fn body_open(&mut self, id: u64, fd: OwnedFd) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        let waiting = std::mem::replace(&mut active.body, BodyState::Open(Arc::new(fd)));
+        if active.closing {
+            return self.write_bounce(id);
+        }
+        if let BodyState::Asked(jobs) = waiting {
+            jobs.into_iter().for_each(|number| self.advance(number));
+        }
+    }
+
+    /// Never a reason to bounce: the recipients are deferred.
+    pub(super) fn body_failed(&mut self, id: u64, why: ReadFailure) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        let waiting = std::mem::replace(&mut active.body, BodyState::Closed);
+        if active.closing {
+            return self.write_bounce(id);
+        }
+        active.dying = false;
+        if why == ReadFailure::Damaged {
+            self.log.alert(&format!("msg {id} is damaged on the disk and cannot be delivered"));
+        }
+        if let BodyState::Asked(jobs) = waiting {
+            for number in jobs {
+                self.answer_self(number, Verdict::Deferral, b"The message cannot be read from the spool. (#4.3.0)\n");
+            }
+        }
+    }
+
+    /// qmail-auth says where a recipient goes.
+    pub fn routed(&mut self, id: u64, target: &Target) {
+        for number in self.routes.answer(id, target, self.now.boot) {
+            match target {
+                Target::Mailbox { .. } | Target::Forward { .. } => {
+                    if let Some(job) = self.jobs.get_mut(&number) {
+                        job.target = Some(target.clone());
+                    }
+                    self.advance(number);
+                }
+                Target::NoMailbox {} => {
+                    self.answer_self(number, Verdict::Failure, b"Sorry, no mailbox here by that name. (#5.1.1)\n");
+                }
+                Target::Temporary { text } => self.answer_self(number, Verdict::Deferral, ipc::clip(text)),
+            }
+        }
+    }
+
+    /// Questions to qmail-auth that were not answered in time.
+    pub fn give_up_questions(&mut self) {
+        for number in self.routes.overdue(self.now.boot) {
+            self.answer_self(number, Verdict::Deferral, b"The directory of mailboxes does not answer. (#4.3.0)\n");
+        }
+    }
+
+    /// Questions still open, for a new connection.
+    pub fn open_questions(&self) -> Vec<(u64, Address)> {
+        self.routes.open_questions().map(|(id, address)| (id, address.clone())).collect()
+    }
+
+    /// qmail-resolve names the site of a domain, or does not.
+    pub fn sited(&mut self, id: u64, answer: Option<(&[u8], u32)>) {
+        match answer {
+            Some((key, ttl_s)) => self.sites.answer(id, key, ttl_s, self.now.s),
+            None => self.sites.no_answer(id),
+        }
+    }
+
+    /// The connection to qmail-resolve is gone.
+    pub fn resolve_lost(&mut self) {
+        self.sites.forget_questions();
+    }
+
+    fn send(&mut self, number: u64, body: Arc<OwnedFd>) {
+        let message = self.job_message(number).and_then(|message| message.encode_bounded().ok());
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        let channel = job.channel;
+        let Some(datagram) = message else {
+            return self.answer_self(number, Verdict::Deferral, b"This alias has too many targets. (#4.3.5)\n");
+        };
+        job.sent = true;
+        if !self.up(channel) {
+            return self.lost(number);
+        }
+        self.out.push(Out::Job { channel, datagram, body });
+    }
+
+    fn job_message(&self, number: u64) -> Option<JobMessage> {
+        let job = self.jobs.get(&number)?;
+        let active = self.active.get(&job.message)?;
+        let message = job.message;
+        let first = *job.recipients.first()?;
+        let sender = self.sender_for(job.message, first)?;
+        if let Some(Route::To(route)) = job.route.as_deref() {
+            let recipients = job.recipients.iter().filter_map(|recipient| active.target(*recipient).cloned()).collect();
+            let (route, flags, size) = (route.clone(), active.envelope.flags, active.bytes);
+            return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size });
+        }
+        let recipient = active.target(first)?.clone();
+        Some(match &job.target {
+            None => JobMessage::System { number, message, sender, recipient },
+            Some(Target::Mailbox { domain, user, ext }) => {
+                let (domain, user, ext) = (domain.clone(), user.clone(), ext.clone());
+                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext }
+            }
+            Some(Target::Forward { domain, targets }) => {
+                let (domain, targets) = (domain.clone(), targets.clone());
+                JobMessage::Alias { number, message, sender, recipient, domain, targets }
+            }
+            Some(_) => return None,
+        })
+    }
+
+    /// The sender as this recipient's delivery shows it: a VERP sender names the recipient as its own sender knew it, without the
+    /// prefix of a virtual domain (qmail-family §3.6).
+    fn sender_for(&self, message: u64, recipient: u32) -> Option<Address> {
+        let active = self.active.get(&message)?;
+        let sender = &active.envelope.sender;
+        if !verp::is_verp(sender) {
+            return Some(sender.clone());
+        }
+        let known_as = self.settings.routing().without_prefix(active.target(recipient)?);
+        Some(verp::expand(sender, &Address::new(known_as).ok()?))
+    }
+
+    /// A worker answered. Numbers it was not given, outcomes it gave already and anything else it may make up change nothing.
+    pub fn answered(&mut self, channel: Channel, answer: job::Answer) {
+        let job::Answer::Done { number, outcomes, untried, last } = answer;
+        let sent = self.jobs.get(&number).is_some_and(|job| job.sent && !job.over && job.channel == channel);
+        if sent {
+            self.results(number, &outcomes, &untried, last);
+        }
+    }
+
+    /// The answer to a job that no worker needs to see.
+    fn answer_self(&mut self, number: u64, verdict: Verdict, text: &[u8]) {
+        let Some(job) = self.jobs.get_mut(&number).filter(|job| !job.sent) else { return };
+        job.sent = true;
+        let recipients = (0..).take(job.recipients.len());
+        let outcomes: Vec<Outcome> = recipients.map(|recipient| Outcome { recipient, verdict, text: text.into() }).collect();
+        self.results(number, &outcomes, &[], true);
+        if let Some(job) = self.jobs.get_mut(&number) {
+            job.feedback = Feedback::Nothing;
+        }
+    }
+
+    fn results(&mut self, number: u64, outcomes: &[Outcome], untried: &[u32], last: bool) {
+        let Some(mut job) = self.jobs.remove(&number) else { return };
+        let mut changes = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            if let Some(recipient) = take(&mut job, outcome.recipient) {
+                let delivery = number.saturating_add(outcome.recipient.into());
+                job.feedback = learn(job.feedback, outcome);
+                changes.extend(self.judge(&job, delivery, recipient, outcome.verdict, &outcome.text));
+            }
+        }
+        self.again(&mut job, untried);
+        if last {
+            for index in 0..u32::try_from(job.recipients.len()).unwrap_or(u32::MAX) {
+                if let Some(recipient) = take(&mut job, index) {
+                    self.log.mangled(number.saturating_add(index.into()));
+                    let text = b"The report of the delivery did not name this recipient. (#4.3.0)\n";
+                    changes.extend(self.defer(job.message, recipient, job.channel, text).1);
+                }
+            }
+        }
+        let message = job.message;
+        job.over = last;
+        self.jobs.insert(number, job);
+        self.write_results(number, message, changes, last);
+    }
+
+    /// What one outcome means: the log line and the change.
+    fn judge(&mut self, job: &Job, delivery: u64, recipient: u32, verdict: Verdict, text: &[u8]) -> Option<Change> {
+        match verdict {
+            Verdict::Success => {
+                self.counters.successes = self.counters.successes.saturating_add(1);
+                self.log.delivery(delivery, LogResult::Success, text);
+                self.active.get_mut(&job.message)?.delivered(recipient)
+            }
+            Verdict::Failure => {
+                self.counters.failures = self.counters.failures.saturating_add(1);
+                self.log.delivery(delivery, LogResult::Failure, text);
+                self.active.get_mut(&job.message)?.refused(recipient, text)
+            }
+            Verdict::Deferral => {
+                let (text, change) = self.defer(job.message, recipient, job.channel, text);
+                let result = if matches!(change, Some(Change { state: spool::RecipientState::Failed { .. }, .. })) {
+                    LogResult::Failure
+                } else {
+                    LogResult::Deferral
+                };
+                self.log.delivery(delivery, result, &text);
+                change
+            }
+        }
+    }
+
+    /// Not now; never again, if the message has had its time. Returns the text that tells so.
+    fn defer(&mut self, message: u64, recipient: u32, channel: Channel, text: &[u8]) -> (Vec<u8>, Option<Change>) {
+        let Some(active) = self.active.get_mut(&message) else { return (text.to_vec(), None) };
+        if active.dying {
+            self.counters.failures = self.counters.failures.saturating_add(1);
+            let room = ipc::TEXT_LEN_MAX.saturating_sub(TOO_LONG_IN_QUEUE.len()).saturating_sub(1);
+            let said = text.get(..room.min(text.len())).unwrap_or_default();
+            let line_end: &[u8] = if said.is_empty() || said.ends_with(b"\n") { b"" } else { b"\n" };
+            let text = [said, line_end, TOO_LONG_IN_QUEUE].concat();
+            let change = active.refused(recipient, &text);
+            return (text, change);
+        }
+        self.counters.deferrals = self.counters.deferrals.saturating_add(1);
+        (text.to_vec(), active.deferred(recipient, text, channel, self.now.s))
+    }
+
+    /// Recipients whose transaction was full: into the next one, at once.
+    fn again(&mut self, job: &mut Job, untried: &[u32]) {
+        let mut recipients = std::collections::VecDeque::new();
+        for index in untried {
+            if let Some(recipient) = take(job, *index) {
+                let delivery = job.number.saturating_add((*index).into());
+                self.log.delivery(delivery, LogResult::Deferral, b"This transaction was full; the next one follows.\n");
+                recipients.push_back(recipient);
+            }
+        }
+        let Some(active) = self.active.get_mut(&job.message).filter(|_| !recipients.is_empty()) else { return };
+        let site = job.slot.as_ref().and_then(|slot| self.remote.key(slot).cloned());
+        // A transaction that took nobody says nothing about the next one: do not try that without a pause.
+        let took_some = job.feedback != Feedback::Nothing;
+        match (site, &job.route) {
+            (Some(site), Some(route)) if job.channel == Channel::Remote && took_some => {
+                active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
+                let batch_max = if verp::is_verp(&active.envelope.sender) { 1 } else { job::RECIPIENTS_MAX };
+                let work = Work { message: job.message, route: Rc::clone(route), recipients, batch_max };
+                self.remote.push_front(active.lane, site, work);
+            }
+            _ => {
+                let due_s = self.now.s.saturating_add(LOST_PAUSE_S);
+                recipients.into_iter().for_each(|recipient| active.put_off(recipient, due_s));
+            }
+        }
+    }
+
+    /// Results go to the spool; when they were the last ones of a message without failures, its end says it all.
+    fn write_results(&mut self, number: u64, message: u64, changes: Vec<Change>, last: bool) {
+        let Some(active) = self.active.get_mut(&message) else { return };
+        self.backlog.set_pending(message, active.pending);
+        let ends = last && active.pending == 0 && active.failed == 0 && active.queued == 0 && active.jobs == 1;
+        if ends {
+            active.closing = true;
+            let ticket = self.ticket(Ticket::Result { number, last, ends });
+            self.spool.end(Self::id(message), ticket);
+        } else if !changes.is_empty() {
+            let outlook = active.outlook(self.now.s);
+            let ticket = self.ticket(Ticket::Result { number, last, ends });
+            self.spool.progress(Self::id(message), changes, outlook, ticket);
+        } else if last {
+            self.result_written(number, true, false);
+        }
+    }
+
+    /// The slot of a job is free.
+    pub(super) fn result_written(&mut self, number: u64, last: bool, ends: bool) {
+        if !last {
+            return;
+        }
+        let Some(mut job) = self.jobs.remove(&number) else { return };
+        let message = job.message;
+        if let Some(slot) = job.slot.take() {
+            self.free(job.channel, slot, job.feedback);
+        }
+        self.log_status();
+        if let Some(active) = self.active.get_mut(&message) {
+            active.jobs = active.jobs.saturating_sub(1);
+        }
+        if ends {
+            self.ended(message);
+        } else {
+            self.settle(message);
+        }
+    }
+
+    fn free(&mut self, channel: Channel, slot: Slot, feedback: Feedback) {
+        if channel == Channel::Local {
+            let _ = self.local.done(slot, feedback, self.now.s);
+            return;
+        }
+        let site = self.remote.key(&slot).cloned();
+        let homeless = self.remote.done(slot, feedback, self.now.s);
+        for work in homeless {
+            let recipients: Vec<u32> = work.recipients.into();
+            if let Some(active) = self.active.get_mut(&work.message) {
+                active.queued = active.queued.saturating_sub(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
+            }
+            self.leave_alone(work.message, recipients);
+            self.settle(work.message);
+        }
+        if let Some(site) = site {
+            self.unpark(&site);
+        }
+    }
+
+    /// Recipients of a message that has had its time fail without another attempt of their own.
+    pub(super) fn give_up(&mut self, message: u64, recipients: &[u32], text: &[u8]) {
+        let mut changes = Vec::new();
+        for recipient in recipients {
+            let delivery = self.next_delivery;
+            self.next_delivery = delivery.saturating_add(1);
+            let address = self.active.get(&message).and_then(|active| active.target(*recipient)).cloned().unwrap_or_default();
+            self.log.starting(delivery, message, Channel::Remote, address.as_bytes());
+            let (text, change) = self.defer(message, *recipient, Channel::Remote, text);
+            self.log.delivery(delivery, LogResult::Failure, &text);
+            changes.extend(change);
+        }
+        let Some(active) = self.active.get(&message) else { return };
+        // Nothing waits for this record: the bounce that follows comes after it in the spool.
+        let (outlook, ticket) = (active.outlook(self.now.s), self.next_ticket);
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.spool.progress(Self::id(message), changes, outlook, ticket);
+    }
+
+    /// A worker's connection is there.
+    pub fn connected(&mut self, channel: Channel) {
+        if let Some(up) = self.up.get_mut(at(channel)) {
+            *up = true;
+        }
+    }
+
+    /// A worker's connection is gone: what it had is deferred, for a short while and without a mark against anybody.
+    pub fn disconnected(&mut self, channel: Channel) {
+        if let Some(up) = self.up.get_mut(at(channel)) {
+            *up = false;
+        }
+        let ran = |job: &&Job| job.channel == channel && job.sent && !job.over;
+        let numbers: Vec<u64> = self.jobs.values().filter(ran).map(|job| job.number).collect();
+        numbers.into_iter().for_each(|number| self.lost(number));
+    }
+
+    fn lost(&mut self, number: u64) {
+        let Some(mut job) = self.jobs.remove(&number) else { return };
+        let due_s = self.now.s.saturating_add(LOST_PAUSE_S);
+        let text: &[u8] = match job.channel {
+            Channel::Local => b"Connection to qmail-lspawn lost. (#4.3.0)\n",
+            Channel::Remote => b"Connection to qmail-remote lost. (#4.3.0)\n",
+        };
+        for index in 0..u32::try_from(job.recipients.len()).unwrap_or(u32::MAX) {
+            if let Some(recipient) = take(&mut job, index) {
+                self.log.delivery(number.saturating_add(index.into()), LogResult::Deferral, text);
+                if let Some(active) = self.active.get_mut(&job.message) {
+                    active.put_off(recipient, due_s);
+                }
+            }
+        }
+        (job.over, job.feedback) = (true, Feedback::Nothing);
+        self.jobs.insert(number, job);
+        self.result_written(number, true, false);
+    }
+}
+
+/// A recipient of a job that has no outcome yet; it counts as having one from now on.
+fn take(job: &mut Job, index: u32) -> Option<u32> {
+    let open = job.open.get_mut(index as usize)?;
+    if !std::mem::take(open) {
+        return None;
+    }
+    job.recipients.get(index as usize).copied()
+}
+
+/// What the outcomes of a transaction say about its site: one that took or refused somebody is well; one where all were deferred
+/// is slow, or down if the report's status code says so (RFC 3463 §3.5: X.4.X, network and routing).
+fn learn(so_far: Feedback, outcome: &Outcome) -> Feedback {
+    let is_network = || outcome.text.windows(4).any(|window| window == b"#4.4");
+    match (so_far, outcome.verdict) {
+        (Feedback::Success, _) | (_, Verdict::Success | Verdict::Failure) => Feedback::Success,
+        (Feedback::Deferred, _) => Feedback::Deferred,
+        (Feedback::Down | Feedback::Nothing, Verdict::Deferral) if is_network() => Feedback::Down,
+        (Feedback::Down | Feedback::Nothing, Verdict::Deferral) => Feedback::Deferred,
+    }
+}

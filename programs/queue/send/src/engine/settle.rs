@@ -1,0 +1,159 @@
+//! What becomes of a message when nothing of it is under way: rest until the next attempt, a bounce, or its end.
+
+use message::bounce::Decision;
+use spool::{Body, Envelope, Log as Spool, RecipientState};
+use wire::Address;
+
+use crate::active::{Active, BodyState, Wish};
+use crate::bounce::{Failed, Order, Written};
+
+use super::{Engine, Out, Ticket, lane_at};
+
+/// A bounce that could not be written or queued is tried again after that.
+const BOUNCE_PAUSE_S: u64 = 60;
+
+impl<S: Spool> Engine<S> {
+    /// Looks at a message that may have nothing under way any more.
+    pub(super) fn settle(&mut self, id: u64) {
+        let Some(active) = self.active.get_mut(&id).filter(|active| active.is_idle()) else { return };
+        let (pending, failed, wish) = (active.pending, active.failed, active.wish);
+        if wish == Wish::Remove || pending == 0 && failed == 0 {
+            active.closing = true;
+            self.end(id);
+        } else if wish == Wish::Hold {
+            self.forget(id);
+            self.backlog.hold(id);
+        } else if pending == 0 {
+            self.bounce(id);
+        } else {
+            // Every pending recipient was deferred or put off; if one were not, it would be due now.
+            let due_s = if active.next_due_s == u64::MAX { self.now.s } else { active.next_due_s };
+            self.forget(id);
+            self.backlog.set_pending(id, pending);
+            self.backlog.rest(id, due_s);
+        }
+    }
+
+    pub(super) fn end(&mut self, id: u64) {
+        let ticket = self.ticket(Ticket::End { id });
+        self.spool.end(Self::id(id), ticket);
+    }
+
+    /// The message is no longer in the spool.
+    pub(super) fn ended(&mut self, id: u64) {
+        self.log.end_msg(id);
+        self.forget(id);
+        self.backlog.remove(id);
+        self.removed(id);
+    }
+
+    /// Frees the memory of a message that is at rest again or gone; its body is closed.
+    pub(super) fn forget(&mut self, id: u64) {
+        let Some(active) = self.active.remove(&id) else { return };
+        self.recipients_active = self.recipients_active.saturating_sub(active.recipients.len());
+        if let Some(count) = self.active_of.get_mut(lane_at(active.lane)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn bounce(&mut self, id: u64) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        active.closing = true;
+        match Decision::of(&active.envelope.sender, self.settings.doublebounce_to()) {
+            Decision::DiscardTriple => {
+                self.log.triple_bounce(id);
+                return self.end(id);
+            }
+            Decision::DiscardDouble => {
+                self.log.double_bounce_discarded(id);
+                return self.end(id);
+            }
+            Decision::Bounce { .. } | Decision::DoubleBounce { .. } => {}
+        }
+        match active.body {
+            BodyState::Open(_) => self.write_bounce(id),
+            BodyState::Asked(_) => {}
+            BodyState::Closed => {
+                active.body = BodyState::Asked(Vec::new());
+                self.open_body(id);
+            }
+        }
+    }
+
+    /// Has the bounce written, with what of the original can be read.
+    pub(super) fn write_bounce(&mut self, id: u64) {
+        let Some(active) = self.active.get(&id) else { return };
+        let original = match &active.body {
+            BodyState::Open(body) => Some(std::sync::Arc::clone(body)),
+            BodyState::Asked(_) | BodyState::Closed => None,
+        };
+        let failed = active.recipients.iter().enumerate();
+        let failed = failed.filter_map(|(at, recipient)| match &recipient.state {
+            RecipientState::Failed { reply } => Some(Failed { recipient: self.known_as(active, at), report: reply.clone() }),
+            _ => None,
+        });
+        let order = Order {
+            message: id,
+            decision: Decision::of(&active.envelope.sender, self.settings.doublebounce_to()),
+            sender: active.envelope.sender.clone(),
+            arrival_s: active.envelope.arrival_s,
+            flags: active.envelope.flags,
+            len: active.bytes,
+            failed: failed.collect(),
+            original,
+            bouncefrom: self.settings.bouncefrom().to_vec(),
+            bouncehost: self.settings.bouncehost().clone(),
+            copy_len_max: self.settings.bouncemaxbytes(),
+            now_s: self.now.s,
+            pid: self.identity.pid,
+            side: None,
+        };
+        self.out.push(Out::Bounce(Box::new(order)));
+    }
+
+    /// A recipient as the sender of the message knew it.
+    fn known_as(&self, active: &Active, at: usize) -> Address {
+        let Some(given) = active.envelope.recipients.get(at) else { return Address::null() };
+        let Ok(routed) = self.settings.routing().rewrite(given) else { return given.clone() };
+        Address::new(self.settings.routing().without_prefix(routed.address())).unwrap_or_else(|_| given.clone())
+    }
+
+    /// A bounce was written, or could not be.
+    pub fn bounced(&mut self, order: Order, written: std::io::Result<Written>) {
+        let of = order.message;
+        if !self.active.contains_key(&of) {
+            return;
+        }
+        let written = match written {
+            Ok(Written::NeedsSide) => {
+                let side = Some(self.spool.side_file());
+                return self.out.push(Out::Bounce(Box::new(Order { side, ..order })));
+            }
+            Ok(written) => written,
+            Err(error) => return self.bounce_failed(of, &error.to_string()),
+        };
+        let Some((sender, to)) = order.decision.envelope() else { return };
+        let (body, bytes) = match written {
+            Written::Small(body) => (Body::Inline(body.clone()), body.len() as u64),
+            Written::Large(side, bytes) => (Body::Side(side), bytes),
+            Written::NeedsSide => return,
+        };
+        let envelope = Envelope {
+            sender,
+            recipients: vec![to.clone()],
+            arrival_s: self.now.s,
+            uid: self.identity.uid,
+            pid: self.identity.pid,
+            flags: order.flags,
+        };
+        let ticket = self.ticket(Ticket::Bounce { of, envelope: envelope.clone(), bytes });
+        self.spool.bounce_and_end(envelope, body, Self::id(of), ticket);
+    }
+
+    /// The failures stay in the spool; the bounce is made again later.
+    pub(super) fn bounce_failed(&mut self, id: u64, why: &str) {
+        self.log.warning(&format!("unable to bounce msg {id}: {why}; will try again"));
+        self.forget(id);
+        self.backlog.rest(id, self.now.s.saturating_add(BOUNCE_PAUSE_S));
+    }
+}

@@ -1,0 +1,619 @@
+//! The process: descriptors from qmail-start, sandbox, and one loop over everything that qmail-send waits for.
+//!
+//! The loop never touches the spool's files; that is what the spool's threads and the bounce writer are for. Each turn reads what is
+//! there, within bounds for each connection, hands it to the engine, does what the engine wants done and writes the log once.
+
+mod events;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use control::Root;
+use ipc::admin::{QueueAnswer, QueueRequest};
+use ipc::{DATAGRAM_LEN_MAX, Message as _};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::Signal;
+use sandbox::Socket;
+use schedule::Channel;
+use spool::{Log as Spool, SideBody};
+use sys::inherited::Inherited;
+use sys::signal::Signals;
+use sys::{Received, Seqpacket};
+
+use crate::bounce::Writer;
+use crate::clients::Clients;
+use crate::engine::{Engine, Identity, Now, Out};
+use crate::links::{Heard, Link};
+use crate::settings::Settings;
+use crate::submission::{Budget, Step, Surroundings, temporary};
+use events::{Event, Events, Source};
+
+/// qmail's exit code for "temporary".
+const TEMPORARY: u8 = 111;
+/// Deliveries that run may end within this time before the process does.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Datagrams taken from one connection in a turn, so that none keeps the others waiting.
+const DATAGRAMS_TURN: usize = 16;
+/// Connections taken in a turn.
+const ADMISSIONS_TURN: usize = 64;
+/// How often silent connections are looked for, and how often a full log is tried again.
+const SWEEP: Duration = Duration::from_secs(10);
+const LOG_PAUSE: Duration = Duration::from_millis(50);
+/// Rounds of doing what the engine wants before input is looked at again.
+const ROUNDS_TURN: usize = 8;
+
+/// The descriptors that the process was given.
+pub struct Doors {
+    pub lifeline: OwnedFd,
+    /// run/qmail.
+    pub run: OwnedFd,
+    pub queue: OwnedFd,
+    pub inject: OwnedFd,
+    pub admin: OwnedFd,
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("alert: cannot start: {text}");
+            ExitCode::from(TEMPORARY)
+        }
+    }
+}
+
+fn start() -> Result<(), String> {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if args.first().is_none_or(|first| first != "--service") {
+        return Err("qmail-send is started by qmail-start; use qmail start".to_owned());
+    }
+    let root = Root::from_args(&mut args).map_err(|error| error.to_string())?;
+    let text = |error: io::Error| error.to_string();
+    let mut inherited = Inherited::take().map_err(text)?;
+    let doors = Doors {
+        lifeline: inherited.one("lifeline").map_err(text)?,
+        run: inherited.one("run").map_err(text)?,
+        queue: inherited.one(&format!("serve:{}", Socket::Queue.name())).map_err(text)?,
+        inject: inherited.one(&format!("serve:{}", Socket::Inject.name())).map_err(text)?,
+        admin: inherited.one(&format!("serve:{}", Socket::AdminSend.name())).map_err(text)?,
+    };
+    let settings = Settings::read(&root).map_err(|error| error.to_string())?;
+    let ids = root.ids().map_err(|error| error.to_string())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let spool_dir = rustix::fs::open(root.spool(), flags, Mode::empty());
+    let spool_dir = spool_dir.map_err(|errno| format!("{}: {errno}", root.spool().display()))?;
+    let signals = Signals::new(&[Signal::HUP, Signal::ALARM, Signal::TERM, Signal::INT]).map_err(text)?;
+    if let Some(confinement) = sandbox::process("qmail-send").and_then(|process| process.confinement.as_ref()) {
+        sandbox::enter(confinement, root.path(), &[]).map_err(text)?;
+    }
+    let (spool, living) = spool::Spool::open(spool_dir, spool::Options::default()).map_err(|error| error.to_string())?;
+    let identity = Identity { uid: rustix::process::geteuid().as_raw(), pid: std::process::id() };
+    let engine = Engine::new(spool, living, settings, identity, now());
+    let mut service = Service::new(engine, doors, Clients::new(ids)).map_err(text)?;
+    inherited.ready().map_err(text)?;
+    service.run(Some(&signals), &mut LogWriter::stderr()).map_err(text)
+}
+
+fn now() -> Now {
+    Now { s: sys::clock::unix_s(), boot: sys::clock::boottime() }
+}
+
+/// Where the log goes.
+pub struct LogWriter(Box<dyn FnMut(&[u8]) -> usize>);
+
+impl LogWriter {
+    /// Standard error. A pipe is written without waiting: mail goes on when nobody reads.
+    #[must_use]
+    pub fn stderr() -> Self {
+        let stderr = io::stderr();
+        let fd = stderr.as_fd();
+        let is_pipe = rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        if is_pipe && let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
+            let _ = rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK);
+        }
+        Self::new(|bytes| match rustix::io::write(io::stderr(), bytes) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+            // Nobody will ever read it.
+            Err(_) => bytes.len(),
+        })
+    }
+
+    /// `write` says how many bytes it took.
+    #[must_use]
+    pub fn new(write: impl FnMut(&[u8]) -> usize + 'static) -> Self {
+        Self(Box::new(write))
+    }
+}
+
+/// See the module.
+pub struct Service<S> {
+    engine: Engine<S>,
+    doors: Doors,
+    clients: Clients,
+    events: Events,
+    lspawn: Link,
+    remote: Link,
+    auth: Link,
+    resolve: Link,
+    writer: Writer,
+    budget: Budget,
+    buf: Box<[u8]>,
+    /// Which client waits for which side file.
+    behind: Vec<(u64, u64)>,
+    swept: Duration,
+    stop_at: Option<Duration>,
+}
+
+/// What a submission needs, borrowed from the service.
+struct Around<'a, S> {
+    budget: &'a mut Budget,
+    engine: &'a mut Engine<S>,
+    now_s: u64,
+}
+
+impl<S: Spool> Surroundings for Around<'_, S> {
+    fn budget(&mut self) -> &mut Budget {
+        self.budget
+    }
+    fn side_file(&mut self) -> SideBody {
+        self.engine.spool().side_file()
+    }
+    fn now_s(&self) -> u64 {
+        self.now_s
+    }
+}
+
+impl<S: Spool> Service<S> {
+    /// For a process (or a test) that holds the listening sockets.
+    ///
+    /// # Errors
+    /// Out of descriptors or threads; temporary.
+    pub fn with_ids(engine: Engine<S>, doors: Doors, ids: users::Ids) -> io::Result<Self> {
+        Self::new(engine, doors, Clients::new(ids))
+    }
+
+    fn new(mut engine: Engine<S>, doors: Doors, clients: Clients) -> io::Result<Self> {
+        let events = Events::new()?;
+        events.add(&doors.lifeline, Source::Lifeline)?;
+        events.add(&doors.queue, Source::Door(Socket::Queue))?;
+        events.add(&doors.inject, Source::Door(Socket::Inject))?;
+        events.add(&doors.admin, Source::Door(Socket::AdminSend))?;
+        events.add(engine.spool().wake_fd(), Source::Spool)?;
+        let writer = Writer::start()?;
+        events.add(writer.wake(), Source::Writer)?;
+        Ok(Self {
+            engine,
+            doors,
+            clients,
+            events,
+            lspawn: Link::new(Socket::Lspawn),
+            remote: Link::new(Socket::Remote),
+            auth: Link::new(Socket::Auth),
+            resolve: Link::new(Socket::Resolve),
+            writer,
+            budget: Budget::default(),
+            buf: vec![0; DATAGRAM_LEN_MAX].into(),
+            behind: Vec::new(),
+            swept: Duration::ZERO,
+            stop_at: None,
+        })
+    }
+
+    /// Serves until the lifeline ends or SIGTERM comes, then lets running deliveries end and returns.
+    ///
+    /// # Errors
+    /// epoll does not work; temporary.
+    pub fn run(&mut self, signals: Option<&Signals>, log: &mut LogWriter) -> io::Result<()> {
+        if let Some(signals) = signals {
+            self.events.add(signals, Source::Signals)?;
+        }
+        self.engine.set_now(now());
+        self.act();
+        self.engine.log.flush(&mut log.0);
+        loop {
+            let events = self.events.wait(self.timeout())?;
+            self.engine.set_now(now());
+            for event in events {
+                self.event(event, signals);
+            }
+            self.engine.completions();
+            self.act();
+            let now = now().boot;
+            self.sweep(now);
+            if self.stop_at.is_some_and(|stop_at| now >= stop_at || self.engine.is_quiet()) {
+                self.engine.log.exiting();
+                self.engine.log.flush(&mut log.0);
+                return Ok(());
+            }
+            self.engine.log.flush(&mut log.0);
+        }
+    }
+
+    fn event(&mut self, event: Event, signals: Option<&Signals>) {
+        match event.source {
+            Source::Lifeline => {
+                self.events.remove(&self.doors.lifeline);
+                self.drain();
+            }
+            Source::Signals => self.on_signals(signals),
+            Source::Door(door) => self.on_door(door),
+            Source::Spool => {}
+            Source::Writer => {
+                for (order, written) in self.writer.take().collect::<Vec<_>>() {
+                    self.engine.bounced(order, written);
+                }
+            }
+            Source::Link(to) => self.on_link(to, event.writable),
+            Source::Client(number) => self.on_client(number, event.hung_up),
+        }
+    }
+
+    fn on_signals(&mut self, signals: Option<&Signals>) {
+        while let Some(signal) = signals.and_then(Signals::next) {
+            match signal {
+                Signal::HUP => self.engine.reread(),
+                Signal::ALARM => {
+                    self.engine.retry_all();
+                }
+                _ => self.drain(),
+            }
+        }
+    }
+
+    /// No new deliveries and no new messages; those under way get their answer.
+    fn drain(&mut self) {
+        if self.stop_at.is_some() {
+            return;
+        }
+        self.stop_at = Some(sys::clock::boottime().saturating_add(DRAIN));
+        self.engine.stop();
+        for door in [&self.doors.queue, &self.doors.inject, &self.doors.admin] {
+            self.events.remove(door);
+        }
+        let idle = |client: &crate::clients::Client| match &client.kind {
+            crate::clients::Kind::Queue(submission) | crate::clients::Kind::Inject(submission) => submission.is_idle(),
+            crate::clients::Kind::Admin => false,
+        };
+        self.clients.numbers(idle).into_iter().for_each(|number| self.close(number));
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let now = now().boot;
+        let until = |at: Duration| at.saturating_sub(now);
+        let links =
+            [&self.lspawn, &self.remote, &self.auth, &self.resolve].into_iter().filter_map(|link| link.try_at().map(until));
+        let sweep = (!self.clients.is_empty()).then_some(SWEEP);
+        let log = (!self.engine.log.is_empty()).then_some(LOG_PAUSE);
+        let times = links.chain(self.engine.wait()).chain(sweep).chain(log).chain(self.stop_at.map(until));
+        // A millisecond more, so that the time has come when we wake.
+        times.min().map(|time| time.saturating_add(Duration::from_millis(u64::from(!time.is_zero()))))
+    }
+
+    // Connections.
+
+    fn on_door(&mut self, door: Socket) {
+        let listener = match door {
+            Socket::Queue => &self.doors.queue,
+            Socket::Inject => &self.doors.inject,
+            _ => &self.doors.admin,
+        };
+        let now = sys::clock::boottime();
+        for _ in 0..ADMISSIONS_TURN {
+            let Ok(socket) = sys::seqpacket::accept(listener.as_fd()) else { return };
+            match self.clients.admit(door, socket, now) {
+                Ok(number) => {
+                    let added = self.clients.get(number).map(|client| self.events.add(&client.socket, Source::Client(number)));
+                    if !matches!(added, Some(Ok(()))) {
+                        self.clients.remove(number);
+                    }
+                }
+                Err((socket, text)) => turn_away(door, &socket, text),
+            }
+        }
+    }
+
+    fn on_client(&mut self, number: u64, hung_up: bool) {
+        let Some(client) = self.clients.get(number) else { return };
+        if client.paused {
+            if hung_up {
+                self.close(number);
+            }
+            return;
+        }
+        client.heard = sys::clock::boottime();
+        for _ in 0..DATAGRAMS_TURN {
+            let Some(client) = self.clients.get(number).filter(|client| !client.paused) else { return };
+            match client.socket.recv(&mut self.buf) {
+                Ok(Received::Datagram(len, _)) => self.datagram(number, len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(Received::End) | Err(_) => return self.close(number),
+            }
+        }
+    }
+
+    fn datagram(&mut self, number: u64, len: usize) {
+        let Some(client) = self.clients.get(number) else { return };
+        let datagram = self.buf.get(..len).unwrap_or_default();
+        let Some(submission) = client.submission() else {
+            match QueueRequest::decode(datagram) {
+                Ok(request) => self.engine.admin(number, &request),
+                Err(_) => self.close(number),
+            }
+            return;
+        };
+        let mut around = Around { budget: &mut self.budget, engine: &mut self.engine, now_s: sys::clock::unix_s() };
+        match submission.datagram(datagram, &mut around) {
+            Ok(Step::More) => {
+                if let Some(side) = submission.behind() {
+                    client.paused = true;
+                    let _ = self.events.want(&client.socket, Source::Client(number), false, false);
+                    self.behind.push((side, number));
+                }
+            }
+            Ok(Step::Commit(submitted)) => {
+                let who = submission.who();
+                self.engine.submitted(number, who, *submitted);
+            }
+            Ok(Step::Refuse(answer)) => {
+                if client.socket.send(&answer.encode()).is_err() {
+                    self.close(number);
+                }
+            }
+            Err(_) => self.close(number),
+        }
+    }
+
+    fn close(&mut self, number: u64) {
+        self.behind.retain(|(_, client)| *client != number);
+        self.engine.admin_gone(number);
+        if let Some(client) = self.clients.remove(number) {
+            match client.kind {
+                crate::clients::Kind::Queue(submission) | crate::clients::Kind::Inject(submission) => {
+                    submission.abandon(&mut self.budget);
+                }
+                crate::clients::Kind::Admin => {}
+            }
+        }
+    }
+
+    fn sweep(&mut self, now: Duration) {
+        if now.saturating_sub(self.swept) < SWEEP {
+            return;
+        }
+        self.swept = now;
+        self.clients.numbers(|client| client.is_stale(now)).into_iter().for_each(|number| self.close(number));
+    }
+
+    // Links.
+
+    fn link(&mut self, to: Socket) -> &mut Link {
+        match to {
+            Socket::Lspawn => &mut self.lspawn,
+            Socket::Remote => &mut self.remote,
+            Socket::Auth => &mut self.auth,
+            _ => &mut self.resolve,
+        }
+    }
+
+    fn connect(&mut self) {
+        let now = now().boot;
+        for to in [Socket::Lspawn, Socket::Remote, Socket::Auth, Socket::Resolve] {
+            let link = match to {
+                Socket::Lspawn => &mut self.lspawn,
+                Socket::Remote => &mut self.remote,
+                Socket::Auth => &mut self.auth,
+                _ => &mut self.resolve,
+            };
+            if !link.connect(self.doors.run.as_fd(), now) {
+                continue;
+            }
+            if !link.fd().is_some_and(|fd| self.events.add(fd, Source::Link(to)).is_ok()) {
+                link.close(now);
+                continue;
+            }
+            self.connected(to);
+        }
+    }
+
+    fn connected(&mut self, to: Socket) {
+        match to {
+            Socket::Lspawn => self.engine.connected(Channel::Local),
+            Socket::Remote => self.engine.connected(Channel::Remote),
+            Socket::Auth => {
+                for (id, address) in self.engine.open_questions() {
+                    self.auth.send(ipc::auth::Request::Route { id, address }.encode(), None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lost(&mut self, to: Socket) {
+        let now = now().boot;
+        self.link(to).close(now);
+        match to {
+            Socket::Lspawn => self.engine.disconnected(Channel::Local),
+            Socket::Remote => self.engine.disconnected(Channel::Remote),
+            Socket::Resolve => self.engine.resolve_lost(),
+            _ => {}
+        }
+    }
+
+    fn on_link(&mut self, to: Socket, writable: bool) {
+        if writable {
+            self.flush(to);
+        }
+        for _ in 0..DATAGRAMS_TURN {
+            let mut buf = std::mem::take(&mut self.buf);
+            let heard = self.link(to).recv(&mut buf);
+            let understood = match &heard {
+                Heard::Datagram(len) => self.answer(to, buf.get(..*len).unwrap_or_default()),
+                Heard::Nothing | Heard::Lost => true,
+            };
+            self.buf = buf;
+            match heard {
+                Heard::Datagram(_) if understood => {}
+                Heard::Nothing => return,
+                Heard::Datagram(_) | Heard::Lost => return self.lost(to),
+            }
+        }
+    }
+
+    /// False if it is no answer at all: the connection is made anew.
+    fn answer(&mut self, to: Socket, datagram: &[u8]) -> bool {
+        match to {
+            Socket::Lspawn | Socket::Remote => {
+                let channel = if to == Socket::Lspawn { Channel::Local } else { Channel::Remote };
+                ipc::job::Answer::decode(datagram).map(|answer| self.engine.answered(channel, answer)).is_ok()
+            }
+            Socket::Auth => match ipc::auth::Answer::decode(datagram) {
+                Ok(ipc::auth::Answer::Route { id, target }) => {
+                    self.engine.routed(id, &target);
+                    true
+                }
+                Ok(ipc::auth::Answer::Unavailable { id, text }) => {
+                    self.engine.routed(id, &ipc::auth::Target::Temporary { text });
+                    true
+                }
+                Ok(_) => true,
+                Err(_) => false,
+            },
+            _ => match ipc::resolve::Answer::decode(datagram) {
+                Ok(answer) => {
+                    self.site_answer(&answer);
+                    true
+                }
+                Err(_) => false,
+            },
+        }
+    }
+
+    fn site_answer(&mut self, answer: &ipc::resolve::Answer) {
+        use ipc::resolve::Answer;
+        match answer {
+            Answer::Site { id, key, ttl_s } => self.engine.sited(*id, Some((key, *ttl_s))),
+            Answer::Hosts { id, .. } | Answer::NullMx { id, .. } | Answer::NoHost { id, .. } | Answer::Temporary { id, .. } => {
+                self.engine.sited(*id, None);
+            }
+        }
+    }
+
+    fn flush(&mut self, to: Socket) {
+        let link = match to {
+            Socket::Lspawn => &mut self.lspawn,
+            Socket::Remote => &mut self.remote,
+            Socket::Auth => &mut self.auth,
+            _ => &mut self.resolve,
+        };
+        if link.flush().is_err() {
+            return self.lost(to);
+        }
+        if let Some(fd) = link.fd() {
+            let _ = self.events.want(fd, Source::Link(to), true, link.has_waiting());
+        }
+    }
+
+    // What the engine wants.
+
+    fn act(&mut self) {
+        for _ in 0..ROUNDS_TURN {
+            self.connect();
+            self.engine.give_up_questions();
+            self.engine.turn();
+            let out = std::mem::take(&mut self.engine.out);
+            if out.is_empty() {
+                return;
+            }
+            let mut touched = Touched::default();
+            for out in out {
+                self.out(out, &mut touched);
+            }
+            for to in touched.links() {
+                self.flush(to);
+            }
+            self.engine.completions();
+        }
+    }
+
+    fn out(&mut self, out: Out, touched: &mut Touched) {
+        match out {
+            Out::Reply { client, answer } => self.reply(client, &answer),
+            Out::Admin { client, answer } => self.admin_reply(client, &answer),
+            Out::Job { channel, datagram, body } => {
+                let link = if channel == Channel::Local { &mut self.lspawn } else { &mut self.remote };
+                link.send(datagram, Some(body));
+                touched.jobs = true;
+            }
+            Out::Route { id, address } => {
+                self.auth.send(ipc::auth::Request::Route { id, address }.encode(), None);
+                touched.questions = true;
+            }
+            Out::Site { id, domain } => {
+                self.resolve.send(ipc::resolve::Request::Site { id, domain }.encode(), None);
+                touched.questions = true;
+            }
+            Out::Bounce(order) => self.writer.order(*order),
+            Out::Drained { side } => self.resume(side),
+            Out::GiveBack { bytes } => self.budget.give_back(bytes),
+        }
+    }
+
+    fn reply(&mut self, number: u64, answer: &ipc::queue::Answer) {
+        let Some(client) = self.clients.get(number) else { return };
+        let sent = client.socket.send(&answer.encode());
+        if let Some(submission) = client.submission() {
+            submission.answered();
+        }
+        // A client that does not read its answer, or one we drain, is not served further.
+        if sent.is_err() || self.stop_at.is_some() {
+            self.close(number);
+        }
+    }
+
+    fn admin_reply(&mut self, number: u64, answer: &QueueAnswer) {
+        let Some(client) = self.clients.get(number) else { return };
+        // The few datagrams of an answer fit the socket unless nobody reads them.
+        if client.socket.send(&answer.encode()).is_err() {
+            self.close(number);
+        }
+    }
+
+    fn resume(&mut self, side: u64) {
+        let Some(at) = self.behind.iter().position(|(behind, _)| *behind == side) else { return };
+        let (_, number) = self.behind.swap_remove(at);
+        if let Some(client) = self.clients.get(number) {
+            client.paused = false;
+            client.heard = sys::clock::boottime();
+            let _ = self.events.want(&client.socket, Source::Client(number), true, false);
+        }
+    }
+}
+
+/// Which links got something to send.
+#[derive(Default)]
+struct Touched {
+    jobs: bool,
+    questions: bool,
+}
+
+impl Touched {
+    fn links(&self) -> impl Iterator<Item = Socket> {
+        let jobs = self.jobs.then_some([Socket::Lspawn, Socket::Remote]);
+        let questions = self.questions.then_some([Socket::Auth, Socket::Resolve]);
+        jobs.into_iter().chain(questions).flatten()
+    }
+}
+
+/// Tells somebody who cannot be served why; if that does not work, the end of the connection says enough.
+fn turn_away(door: Socket, socket: &Seqpacket, text: &str) {
+    let _ = match door {
+        Socket::Queue | Socket::Inject => socket.send(&temporary(text).encode()),
+        _ => socket.send(&QueueAnswer::Failed { text: text.into() }.encode()),
+    };
+}

@@ -1,0 +1,110 @@
+//! The configuration as it is now: what was read at the start, what SIGHUP reads again, and the two files that count at once.
+
+use std::sync::Arc;
+
+use control::send::{Limits, Send, watched_domains, watched_routes};
+use control::{ControlError, Root, Route, Routes, Watched};
+use users::{Routing, VirtualDomains};
+use wire::{Address, Domain};
+
+use crate::log::Log;
+
+/// See the module.
+pub struct Settings {
+    root: Root,
+    send: Send,
+    routes: Watched<Routes>,
+    domains: Watched<Arc<VirtualDomains>>,
+    /// What `send.routing` has in it.
+    domains_used: Option<Arc<VirtualDomains>>,
+    /// Said already.
+    complaint: Option<ControlError>,
+}
+
+impl Settings {
+    /// # Errors
+    /// A file unreadable or malformed; temporary.
+    pub fn read(root: &Root) -> Result<Self, ControlError> {
+        let mut settings = Self {
+            send: Send::read(root)?,
+            routes: watched_routes(root),
+            domains: watched_domains(root),
+            domains_used: None,
+            complaint: None,
+            root: root.clone(),
+        };
+        settings.routes.get()?;
+        settings.domains.get()?;
+        Ok(settings)
+    }
+
+    /// Looks at the files that count at once. True if a domain may have become virtual or ceased to be.
+    pub fn refresh(&mut self, log: &mut Log) -> bool {
+        let trouble = self.routes.get().err().or(self.domains.get().err());
+        if trouble.is_some() && trouble != self.complaint {
+            let text = trouble.as_ref().map(ToString::to_string).unwrap_or_default();
+            log.warning(&format!("{text}; going on with what was read before"));
+        }
+        self.complaint = trouble;
+        let Some(domains) = self.domains.last() else { return false };
+        if self.domains_used.as_ref().is_some_and(|used| Arc::ptr_eq(used, domains)) {
+            return false;
+        }
+        self.send.routing.virtual_domains = VirtualDomains::clone(domains);
+        self.domains_used = Some(Arc::clone(domains));
+        true
+    }
+
+    /// SIGHUP: locals, virtualdomains (and what belongs to them), concurrency. What cannot be read stays as it was.
+    pub fn reread(&mut self, log: &mut Log) {
+        match Send::read(&self.root) {
+            Ok(fresh) => {
+                self.send.limits = fresh.limits;
+                self.send.routing = fresh.routing;
+                self.domains_used = None;
+            }
+            Err(error) => log.alert(&format!("unable to reread the control files: {error}; going on with the old ones")),
+        }
+    }
+
+    #[must_use]
+    pub fn routing(&self) -> &Routing {
+        &self.send.routing
+    }
+
+    /// smtproutes for a host; `None` means MX.
+    #[must_use]
+    pub fn route(&self, host: &[u8]) -> Option<Route> {
+        self.routes.last()?.lookup(host)
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.send.limits
+    }
+
+    #[must_use]
+    pub fn queuelifetime_s(&self) -> u64 {
+        self.send.queuelifetime_s
+    }
+
+    #[must_use]
+    pub fn doublebounce_to(&self) -> Option<&Address> {
+        self.send.doublebounce_to.as_ref()
+    }
+
+    #[must_use]
+    pub fn bouncefrom(&self) -> &[u8] {
+        &self.send.bouncefrom
+    }
+
+    #[must_use]
+    pub fn bouncehost(&self) -> &Domain {
+        &self.send.bouncehost
+    }
+
+    #[must_use]
+    pub fn bouncemaxbytes(&self) -> Option<u64> {
+        self.send.bouncemaxbytes
+    }
+}

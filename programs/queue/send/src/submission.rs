@@ -1,0 +1,469 @@
+//! One connection on queue.sock or inject.sock: the items of a message gathered within bounds (DESIGN §2).
+//!
+//! A machine without I/O: datagrams in, at most one message or refusal out. Whatever bytes come, the worst that happens is that the
+//! connection is to be closed. A small body is in memory once, with its `Received:` line before it; a long one, or any while
+//! [`Budget`] is used up, goes to a side file at once.
+
+use ipc::Malformed;
+use ipc::queue::{Answer, FLAGS_KNOWN, Item};
+use message::received::{self, InvokedBy};
+use spool::{BODY_INLINE_MAX, Body, SideBody};
+use wire::Address;
+
+/// Most recipients of a message.
+pub const RECIPIENTS_MAX: usize = 100_000;
+/// Most bytes of all recipients' addresses of a message: [`RECIPIENTS_MAX`] of usual length.
+pub const ENVELOPE_LEN_MAX: usize = 8 << 20;
+/// Most bytes that all bodies (and all long envelopes) under way may take in memory.
+pub const BUDGET_MAX: usize = 64 << 20;
+
+/// What all connections share.
+#[derive(Debug, Default)]
+pub struct Budget {
+    used: usize,
+}
+
+impl Budget {
+    fn take(&mut self, len: usize) -> bool {
+        let fits = self.used.saturating_add(len) <= BUDGET_MAX;
+        if fits {
+            self.used = self.used.saturating_add(len);
+        }
+        fits
+    }
+
+    /// Gives back what a message held ([`Submitted::held`]).
+    pub fn give_back(&mut self, len: usize) {
+        self.used = self.used.saturating_sub(len);
+    }
+
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitter {
+    pub uid: u32,
+    pub pid: u32,
+    pub invoked: InvokedBy,
+}
+
+/// A message that is whole.
+#[derive(Debug)]
+pub struct Submitted {
+    pub sender: Address,
+    pub recipients: Vec<Address>,
+    pub flags: u32,
+    pub body: Body,
+    pub bytes: u64,
+    /// Of the budget; give it back when the spool has answered.
+    pub held: usize,
+}
+
+/// What a datagram led to.
+#[derive(Debug)]
+pub enum Step {
+    /// Go on reading.
+    More,
+    /// Hand this to the spool and say what it says.
+    Commit(Box<Submitted>),
+    /// Say this; the rest of the message is swallowed.
+    Refuse(Answer),
+}
+
+#[derive(Debug)]
+enum Held {
+    Memory(Vec<u8>),
+    Side(SideBody),
+}
+
+#[derive(Debug)]
+struct Gathering {
+    sender: Address,
+    flags: u32,
+    recipients: Vec<Address>,
+    envelope_len: usize,
+    body: Held,
+    bytes: u64,
+    held: usize,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Idle,
+    Gathering(Box<Gathering>),
+    /// Refused half-way: swallows up to the commit.
+    Swallowing,
+    /// Committed; the client has to wait for its answer.
+    Waiting,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Submission {
+    who: Submitter,
+    state: State,
+}
+
+/// What a submission needs of its surroundings.
+pub trait Surroundings {
+    fn budget(&mut self) -> &mut Budget;
+    fn side_file(&mut self) -> SideBody;
+    fn now_s(&self) -> u64;
+}
+
+impl Submission {
+    #[must_use]
+    pub fn new(who: Submitter) -> Self {
+        Self { who, state: State::Idle }
+    }
+
+    #[must_use]
+    pub fn who(&self) -> Submitter {
+        self.who
+    }
+
+    /// Between two messages?
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
+    /// Waiting for the spool?
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting)
+    }
+
+    /// The answer was given: another message may come.
+    pub fn answered(&mut self) {
+        self.state = State::Idle;
+    }
+
+    /// The side file that is being written, if its writer is behind: read no more before it has caught up.
+    #[must_use]
+    pub fn behind(&self) -> Option<u64> {
+        let State::Gathering(gathering) = &self.state else { return None };
+        match &gathering.body {
+            Held::Side(side) if side.backlog() > spool::SIDE_BACKLOG_MAX => Some(side.number()),
+            Held::Side(_) | Held::Memory(_) => None,
+        }
+    }
+
+    /// The connection is gone: what was gathered is abandoned.
+    pub fn abandon(self, budget: &mut Budget) {
+        if let State::Gathering(gathering) = self.state {
+            budget.give_back(gathering.held);
+        }
+    }
+
+    /// Takes a datagram.
+    ///
+    /// # Errors
+    /// It is malformed or out of order: close the connection. Nothing was queued of what had not been committed before.
+    pub fn datagram(&mut self, datagram: &[u8], around: &mut impl Surroundings) -> Result<Step, Malformed> {
+        let mut step = Ok(Step::More);
+        let parsed = ipc::queue::items(datagram, |item| {
+            step = match std::mem::replace(&mut step, Err(Malformed)) {
+                Ok(Step::More) => self.item(item, around),
+                // The rest of a datagram in which the message was refused: swallowed up to the commit.
+                Ok(Step::Refuse(answer)) => self.item(item, around).map(|_| Step::Refuse(answer)),
+                // Nothing may follow a commit before its answer. The message stays committed.
+                other => other,
+            };
+        });
+        match (parsed, step) {
+            // From the commit on the message is ours, whatever came behind it.
+            (Err(Malformed), Ok(Step::Commit(submitted))) => Ok(Step::Commit(submitted)),
+            (parsed, step) => parsed.and(step),
+        }
+    }
+
+    fn item(&mut self, item: Item<'_>, around: &mut impl Surroundings) -> Result<Step, Malformed> {
+        match (&mut self.state, item) {
+            (State::Idle, Item::Begin { sender, flags }) => Ok(self.begin(sender, flags, around)),
+            (State::Swallowing, Item::Commit) => {
+                self.state = State::Idle;
+                Ok(Step::More)
+            }
+            (State::Swallowing, Item::Recipient(_) | Item::Data(_)) => Ok(Step::More),
+            (State::Gathering(gathering), Item::Recipient(address)) => match gathering.recipient(address, around.budget()) {
+                Ok(()) => Ok(Step::More),
+                Err(answer) => Ok(self.refuse(answer, around)),
+            },
+            (State::Gathering(gathering), Item::Data(data)) => {
+                gathering.data(data, around);
+                Ok(Step::More)
+            }
+            (State::Gathering(_), Item::Commit) => Ok(self.commit()),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn begin(&mut self, sender: Address, flags: u32, around: &mut impl Surroundings) -> Step {
+        let trace = received::line(self.who.pid, self.who.invoked, around.now_s());
+        let mut gathering = Gathering {
+            sender,
+            flags,
+            recipients: Vec::new(),
+            envelope_len: 0,
+            body: Held::Memory(Vec::new()),
+            bytes: 0,
+            held: 0,
+        };
+        gathering.data(&trace, around);
+        self.state = State::Gathering(Box::new(gathering));
+        if flags & !FLAGS_KNOWN != 0 {
+            return self.refuse(permanent("5.5.4 unknown message flags"), around);
+        }
+        Step::More
+    }
+
+    fn refuse(&mut self, answer: Answer, around: &mut impl Surroundings) -> Step {
+        if let State::Gathering(gathering) = std::mem::replace(&mut self.state, State::Swallowing) {
+            around.budget().give_back(gathering.held);
+        }
+        Step::Refuse(answer)
+    }
+
+    fn commit(&mut self) -> Step {
+        let State::Gathering(gathering) = std::mem::replace(&mut self.state, State::Waiting) else { return Step::More };
+        let Gathering { sender, flags, recipients, body, bytes, held, .. } = *gathering;
+        let body = match body {
+            Held::Memory(bytes) => Body::Inline(bytes),
+            Held::Side(side) => Body::Side(side),
+        };
+        Step::Commit(Box::new(Submitted { sender, recipients, flags, body, bytes, held }))
+    }
+}
+
+impl Gathering {
+    fn recipient(&mut self, address: Address, budget: &mut Budget) -> Result<(), Answer> {
+        // What an address costs in memory beside its bytes.
+        const OVERHEAD: usize = 32;
+        let len = address.as_bytes().len().saturating_add(OVERHEAD);
+        self.envelope_len = self.envelope_len.saturating_add(len);
+        if self.recipients.len() >= RECIPIENTS_MAX || self.envelope_len > ENVELOPE_LEN_MAX {
+            return Err(permanent("5.5.3 too many recipients for one message"));
+        }
+        if !budget.take(len) {
+            return Err(temporary("4.3.2 too many messages with too many recipients at the moment"));
+        }
+        self.held = self.held.saturating_add(len);
+        self.recipients.push(address);
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8], around: &mut impl Surroundings) {
+        self.bytes = self.bytes.saturating_add(data.len() as u64);
+        match &mut self.body {
+            Held::Side(side) => side.write(data.to_vec()),
+            Held::Memory(memory) => {
+                if memory.len().saturating_add(data.len()) <= BODY_INLINE_MAX && around.budget().take(data.len()) {
+                    self.held = self.held.saturating_add(data.len());
+                    // One allocation for the usual message: the trace line, then everything in one piece.
+                    memory.reserve(data.len());
+                    memory.extend_from_slice(data);
+                    return;
+                }
+                let mut side = around.side_file();
+                around.budget().give_back(memory.len());
+                self.held = self.held.saturating_sub(memory.len());
+                side.write(std::mem::take(memory));
+                side.write(data.to_vec());
+                self.body = Held::Side(side);
+            }
+        }
+    }
+}
+
+/// An answer that means "not now".
+#[must_use]
+pub fn temporary(text: &str) -> Answer {
+    Answer::Temporary { text: text.into() }
+}
+
+/// An answer that means "never".
+#[must_use]
+pub fn permanent(text: &str) -> Answer {
+    Answer::Permanent { text: text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipc::queue::Packer;
+    use spool::{Log as _, model::Model};
+
+    struct Around {
+        budget: Budget,
+        model: Model,
+    }
+
+    impl Surroundings for Around {
+        fn budget(&mut self) -> &mut Budget {
+            &mut self.budget
+        }
+        fn side_file(&mut self) -> SideBody {
+            self.model.side_file()
+        }
+        fn now_s(&self) -> u64 {
+            1
+        }
+    }
+
+    fn around() -> Around {
+        Around { budget: Budget::default(), model: Model::new().unwrap() }
+    }
+
+    fn submission() -> Submission {
+        Submission::new(Submitter { uid: 7, pid: 8, invoked: InvokedBy::Uid(7) })
+    }
+
+    fn a(text: &str) -> Address {
+        Address::new(text.as_bytes()).unwrap()
+    }
+
+    fn datagrams(recipients: usize, body: &[u8]) -> Vec<Vec<u8>> {
+        let mut packer = Packer::new();
+        let mut out = Vec::new();
+        out.extend(packer.push(&Item::Begin { sender: a("s@x"), flags: 1 }));
+        for n in 0..recipients {
+            out.extend(packer.push(&Item::Recipient(a(&format!("r{n}@y")))));
+        }
+        let mut rest = body;
+        while !rest.is_empty() {
+            out.extend(packer.push_data(&mut rest));
+        }
+        out.extend(packer.push(&Item::Commit));
+        out.extend(packer.take());
+        out
+    }
+
+    fn run(recipients: usize, body: &[u8], around: &mut Around) -> Box<Submitted> {
+        let mut submission = submission();
+        for datagram in datagrams(recipients, body) {
+            match submission.datagram(&datagram, around).unwrap() {
+                Step::Commit(submitted) => {
+                    assert!(submission.is_waiting());
+                    return submitted;
+                }
+                step => assert!(matches!(step, Step::More)),
+            }
+        }
+        panic!("never committed");
+    }
+
+    const TRACE: &[u8] = b"Received: (qmail 8 invoked by uid 7); 1 Jan 1970 00:00:01 -0000\n";
+
+    #[test]
+    fn a_small_message_stays_in_memory_and_a_long_one_spills() {
+        for (len, inline) in [
+            (0, true),
+            (4096, true),
+            (BODY_INLINE_MAX - TRACE.len(), true),
+            (BODY_INLINE_MAX - TRACE.len() + 1, false),
+            (300_000, false),
+        ] {
+            let mut around = around();
+            let body = vec![b'x'; len];
+            let submitted = run(3, &body, &mut around);
+            assert_eq!(submitted.bytes as usize, len + TRACE.len());
+            assert_eq!((submitted.recipients.len(), submitted.flags), (3, 1));
+            match &submitted.body {
+                Body::Inline(bytes) => assert_eq!((bytes, inline), (&[TRACE, &body].concat(), true)),
+                Body::Side(side) => assert_eq!((side.len() as usize, inline), (len + TRACE.len(), false)),
+            }
+            assert_eq!(around.budget.used(), submitted.held);
+            around.budget.give_back(submitted.held);
+            assert_eq!(around.budget.used(), 0);
+        }
+    }
+
+    #[test]
+    fn without_budget_bodies_spill_and_envelopes_wait() {
+        let mut around = around();
+        assert!(around.budget.take(BUDGET_MAX - 110));
+        let mut submission = submission();
+        assert!(
+            matches!(submission.datagram(&datagrams(1, b"body")[0], &mut around), Ok(Step::Commit(s)) if matches!(s.body, Body::Inline(_)))
+        );
+        let mut submission = self::submission();
+        let step = submission.datagram(&datagrams(1, b"body")[0], &mut around).unwrap();
+        assert!(matches!(step, Step::Refuse(Answer::Temporary { .. })));
+        assert!(submission.is_idle(), "the rest was swallowed with its commit");
+    }
+
+    #[test]
+    fn too_many_recipients_are_refused_once() {
+        let mut around = around();
+        let mut submission = submission();
+        let mut refusals = 0;
+        for datagram in datagrams(RECIPIENTS_MAX + 1, b"x") {
+            match submission.datagram(&datagram, &mut around).unwrap() {
+                Step::Refuse(Answer::Permanent { .. }) => refusals += 1,
+                step => assert!(matches!(step, Step::More)),
+            }
+        }
+        assert_eq!((refusals, submission.is_idle(), around.budget.used()), (1, true, 0));
+    }
+
+    #[test]
+    fn every_item_in_every_state() {
+        let items = [
+            Item::Begin { sender: a("s@x"), flags: 0 },
+            Item::Recipient(a("r@x")),
+            Item::Data(b"data"),
+            Item::Commit,
+            Item::Begin { sender: a("s@x"), flags: 4 },
+        ];
+        // State names: Idle, Gathering, Swallowing, Waiting; M(ore), C(ommit), R(efuse), E(rror).
+        let table = [("Idle", "MEEER"), ("Gathering", "EMMCE"), ("Swallowing", "EMMME"), ("Waiting", "EEEEE")];
+        for (state, expected) in table {
+            for (item, expected) in items.iter().zip(expected.chars()) {
+                let mut around = around();
+                let mut submission = submission();
+                let lead: &[usize] = match state {
+                    "Gathering" => &[0],
+                    "Swallowing" => &[4],
+                    "Waiting" => &[0, 3],
+                    _ => &[],
+                };
+                for at in lead {
+                    submission.item(items[*at].clone(), &mut around).unwrap();
+                }
+                let got = match submission.item(item.clone(), &mut around) {
+                    Ok(Step::More) => 'M',
+                    Ok(Step::Commit(_)) => 'C',
+                    Ok(Step::Refuse(_)) => 'R',
+                    Err(Malformed) => 'E',
+                };
+                assert_eq!(got, expected, "{state} {item:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_close_or_go_on() {
+        let mut around = around();
+        let mut seed = 1u64;
+        for _ in 0..20_000 {
+            let mut submission = submission();
+            for _ in 0..4 {
+                let bytes: Vec<u8> = (0..seed % 40)
+                    .map(|_| {
+                        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        (seed >> 60) as u8
+                    })
+                    .collect();
+                seed = seed.wrapping_add(12345);
+                let _ = submission.datagram(&[&[ipc::VERSION][..], &bytes].concat(), &mut around);
+            }
+            submission.abandon(&mut around.budget);
+        }
+    }
+}
