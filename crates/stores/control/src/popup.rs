@@ -7,7 +7,7 @@ use users::Networks;
 
 use crate::{ControlError, Root};
 
-/// Sessions of one worker, all together (`concurrencypop3`).
+/// Sessions in all, divided among the workers (`concurrencypop3`).
 const SESSIONS_DEFAULT: u64 = 10_000;
 /// Two descriptors a session, of the 65,536 that the process may have.
 const SESSIONS_MAX: u64 = 30_000;
@@ -23,7 +23,9 @@ const IDLE_MAX_S: u64 = 86_400;
 pub struct Popup {
     /// Networks whose clients may send a password without TLS (`authcleartext`; missing: this host).
     pub cleartext: Networks,
+    /// Of all workers together.
     pub sessions_max: usize,
+    /// Of each worker: up to so many times the number of workers in all.
     pub sessions_per_address_max: usize,
     pub idle: Duration,
 }

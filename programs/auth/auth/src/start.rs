@@ -3,6 +3,7 @@
 use crate::server::{Listeners, Server, Setup, log};
 use accounts::Accounts;
 use control::Root;
+use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -47,44 +48,35 @@ fn failed(text: &str) -> ExitCode {
 fn service(root: Root) -> io::Result<()> {
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
-    let listeners = Listeners {
-        auth: Some(inherited.one("serve:auth")?),
-        admin: Some(inherited.one("serve:admin-auth")?),
-        connected: Vec::new(),
-    };
-    serve(root, listeners, Some(&lifeline))
+    let run = inherited.one("run")?;
+    let (auth, admin) = (inherited.one("serve:auth")?, inherited.one("serve:admin-auth")?);
+    let listeners = Listeners { auth: Some(auth), admin: Some(admin), connected: Vec::new() };
+    let mut server = prepare(root, run, listeners)?;
+    inherited.ready()?;
+    server.run(Some(&lifeline))
 }
 
 /// The system is down; whoever could start this as its role may say what an administrator may.
 fn once_admin(root: Root) -> io::Result<()> {
     let mut inherited = Inherited::take()?;
     let (_, socket) = inherited.all("").into_iter().next().ok_or_else(|| io::Error::other("no socket in QMAIL_FDS"))?;
-    serve(root, Listeners { connected: vec![Seqpacket::from_fd(socket)], ..Listeners::default() }, None)
+    // Nobody can be asked for anything: there are no sockets of others below this directory.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let nowhere = rustix::fs::open(root.lib(), flags, Mode::empty())?;
+    prepare(root, nowhere, Listeners { connected: vec![Seqpacket::from_fd(socket)], ..Listeners::default() })?.run(None)
 }
 
-fn serve(root: Root, listeners: Listeners, lifeline: Option<&OwnedFd>) -> io::Result<()> {
+fn prepare(root: Root, run: OwnedFd, listeners: Listeners) -> io::Result<Server> {
     let ids = root.ids().map_err(io::Error::other)?;
-    let run = open_run(&root, listeners.connected.is_empty())?;
     // Nobody but this role reads the hashes, whatever the umask was.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     let path = root.lib().join(DATABASE);
     let accounts = Accounts::open(&path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
     if let Some(confinement) = sandbox::process("qmail-auth").and_then(|row| row.confinement) {
         sandbox::enter(&confinement, root.path(), &[])?;
     }
     // SIGHUP asks to reread; every file is followed anyway, so it only must not end the process.
-    let _hangup = sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
+    sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
     accounts::password::warm().map_err(io::Error::other)?;
-    Server::new(Setup { root, accounts, ids, run: Arc::new(run) }, listeners)?.run(lifeline)
-}
-
-/// The directory of the sockets. With the system down it may not be there, and nobody is asked then.
-fn open_run(root: &Root, needed: bool) -> io::Result<OwnedFd> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(root.run(), flags, Mode::empty()) {
-        Ok(fd) => Ok(fd),
-        Err(_) if !needed => Ok(rustix::fs::open(root.path(), flags, Mode::empty())?),
-        Err(errno) => Err(io::Error::other(format!("{}: {errno}", root.run().display()))),
-    }
+    Server::new(Setup { root, accounts, ids, run: Arc::new(run) }, listeners)
 }

@@ -4,9 +4,9 @@ use crate::classic::{self, Classic};
 use crate::service::{self, Service};
 use control::Root;
 use control::popup::Popup;
-use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -14,6 +14,9 @@ use sys::inherited::Inherited;
 
 /// Temporary failure, as all of qmail says it.
 const TEMPORARY: u8 = 111;
+
+/// As qmail-start counts the workers of a row `PerCpu`.
+const WORKERS_MAX: usize = 8;
 
 /// The program.
 #[must_use]
@@ -46,20 +49,22 @@ pub fn main() -> ExitCode {
 /// Control files, descriptors, sandbox, then the first byte.
 fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let root = Root::from_args(args).map_err(io::Error::other)?;
-    let config = Popup::read(&root).map_err(io::Error::other)?;
+    let mut config = Popup::read(&root).map_err(io::Error::other)?;
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
+    config.sessions_max = config.sessions_max.div_ceil(workers);
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
     let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
     if !inherited.all("listen:pop3s:").is_empty() {
         log("warning: this release has no TLS; listeners of pop3s are not served");
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let run = rustix::fs::open(root.run(), flags, Mode::empty())
-        .map_err(|errno| io::Error::other(format!("{}: {errno}", root.run().display())))?;
+    let run = inherited.one("run")?;
     if let Some(confinement) = sandbox::process("qmail-popup").and_then(|row| row.confinement) {
         sandbox::enter(&confinement, root.path(), &[])?;
     }
     let service = Service { config, listeners, run: Rc::new(run) };
+    // The listening sockets are open: who connects from now on is served.
+    inherited.ready()?;
     ipc_async::service::run(async move { service::serve(service, ipc_async::service::lifeline(lifeline)).await })
 }
 
