@@ -39,13 +39,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 #[must_use]
 pub fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).collect();
-    let result = Root::from_args(&mut args).map_err(io::Error::other).and_then(|root| {
-        if args.first().is_none_or(|face| face != "--service") {
-            return Err(io::Error::other("usage: qmail-remote [--root DIR] --service (it is started by qmail-start)"));
-        }
-        start(&root)
-    });
-    match result {
+    let root = Root::from_args(&mut args);
+    if args.first().is_none_or(|face| face != "--service") {
+        eprintln!("qmail-remote: usage: qmail-remote [--root DIR] --service (it is started by qmail-start)");
+        return ExitCode::from(100);
+    }
+    match root.map_err(io::Error::other).and_then(|root| start(&root)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cannot start: {error}");
@@ -77,6 +76,8 @@ fn start(root: &Root) -> io::Result<()> {
         courier.pool.close();
         // Whoever is not done by then is in flight when the process ends: qmail-send tries those again.
         let _ = timeout(DRAIN_MAX, jobs.finished()).await;
+        // The last connections say QUIT.
+        tokio::task::yield_now().await;
         Ok(())
     })
 }
