@@ -99,7 +99,8 @@ impl Assign {
     pub fn parse(text: &[u8]) -> Result<Self, LineError> {
         let mut assign = Self::default();
         let mut last_bytes = Vec::new();
-        for (line, number) in text.split(|b| *b == b'\n').zip(1..) {
+        for (line, number) in text.split_inclusive(|b| *b == b'\n').zip(1..) {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
             if line.first() == Some(&b'.') {
                 assign.add(Vec::new(), last_bytes);
                 return Ok(assign);
@@ -230,6 +231,8 @@ mod tests {
             ("\n.\n", 2),
             ("=a\0:a:1:2:/a:::\n.\n", 2),
             ("=b:b:1:2:/b:::", 0),
+            ("", 0),
+            ("\n", 2),
         ] {
             assert_eq!(Assign::parse(format!("{good}{bad}").as_bytes()).unwrap_err().line, line, "{bad:?}");
         }

@@ -2,8 +2,11 @@
 //! from the moment the command returns.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-use control::{Root, VirtualDomain, VirtualDomains};
+use control::{Id, Root, VirtualDomain, VirtualDomains};
 use rustix::fs::FlockOperation;
 use serde_json::Value;
 use wire::Domain;
@@ -53,7 +56,7 @@ fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
         }
     }
     // The directory before the line: from the line on mail may come.
-    make_dir(&base, 0o700, Some(vmail)).map_err(|error| io_failure(&base, &error))?;
+    make_dir(&base, 0o700, Some(vmail)).and_then(|_| check_owner(&base, vmail)).map_err(|error| io_failure(&base, &error))?;
     write(root, &domains)?;
     printer.done(&format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
 }
@@ -83,6 +86,15 @@ fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
     let rows: Vec<_> = domains.sorted().into_iter().map(row).collect();
     let columns = [("DOMAIN", "domain"), ("UID", "uid"), ("GID", "gid"), ("MAIL", "base")];
     printer.rows(&columns, &rows, "no virtual domains; add one with: qmail domain add DOMAIN")
+}
+
+/// What was there before, perhaps from an earlier life of the domain, must be a directory of the domain's id.
+fn check_owner(base: &Path, id: Id) -> io::Result<()> {
+    let metadata = std::fs::symlink_metadata(base)?;
+    if metadata.is_dir() && metadata.uid() == id.uid {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("is there already and is no directory of uid {}; move it away", id.uid)))
 }
 
 fn listed(root: &Root, name: &str, domain: &Domain) -> Result<bool, Failure> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use control::Id;
+use rustix::fs::{Mode, OFlags};
 
 /// Makes a directory with exactly this mode and owner; false if something is there already, which is left as it is.
 ///
@@ -19,11 +20,20 @@ pub fn make_dir(path: &Path, mode: u32, owner: Option<Id>) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(error) => return Err(error),
     }
-    let dir = File::open(path)?;
-    give(&dir, owner)?;
-    dir.set_permissions(Permissions::from_mode(mode))?;
+    give_dir(path, mode, owner)?;
     sync_parent(path)?;
     Ok(true)
+}
+
+/// Gives a directory this mode and owner. What somebody has put in its place meanwhile is not followed.
+///
+/// # Errors
+/// It is no directory any more, or cannot be given; temporary.
+pub fn give_dir(path: &Path, mode: u32, owner: Option<Id>) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    give(&dir, owner)?;
+    dir.set_permissions(Permissions::from_mode(mode))
 }
 
 /// Makes a file with these bytes; false if something is there already, which is left as it is.

@@ -10,7 +10,7 @@ use serde_json::json;
 use wire::Domain;
 
 use crate::cli;
-use crate::files::{make_dir, make_file};
+use crate::files::{give_dir, make_dir, make_file};
 use crate::print::{Printer, line};
 use crate::roles::{FIRST_DEFAULT, Nss, choose};
 use crate::{Failure, io_failure};
@@ -67,14 +67,12 @@ fn ids(root: &Root, first: Option<u32>) -> Result<Ids, Failure> {
 
 fn directories(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
     let id = |role: &str| ids.get(role).ok_or_else(|| Failure::temporary(format!("etc/qmail/ids has no line for {role}")));
-    let alias = Some(id("alias")?);
     let parents = ["etc", "etc/qmail", "var", "var/spool", "var/lib", "var/mail", "run", "run/qmail"];
     let parents = parents.map(|path| (root.path().join(path), 0o755, None));
-    let own: [(PathBuf, u32, Option<Id>); 6] = [
+    let own: [(PathBuf, u32, Option<Id>); 5] = [
         (root.control(), 0o755, None),
         (root.users(), 0o755, None),
         (root.tls(), 0o700, None),
-        (root.alias(), 0o755, alias),
         (root.spool(), 0o700, Some(id("qmailq")?)),
         (root.lib(), 0o700, Some(id("qmaila")?)),
     ];
@@ -105,16 +103,27 @@ fn control_files(root: &Root, me: &Domain, listeners: &[Listener], report: &mut 
     Ok(())
 }
 
-/// Mail for the postmaster must not be lost on a fresh system: it goes to a Maildir of alias.
+/// Mail for the postmaster must not be lost on a fresh system: it goes to a Maildir of alias. Only a directory that is not there
+/// yet is filled, and it becomes alias's last: root makes nothing in a directory that somebody else can change.
 fn aliases(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
-    let owner = ids.get("alias");
-    let maildir = root.alias().join("Maildir");
-    for dir in [maildir.clone(), maildir.join("tmp"), maildir.join("new"), maildir.join("cur")] {
+    let (home, owner) = (root.alias(), ids.get("alias"));
+    let made = make_dir(&home, 0o700, None);
+    let is_new = matches!(made, Ok(true));
+    report.add(&home, made)?;
+    if !is_new {
+        return Ok(());
+    }
+    let maildir = home.join("Maildir");
+    report.add(&maildir, make_dir(&maildir, 0o700, None))?;
+    for dir in ["tmp", "new", "cur"].map(|name| maildir.join(name)) {
         report.add(&dir, make_dir(&dir, 0o700, owner))?;
     }
     for name in ALIASES {
-        let path = root.alias().join(format!(".qmail-{name}"));
+        let path = home.join(format!(".qmail-{name}"));
         report.add(&path, make_file(&path, b"./Maildir/\n", 0o644, owner))?;
+    }
+    for (dir, mode) in [(&maildir, 0o700), (&home, 0o755)] {
+        give_dir(dir, mode, owner).map_err(|error| io_failure(dir, &error))?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! The real program over its classic interface, and as a confined service.
+#![allow(clippy::unwrap_used)]
 
 use std::os::fd::AsFd as _;
 use std::path::Path;

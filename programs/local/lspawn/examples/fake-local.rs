@@ -1,5 +1,6 @@
 //! A stand-in for qmail-local and qmail-pop3d in the tests of qmail-lspawn: it does what the sender's local part says.
 //! As `--connect DIR` it connects to roles/lspawn.sock there, under the uid it was started with, and hands the connection over.
+#![allow(clippy::unwrap_used)]
 
 use ipc::field::Verdict;
 use ipc::lspawn::Existence;

@@ -1,5 +1,6 @@
 //! The real qmail-lspawn over real sockets with a stand-in for qmail-local. As root it runs with ids of its own and really
 //! becomes other users; not as root everything is the caller. Both ways every test here runs.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Read as _;
@@ -413,7 +414,7 @@ fn getpw_that_is_silent_broken_or_gone_is_a_deferral() {
 fn questions_of_existence() {
     let system = System::start();
     let auth = system.connect(QMAILA);
-    let mut exists = |local: &str| match auth.question(&Request::Exists { id: 5, local: local.into() }) {
+    let exists = |local: &str| match auth.question(&Request::Exists { id: 5, local: local.into() }) {
         (Reply::Exists { id: 5, answer }, None) => answer,
         other => panic!("{other:?}"),
     };

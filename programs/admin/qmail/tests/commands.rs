@@ -1,0 +1,462 @@
+//! The real `qmail` on instances in temporary directories, as root with ids of their own and not as root; the daemons that it
+//! asks are played by the test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use ipc::admin::{AccountAnswer, AccountRequest, Counter, QueueAnswer, QueueRequest, RecipientRow, Row, UserRow};
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use serde_json::{Value, json};
+use sys::{Received, Seqpacket};
+use wire::Address;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+struct Instance(tempfile::TempDir);
+
+impl Instance {
+    fn empty() -> Self {
+        let dir = tempfile::Builder::new().prefix("qmail").tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self(dir)
+    }
+
+    fn new() -> Self {
+        let instance = Self::empty();
+        instance.must(&["setup", "--me", "mail.example.org", "--base-port", "12000"]);
+        instance
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn run(&self, args: &[&str], input: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qmail"));
+        command.arg("--root").arg(self.0.path()).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A command that reads nothing may have ended before.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    fn must(&self, args: &[&str]) -> String {
+        let output = self.run(args, "");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.must(&[args, &["--json"]].concat())).unwrap()
+    }
+
+    fn fails(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(args, "");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Everything below the root: path, mode, uid, gid.
+    fn tree(&self) -> Vec<(String, u32, u32, u32)> {
+        let mut all = Vec::new();
+        let mut todo = vec![self.0.path().to_owned()];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = fs::symlink_metadata(&path).unwrap();
+                let name = path.strip_prefix(self.0.path()).unwrap().display().to_string();
+                all.push((name, metadata.mode() & 0o7777, metadata.uid(), metadata.gid()));
+                if metadata.is_dir() {
+                    todo.push(path);
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// Plays a daemon on an admin socket: answers each request with what `answer` says.
+    fn serve<Q: Message + std::fmt::Debug + 'static>(&self, socket: &str, answer: impl Fn(Q) -> Vec<Vec<u8>> + Send + 'static) {
+        fs::create_dir_all(self.at("run/qmail/admin")).unwrap();
+        let run = fs::File::open(self.at("run/qmail")).unwrap();
+        let listener = sys::seqpacket::listen(run.as_fd(), socket).unwrap();
+        rustix::io::ioctl_fionbio(&listener, false).unwrap();
+        std::thread::spawn(move || {
+            while let Ok(client) = sys::seqpacket::accept(listener.as_fd()) {
+                client.set_nonblocking(false).unwrap();
+                serve_one(&client, &answer);
+            }
+        });
+    }
+}
+
+fn serve_one<Q: Message>(client: &Seqpacket, answer: &impl Fn(Q) -> Vec<Vec<u8>>) {
+    let mut buf = vec![0; DATAGRAM_LEN_MAX];
+    while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
+        for datagram in answer(Q::decode(&buf[..len]).unwrap()) {
+            client.send(&datagram).unwrap();
+        }
+    }
+}
+
+fn address(text: &str) -> Address {
+    Address::new(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn setup_makes_everything_with_its_owner_and_mode() {
+    let instance = Instance::new();
+    let caller = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let ids = fs::read_to_string(instance.at("etc/qmail/ids")).unwrap();
+    let id = |role: &str| -> (u32, u32) {
+        let line = ids.lines().find(|line| line.starts_with(&format!("{role} "))).unwrap();
+        let numbers: Vec<u32> = line.split(' ').skip(1).map(|number| number.parse().unwrap()).collect();
+        (numbers[0], numbers[1])
+    };
+    let expected = [
+        ("etc/qmail/control", 0o755, caller),
+        ("etc/qmail/users", 0o755, caller),
+        ("etc/qmail/tls", 0o700, caller),
+        ("etc/qmail/ids", 0o644, caller),
+        ("etc/qmail/control/me", 0o644, caller),
+        ("etc/qmail/alias", 0o755, id("alias")),
+        ("etc/qmail/alias/.qmail-postmaster", 0o644, id("alias")),
+        ("etc/qmail/alias/Maildir/new", 0o700, id("alias")),
+        ("var/spool/qmail", 0o700, id("qmailq")),
+        ("var/lib/qmail", 0o700, id("qmaila")),
+        ("var/mail", 0o755, caller),
+        ("run/qmail", 0o755, caller),
+    ];
+    let tree = instance.tree();
+    for (path, mode, (uid, gid)) in expected {
+        let found = tree.iter().find(|entry| entry.0 == path).unwrap_or_else(|| panic!("no {path}"));
+        assert_eq!((found.1, found.2, found.3), (mode, uid, gid), "{path}: {:o}", found.1);
+    }
+    if is_root() {
+        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx"].map(id);
+        let uids: std::collections::HashSet<u32> = roles.iter().map(|id| id.0).chain([id("alias").0, id("vmail").0]).collect();
+        assert_eq!(uids.len(), 8);
+        assert!(roles.iter().all(|role| role.1 == roles[0].1) && id("alias").1 != roles[0].1 && !uids.contains(&0));
+    } else {
+        assert_eq!(id("qmailq"), caller);
+    }
+    let control = |name: &str| fs::read_to_string(instance.at("etc/qmail/control").join(name)).unwrap();
+    let values = ["me", "defaultdomain", "plusdomain", "locals", "rcpthosts", "defaultdelivery", "listen"].map(control);
+    let expected =
+        ["mail.example.org\n", "example.org\n", "example.org\n", "mail.example.org\n", "mail.example.org\n", "./Maildir/\n"];
+    assert_eq!(values[..6], expected);
+    assert_eq!(values[6], "smtp 127.0.0.1:12025\npop3 127.0.0.1:12110\n");
+}
+
+#[test]
+fn setup_never_overwrites() {
+    let instance = Instance::new();
+    fs::write(instance.at("etc/qmail/control/me"), "other.example\n").unwrap();
+    fs::remove_file(instance.at("etc/qmail/control/locals")).unwrap();
+    let before = instance.tree();
+    let report = instance.json(&["setup", "--me", "new.example.org", "--base-port", "100"]);
+    assert_eq!(fs::read_to_string(instance.at("etc/qmail/control/me")).unwrap(), "other.example\n");
+    assert_eq!(fs::read_to_string(instance.at("etc/qmail/control/locals")).unwrap(), "new.example.org\n");
+    assert_eq!(report["made"], json!([instance.at("etc/qmail/control/locals").to_str().unwrap()]));
+    let changed: Vec<_> = instance.tree().into_iter().filter(|entry| !before.contains(entry)).collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    assert_eq!(instance.fails(&["setup", "--me", "a b"]).0, 100);
+    assert_eq!(instance.fails(&["setup", "--me", "a.b", "--base-port", "65500"]).0, 100);
+}
+
+#[test]
+fn ids_begin_where_the_caller_says() {
+    if !is_root() {
+        return skip("ids_begin_where_the_caller_says");
+    }
+    let instance = Instance::empty();
+    instance.must(&["setup", "--me", "a.example", "--ids", "61500"]);
+    let ids = fs::read_to_string(instance.at("etc/qmail/ids")).unwrap();
+    let missing = |name: &[u8]| sys::passwd::user(name).unwrap().is_none();
+    if missing(b"qmailp") && missing(b"qmaila") && sys::passwd::group(b"qmail").unwrap().is_none() {
+        assert!(ids.starts_with("qmailp 61501 61500\nqmaila 61502 61500\n"), "{ids}");
+    }
+}
+
+#[test]
+fn domains_are_added_listed_and_removed() {
+    let instance = Instance::new();
+    assert_eq!(instance.json(&["domain", "list"]), json!([]));
+    instance.must(&["domain", "add", "B.Example."]);
+    instance.must(&["domain", "add", "a.example"]);
+    let list = instance.json(&["domain", "list"]);
+    assert_eq!(
+        list.as_array().unwrap().iter().map(|row| row["domain"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["a.example", "b.example"]
+    );
+    let base = instance.at("var/mail/b.example");
+    assert_eq!(list[1]["base"], base.to_str().unwrap());
+    let metadata = fs::metadata(&base).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, json!(metadata.uid())), (0o700, list[1]["uid"].clone()));
+    let file = fs::metadata(instance.at("etc/qmail/users/domains")).unwrap();
+    assert_eq!(file.mode() & 0o7777, 0o644);
+    for (args, problem) in [
+        (["domain", "add", "b.example"], "already"),
+        (["domain", "add", "mail.example.org"], "control/locals"),
+        (["domain", "add", "../etc"], "not a domain"),
+        (["domain", "add", "a:b"], "not a domain"),
+        (["domain", "remove", "c.example"], "no virtual domain"),
+    ] {
+        let (code, text) = instance.fails(&args);
+        assert!(code == 100 && text.contains(problem), "{args:?}: {code} {text}");
+    }
+    instance.serve("admin/auth.sock", |request: AccountRequest| {
+        assert!(matches!(&request, AccountRequest::DomainForget { domain } if domain.as_bytes() == b"b.example"), "{request:?}");
+        vec![AccountAnswer::Ok {}.encode()]
+    });
+    instance.must(&["domain", "remove", "b.example"]);
+    assert_eq!(instance.json(&["domain", "list"]).as_array().unwrap().len(), 1);
+    assert!(base.is_dir(), "the mail stays");
+    instance.must(&["domain", "add", "b.example"]);
+    fs::write(instance.at("var/mail/file.example"), "").unwrap();
+    let (code, text) = instance.fails(&["domain", "add", "file.example"]);
+    assert!(code == 111 && text.contains("move it away"), "{text}");
+}
+
+#[test]
+fn domains_added_at_the_same_time_are_all_there() {
+    let instance = Instance::new();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let instance = &instance;
+            scope.spawn(move || instance.must(&["domain", "add", &format!("d{n}.example")]));
+        }
+    });
+    assert_eq!(instance.json(&["domain", "list"]).as_array().unwrap().len(), 8);
+    let left: Vec<_> = fs::read_dir(instance.at("etc/qmail/users")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["domains"], "no temporary file is left");
+}
+
+#[test]
+fn users_and_aliases_are_qmail_auths() {
+    let instance = Instance::new();
+    instance.serve("admin/auth.sock", |request: AccountRequest| {
+        let user = |name: &str, quota: u64| UserRow { address: address(name), quota, suspended: false };
+        match request {
+            AccountRequest::UserAdd { address: user, password }
+                if user == address("ann@v.example") && *password == *b"pass word" =>
+            {
+                vec![AccountAnswer::Ok {}.encode()]
+            }
+            AccountRequest::UserQuota { bytes: 10_240, .. } => vec![AccountAnswer::Ok {}.encode()],
+            AccountRequest::UserList { domain: None, .. } => vec![
+                AccountAnswer::Users { rows: vec![user("ann@v.example", 0)], last: false }.encode(),
+                AccountAnswer::Users { rows: vec![user("b\x1bb@v.example", 5)], last: true }.encode(),
+            ],
+            AccountRequest::AliasAdd { targets, .. } => {
+                let text = format!("{} targets\x07", targets.len());
+                vec![AccountAnswer::Failed { text: text.as_str().into(), temporary: targets.len() > 1 }.encode()]
+            }
+            other => vec![AccountAnswer::Failed { text: format!("{other:?}").as_str().into(), temporary: false }.encode()],
+        }
+    });
+    let output = instance.run(&["user", "add", "ann@v.example", "--password-stdin"], "pass word\nnot this\n");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    instance.must(&["user", "quota", "ann@v.example", "10K"]);
+    let expected = json!([
+        { "address": "ann@v.example", "quota": null, "suspended": false },
+        { "address": "b\u{1b}b@v.example", "quota": 5, "suspended": false },
+    ]);
+    assert_eq!(instance.json(&["user", "list"]), expected);
+    let table = instance.must(&["user", "list"]);
+    assert!(table.contains("b\\x1bb@v.example") && !table.contains('\x1b'), "{table}");
+    assert_eq!(instance.fails(&["alias", "add", "x@v.example", "a@b"]), (100, "qmail: 1 targets\\x07\n".to_owned()));
+    assert_eq!(instance.fails(&["alias", "add", "x@v.example", "a@b", "c@d"]).0, 111);
+    assert_eq!(instance.run(&["user", "add", "ann@v.example", "--password-stdin"], "").status.code(), Some(100));
+    assert_eq!(instance.run(&["user", "add", "ann", "--password-stdin"], "x\n").status.code(), Some(100));
+}
+
+fn row(id: u64) -> Row {
+    let (arrival_s, due_s) = (1_700_000_000, if id == 1 { 0 } else { 1_700_000_400 });
+    Row { id, arrival_s, bytes: 10, sender: address("s@x"), pending: 1, recipients: 2, due_s, held: false }
+}
+
+#[test]
+fn the_queue_is_qmail_sends() {
+    let instance = Instance::new();
+    assert_eq!(instance.fails(&["queue", "stats"]), (111, "qmail: not running\n".to_owned()));
+    instance.serve("admin/send.sock", |request: QueueRequest| match request {
+        QueueRequest::Stats {} => {
+            let counter = |name: &str, value| Counter { name: name.into(), value };
+            vec![QueueAnswer::Stats { counters: vec![counter("messages", 3), counter("oldest_s", 9)] }.encode()]
+        }
+        QueueRequest::List { after, .. } => {
+            let rows: Vec<Row> = (after + 1..=3).take(2).map(row).collect();
+            vec![QueueAnswer::Rows { rows, last: true }.encode()]
+        }
+        QueueRequest::Show { id: 2 } => {
+            let recipient = |done| RecipientRow {
+                address: address("r@y"),
+                local: false,
+                done,
+                attempts: 2,
+                due_s: 0,
+                last_reply: "no\nway".into(),
+            };
+            let recipients = vec![recipient(None), recipient(Some(ipc::field::Verdict::Success))];
+            vec![QueueAnswer::Message { row: row(2), recipients, last: true }.encode()]
+        }
+        QueueRequest::RetryAll {} => vec![QueueAnswer::Ok { messages: 3 }.encode()],
+        QueueRequest::Remove { id: 1 } => vec![QueueAnswer::Ok { messages: 1 }.encode()],
+        _ => vec![QueueAnswer::Failed { text: "no such message".into() }.encode()],
+    });
+    assert_eq!(instance.json(&["queue", "stats"]), json!({ "messages": 3, "oldest_s": 9 }));
+    let list = instance.json(&["queue", "list"]);
+    assert_eq!(list.as_array().unwrap().iter().map(|row| row["id"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!((list[0]["due_s"].as_u64(), list[0]["sender"].as_str()), (Some(0), Some("s@x")));
+    let people = instance.must(&["queue", "list"]);
+    assert!(people.contains("2023-11-14 22:13:20") && people.contains("now"), "{people}");
+    let shown = instance.json(&["queue", "show", "2"]);
+    assert_eq!(shown["recipients"][0]["state"], "pending");
+    assert_eq!(shown["recipients"][1]["state"], "delivered");
+    assert!(instance.must(&["queue", "show", "2"]).contains("no\\x0away"));
+    assert_eq!(instance.json(&["queue", "retry", "--all"]), json!({ "ok": true, "messages": 3 }));
+    instance.must(&["queue", "remove", "1"]);
+    assert_eq!(instance.fails(&["queue", "hold", "9"]), (100, "qmail: no such message\n".to_owned()));
+}
+
+#[test]
+fn a_daemon_that_talks_nonsense_or_goes_away_is_temporary() {
+    let instance = Instance::new();
+    instance.serve("admin/send.sock", |_: QueueRequest| vec![b"\x09nonsense".to_vec()]);
+    assert_eq!(instance.fails(&["queue", "stats"]).0, 111);
+    let run = fs::File::open(instance.at("run/qmail")).unwrap();
+    drop(sys::seqpacket::listen(run.as_fd(), "admin/send.sock").unwrap());
+    assert_eq!(instance.fails(&["queue", "stats"]), (111, "qmail: not running\n".to_owned()), "a socket that nobody serves");
+}
+
+#[test]
+fn check_names_file_problem_and_cure() {
+    let all = |instance: &Instance| -> Vec<(String, String, String)> {
+        let output = instance.run(&["check", "--json"], "");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let findings = report["findings"].as_array().unwrap();
+        let is_missing_program = |finding: &&Value| text(&finding["problem"]).contains("beside this program");
+        let errors = findings.iter().filter(|finding| finding["level"] == "error").count();
+        assert_eq!(output.status.code(), Some(i32::from(errors > 0)));
+        assert_eq!(report["ok"], errors == 0);
+        let kept = findings.iter().filter(|finding| !is_missing_program(finding));
+        kept.map(|finding| (text(&finding["level"]), text(&finding["subject"]), text(&finding["problem"]))).collect()
+    };
+    let good = Instance::new();
+    let errors: Vec<_> = all(&good).into_iter().filter(|finding| finding.0 == "error").collect();
+    // The test's own program may lie where the roles cannot reach it.
+    let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
+    assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
+
+    let cases: [(&str, &str, &str, &str); 22] = [
+        ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
+        ("warning", "etc/qmail/control/me", "host\n", "no dot"),
+        ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
+        ("error", "etc/qmail/control/listen", "smtp\n", "line 1"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1\nfoo 127.0.0.1:2\n", "line 2"),
+        ("error", "etc/qmail/control/listen", "qmtp 127.0.0.1:2\n", "no program of this version serves qmtp"),
+        ("warning", "etc/qmail/control/listen", "", "nothing listens"),
+        ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
+        ("error", "etc/qmail/control/databytes", "ten\n", "no number"),
+        ("warning", "etc/qmail/control/databytes", "10M\n", "only the digits"),
+        ("warning", "etc/qmail/control/concurrencyremote", "0\n", "held"),
+        ("error", "etc/qmail/control/relayclients", "10.0.0.0/8\n0.0.0.0/0\n", "lets every host"),
+        ("error", "etc/qmail/control/relayclients", "10.\n", "line 1"),
+        ("error", "etc/qmail/control/barelf", "allow\n", "`reject` or `normalize`"),
+        ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
+        ("error", "etc/qmail/control/resolvers", "localhost\n", "not ADDRESS:PORT"),
+        ("warning", "etc/qmail/control/locals", "mail.example.org\nnew.example\n", "not in rcpthosts"),
+        ("note", "etc/qmail/control/localz", "x\n", "no program of this version reads it"),
+        ("error", "etc/qmail/users/domains", "v.example:5:6\n", "line 1"),
+        ("error", "etc/qmail/users/assign", "=a:a:1:1:/a:::\n", "single dot"),
+        ("error", "etc/qmail/users/assign", "=a:a:0:1:/a:::\n.\n", "uid or gid 0"),
+        ("error", "etc/qmail/users/assign", "=a:a:1001:1:a:::\n.\n", "absolute path"),
+    ];
+    for (level, file, text, problem) in cases {
+        let instance = Instance::new();
+        fs::write(instance.at(file), text).unwrap();
+        let found = all(&instance);
+        let path = instance.at(file).display().to_string();
+        let hit = |finding: &&(String, String, String)| finding.0 == level && finding.1 == path && finding.2.contains(problem);
+        assert!(found.iter().find(hit).is_some(), "{file} = {text:?}: {found:?}");
+    }
+    check_of_places(&all);
+}
+
+fn check_of_places(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {
+    type Break = fn(&Path);
+    let cases: [(&str, Break, &str, &str); 6] = [
+        ("error", |root| fs::remove_dir_all(root.join("var/lib/qmail")).unwrap(), "var/lib/qmail", "run qmail setup"),
+        (
+            "error",
+            |root| fs::set_permissions(root.join("var/spool/qmail"), fs::Permissions::from_mode(0o755)).unwrap(),
+            "var/spool/qmail",
+            "mode 755",
+        ),
+        (
+            "error",
+            |root| fs::set_permissions(root.join("etc/qmail/users"), fs::Permissions::from_mode(0o777)).unwrap(),
+            "etc/qmail/users",
+            "mode 777",
+        ),
+        (
+            "error",
+            |root| {
+                fs::write(root.join("etc/qmail/users/domains"), "gone.example:61000:61000:/nonexistent\n").unwrap();
+            },
+            "nonexistent",
+            "for the mail of gone.example",
+        ),
+        (
+            "error",
+            |root| {
+                let base = root.join("var/mail").display().to_string();
+                fs::write(root.join("etc/qmail/users/domains"), format!("mail.example.org:61000:61000:{base}\n")).unwrap();
+            },
+            "etc/qmail/control/locals",
+            "in users/domains too",
+        ),
+        (
+            "warning",
+            |root| fs::remove_file(root.join("etc/qmail/alias/.qmail-postmaster")).unwrap(),
+            ".qmail-postmaster",
+            "every mail host must take it",
+        ),
+    ];
+    for (level, damage, subject, problem) in cases {
+        let instance = Instance::new();
+        damage(instance.0.path());
+        let found = all(&instance);
+        let hit = |finding: &&(String, String, String)| {
+            finding.0 == level && finding.1.ends_with(subject) && finding.2.contains(problem)
+        };
+        assert!(found.iter().find(hit).is_some(), "{subject}: {found:?}");
+    }
+}
+
+#[test]
+fn the_command_line_explains_itself() {
+    let instance = Instance::empty();
+    for args in [&["help"][..], &["--help"], &["--version"], &["help", "queue"], &["queue", "--help"]] {
+        assert!(!instance.must(args).is_empty(), "{args:?}");
+    }
+    assert_eq!(instance.fails(&["nonsense"]).0, 100);
+    assert_eq!(instance.fails(&[]).0, 100);
+}
+
+/// Notes that a test needs root and this run is not root's: `cargo xtask test` counts these.
+fn skip(test: &str) {
+    println!("skipped: {test}: needs root");
+    if let Some(list) = std::env::var_os("QMAIL_SKIPPED") {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
+        writeln!(file, "{test}: needs root").unwrap();
+    }
+}
