@@ -269,7 +269,7 @@ impl Server {
             Err(_) => Verdict::Temporary {},
             Ok(Place::NotMine) => Verdict::NotMine {},
             Ok(Place::Nobody) => Verdict::NoMailbox {},
-            Ok(Place::Virtual(domain, local)) => match accounts::resolve(&self.accounts, &domain, &local) {
+            Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
                 Ok(Resolution::Mailbox { .. } | Resolution::Forward(_)) => Verdict::Mailbox {},
                 Ok(Resolution::NoSuch) => Verdict::NoMailbox {},
                 Err(error) => self.store_failed(&error),
@@ -286,7 +286,7 @@ impl Server {
             // It was virtual when it was accepted: an administrator is at work.
             Ok(Place::NotMine | Place::Local(_)) => temporary("the domain is not in users/domains now".to_owned()),
             Ok(Place::Nobody) => Target::NoMailbox {},
-            Ok(Place::Virtual(domain, local)) => match accounts::resolve(&self.accounts, &domain, &local) {
+            Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
                 Ok(Resolution::Mailbox { user, separator, ext }) => {
                     // What follows a plus is the user's own mark, not the name of a `.qmail` file: it is always delivered.
                     let ext = if separator == Some(b'+') { Vec::new() } else { ext };
@@ -300,6 +300,19 @@ impl Server {
                 }
             },
         }
+    }
+
+    /// As the accounts say; a domain without a postmaster has this host's (RFC 5321 §4.5.1: there is always one).
+    fn resolve(&mut self, domain: &Domain, local: &[u8]) -> Result<Resolution, accounts::Error> {
+        let resolution = accounts::resolve(&self.accounts, domain, local)?;
+        if resolution != Resolution::NoSuch || !local.eq_ignore_ascii_case(b"postmaster") {
+            return Ok(resolution);
+        }
+        let host = self.places.routing().map(|routing| routing.envnoathost.clone()).unwrap_or_default();
+        let Ok(postmaster) = Address::join(b"postmaster", &host) else { return Ok(Resolution::NoSuch) };
+        // Where the host's own name is a virtual domain there is nobody to fall back on.
+        let is_local = matches!(self.places.route(&postmaster), Ok(Some(Routed::Local(_))));
+        Ok(if is_local { Resolution::Forward(vec![postmaster]) } else { Resolution::NoSuch })
     }
 
     /// Whose is the address? Takes note of changes on the way.

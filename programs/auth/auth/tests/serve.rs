@@ -170,6 +170,7 @@ fn recipients_of_all_kinds() {
             ("ANN+tag@A.example", Directory::Mailbox {}),
             ("ann-x@a.example", Directory::Mailbox {}),
             ("bob@a.example", Directory::NoMailbox {}),
+            ("postmaster@a.example", Directory::Mailbox {}),
             ("@a.example", Directory::NoMailbox {}),
             ("joe@host.example", Directory::Mailbox {}),
             ("Joe@HOST.example", Directory::Mailbox {}),
@@ -311,6 +312,8 @@ fn routes_of_virtual_recipients() {
     let targets = vec![address("ann@a.example"), address("x@elsewhere.example")];
     assert_eq!(route("info@a.example"), Target::Forward { domain: domain.clone(), targets });
     assert_eq!(route("bob@a.example"), Target::NoMailbox {});
+    let postmaster = Target::Forward { domain: domain.clone(), targets: vec![address("postmaster@host.example")] };
+    assert_eq!(route("PostMaster@a.example"), postmaster);
     assert!(matches!(route("ann@gone.example"), Target::Temporary { .. }));
     alias("@a.example", &["all@elsewhere.example"]);
     assert_eq!(route("bob@a.example"), Target::Forward { domain, targets: vec![address("all@elsewhere.example")] });
