@@ -1,7 +1,7 @@
 //! Connections kept open for a moment after a job, for the next one to the same server.
 //!
-//! At most [`IDLE_MAX`] in all and [`IDLE_PER_ADDRESS_MAX`] to one address, each for [`IDLE_FOR`]; then they say QUIT. A
-//! connection that was closed or said something meanwhile is never handed out.
+//! At most [`IDLE_MAX`] in all and [`IDLE_PER_ADDRESS_MAX`] to one address, each for [`IDLE_FOR`] (and a sweep); then they say
+//! QUIT. A connection that was closed or said something meanwhile is never handed out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,34 +10,52 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::session::Session;
 
 /// Long enough for the next message of a burst, short enough that no server minds.
 pub const IDLE_FOR: Duration = Duration::from_secs(2);
+/// How often old ones are looked for while there are any. One task does it: one per connection and message would outlive the
+/// message by seconds, at a rate of thousands.
+const SWEEP: Duration = Duration::from_millis(250);
 const IDLE_MAX: usize = 500;
 const IDLE_PER_ADDRESS_MAX: usize = 20;
 
 /// The idle sessions of this process.
 #[derive(Debug, Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<(u64, Session)>>>,
+    /// By address, the one used last at the end.
+    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
     count: Cell<usize>,
-    next: Cell<u64>,
+    sweeping: Cell<bool>,
     closed: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    session: Session,
+    until: Instant,
 }
 
 impl Pool {
     /// An open session to this address, the one used last.
     #[must_use]
     pub fn take(&self, address: SocketAddr) -> Option<Session> {
-        loop {
-            let session = self.remove(address, None)?;
+        let mut all = self.idle.borrow_mut();
+        let idle = all.get_mut(&address)?;
+        let mut found = None;
+        while let Some(Idle { session, .. }) = idle.pop() {
+            self.count.set(self.count.get().saturating_sub(1));
             if session.is_quiet() {
-                return Some(session);
+                found = Some(session);
+                break;
             }
         }
+        if idle.is_empty() {
+            all.remove(&address);
+        }
+        found
     }
 
     /// Keeps a session whose transaction has ended, or ends it if it cannot be used again or there are enough.
@@ -48,40 +66,34 @@ impl Pool {
             spawn_local(session.quit());
             return;
         }
-        let id = self.next.get();
-        self.next.set(id.wrapping_add(1));
-        self.idle.borrow_mut().entry(address).or_default().push((id, session));
+        let until = Instant::now() + IDLE_FOR;
+        self.idle.borrow_mut().entry(address).or_default().push(Idle { session, until });
         self.count.set(self.count.get().saturating_add(1));
-        let pool = Rc::clone(self);
-        spawn_local(async move {
-            sleep(IDLE_FOR).await;
-            if let Some(session) = pool.remove(address, Some(id)) {
-                session.quit().await;
-            }
-        });
+        if !self.sweeping.replace(true) {
+            spawn_local(Rc::clone(self).sweep());
+        }
     }
 
     /// Ends all idle sessions; those given back later end at once.
     pub fn close(&self) {
         self.closed.set(true);
-        for (_, session) in self.idle.take().into_values().flatten() {
-            spawn_local(session.quit());
+        for idle in self.idle.take().into_values().flatten() {
+            spawn_local(idle.session.quit());
         }
         self.count.set(0);
     }
 
-    fn remove(&self, address: SocketAddr, id: Option<u64>) -> Option<Session> {
-        let mut idle = self.idle.borrow_mut();
-        let sessions = idle.get_mut(&address)?;
-        let at = match id {
-            Some(id) => sessions.iter().position(|(known, _)| *known == id)?,
-            None => sessions.len().checked_sub(1)?,
-        };
-        let (_, session) = sessions.remove(at);
-        if sessions.is_empty() {
-            idle.remove(&address);
+    /// Ends those that were idle for long enough, until none is left.
+    async fn sweep(self: Rc<Self>) {
+        while self.count.get() > 0 {
+            sleep(SWEEP).await;
+            let (mut all, now) = (self.idle.borrow_mut(), Instant::now());
+            for idle in all.values_mut().flat_map(|idle| idle.extract_if(.., |idle| idle.until <= now)) {
+                self.count.set(self.count.get().saturating_sub(1));
+                spawn_local(idle.session.quit());
+            }
+            all.retain(|_, idle| !idle.is_empty());
         }
-        self.count.set(self.count.get().saturating_sub(1));
-        Some(session)
+        self.sweeping.set(false);
     }
 }

@@ -423,7 +423,7 @@ fn a_connection_is_used_again_and_ends_politely() {
         }
         let connects = |heard: &Heard| heard.borrow().iter().filter(|line| *line == "(connect)").count();
         assert_eq!(connects(&heard), 1);
-        sleep(Duration::from_millis(2300)).await;
+        sleep(Duration::from_millis(2700)).await;
         assert_eq!(heard.borrow().last().unwrap(), "QUIT");
         assert!(world.deliver(&["r@b.example"], relay(address)).await[0].starts_with('K'));
         assert_eq!(connects(&heard), 2);
