@@ -1,6 +1,7 @@
 //! The classic face: one session on standard input and output, for tcpserver, inetd and systemd's `Accept=yes`.
 //!
-//! tcp-environ(5) says who the client is; RELAYCLIENT, DATABYTES and QMAILQUEUE are obeyed. Exit code 0 after QUIT, 1 otherwise.
+//! tcp-environ(5) says who the client is, else the socket on standard input (systemd, inetd); RELAYCLIENT, DATABYTES and QMAILQUEUE are
+//! obeyed. Exit code 0 after QUIT, 1 otherwise. Under inetd standard error is the client: then there is no log.
 //! Messages go to the program that QMAILQUEUE names, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
 //! who may not ask it (its socket is for the service roles), or who replaces the queue and has no running system, has rcpthosts and the
 //! virtual domains alone, as with the classic program.
@@ -9,21 +10,23 @@ use crate::config::config;
 use crate::program::{Handover, QueueProgram};
 use crate::session::recipient_answer;
 use crate::{log_end, log_line, now};
-use control::{ControlError, Root};
+use control::{ControlError, Networks, Root};
 use ipc::auth;
 use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
 use ipc::submission::Submission;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::SocketAddrAny;
 use sandbox::Socket;
 use smtp::server::{Action, Actions, Connection, End, Envelope, Input, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use sys::{Received, Seqpacket};
 use wire::Address;
@@ -37,6 +40,9 @@ const WRITE_DEADLINE: Timespec = Timespec { tv_sec: 300, tv_nsec: 0 };
 
 /// The whole program.
 pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
+    if is_client(rustix::stdio::stderr()) {
+        crate::LOG_IS_CLIENT.store(true, Ordering::Relaxed);
+    }
     let mut talk = match start(root) {
         Ok(talk) => talk,
         Err(error) => {
@@ -57,16 +63,18 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let control = control::Smtpd::read(&root).map_err(io::Error::other)?;
     let run = rustix::fs::open(root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
     let program = std::env::var_os("QMAILQUEUE").filter(|program| !program.is_empty());
-    let directory = Directory::open(run.as_ref(), program.is_some());
+    let directory = Directory::open(run.as_ref(), may_call(&root, Socket::Auth), program.is_some());
     let alone = matches!(directory, Directory::RcptHosts);
     let virtual_domains = if alone { virtual_domains(&root) } else { Vec::new() };
+    let socket = if may_call(&root, Socket::Queue) { Socket::Queue } else { Socket::Inject };
+    let peer = connection(&control.relayclients);
     let queue = match program {
         Some(program) => Queue::Program(QueueProgram::start(&program, root.path())?),
-        None => Queue::Send(run),
+        None => Queue::Send { run, socket },
     };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
-    let session = Session::new(Arc::new(config(control, virtual_domains)), connection(), now(), &mut actions);
+    let session = Session::new(Arc::new(config(control, virtual_domains)), peer, now(), &mut actions);
     Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
 }
 
@@ -80,19 +88,40 @@ fn variable(name: &str) -> Option<Box<[u8]>> {
     std::env::var_os(name).map(|value| value.into_vec().into())
 }
 
-fn connection() -> Connection {
+fn connection(relayclients: &Networks) -> Connection {
     let ip = |name: &str| std::env::var(name).ok().and_then(|ip| ip.parse::<IpAddr>().ok());
+    let stdin = rustix::stdio::stdin();
+    let end = |address: Option<SocketAddrAny>| SocketAddr::try_from(address?).ok().map(|end| end.ip());
+    let remote = ip("TCPREMOTEIP").or_else(|| end(rustix::net::getpeername(stdin).ok()?));
+    let local = ip("TCPLOCALIP").or_else(|| end(rustix::net::getsockname(stdin).ok()));
+    let remote = remote.map(|ip| ip.to_canonical());
+    let named = remote.map(|ip| ip.to_string().into_bytes().into());
+    let is_relay = remote.is_some_and(|ip| relayclients.contains(ip));
     // Leading digits, as with control files; a variable without them says nothing.
     let databytes = variable("DATABYTES").and_then(|value| control::read::int_of(&value));
+    let unknown = || b"unknown".as_slice().into();
     Connection {
-        remote_ip: variable("TCPREMOTEIP").unwrap_or_else(|| b"unknown".as_slice().into()),
+        remote_ip: variable("TCPREMOTEIP").or(named).unwrap_or_else(unknown),
         remote_host: variable("TCPREMOTEHOST"),
         remote_info: variable("TCPREMOTEINFO"),
-        local_ip: ip("TCPLOCALIP").map(|ip| ip.to_canonical()),
-        local_host: Some(variable("TCPLOCALHOST").unwrap_or_else(|| b"unknown".as_slice().into())),
-        relay_client: variable("RELAYCLIENT"),
+        local_ip: local.map(|ip| ip.to_canonical()),
+        local_host: Some(variable("TCPLOCALHOST").unwrap_or_else(unknown)),
+        relay_client: variable("RELAYCLIENT").or_else(|| is_relay.then(Box::default)),
         databytes,
     }
+}
+
+/// Is it the same file as standard input or output?
+fn is_client(fd: BorrowedFd<'_>) -> bool {
+    let file = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let this = file(fd);
+    this.is_some() && [rustix::stdio::stdin(), rustix::stdio::stdout()].into_iter().any(|client| file(client) == this)
+}
+
+/// Would the server of this socket listen to this process? Without etc/qmail/ids the socket itself will show.
+fn may_call(root: &Root, socket: Socket) -> bool {
+    let uid = rustix::process::geteuid().as_raw();
+    root.ids().map_or(true, |ids| sandbox::may_call(socket, uid, |role| ids.get(role.name()).map(|id| id.uid)))
 }
 
 struct Talk {
@@ -176,7 +205,10 @@ enum Directory {
 }
 
 impl Directory {
-    fn open(run: Option<&OwnedFd>, has_program: bool) -> Self {
+    fn open(run: Option<&OwnedFd>, may_call: bool, has_program: bool) -> Self {
+        if !may_call {
+            return Self::RcptHosts;
+        }
         let connected = run.map_or(Err(io::ErrorKind::NotFound.into()), |run| {
             let socket = Seqpacket::connect(run.as_fd(), Socket::Auth.path())?;
             socket.set_deadline(DIRECTORY_DEADLINE)?;
@@ -217,8 +249,11 @@ fn ask(socket: &Seqpacket, id: u64, address: Address) -> io::Result<RecipientAns
 /// Where messages go.
 enum Queue {
     Program(QueueProgram),
-    /// qmail-send, below the run directory if there is one.
-    Send(Option<OwnedFd>),
+    /// qmail-send, below the run directory if there is one, by the socket that this caller may use.
+    Send {
+        run: Option<OwnedFd>,
+        socket: Socket,
+    },
 }
 
 enum Outgoing {
@@ -240,8 +275,8 @@ impl Queue {
     fn begin(&self, envelope: Envelope) -> Option<Outgoing> {
         match self {
             Self::Program(program) => program.begin(envelope).ok().map(Outgoing::Program),
-            Self::Send(run) => {
-                let submission = submit(run.as_ref()?.as_fd(), envelope).ok()?;
+            Self::Send { run, socket } => {
+                let submission = submit(run.as_ref()?.as_fd(), *socket, envelope).ok()?;
                 Some(Outgoing::Send { submission, is_broken: false })
             }
         }
@@ -250,7 +285,7 @@ impl Queue {
     fn finish(&self, message: Option<Outgoing>) -> QueueAnswer {
         match (self, message) {
             (Self::Program(program), Some(Outgoing::Program(handover))) => program.finish(handover),
-            (Self::Send(_), Some(Outgoing::Send { mut submission, is_broken: false })) => match submission.commit() {
+            (Self::Send { .. }, Some(Outgoing::Send { mut submission, is_broken: false })) => match submission.commit() {
                 Ok(Answer::Accepted { pid, .. }) => QueueAnswer::Accepted { qp: pid },
                 Ok(Answer::Temporary { text }) => QueueAnswer::Temporary(text.0),
                 Ok(Answer::Permanent { text }) => QueueAnswer::Permanent(text.0),
@@ -267,9 +302,9 @@ impl Queue {
     }
 }
 
-/// The socket for service roles if this caller may use it, else the one for anybody.
-fn submit(run: BorrowedFd<'_>, envelope: Envelope) -> io::Result<Submission> {
-    let mut submission = match Submission::connect(run, Socket::Queue.path()) {
+fn submit(run: BorrowedFd<'_>, socket: Socket, envelope: Envelope) -> io::Result<Submission> {
+    let mut submission = match Submission::connect(run, socket.path()) {
+        // The directory of the service roles is closed to others, whatever ids says.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Submission::connect(run, Socket::Inject.path()),
         other => other,
     }?;

@@ -20,6 +20,7 @@ mod session;
 use control::Root;
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `qmail-smtpd [--root DIR] [--service]`
 #[must_use]
@@ -42,9 +43,15 @@ pub fn main() -> ExitCode {
     classic::run(root)
 }
 
+/// Standard error is the connection to the client (inetd): a log line would be taken for a reply.
+static LOG_IS_CLIENT: AtomicBool = AtomicBool::new(false);
+
 /// One line of the log, in one write. That nobody reads it is no reason to stop.
 fn log_line(line: std::fmt::Arguments<'_>) {
     use std::io::Write as _;
+    if LOG_IS_CLIENT.load(Ordering::Relaxed) {
+        return;
+    }
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 

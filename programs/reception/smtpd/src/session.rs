@@ -8,12 +8,13 @@ use crate::queue::{Draft, Pool};
 use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
-use smtp::server::{Action, Actions, Config, Connection, Input, RecipientAnswer, Session};
+use smtp::server::{Action, Actions, Config, Connection, End, Input, RecipientAnswer, Session};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -24,6 +25,9 @@ const SCRATCH_LEN: usize = 64 * 1024;
 const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
 /// A client that takes no reply for so long is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long a client that is cut off may take to read why.
+const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// What all sessions of a worker share.
 pub(crate) struct Worker {
@@ -73,7 +77,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         talk.next(&mut actions).await;
     }
     talk.carry_out(&mut actions).await;
-    talk.flush().await;
+    if talk.flush().await && talk.session.end() == Some(End::Limit) {
+        let _ = timeout(LINGER_MAX, talk.linger()).await;
+    }
     log_end(&talk.session, now().boot_s, "");
 }
 
@@ -181,6 +187,18 @@ impl Talk {
             () = sleep(left) => self.session.step(now(), Input::Deadline, actions),
             // The flag is looked at when this is called again.
             () = drained => {}
+        }
+    }
+
+    /// Reads on without looking: to close over unread input would take the last reply back (RFC 1122 §4.2.2.13).
+    async fn linger(&mut self) {
+        let _ = self.stream.shutdown().await;
+        while self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut self.worker.scratch.borrow_mut()) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
         }
     }
 

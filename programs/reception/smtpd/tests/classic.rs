@@ -186,6 +186,36 @@ fn the_environment_says_what_a_client_may() {
 }
 
 #[test]
+fn named_networks_may_relay() {
+    let far = b"MAIL FROM:<>\r\nRCPT TO:<joe@far.example>\r\nQUIT\r\n";
+    for (ip, may) in [("192.0.2.7", true), ("198.51.100.7", false), ("unknown", false)] {
+        let instance = Instance::new().control("relayclients", "192.0.2.0/24\n").capturing("exit 0").env("TCPREMOTEIP", ip);
+        assert_eq!(instance.talk(far).replies.contains("\n250 2.1.5 ok\n"), may, "{ip}");
+    }
+}
+
+#[test]
+fn on_a_socket_the_client_is_who_the_socket_says_and_nothing_but_replies_goes_there() {
+    let instance = Instance::new().capturing("exit 0");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = std::os::fd::OwnedFd::from(listener.accept().unwrap().0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qmail-smtpd"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("QMAIL_ROOT", instance.dir.path()).envs(instance.env.iter().cloned());
+    command.stdin(socket.try_clone().unwrap()).stdout(socket.try_clone().unwrap()).stderr(socket);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    client.write_all(b"WHAT\r\n").unwrap();
+    client.write_all(LETTER).unwrap();
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).unwrap();
+    assert!(replies.split_terminator("\r\n").all(|line| line.as_bytes()[..3].iter().all(u8::is_ascii_digit)), "{replies}");
+    assert!(replies.contains("\r\n502 5.5.1 unimplemented\r\n") && replies.contains("\r\n250 2.0.0 ok "), "{replies}");
+    assert!(child.wait().unwrap().success());
+    assert!(instance.read("text0").starts_with("Received: from unknown (HELO client.example) (127.0.0.1)\n"));
+}
+
+#[test]
 fn virtual_domains_count_as_rcpthosts() {
     let instance = Instance::new().capturing("exit 0");
     std::fs::create_dir_all(instance.path("etc/qmail/users")).unwrap();

@@ -104,6 +104,14 @@ impl System {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    fn wait_for_log(&self, line: &str, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.log().matches(line).count() < count {
+            assert!(Instant::now() < deadline, "no {line:?}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn memory_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.pid.as_raw_nonzero());
         let status = std::fs::read_to_string(path).unwrap();
@@ -208,7 +216,7 @@ fn letters_go_to_the_queue() {
         ("a@b", &["joe@ours.example".to_owned()][..], 1)
     );
     assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
-    assert!(system.log().contains("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n"));
+    system.wait_for_log("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n", 1);
 }
 
 #[test]
@@ -300,11 +308,7 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
         stream.write_all(&whole.as_bytes()[..len]).unwrap();
         drop(stream);
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while system.log().matches("end 127.0.0.1 Gone: messages 0 ").count() < 5 {
-        assert!(Instant::now() < deadline, "{}", system.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    system.wait_for_log("end 127.0.0.1 Gone: messages 0 ", 5);
     assert_eq!(system.seen(), []);
 }
 
@@ -327,6 +331,18 @@ fn sessions_have_bounds() {
         assert!(Instant::now() < deadline);
     }
     assert!(system.log().contains("127.0.0.1 refused: 421 4.7.0 too many connections"));
+}
+
+#[test]
+fn who_is_cut_off_can_read_why() {
+    let system = System::start(&[("brtlimit", "3\n")]);
+    let input = format!("MAIL FROM:<>\r\n{}", "RCPT TO:<nobody@x>\r\n".repeat(100_000));
+    let replies = system.talk(input.as_bytes());
+    assert!(
+        replies.ends_with("550 5.1.1 sorry, no mailbox here by that name\n421 4.7.0 too many unknown recipients\n"),
+        "{replies}"
+    );
+    system.wait_for_log("end 127.0.0.1 Limit: ", 1);
 }
 
 #[test]
