@@ -93,10 +93,15 @@ impl Service {
             }
             // A full socket with requests in it: an answer comes and with it another turn.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !to.tasks.is_empty() => false,
+            // It has gone without taking this, so another one may have it; but a program that always goes must not be
+            // started for ever. Its end, which is on its way, gives the task another turn.
             Err(_) => {
-                self.fail(id, CRASHED);
+                let again = !to.once && !std::mem::replace(&mut task.retried, true);
                 self.worker_failed(worker, "cannot be written to");
-                true
+                if !again {
+                    self.fail(id, CRASHED);
+                }
+                !again
             }
         }
     }
@@ -246,5 +251,125 @@ impl Service {
         for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.down(id, text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::{Client, Rights};
+    use crate::task::{DELIVERY_DEADLINE, Origin, Task};
+    use ipc::DATAGRAM_LEN_MAX;
+    use ipc::job::Answer;
+    use std::os::fd::OwnedFd;
+    use sys::{Received, Seqpacket};
+    use wire::{Address, Domain};
+
+    /// A service with one client, whose workers are the stand-in of the tests.
+    fn service() -> (tempfile::TempDir, Service, Seqpacket) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = control::Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.users()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::fs::write(root.ids_file(), "qmailq 61103 61100\n").unwrap();
+        }
+        let run_dir = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        let mut service = Service::new(root, run_dir).unwrap();
+        let built = std::env::current_exe().unwrap();
+        service.programs.local = built.parent().unwrap().parent().unwrap().join("examples/fake-local");
+        let (ours, theirs) = Seqpacket::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        service.clients.insert(7, Client::new(theirs, Rights { jobs: true, questions: true }));
+        ours.set_nonblocking(true).unwrap();
+        (dir, service, ours)
+    }
+
+    /// A delivery to a virtual domain that waits for a worker.
+    fn queue(service: &mut Service, number: u64, order: &str) -> u64 {
+        let id = service.next_number();
+        let address = Address::new(b"joe@v.example").unwrap();
+        let own = control::Id { uid: 61_200, gid: 61_200 };
+        let entry = control::VirtualDomain::new(own, std::path::Path::new("/m")).unwrap();
+        let mut rules = service.rules.clone();
+        rules.uid = own.uid;
+        let domain = Domain::new(b"v.example").unwrap();
+        let target = rules.mailbox(&domain, &entry, None, b"", &address, false).unwrap();
+        let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
+        let ask = Ask::Deliver { sender: Address::new(order.as_bytes()).unwrap() };
+        let body = Some(sys::memfd::sealed(b"x").unwrap());
+        let origin = Origin { client: 7, number };
+        let task = Task { origin, ask, address, body, stage: Stage::Queued, deadline, target: Some(target), retried: false };
+        service.tasks.insert(id, task);
+        service.queue.push_back(id);
+        id
+    }
+
+    fn answers(client: &Seqpacket) -> Vec<(u64, String)> {
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        let mut all = Vec::new();
+        while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
+            let Answer::Done { number, outcomes, .. } = Answer::decode(&buf[..len]).unwrap();
+            all.push((number, String::from_utf8(outcomes[0].text.to_vec()).unwrap()));
+        }
+        all
+    }
+
+    #[test]
+    fn a_worker_past_its_deadline_is_killed_and_all_its_work_deferred() {
+        let (_dir, mut service, client) = service();
+        service.programs.run_as_caller();
+        for number in 1..=5 {
+            queue(&mut service, number, "hang");
+        }
+        service.pump();
+        assert_eq!(service.workers.len(), 4, "the fifth shares a worker");
+        let now = sys::clock::boottime();
+        service.check_deadlines(now + DELIVERY_DEADLINE - Duration::from_secs(5));
+        assert!(answers(&client).is_empty());
+        service.check_deadlines(now + DELIVERY_DEADLINE + Duration::from_secs(5));
+        let mut told = answers(&client);
+        told.sort();
+        assert_eq!(told.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert!(told.iter().any(|(_, text)| text.contains("took too long")), "{told:?}");
+        assert!(service.tasks.is_empty() && service.pool.is_empty());
+        for worker in service.workers.values() {
+            assert_eq!(worker.child.wait(), sys::spawn::Ended::Signal(9));
+        }
+    }
+
+    #[test]
+    fn what_waits_too_long_for_a_worker_is_deferred() {
+        let (_dir, mut service, client) = service();
+        queue(&mut service, 1, "ok");
+        service.check_deadlines(sys::clock::boottime() + DELIVERY_DEADLINE);
+        assert_eq!(answers(&client), [(1, "no worker was free in time (#4.3.0)".to_owned())]);
+    }
+
+    #[test]
+    fn a_worker_that_cannot_be_started_is_a_deferral() {
+        let (_dir, mut service, client) = service();
+        service.programs.local = "/nonexistent/qmail-local".into();
+        queue(&mut service, 1, "ok");
+        service.pump();
+        assert_eq!(answers(&client), [(1, "cannot start qmail-local (#4.3.0)".to_owned())]);
+    }
+
+    #[test]
+    fn an_idle_worker_is_told_to_go_and_killed_if_it_does_not() {
+        let (_dir, mut service, client) = service();
+        service.programs.run_as_caller();
+        queue(&mut service, 1, "ok");
+        service.pump();
+        let id = *service.workers.keys().next().unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while !service.tasks.is_empty() && std::time::Instant::now() < until {
+            service.on_worker(id);
+        }
+        assert_eq!(answers(&client).len(), 1);
+        let later = sys::clock::boottime() + crate::pool::IDLE_MAX;
+        service.check_deadlines(later);
+        assert!(service.pool.is_empty() && service.workers[&id].socket.is_none());
+        assert_eq!(service.workers[&id].child.wait(), sys::spawn::Ended::Code(0), "the end of its connection is enough");
     }
 }

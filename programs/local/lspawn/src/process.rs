@@ -38,6 +38,12 @@ impl Programs {
         Self { local, pop3d, root: root.path().to_owned(), path, as_caller }
     }
 
+    /// For tests whose programs lie where nobody else can reach them.
+    #[cfg(test)]
+    pub fn run_as_caller(&mut self) {
+        self.as_caller = true;
+    }
+
     /// A warm worker: `qmail-local --worker`, for a virtual domain `qmail-local --worker --base DIR`.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ impl Service {
     fn new_task(&mut self, origin: Origin, ask: Ask, address: Address, body: Option<OwnedFd>, wait_max: Duration) -> u64 {
         let id = self.next_number();
         let deadline = sys::clock::boottime().saturating_add(wait_max);
-        self.tasks.insert(id, Task { origin, ask, address, body, stage: Stage::Queued, deadline, target: None });
+        self.tasks.insert(id, Task { origin, ask, address, body, stage: Stage::Queued, deadline, target: None, retried: false });
         id
     }
 

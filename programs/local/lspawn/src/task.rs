@@ -56,6 +56,8 @@ pub struct Task {
     /// When [`Task::stage`] has taken too long.
     pub deadline: Duration,
     pub target: Option<Target>,
+    /// A worker has gone before it took this.
+    pub retried: bool,
 }
 
 /// What came of it.
