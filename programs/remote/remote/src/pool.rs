@@ -19,8 +19,8 @@ pub const IDLE_FOR: Duration = Duration::from_secs(2);
 /// How often old ones are looked for while there are any. One task does it: one per connection and message would outlive the
 /// message by seconds, at a rate of thousands.
 const SWEEP: Duration = Duration::from_millis(250);
-const IDLE_MAX: usize = 500;
-const IDLE_PER_ADDRESS_MAX: usize = 20;
+pub const IDLE_MAX: usize = 500;
+pub const IDLE_PER_ADDRESS_MAX: usize = 20;
 
 /// The idle sessions of this process.
 #[derive(Debug, Default)]

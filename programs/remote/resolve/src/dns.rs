@@ -21,11 +21,11 @@ use tokio::sync::Semaphore;
 use crate::cache::Cache;
 
 /// Records of one answer that are looked at (past-holes R10).
-const RECORDS_MAX: usize = 100;
+pub const RECORDS_MAX: usize = 100;
 /// Questions on their way at once; the rest wait for their turn.
-const QUESTIONS_MAX: usize = 256;
+pub const QUESTIONS_MAX: usize = 256;
 /// For one question, retries and CNAMEs included; two in a row fit into a request's 30 s.
-const QUESTION_MAX: Duration = Duration::from_secs(13);
+pub const QUESTION_MAX: Duration = Duration::from_secs(13);
 /// One try of one server.
 const TRY_MAX: Duration = Duration::from_secs(4);
 const TRIES: usize = 3;
