@@ -26,8 +26,6 @@ mod report;
 
 use std::collections::VecDeque;
 
-use wire::Address;
-
 use crate::reply::{Offers, Replies, Reply};
 pub use event::{Action, Finished, Input, Stage, Transaction};
 pub use report::{Outcome, REPORT_LEN_MAX};

@@ -1,3 +1,5 @@
+use wire::Address;
+
 use super::*;
 
 const EHLO: &str = "250-mx.example\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 PIPELINING\r\n";
