@@ -163,39 +163,50 @@ impl Decoder {
         self.len == 0
     }
 
-    /// Copies up to the next CR or LF; the common `CRLF` is taken with it.
+    /// Copies to the next CR or LF. While lines end in CRLF, as they should, and no dot follows, it goes on by itself: a text is
+    /// mostly this loop.
     fn line(&mut self, rest: &mut &[u8], out: &mut Vec<u8>) {
-        self.at = At::Line;
-        let Some(end) = memchr2(b'\r', b'\n', rest) else {
-            self.text(rest, out);
-            *rest = &[];
-            return;
-        };
-        self.text(rest.get(..end).unwrap_or_default(), out);
-        skip(rest, end);
-        match rest {
-            [b'\r', b'\n', ..] => {
-                self.end_line(true, out);
-                skip(rest, 2);
-            }
-            [b'\r', ..] => {
-                self.at = At::Cr { ends: false };
-                skip(rest, 1);
-            }
-            _ => {
-                self.end_bare(out);
-                skip(rest, 1);
+        loop {
+            self.at = At::Line;
+            let Some(end) = memchr2(b'\r', b'\n', rest) else {
+                self.text(rest, out);
+                *rest = &[];
+                return;
+            };
+            let (piece, behind) = rest.split_at_checked(end).unwrap_or_default();
+            self.text(piece, out);
+            match behind {
+                [b'\r', b'\n', next @ ..] => {
+                    self.end_line(true, out);
+                    *rest = next;
+                    if matches!(next, [] | [b'.', ..]) {
+                        return;
+                    }
+                }
+                [b'\r', next @ ..] => {
+                    self.at = At::Cr { ends: false };
+                    *rest = next;
+                    return;
+                }
+                _ => {
+                    self.end_bare(out);
+                    skip(rest, end.saturating_add(1));
+                    return;
+                }
             }
         }
     }
 
+    #[inline]
     fn text(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(piece);
         let len = piece.len() as u64;
         self.len = self.len.saturating_add(len);
         self.line_len = self.line_len.saturating_add(len);
         self.long |= self.line_len > self.bounds.line_len_max;
-        self.header.text(piece);
+        if !self.header.is_over {
+            self.header.text(piece);
+        }
     }
 
     fn end_bare(&mut self, out: &mut Vec<u8>) {
@@ -203,11 +214,14 @@ impl Decoder {
         self.end_line(false, out);
     }
 
+    #[inline]
     fn end_line(&mut self, crlf: bool, out: &mut Vec<u8>) {
         out.push(b'\n');
         self.len = self.len.saturating_add(1);
         self.line_len = 0;
-        self.header.end_line();
+        if !self.header.is_over {
+            self.header.end_line();
+        }
         self.at = At::LineStart { crlf };
     }
 }
@@ -216,7 +230,7 @@ fn skip(rest: &mut &[u8], n: usize) {
     *rest = rest.get(n..).unwrap_or_default();
 }
 
-/// Counts the hops in the header; deaf after the first empty line.
+/// Counts the hops in the header; not to be asked after the first empty line.
 #[derive(Debug, Default)]
 struct Header {
     is_over: bool,
@@ -226,10 +240,8 @@ struct Header {
 }
 
 impl Header {
+    #[inline]
     fn text(&mut self, piece: &[u8]) {
-        if self.is_over {
-            return;
-        }
         let free = self.start.get_mut(self.start_len..).unwrap_or_default();
         for (to, from) in free.iter_mut().zip(piece) {
             *to = *from;
@@ -238,9 +250,6 @@ impl Header {
     }
 
     fn end_line(&mut self) {
-        if self.is_over {
-            return;
-        }
         let start = self.start.get(..self.start_len).unwrap_or_default();
         self.is_over = start.is_empty();
         let name = start.split(|b| *b == b':').next().filter(|name| name.len() < start.len()).unwrap_or_default();
