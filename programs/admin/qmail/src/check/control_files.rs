@@ -6,13 +6,14 @@ use wire::Domain;
 use super::Findings;
 
 /// Files that hold a number.
-const NUMBERS: [&str; 12] = [
+const NUMBERS: [&str; 13] = [
     "bouncemaxbytes",
+    "concurrencyincoming",
+    "concurrencyincomingip",
     "concurrencylocal",
     "concurrencyremote",
     "databytes",
     "maxrcpt",
-    "popbeforesmtp",
     "queuelifetime",
     "timeoutconnect",
     "timeoutremote",
@@ -21,9 +22,8 @@ const NUMBERS: [&str; 12] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 33] = [
+const OTHERS: [&str; 31] = [
     "authcleartext",
-    "authsources",
     "badmailfrom",
     "barelf",
     "bouncefrom",
@@ -54,7 +54,6 @@ const OTHERS: [&str; 33] = [
     "smtproutes",
     "virtualdomains",
     "vmailprograms",
-    "xverp",
 ];
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
