@@ -56,31 +56,28 @@ pub fn lookup<E>(
     local: &[u8],
     mut get: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Option<Entry>, LookupError<E>> {
-    let mut entry = |key: &[u8]| match get(key).map_err(LookupError::Read)? {
-        Some(data) => Entry::from_data(&data).map(Some).ok_or(LookupError::Malformed),
-        None => Ok(None),
-    };
     let key = [b"!", local, b"\0"].concat().to_ascii_lowercase();
-    if let Some(found) = entry(&key)? {
+    if let Some(found) = record(&mut get, &key)? {
         return Ok(Some(found));
     }
     let last_bytes = get(b"").map_err(LookupError::Read)?.unwrap_or_default();
-    let mut entry = |key: &[u8]| match get(key).map_err(LookupError::Read)? {
-        Some(data) => Entry::from_data(&data).map(Some).ok_or(LookupError::Malformed),
-        None => Ok(None),
-    };
     for prefix_len in (0..=local.len()).rev() {
         let prefix = key.get(..prefix_len.saturating_add(1)).unwrap_or_default();
         let probe = prefix_len == 0 || prefix.last().is_some_and(|last| last_bytes.contains(last));
         if !probe {
             continue;
         }
-        if let Some(mut found) = entry(prefix)? {
+        if let Some(mut found) = record(&mut get, prefix)? {
             found.ext.extend_from_slice(local.get(prefix_len..).unwrap_or_default());
             return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+fn record<E>(mut get: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>, key: &[u8]) -> Result<Option<Entry>, LookupError<E>> {
+    let data = get(key).map_err(LookupError::Read)?;
+    data.map(|data| Entry::from_data(&data).ok_or(LookupError::Malformed)).transpose()
 }
 
 /// A parsed `users/assign`.
