@@ -17,7 +17,7 @@ fn main() {
             return;
         }
         let string = fuzz::smuggling_string(n);
-        let ran = fuzz::smuggling_body(&string) + fuzz::smuggling_inserted(&string, near);
+        let ran = fuzz::smuggling_body(&string) + fuzz::smuggling_inserted(&string, Some(near));
         sessions.fetch_add(ran, Ordering::Relaxed);
     };
     std::thread::scope(|scope| {
