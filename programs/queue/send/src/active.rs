@@ -1,6 +1,8 @@
 //! A message whose recipients are being tried: its envelope, how far each recipient has come, and its body while jobs run.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use schedule::{Channel, Lane, retry};
@@ -47,9 +49,45 @@ pub struct Recipient {
 #[derive(Debug)]
 pub enum BodyState {
     Closed,
+    /// Not opened yet, and still in memory from when it was accepted.
+    Kept(KeptBody),
     /// Jobs that wait for it.
     Asked(Vec<u64>),
     Open(Arc<OwnedFd>),
+}
+
+/// All bodies kept in memory together, at most: new mail that is delivered at once needs no reading, a flood of it is read again.
+pub const KEPT_MAX: usize = 8 << 20;
+
+/// A copy of a small body, counted while it lives.
+#[derive(Debug)]
+pub struct KeptBody {
+    bytes: Box<[u8]>,
+    used: Rc<Cell<usize>>,
+}
+
+impl KeptBody {
+    /// A copy, if there is room for it.
+    #[must_use]
+    pub fn new(bytes: &[u8], used: &Rc<Cell<usize>>) -> Option<Self> {
+        let total = used.get().saturating_add(bytes.len());
+        if total > KEPT_MAX {
+            return None;
+        }
+        used.set(total);
+        Some(Self { bytes: bytes.into(), used: Rc::clone(used) })
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for KeptBody {
+    fn drop(&mut self) {
+        self.used.set(self.used.get().saturating_sub(self.bytes.len()));
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

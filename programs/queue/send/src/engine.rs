@@ -15,6 +15,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -26,7 +27,7 @@ use schedule::{Backlog, Channel, Fair, Lane};
 use spool::{Completion, Envelope, Health, Living, Log as Spool, MessageId, ReadFailure};
 use wire::{Address, Domain};
 
-use crate::active::Active;
+use crate::active::{Active, KeptBody};
 use crate::bounce::Order;
 use crate::directory::{Routes, Site, Sites};
 use crate::log::{Log, Status};
@@ -98,11 +99,11 @@ pub struct Now {
 #[derive(Debug)]
 enum Ticket {
     Accept {
-        client: Option<u64>,
+        client: u64,
         envelope: Envelope,
         bytes: u64,
         held: usize,
-        qp: u32,
+        kept: Option<KeptBody>,
     },
     Bounce {
         of: u64,
@@ -147,6 +148,8 @@ pub struct Engine<S> {
     active: HashMap<u64, Active>,
     active_of: [usize; 2],
     recipients_active: usize,
+    /// Bytes of the bodies kept in memory.
+    kept: Rc<Cell<usize>>,
     local: Fair<(), ()>,
     remote: Fair<Site, Rc<Route>>,
     /// Messages that wait for a site which has more than enough to do.
@@ -206,6 +209,7 @@ impl<S: Spool> Engine<S> {
             active: HashMap::new(),
             active_of: [0; 2],
             recipients_active: 0,
+            kept: Rc::default(),
             local: Fair::new(limits.local, false),
             remote: Fair::new(limits.remote, true),
             parked: HashMap::new(),

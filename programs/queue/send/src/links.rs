@@ -16,6 +16,36 @@ use sys::{Received, Seqpacket};
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Links([Link; 4]);
+
+impl Default for Links {
+    fn default() -> Self {
+        Self(Self::ALL.map(Link::new))
+    }
+}
+
+impl Links {
+    pub(crate) const ALL: [Socket; 4] = [Socket::Resolve, Socket::Lspawn, Socket::Remote, Socket::Auth];
+
+    /// The connection to one of [`Links::ALL`].
+    pub(crate) fn to(&mut self, to: Socket) -> &mut Link {
+        let [resolve, lspawn, remote, auth] = &mut self.0;
+        match to {
+            Socket::Lspawn => lspawn,
+            Socket::Remote => remote,
+            Socket::Auth => auth,
+            _ => resolve,
+        }
+    }
+
+    /// When those that are not there are tried again.
+    pub(crate) fn try_times(&self) -> impl Iterator<Item = Duration> {
+        self.0.iter().filter_map(Link::try_at)
+    }
+}
+
 /// A connection, or the wish for one.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -24,6 +54,8 @@ pub(crate) struct Link {
     waiting: VecDeque<(Vec<u8>, Option<Arc<OwnedFd>>)>,
     try_at: Duration,
     pause: Duration,
+    /// The loop was told to say when output is taken again.
+    watched: bool,
 }
 
 /// What reading a link gave.
@@ -37,7 +69,7 @@ pub(crate) enum Heard {
 
 impl Link {
     pub(crate) fn new(to: Socket) -> Self {
-        Self { to, socket: None, waiting: VecDeque::new(), try_at: Duration::ZERO, pause: PAUSE_MIN }
+        Self { to, socket: None, waiting: VecDeque::new(), try_at: Duration::ZERO, pause: PAUSE_MIN, watched: false }
     }
 
     /// When the next attempt to connect is due; `None` while the connection is there.
@@ -79,9 +111,10 @@ impl Link {
         }
     }
 
-    /// Is anything left to send?
-    pub(crate) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Is anything left to send, if that is another answer than the last time?
+    pub(crate) fn waits_anew(&mut self) -> Option<bool> {
+        let waits = !self.waiting.is_empty();
+        (std::mem::replace(&mut self.watched, waits) != waits).then_some(waits)
     }
 
     /// Sends what waits, as far as the socket takes it.
@@ -115,7 +148,7 @@ impl Link {
 
     /// Closes it; the next attempt comes after a pause.
     pub(crate) fn close(&mut self, now: Duration) {
-        self.socket = None;
+        (self.socket, self.watched) = (None, false);
         self.waiting.clear();
         self.put_off(now);
     }
@@ -148,7 +181,7 @@ mod tests {
             link.send(vec![7; 1024], None);
         }
         link.flush().unwrap();
-        assert!(link.has_waiting(), "the socket is full");
+        assert_eq!((link.waits_anew(), link.waits_anew()), (Some(true), None), "the socket is full");
         let mut count = 0;
         while count < 1000 {
             match server.recv(&mut [0; 2048]) {
@@ -156,6 +189,7 @@ mod tests {
                 _ => link.flush().unwrap(),
             }
         }
+        assert_eq!(link.waits_anew(), Some(false));
         drop(server);
         assert!(matches!(link.recv(&mut [0; 8]), Heard::Lost));
         link.close(Duration::from_secs(1));

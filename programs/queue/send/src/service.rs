@@ -26,7 +26,7 @@ use sys::{Received, Seqpacket};
 use crate::bounce::Writer;
 use crate::clients::Clients;
 use crate::engine::{Engine, Identity, Now, Out};
-use crate::links::{Heard, Link};
+use crate::links::{Heard, Links};
 use crate::settings::Settings;
 use crate::submission::{Budget, Step, Surroundings, temporary};
 use events::{Event, Events, Source};
@@ -104,7 +104,9 @@ fn now() -> Now {
 }
 
 /// Where the log goes.
-pub struct LogWriter(Box<dyn FnMut(&[u8]) -> usize>);
+pub struct LogWriter(Box<WriteLog>);
+
+type WriteLog = dyn FnMut(&[u8]) -> usize;
 
 impl LogWriter {
     /// Standard error. A pipe is written without waiting: mail goes on when nobody reads.
@@ -137,10 +139,7 @@ pub struct Service<S> {
     doors: Doors,
     clients: Clients,
     events: Events,
-    lspawn: Link,
-    remote: Link,
-    auth: Link,
-    resolve: Link,
+    links: Links,
     writer: Writer,
     budget: Budget,
     buf: Box<[u8]>,
@@ -192,10 +191,7 @@ impl<S: Spool> Service<S> {
             doors,
             clients,
             events,
-            lspawn: Link::new(Socket::Lspawn),
-            remote: Link::new(Socket::Remote),
-            auth: Link::new(Socket::Auth),
-            resolve: Link::new(Socket::Resolve),
+            links: Links::default(),
             writer,
             budget: Budget::default(),
             buf: vec![0; DATAGRAM_LEN_MAX].into(),
@@ -286,8 +282,7 @@ impl<S: Spool> Service<S> {
     fn timeout(&self) -> Option<Duration> {
         let now = now().boot;
         let until = |at: Duration| at.saturating_sub(now);
-        let links =
-            [&self.lspawn, &self.remote, &self.auth, &self.resolve].into_iter().filter_map(|link| link.try_at().map(until));
+        let links = self.links.try_times().map(until);
         let sweep = (!self.clients.is_empty()).then_some(SWEEP);
         let log = (!self.engine.log.is_empty()).then_some(LOG_PAUSE);
         let times = links.chain(self.engine.wait()).chain(sweep).chain(log).chain(self.stop_at.map(until));
@@ -392,28 +387,14 @@ impl<S: Spool> Service<S> {
 
     // Links.
 
-    fn link(&mut self, to: Socket) -> &mut Link {
-        match to {
-            Socket::Lspawn => &mut self.lspawn,
-            Socket::Remote => &mut self.remote,
-            Socket::Auth => &mut self.auth,
-            _ => &mut self.resolve,
-        }
-    }
-
     fn connect(&mut self) {
         let now = now().boot;
-        for to in [Socket::Lspawn, Socket::Remote, Socket::Auth, Socket::Resolve] {
-            let link = match to {
-                Socket::Lspawn => &mut self.lspawn,
-                Socket::Remote => &mut self.remote,
-                Socket::Auth => &mut self.auth,
-                _ => &mut self.resolve,
-            };
+        for to in Links::ALL {
+            let link = self.links.to(to);
             if !link.connect(self.doors.run.as_fd(), now) {
                 continue;
             }
-            if !link.fd().is_some_and(|fd| self.events.add(fd, Source::Link(to)).is_ok()) {
+            if link.fd().is_none_or(|fd| self.events.add(fd, Source::Link(to)).is_err()) {
                 link.close(now);
                 continue;
             }
@@ -427,7 +408,7 @@ impl<S: Spool> Service<S> {
             Socket::Remote => self.engine.connected(Channel::Remote),
             Socket::Auth => {
                 for (id, address) in self.engine.open_questions() {
-                    self.auth.send(ipc::auth::Request::Route { id, address }.encode(), None);
+                    self.links.to(Socket::Auth).send(ipc::auth::Request::Route { id, address }.encode(), None);
                 }
             }
             _ => {}
@@ -436,7 +417,7 @@ impl<S: Spool> Service<S> {
 
     fn lost(&mut self, to: Socket) {
         let now = now().boot;
-        self.link(to).close(now);
+        self.links.to(to).close(now);
         match to {
             Socket::Lspawn => self.engine.disconnected(Channel::Local),
             Socket::Remote => self.engine.disconnected(Channel::Remote),
@@ -451,7 +432,7 @@ impl<S: Spool> Service<S> {
         }
         for _ in 0..DATAGRAMS_TURN {
             let mut buf = std::mem::take(&mut self.buf);
-            let heard = self.link(to).recv(&mut buf);
+            let heard = self.links.to(to).recv(&mut buf);
             let understood = match &heard {
                 Heard::Datagram(len) => self.answer(to, buf.get(..*len).unwrap_or_default()),
                 Heard::Nothing | Heard::Lost => true,
@@ -505,17 +486,13 @@ impl<S: Spool> Service<S> {
     }
 
     fn flush(&mut self, to: Socket) {
-        let link = match to {
-            Socket::Lspawn => &mut self.lspawn,
-            Socket::Remote => &mut self.remote,
-            Socket::Auth => &mut self.auth,
-            _ => &mut self.resolve,
-        };
+        let link = self.links.to(to);
         if link.flush().is_err() {
             return self.lost(to);
         }
-        if let Some(fd) = link.fd() {
-            let _ = self.events.want(fd, Source::Link(to), true, link.has_waiting());
+        let waits = link.waits_anew();
+        if let (Some(fd), Some(waits)) = (link.fd(), waits) {
+            let _ = self.events.want(fd, Source::Link(to), true, waits);
         }
     }
 
@@ -546,16 +523,16 @@ impl<S: Spool> Service<S> {
             Out::Reply { client, answer } => self.reply(client, &answer),
             Out::Admin { client, answer } => self.admin_reply(client, &answer),
             Out::Job { channel, datagram, body } => {
-                let link = if channel == Channel::Local { &mut self.lspawn } else { &mut self.remote };
-                link.send(datagram, Some(body));
+                let to = if channel == Channel::Local { Socket::Lspawn } else { Socket::Remote };
+                self.links.to(to).send(datagram, Some(body));
                 touched.jobs = true;
             }
             Out::Route { id, address } => {
-                self.auth.send(ipc::auth::Request::Route { id, address }.encode(), None);
+                self.links.to(Socket::Auth).send(ipc::auth::Request::Route { id, address }.encode(), None);
                 touched.questions = true;
             }
             Out::Site { id, domain } => {
-                self.resolve.send(ipc::resolve::Request::Site { id, domain }.encode(), None);
+                self.links.to(Socket::Resolve).send(ipc::resolve::Request::Site { id, domain }.encode(), None);
                 touched.questions = true;
             }
             Out::Bounce(order) => self.writer.order(*order),

@@ -372,11 +372,11 @@ mod tests {
             let mut around = around();
             let body = vec![b'x'; len];
             let submitted = run(3, &body, &mut around);
-            assert_eq!(submitted.bytes as usize, len + TRACE.len());
+            assert_eq!(submitted.bytes, (len + TRACE.len()) as u64);
             assert_eq!((submitted.recipients.len(), submitted.flags), (3, 1));
             match &submitted.body {
                 Body::Inline(bytes) => assert_eq!((bytes, inline), (&[TRACE, &body].concat(), true)),
-                Body::Side(side) => assert_eq!((side.len() as usize, inline), (len + TRACE.len(), false)),
+                Body::Side(side) => assert_eq!((side.len(), inline), ((len + TRACE.len()) as u64, false)),
             }
             assert_eq!(around.budget.used(), submitted.held);
             around.budget.give_back(submitted.held);
@@ -457,7 +457,7 @@ mod tests {
                 let bytes: Vec<u8> = (0..seed % 40)
                     .map(|_| {
                         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                        (seed >> 60) as u8
+                        u8::try_from(seed >> 60).unwrap()
                     })
                     .collect();
                 seed = seed.wrapping_add(12345);

@@ -367,10 +367,10 @@ fn whatever_bytes_come_it_goes_on() {
     for door in [Socket::Inject, Socket::Queue, Socket::AdminSend] {
         for round in 0..300u64 {
             let socket = instance.connect(door);
-            let mut datagram: Vec<u8> = (0..random() % 60 + 1).map(|_| random() as u8).collect();
+            let mut datagram: Vec<u8> = (0..random() % 60 + 1).map(|_| u8::try_from(random() & 255).unwrap()).collect();
             datagram[0] = ipc::VERSION;
             if let Some(kind) = datagram.get_mut(1) {
-                *kind = (round % 9) as u8;
+                *kind = u8::try_from(round % 9).unwrap();
             }
             // Never a request that would change something: those are the administrator's right.
             if door == Socket::AdminSend && datagram.len() == 10 {

@@ -1,9 +1,9 @@
 //! From a submission to a message of the queue.
 
 use schedule::Lane;
-use spool::{Envelope, Log as Spool, Refusal};
+use spool::{Body, Envelope, Log as Spool, Refusal};
 
-use crate::active::Active;
+use crate::active::{Active, BodyState, KeptBody};
 use crate::submission::{Submitted, Submitter, permanent, temporary};
 
 use super::{Engine, Out, Ticket};
@@ -15,26 +15,27 @@ impl<S: Spool> Engine<S> {
         let Submitted { sender, recipients, flags, body, bytes, held } = message;
         let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags };
         self.accepting = self.accepting.saturating_add(1);
-        let kept = envelope.clone();
-        let ticket = self.ticket(Ticket::Accept { client: Some(client), envelope: kept, bytes, held, qp: who.pid });
+        let kept = match &body {
+            Body::Inline(bytes) => KeptBody::new(bytes, &self.kept),
+            Body::Side(_) => None,
+        };
+        let ticket = self.ticket(Ticket::Accept { client, envelope: envelope.clone(), bytes, held, kept });
         self.spool.accept(envelope, body, ticket);
     }
 
     pub(super) fn accepted(&mut self, ticket: u64, id: u64) {
         match self.tickets.remove(&ticket) {
-            Some(Ticket::Accept { client, envelope, bytes, held, qp }) => {
+            Some(Ticket::Accept { client, envelope, bytes, held, kept }) => {
                 self.accepting = self.accepting.saturating_sub(1);
                 self.out.push(Out::GiveBack { bytes: held });
-                if let Some(client) = client {
-                    self.out.push(Out::Reply { client, answer: ipc::queue::Answer::Accepted { id, pid: qp } });
-                }
-                self.enter(id, envelope, bytes);
+                self.out.push(Out::Reply { client, answer: ipc::queue::Answer::Accepted { id, pid: envelope.pid } });
+                self.enter(id, envelope, bytes, kept);
             }
             Some(Ticket::Bounce { of, envelope, bytes }) => {
                 self.counters.bounces = self.counters.bounces.saturating_add(1);
                 self.log.bounce_msg(of, self.identity.pid);
                 self.ended(of);
-                self.enter(id, envelope, bytes);
+                self.enter(id, envelope, bytes, None);
             }
             _ => {}
         }
@@ -50,9 +51,7 @@ impl<S: Spool> Engine<S> {
                     Refusal::Failed => temporary("4.3.0 mail system cannot write to its disk"),
                     Refusal::TooLarge => permanent("5.3.4 message too big for this system"),
                 };
-                if let Some(client) = client {
-                    self.out.push(Out::Reply { client, answer });
-                }
+                self.out.push(Out::Reply { client, answer });
             }
             Some(Ticket::Bounce { of, .. }) => self.bounce_failed(of, "the spool did not take it"),
             _ => {}
@@ -60,13 +59,17 @@ impl<S: Spool> Engine<S> {
     }
 
     /// A new message is in the queue: tried at once if there is room, whatever else waits.
-    fn enter(&mut self, id: u64, envelope: Envelope, bytes: u64) {
+    fn enter(&mut self, id: u64, envelope: Envelope, bytes: u64, kept: Option<KeptBody>) {
         self.log.new_msg(id);
         self.log.info_msg(id, bytes, envelope.sender.as_bytes(), envelope.pid, envelope.uid);
         let arrival_s = envelope.arrival_s;
         if !self.stopping && self.has_room(Lane::Fresh) {
             self.backlog.insert_active(id, arrival_s);
-            self.activate(id, Active::new(envelope, None, bytes, Lane::Fresh), false);
+            let mut active = Active::new(envelope, None, bytes, Lane::Fresh);
+            if let Some(kept) = kept {
+                active.body = BodyState::Kept(kept);
+            }
+            self.activate(id, active, false);
         } else {
             self.backlog.insert_fresh(id, arrival_s);
             self.backlog.set_pending(id, u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX));

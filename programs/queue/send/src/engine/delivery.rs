@@ -134,13 +134,17 @@ impl<S: Spool> Engine<S> {
                 }
             }
         }
+        if let BodyState::Kept(kept) = &active.body {
+            // Without a descriptor for it now, it is read like any other body.
+            active.body = sys::memfd::sealed(kept.bytes()).map_or(BodyState::Closed, |fd| BodyState::Open(Arc::new(fd)));
+        }
         match &mut active.body {
             BodyState::Open(body) => {
                 let body = Arc::clone(body);
                 self.send(number, body);
             }
             BodyState::Asked(waiting) => waiting.push(number),
-            BodyState::Closed => {
+            BodyState::Closed | BodyState::Kept(_) => {
                 active.body = BodyState::Asked(vec![number]);
                 let id = job.message;
                 self.open_body(id);

@@ -73,7 +73,7 @@ impl<S: Spool> Engine<S> {
         match active.body {
             BodyState::Open(_) => self.write_bounce(id),
             BodyState::Asked(_) => {}
-            BodyState::Closed => {
+            BodyState::Closed | BodyState::Kept(_) => {
                 active.body = BodyState::Asked(Vec::new());
                 self.open_body(id);
             }
@@ -85,7 +85,7 @@ impl<S: Spool> Engine<S> {
         let Some(active) = self.active.get(&id) else { return };
         let original = match &active.body {
             BodyState::Open(body) => Some(std::sync::Arc::clone(body)),
-            BodyState::Asked(_) | BodyState::Closed => None,
+            BodyState::Asked(_) | BodyState::Closed | BodyState::Kept(_) => None,
         };
         let failed = active.recipients.iter().enumerate();
         let failed = failed.filter_map(|(at, recipient)| match &recipient.state {

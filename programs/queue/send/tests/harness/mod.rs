@@ -83,21 +83,24 @@ impl Instance {
             admin: self.door(Socket::AdminSend),
         };
         let (root, written) = (self.root.clone(), Arc::clone(&log));
-        let thread = std::thread::spawn(move || {
-            let settings = Settings::read(&root).unwrap();
-            let ids = root.ids().unwrap_or(users::Ids::Caller(users::Id { uid: 0, gid: 0 }));
-            let dir: OwnedFd = File::open(root.spool()).unwrap().into();
-            let (spool, living) = Spool::open(dir, Options::default()).unwrap();
-            let identity = Identity { uid: rustix::process::geteuid().as_raw(), pid: std::process::id() };
-            let now = Now { s: sys::clock::unix_s(), boot: sys::clock::boottime() };
-            let engine = Engine::new(spool, living, settings, identity, now);
-            let mut service = Service::with_ids(engine, doors, ids).unwrap();
-            let mut log = LogWriter::new(move |bytes| {
-                written.lock().unwrap().extend_from_slice(bytes);
-                bytes.len()
-            });
-            service.run(None, &mut log).unwrap();
-        });
+        let thread = std::thread::Builder::new()
+            .name("send".into())
+            .spawn(move || {
+                let settings = Settings::read(&root).unwrap();
+                let ids = root.ids().unwrap_or(users::Ids::Caller(users::Id { uid: 0, gid: 0 }));
+                let dir: OwnedFd = File::open(root.spool()).unwrap().into();
+                let (spool, living) = Spool::open(dir, Options::default()).unwrap();
+                let identity = Identity { uid: rustix::process::geteuid().as_raw(), pid: std::process::id() };
+                let now = Now { s: sys::clock::unix_s(), boot: sys::clock::boottime() };
+                let engine = Engine::new(spool, living, settings, identity, now);
+                let mut service = Service::with_ids(engine, doors, ids).unwrap();
+                let mut log = LogWriter::new(move |bytes| {
+                    written.lock().unwrap().extend_from_slice(bytes);
+                    bytes.len()
+                });
+                service.run(None, &mut log).unwrap();
+            })
+            .unwrap();
         Running { life: Some(life), log, thread: Some(thread) }
     }
 
