@@ -44,7 +44,9 @@ pub(crate) fn envelope(number: u64, recipients: u64) -> Envelope {
 
 pub(crate) fn body(number: u64, len: usize) -> Vec<u8> {
     let mut random = Random(number);
-    (0..len).map(|_| random.next().to_le_bytes()[0]).collect()
+    let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.next().to_le_bytes()).take(len.div_ceil(8)).flatten().collect();
+    bytes.truncate(len);
+    bytes
 }
 
 /// Waits for the answer to this ticket.

@@ -16,7 +16,7 @@ use crate::prepare;
 use crate::record::{AcceptNote, Deps, INDEX_ENTRY_LEN, Note, Place, Summary, encode, record_len};
 use crate::segment::{self, Header, RECORDS_AT};
 use crate::shared::{Counters, ReadySegment, SealedSegment, Shared, lock};
-use crate::state::{Phase, Segment, State, Undo};
+use crate::state::{Entry, Phase, Segment, State, Undo};
 use crate::types::{Completion, Health, MessageId, Outlook, Refusal};
 
 /// Most bytes written with one sync: bounds the memory of a batch and how long the first in it waits.
@@ -39,8 +39,9 @@ pub(crate) struct AcceptOp {
 
 /// What compaction wants written.
 pub(crate) enum HouseOp {
-    /// A living message again: the accept if it is to move, and its whole state if it has any.
-    Move { id: u64, accept: Option<(Place, AcceptNote, Vec<u8>, Vec<u8>)>, state: Option<(Place, Vec<Vec<u8>>, Outlook)> },
+    /// A living message again: the accept if it is to move, and its whole state if it has any. An accept never moves without its
+    /// state: the progress that stands before it in the log would mean nothing to a start that finds the old accept gone.
+    Move { id: u64, seen: Entry, accept: Option<(AcceptNote, Vec<u8>, Vec<u8>)>, state: Option<(Vec<Vec<u8>>, Outlook)> },
     /// The end of a message, because the segment that held it goes away.
     Carry { id: u64, deps: Deps },
 }
@@ -95,8 +96,8 @@ impl HouseOp {
     pub(crate) fn space(&self) -> usize {
         match self {
             Self::Move { accept, state, .. } => {
-                let accept = accept.as_ref().map_or(0, |(_, _, rest, body)| rest.len() + body.len() + RECORD_OVERHEAD);
-                let records = state.as_ref().map(|(_, records, _)| records.as_slice()).unwrap_or_default();
+                let accept = accept.as_ref().map_or(0, |(_, rest, body)| rest.len() + body.len() + RECORD_OVERHEAD);
+                let records = state.as_ref().map(|(records, _)| records.as_slice()).unwrap_or_default();
                 accept + records.iter().map(|record| record.len() + RECORD_OVERHEAD).sum::<usize>()
             }
             Self::Carry { .. } => RECORD_OVERHEAD,
@@ -324,13 +325,11 @@ impl Engine {
     /// Moves only what still is as compaction saw it: a message that went on meanwhile is left for its next look.
     fn place_house(&mut self, state: &mut State, op: &HouseOp, undo: &mut Vec<Undo>) {
         match op {
-            HouseOp::Move { id, accept, state: states } => {
-                let Some(entry) = state.table.get(*id).copied() else { return };
-                let accept_moved = accept.as_ref().is_some_and(|(place, ..)| *place != entry.accept);
-                if accept_moved || states.as_ref().is_some_and(|(place, ..)| *place != entry.state) {
+            HouseOp::Move { id, seen, accept, state: states } => {
+                if state.table.get(*id) != Some(seen) {
                     return;
                 }
-                if let Some((_, note, rest, body)) = accept {
+                if let Some((note, rest, body)) = accept {
                     let note = AcceptNote { moved: true, ended: 0, ended_deps: [0, 0], ..*note };
                     undo.push(self.write_record(
                         state,
@@ -339,7 +338,7 @@ impl Engine {
                         body,
                     ));
                 }
-                if let Some((_, records, outlook)) = states {
+                if let Some((records, outlook)) = states {
                     self.place_progress(state, *id, records, *outlook, true, undo);
                 }
                 Counters::add(&self.shared.counters.moved, 1);

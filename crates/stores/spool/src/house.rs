@@ -84,7 +84,7 @@ impl House {
         let tangled = std::mem::take(&mut lock(&self.shared.ready).tangled);
         for id in tangled {
             if let Ok(whole) = reader::read_whole(&self.shared, id) {
-                submit(vec![HouseOp::Move { id, accept: None, state: state_of(&whole) }]);
+                submit(vec![HouseOp::Move { id, seen: whole.known.entry, accept: None, state: state_of(&whole) }]);
             }
         }
     }
@@ -216,16 +216,14 @@ impl House {
 
     fn take_living(&self, id: u64, victim: u64) -> Option<HouseOp> {
         let whole = reader::read_whole(&self.shared, id).ok()?;
-        let entry = whole.known.entry;
-        let state =
-            (entry.state.segment() == victim || whole.known.older.contains(&victim) || entry.chain > 1).then(|| state_of(&whole));
-        let accept = if entry.accept.segment() == victim {
+        let seen = whole.known.entry;
+        let accept = if seen.accept.segment() == victim {
             let (note, record) = reader::read_accept(&self.shared, &whole.known, true).ok()?;
-            Some((entry.accept, note, record.rest, record.body))
+            Some((note, record.rest, record.body))
         } else {
             None
         };
-        Some(HouseOp::Move { id, accept, state: state.flatten() })
+        Some(HouseOp::Move { id, seen, accept, state: state_of(&whole) })
     }
 
     /// Reads messages at a slow pace, one after the other, round and round.
@@ -291,12 +289,10 @@ fn ended_by(record: &Located, victim: u64) -> Option<HouseOp> {
     (deps != [0, 0]).then_some(HouseOp::Carry { id, deps })
 }
 
-type StateOp = (Place, Vec<Vec<u8>>, Outlook);
-
 /// The whole state of a message as compaction writes it; none if nothing ever happened to it.
-fn state_of(whole: &Whole) -> Option<StateOp> {
+fn state_of(whole: &Whole) -> Option<(Vec<Vec<u8>>, Outlook)> {
     let outlook = whole.outlook?;
-    Some((whole.known.entry.state, envelope::encode_states(&whole.states, whole.envelope.arrival_s), outlook))
+    Some((envelope::encode_states(&whole.states, whole.envelope.arrival_s), outlook))
 }
 
 /// At the start: gives the messages whose chain a power cut broke a whole state again, made of all that is left of it.
@@ -313,12 +309,12 @@ fn mended(shared: &Shared, id: u64, heads: &[Place]) -> Option<HouseOp> {
     let (known, _pin) = reader::pin(shared, id).ok()?;
     let envelope = reader::envelope_of(shared, &known).ok()?;
     let mut states: Vec<RecipientState> = reader::fresh(&envelope);
-    let last = known.entry.state;
+    let seen = known.entry;
     let mut outlook = None;
-    for head in heads.iter().chain([&last]) {
+    for head in heads.iter().chain([&seen.state]) {
         let trail = reader::walk(shared, id, *head);
         trail.apply(&mut states);
         outlook = trail.outlook.or(outlook);
     }
-    Some(HouseOp::Move { id, accept: None, state: Some((last, envelope::encode_states(&states, envelope.arrival_s), outlook?)) })
+    Some(HouseOp::Move { id, seen, accept: None, state: Some((envelope::encode_states(&states, envelope.arrival_s), outlook?)) })
 }

@@ -20,17 +20,16 @@ pub(crate) struct Inline {
     house: House,
     /// While set, requests are only collected: they become one batch.
     pub(crate) holding: bool,
-    pub(crate) headers_damaged: u64,
 }
 
 impl Inline {
     pub(crate) fn open(disk: Arc<dyn Disk>, segment_bytes: u64) -> Result<(Self, Vec<Living>), SpoolError> {
-        let Opened { shared, engine, living, first_side, headers_damaged } = open_parts(disk, Some(segment_bytes), true)?;
+        let Opened { shared, engine, living, first_side } = open_parts(disk, Some(segment_bytes), true)?;
         let queue: Arc<Mutex<Vec<Op>>> = Arc::default();
         let forward = Arc::clone(&queue);
         let sides = SidePool::new(Arc::clone(&shared), first_side, Box::new(move |op| lock(&forward).push(op)));
         let house = House::new(Arc::clone(&shared), 0);
-        Ok((Self { front: Front { shared, sides }, engine, queue, house, holding: false, headers_damaged }, living))
+        Ok((Self { front: Front { shared, sides }, engine, queue, house, holding: false }, living))
     }
 
     pub(crate) fn flush(&mut self) {

@@ -9,10 +9,14 @@ mod bytes;
 mod conformance;
 mod engine;
 mod envelope;
+#[cfg(test)]
+mod faults;
 mod house;
 #[cfg(test)]
 mod inline;
 pub mod model;
+#[cfg(test)]
+mod powercut;
 mod prepare;
 mod reader;
 mod record;

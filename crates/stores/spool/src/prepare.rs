@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sys::fs::{Access, is_full};
 
 use crate::record::Nonce;
-use crate::segment::{self, DIR, Header, SPARE_NAME};
+use crate::segment::{self, DIR, Header, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARE_NAME};
 use crate::shared::{ReadySegment, Shared, lock};
 use crate::types::Refusal;
 
@@ -130,7 +130,11 @@ fn name_segment(shared: &Shared, name: &str) -> io::Result<ReadySegment> {
     };
     let (from, to) = (segment::path(name), segment::path(&segment::name(number)));
     let result = shared.disk.open(&from, Access::ReadWrite).and_then(|file| {
-        let header = Header { number, bytes: file.size()?, nonce: Nonce(sys::random::bytes16()?) };
+        let bytes = file.size()?;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let header = Header { number, bytes, nonce: Nonce(sys::random::bytes16()?) };
         segment::write_header(file.as_ref(), &header)?;
         shared.disk.rename(&from, &to)?;
         shared.disk.sync_dir(DIR.as_ref(), "segment name")?;

@@ -29,6 +29,7 @@ pub(crate) struct Recovered {
     pub(crate) alerts: Vec<String>,
     pub(crate) damaged: u64,
     /// Segments whose header could not be read. None is left by a power cut.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the power-cut suite looks at it"))]
     pub(crate) headers_damaged: u64,
 }
 
@@ -79,6 +80,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, SpoolError> {
         replay.segment(disk, header, file.as_ref())?;
     }
     drop(names.segments);
+    replay.free_the_empty(disk)?;
     replay.remove_orphans(disk)?;
     Ok(replay.finish())
 }
@@ -156,6 +158,8 @@ struct Replay {
     alerts: Vec<String>,
     /// Voided segments, and from where on.
     voids: BTreeMap<u64, u64>,
+    /// They stay for whoever looks into the damage, as long as they hold anything else that is needed.
+    damaged_segments: BTreeSet<u64>,
     damaged: u64,
     headers_damaged: u64,
 }
@@ -164,7 +168,16 @@ impl Replay {
     fn new(number: u64, has_spare: bool, free: Vec<String>) -> Self {
         let ready = Ready { number, has_spare, free, ..Ready::default() };
         let (state, glances, voids) = (State::default(), Table::default(), BTreeMap::new());
-        Self { state, glances, ready, alerts: Vec::new(), voids, damaged: 0, headers_damaged: 0 }
+        Self {
+            state,
+            glances,
+            ready,
+            alerts: Vec::new(),
+            voids,
+            damaged_segments: BTreeSet::new(),
+            damaged: 0,
+            headers_damaged: 0,
+        }
     }
 
     fn damaged_header(&mut self, disk: &dyn Disk, name: &str) -> Result<(), SpoolError> {
@@ -201,6 +214,9 @@ impl Replay {
         };
         let phase = if void_from.is_some() { Phase::Failed } else { Phase::Sealed };
         self.state.segments.insert(header.number, Segment::new(header.nonce, header.bytes, phase));
+        if !found.damage.is_empty() {
+            self.damaged_segments.insert(header.number);
+        }
         for damage in found.damage.iter().filter(|damage| void_from.is_none_or(|from| damage.offset < from)) {
             self.damage(disk, header.number, damage);
         }
@@ -262,6 +278,24 @@ impl Replay {
             }
             Note::Void { .. } => {}
         }
+    }
+
+    /// Segments that were prepared and never written to serve the first needs of this start.
+    fn free_the_empty(&mut self, disk: &dyn Disk) -> Result<(), SpoolError> {
+        let empty =
+            self.state.segments.iter().filter(|(_, segment)| segment.used == RECORDS_AT && segment.phase == Phase::Sealed);
+        let empty: Vec<u64> = empty.map(|(number, _)| *number).filter(|number| !self.damaged_segments.contains(number)).collect();
+        for number in &empty {
+            let name = segment::name(*number);
+            let free = format!("{name}.free");
+            disk.rename(&segment::path(&name), &segment::path(&free)).map_err(io("free an empty segment"))?;
+            self.state.forget_segment(*number);
+            self.ready.free.push(free);
+        }
+        if empty.is_empty() {
+            return Ok(());
+        }
+        disk.sync_dir(DIR.as_ref(), "segment freed").map_err(io("sync the segments' directory"))
     }
 
     fn remove_orphans(&mut self, disk: &dyn Disk) -> Result<(), SpoolError> {

@@ -28,7 +28,7 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 const MAGIC: &[u8; 8] = b"qmailspl";
 const HEADER_BYTES: usize = 48;
 const FOOTER_BYTES: usize = 24;
-const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 pub(crate) const DIR: &str = "segments";
 /// Written out, without a number; used when nothing else can be had.

@@ -86,7 +86,7 @@ impl Spool {
     /// # Errors
     /// See [`SpoolError`].
     pub fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<(Self, Vec<Living>), SpoolError> {
-        let Opened { shared, engine, living, first_side, .. } = open_parts(disk, options.segment_bytes, false)?;
+        let Opened { shared, engine, living, first_side } = open_parts(disk, options.segment_bytes, false)?;
         let queue = Arc::new(CommitQueue::default());
         let forward = Arc::clone(&queue);
         let sides = SidePool::new(Arc::clone(&shared), first_side, Box::new(move |op| forward.push(op)));
@@ -162,9 +162,6 @@ pub(crate) struct Opened {
     pub(crate) engine: Engine,
     pub(crate) living: Vec<Living>,
     pub(crate) first_side: u64,
-    /// Of recovery, for the power-cut suite.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only the power-cut suite looks at it"))]
-    pub(crate) headers_damaged: u64,
 }
 
 pub(crate) fn open_parts(disk: Arc<dyn Disk>, segment_bytes: Option<u64>, is_inline: bool) -> Result<Opened, SpoolError> {
@@ -185,7 +182,7 @@ pub(crate) fn open_parts(disk: Arc<dyn Disk>, segment_bytes: Option<u64>, is_inl
     house::mend(&shared, &mut engine);
     // A segment number is used once, so these numbers have not been used before. 2³² side files are enough for one run.
     let first_side = engine.segment_number() << 32;
-    Ok(Opened { shared, engine, living: found.living, first_side, headers_damaged: found.headers_damaged })
+    Ok(Opened { shared, engine, living: found.living, first_side })
 }
 
 /// 64 MiB, or a whole number of MiB such that the first three take no more than a twentieth of a small file system.
