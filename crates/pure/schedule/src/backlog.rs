@@ -107,6 +107,11 @@ impl Backlog {
         self.put(id, |known| (known.due_s, known.place) = (due_s, Place::Rest))
     }
 
+    /// Puts a message among those waiting fresh, behind them. False if there is no such message.
+    pub fn freshen(&mut self, id: u64) -> bool {
+        self.put(id, |known| known.place = Place::Fresh)
+    }
+
     /// For the summary that is kept on the disk.
     pub fn set_pending(&mut self, id: u64, pending: u32) {
         if let Some(known) = self.messages.get_mut(&id) {
@@ -267,6 +272,8 @@ mod tests {
         assert_eq!((backlog.take_fresh(), backlog.get(2).unwrap().place), (Some(2), Place::Active));
         assert!(backlog.hold(3));
         assert_eq!((backlog.take_fresh(), backlog.has_fresh()), (None, false));
+        assert!(backlog.freshen(2) && backlog.freshen(2));
+        assert_eq!((backlog.take_fresh(), backlog.take_fresh(), backlog.active()), (Some(2), None, 1));
         assert_eq!(backlog.oldest_arrival_s(), Some(7));
     }
 

@@ -152,8 +152,8 @@ pub struct Engine<S> {
     kept: Rc<Cell<usize>>,
     local: Fair<(), ()>,
     remote: Fair<Site, Rc<Route>>,
-    /// Messages that wait for a site which has more than enough to do.
-    parked: HashMap<Site, VecDeque<u64>>,
+    /// Messages that wait for a site (or local delivery: the empty one) which has more than enough to do.
+    parked: HashMap<Site, VecDeque<(u64, Lane)>>,
     jobs: HashMap<u64, delivery::Job>,
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
@@ -345,7 +345,7 @@ impl<S: Spool> Engine<S> {
     /// When [`Engine::turn`] is to be called again at the latest, if nothing happens before; `None`: no time matters.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
-        if self.stopping {
+        if self.stopping || self.spool.health() == Health::Stopped {
             return None;
         }
         let room = self.reads < READS_MAX && self.has_room(Lane::Retry);

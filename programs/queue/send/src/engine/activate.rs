@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use ipc::job;
 use message::verp;
+use schedule::backlog::Place;
 use schedule::fair::Work;
 use schedule::{Channel, Lane, retry};
 use spool::{Envelope, Log as Spool, ReadFailure, RecipientState};
@@ -18,16 +19,19 @@ use crate::directory::{Site, relay_site};
 
 use super::{ACTIVE_MAX, Engine, Out, READS_MAX, RECIPIENTS_ACTIVE_MAX, Route, Ticket, lane_at};
 
-/// A message alone for a site at which so many messages wait already is not taken up before fewer do, or it would take the
-/// place of messages that can be delivered now.
-const PARK_OVER: usize = 200;
-/// So many are woken when that site has caught up.
-const WAKE_COUNT: usize = 100;
+/// A message all of whose recipients wait for one place (a site, or local delivery) at which so many messages wait already is not
+/// taken up before fewer do, or it would take the room of messages that can be delivered now.
+pub(super) const PARK_OVER: usize = ACTIVE_MAX / 4;
+/// Those that were left are woken when no more than this wait there.
+const WAKE_UNDER: usize = PARK_OVER / 2;
 /// Damaged or unreadable for now: looked at again after that.
 const UNREADABLE_PAUSE_S: u64 = 60;
 const DAMAGED_PAUSE_S: u64 = 86_400;
 /// The report for a recipient whose site is left alone while its message runs out of time.
 const UNREACHABLE: &[u8] = b"Sorry, the mail hosts of that domain could not be reached at the last attempts. (#4.4.1)\n";
+
+/// The name of local delivery among the places that messages may be parked for.
+const LOCAL: &[u8] = b"";
 
 /// What the spool read.
 pub(super) struct Read {
@@ -75,7 +79,7 @@ impl<S: Spool> Engine<S> {
                 self.reads = self.reads.saturating_sub(1);
                 let Read { envelope, states, bytes, held } = read;
                 // It may have been held or removed while it was read.
-                let still = self.backlog.get(id).is_some_and(|known| known.place == schedule::backlog::Place::Active);
+                let still = self.backlog.get(id).is_some_and(|known| known.place == Place::Active);
                 if held && still {
                     self.backlog.hold(id);
                 } else if still && !self.active.contains_key(&id) {
@@ -125,7 +129,7 @@ impl<S: Spool> Engine<S> {
                 Some(group) => groups.entry(group).or_default().push_back(number),
             }
         }
-        if active.lane == Lane::Retry && local.is_empty() && self.park(id, &active, &groups) {
+        if self.park(id, &active, !local.is_empty(), &groups) {
             return;
         }
         self.backlog.set_pending(id, active.pending);
@@ -178,35 +182,51 @@ impl<S: Spool> Engine<S> {
         (site, Rc::new(Route::To(job::Route::Mx { domain })))
     }
 
-    /// Leaves a message at rest whose only site has enough to do.
-    fn park(&mut self, id: u64, active: &Active, groups: &Groups) -> bool {
+    /// Leaves a message at rest whose only place has enough to do.
+    fn park(&mut self, id: u64, active: &Active, has_local: bool, groups: &Groups) -> bool {
         let mut sites = groups.keys().map(|(site, _)| site);
-        let (Some(site), None) = (sites.next(), sites.next()) else { return false };
-        if self.remote.waiting_at(site) < PARK_OVER || self.remote.dead_until_s(site, self.now.s).is_some() {
+        let (place, waiting) = match (has_local, sites.next(), sites.next()) {
+            (true, None, None) => (Rc::from(LOCAL), self.local.waiting_at(&())),
+            (false, Some(site), None) if self.remote.dead_until_s(site, self.now.s).is_none() => {
+                (Rc::clone(site), self.remote.waiting_at(site))
+            }
+            _ => return false,
+        };
+        if waiting < PARK_OVER {
             return false;
         }
-        self.parked.entry(Rc::clone(site)).or_default().push_back(id);
+        self.parked.entry(place).or_default().push_back((id, active.lane));
         // If nobody wakes it, the schedule does.
+        self.backlog.set_pending(id, active.pending);
         self.backlog.rest(id, retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote));
         true
     }
 
-    /// Wakes messages that were parked for a site, if there is room again or nothing more to wait for.
-    pub(super) fn unpark(&mut self, site: &Site) {
-        if self.parked.is_empty() || self.remote.waiting_at(site) > PARK_OVER.saturating_sub(WAKE_COUNT) {
+    /// Wakes messages that were left for this place, if it has caught up.
+    pub(super) fn unpark(&mut self, channel: Channel, site: Option<&Site>) {
+        let (place, waiting, dead) = match (channel, site) {
+            (Channel::Local, _) => (LOCAL, self.local.waiting_at(&()), false),
+            (Channel::Remote, Some(site)) => {
+                (&**site, self.remote.waiting_at(site), self.remote.dead_until_s(site, self.now.s).is_some())
+            }
+            (Channel::Remote, None) => return,
+        };
+        if waiting > WAKE_UNDER {
             return;
         }
-        let dead = self.remote.dead_until_s(site, self.now.s).is_some();
-        let Some(parked) = self.parked.get_mut(site) else { return };
-        let count = if dead { 0 } else { WAKE_COUNT.min(parked.len()) };
-        let woken: Vec<u64> = parked.drain(..count).collect();
+        let Some(parked) = self.parked.get_mut(place) else { return };
+        // Those of a dead site are at rest until their next attempt by the schedule.
+        let count = if dead { 0 } else { PARK_OVER.saturating_sub(waiting).min(parked.len()) };
+        let woken: Vec<(u64, Lane)> = parked.drain(..count).collect();
         if dead || parked.is_empty() {
-            // They are at rest until their next attempt by the schedule.
-            self.parked.remove(site);
+            self.parked.remove(place);
         }
-        for id in woken {
-            if self.backlog.get(id).is_some_and(|known| known.place == schedule::backlog::Place::Rest) {
-                self.backlog.rest(id, self.now.s);
+        for (id, lane) in woken {
+            if self.backlog.get(id).is_some_and(|known| known.place == Place::Rest) {
+                match lane {
+                    Lane::Fresh => self.backlog.freshen(id),
+                    Lane::Retry => self.backlog.rest(id, self.now.s),
+                };
             }
         }
     }
@@ -221,20 +241,22 @@ impl<S: Spool> Engine<S> {
         let batch_max = if is_verp { 1 } else { job::RECIPIENTS_MAX };
         let (mut parts, mut unreached) = (Vec::new(), Vec::new());
         for ((site, route), recipients) in groups {
-            if self.remote.dead_until_s(&site, self.now.s).is_some() {
-                unreached.extend(recipients);
+            if let Some(until_s) = self.remote.dead_until_s(&site, self.now.s) {
+                unreached.push((recipients.into(), until_s));
                 continue;
             }
             active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
             parts.push((site, Work { message: id, route, recipients, batch_max }));
         }
         self.remote.push(lane, parts);
-        self.leave_alone(id, unreached);
+        for (recipients, until_s) in unreached {
+            self.leave_alone(id, recipients, until_s);
+        }
     }
 
-    /// These recipients' site is dead: by the schedule, as if they had been tried; final if the message has had its time, since the
-    /// attempts that killed the site were made since this start.
-    pub(super) fn leave_alone(&mut self, id: u64, recipients: Vec<u32>) {
+    /// These recipients' site is dead until `until_s`: what was never tried waits for that, the rest goes by the schedule. It is final if
+    /// the message has had its time, since the attempts that killed the site were made since this start.
+    pub(super) fn leave_alone(&mut self, id: u64, recipients: Vec<u32>, until_s: u64) {
         let Some(active) = self.active.get_mut(&id) else { return };
         if active.dying && !recipients.is_empty() && active.wish == Wish::Nothing {
             self.give_up(id, &recipients, UNREACHABLE);
@@ -242,7 +264,9 @@ impl<S: Spool> Engine<S> {
         }
         let due_s = retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote);
         for recipient in recipients {
-            active.put_off(recipient, due_s);
+            let state = active.recipients.get(recipient as usize).map(|recipient| &recipient.state);
+            let untried = matches!(state, Some(RecipientState::Pending { attempts: 0, .. }));
+            active.put_off(recipient, if untried { until_s } else { due_s });
         }
     }
 }

@@ -440,21 +440,20 @@ impl<S: Spool> Engine<S> {
     fn free(&mut self, channel: Channel, slot: Slot, feedback: Feedback) {
         if channel == Channel::Local {
             let _ = self.local.done(slot, feedback, self.now.s);
-            return;
+            return self.unpark(channel, None);
         }
         let site = self.remote.key(&slot).cloned();
         let homeless = self.remote.done(slot, feedback, self.now.s);
+        let until_s = site.as_ref().and_then(|site| self.remote.dead_until_s(site, self.now.s)).unwrap_or(self.now.s);
         for work in homeless {
             let recipients: Vec<u32> = work.recipients.into();
             if let Some(active) = self.active.get_mut(&work.message) {
                 active.queued = active.queued.saturating_sub(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
             }
-            self.leave_alone(work.message, recipients);
+            self.leave_alone(work.message, recipients, until_s);
             self.settle(work.message);
         }
-        if let Some(site) = site {
-            self.unpark(&site);
-        }
+        self.unpark(channel, site.as_ref());
     }
 
     /// Recipients of a message that has had its time fail without another attempt of their own.

@@ -1,1 +1,382 @@
+//! The engine over the model of the spool: bounds, refusals, dead sites, the clock, and any order of events.
 
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+
+use control::Root;
+use ipc::admin::{QueueAnswer, QueueRequest};
+use ipc::field::Verdict;
+use ipc::job::{Answer, Job as JobMessage, Outcome};
+use ipc::queue::Answer as Said;
+use message::received::InvokedBy;
+use proptest::prelude::*;
+use spool::Body;
+use spool::model::Model;
+
+use super::activate::PARK_OVER;
+use super::*;
+use crate::bounce;
+use crate::submission::{Submitted, Submitter};
+
+struct Rig {
+    engine: Engine<Model>,
+    _dir: tempfile::TempDir,
+    jobs: Vec<(Channel, JobMessage)>,
+    said: HashMap<u64, Said>,
+    admin: Vec<QueueAnswer>,
+    log: String,
+    next_client: u64,
+}
+
+fn a(text: &str) -> Address {
+    Address::new(text.as_bytes()).unwrap()
+}
+
+fn of(job: &JobMessage) -> (u64, u64, Vec<Address>) {
+    match job {
+        JobMessage::Remote { number, message, recipients, .. } => (*number, *message, recipients.clone()),
+        JobMessage::System { number, message, recipient, .. } => (*number, *message, vec![recipient.clone()]),
+        _ => panic!("no virtual domains here"),
+    }
+}
+
+const START_S: u64 = 1_000_000_000;
+
+impl Rig {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        fs::create_dir_all(root.control()).unwrap();
+        for (name, text) in [("me", "here.example\n")].iter().chain(files) {
+            fs::write(root.control_file(name), text).unwrap();
+        }
+        let settings = Settings::read(&root).unwrap();
+        let now = Now { s: START_S, boot: Duration::from_secs(1000) };
+        let engine = Engine::new(Model::new().unwrap(), Vec::new(), settings, Identity { uid: 5, pid: 6 }, now);
+        let (jobs, said, admin) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut rig = Self { engine, _dir: dir, jobs, said, admin, log: String::new(), next_client: 1 };
+        rig.engine.connected(Channel::Local);
+        rig.engine.connected(Channel::Remote);
+        rig
+    }
+
+    fn submit(&mut self, sender: &str, recipients: &[&str]) -> u64 {
+        let client = self.next_client;
+        self.next_client += 1;
+        let message = Submitted {
+            sender: a(sender),
+            recipients: recipients.iter().map(|recipient| a(recipient)).collect(),
+            flags: 0,
+            body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
+            bytes: 17,
+            held: 0,
+        };
+        self.engine.submitted(client, Submitter { uid: 7, pid: 8, invoked: InvokedBy::Uid(7) }, message);
+        self.turn();
+        client
+    }
+
+    fn id(&mut self, client: u64) -> u64 {
+        match self.said.get(&client) {
+            Some(Said::Accepted { id, .. }) => *id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Until nothing more happens by itself.
+    fn turn(&mut self) {
+        let mut quiet = 0;
+        loop {
+            self.engine.completions();
+            self.engine.turn();
+            let out = std::mem::take(&mut self.engine.out);
+            let log = &mut self.log;
+            self.engine.log.flush(|bytes| {
+                log.push_str(std::str::from_utf8(bytes).unwrap());
+                bytes.len()
+            });
+            // A read that a turn asked for is answered in the next one.
+            quiet = if out.is_empty() { quiet + 1 } else { 0 };
+            if quiet == 3 {
+                return;
+            }
+            for out in out {
+                match out {
+                    Out::Reply { client, answer } => assert!(self.said.insert(client, answer).is_none(), "two answers"),
+                    Out::Admin { answer, .. } => self.admin.push(answer),
+                    Out::Job { channel, datagram, .. } => self.jobs.push((channel, JobMessage::decode(&datagram).unwrap())),
+                    Out::Bounce(mut order) => {
+                        let written = bounce::write(&mut order);
+                        self.engine.bounced(*order, written);
+                    }
+                    Out::Site { id, .. } => self.engine.sited(id, None),
+                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, at: usize, mut verdict: impl FnMut(&Address) -> (Verdict, &'static str)) {
+        let (channel, job) = self.jobs.remove(at);
+        let (number, _, recipients) = of(&job);
+        let outcomes = recipients.iter().zip(0..).map(|(address, recipient)| {
+            let (verdict, text) = verdict(address);
+            Outcome { recipient, verdict, text: text.into() }
+        });
+        let answer = Answer::Done { number, outcomes: outcomes.collect(), untried: vec![], last: true };
+        self.engine.answered(channel, answer);
+        self.turn();
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        let now = self.engine.now;
+        self.engine.set_now(Now { s: now.s + seconds, boot: now.boot + Duration::from_secs(seconds) });
+        self.turn();
+    }
+
+    fn ask(&mut self, request: &QueueRequest) -> QueueAnswer {
+        self.engine.admin(99, request);
+        self.turn();
+        self.admin.pop().unwrap_or(QueueAnswer::Ok { messages: u64::MAX })
+    }
+}
+
+use ipc::Message as _;
+
+#[test]
+fn a_full_disk_a_broken_one_and_one_that_stopped() {
+    let mut rig = Rig::new(&[]);
+    rig.engine.spool().set_health(Health::Full);
+    let client = rig.submit("", &["r@here.example"]);
+    assert!(matches!(&rig.said[&client], Said::Temporary { text } if text.0 == b"4.3.1 mail system full"));
+    rig.engine.spool().set_health(Health::Ok);
+    let client = rig.submit("", &["r@here.example"]);
+    rig.id(client);
+    rig.engine.spool().set_health(Health::Stopped);
+    let client = rig.submit("", &["r@here.example"]);
+    assert!(matches!(&rig.said[&client], Said::Temporary { text } if text.starts_with(b"4.3.0 ")));
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert!(rig.log.contains("alert: a result could not be written to the spool"), "{}", rig.log);
+    assert_eq!((rig.engine.wait(), rig.engine.in_flight(Channel::Local)), (None, 0));
+}
+
+#[test]
+fn a_message_to_nobody_ends_at_once() {
+    let mut rig = Rig::new(&[]);
+    let client = rig.submit("s@x.example", &[]);
+    let id = rig.id(client);
+    assert!(rig.log.ends_with(&format!("> qp 8 uid 7\nend msg {id}\n")), "{}", rig.log);
+}
+
+#[test]
+fn a_crowd_at_one_place_leaves_room_for_others_and_is_not_forgotten() {
+    let mut rig = Rig::new(&[("concurrencylocal", "0\n")]);
+    for n in 0..PARK_OVER + 50 {
+        rig.submit("", &[&format!("r{n}@here.example")]);
+    }
+    assert_eq!((rig.engine.active.len(), rig.engine.backlog.resting()), (PARK_OVER, 50));
+    rig.submit("", &["x@y.example"]);
+    assert_eq!(rig.jobs.len(), 1, "the other channel does not wait");
+    rig.answer(0, |_| (Verdict::Success, ""));
+    rig.engine.local.set_limit(100);
+    rig.turn();
+    let mut delivered = 0;
+    while !rig.jobs.is_empty() {
+        rig.answer(0, |_| (Verdict::Success, ""));
+        delivered += 1;
+    }
+    assert_eq!((delivered, rig.engine.backlog.len()), (PARK_OVER + 50, 0));
+    assert_eq!((rig.engine.recipients_active, rig.engine.active_of, rig.engine.kept.get()), (0, [0, 0], 0));
+    assert!(rig.engine.tickets.is_empty() && rig.engine.jobs.is_empty() && rig.engine.parked.is_empty());
+}
+
+#[test]
+fn a_dead_site_is_left_alone_and_tried_again() {
+    let mut rig = Rig::new(&[]);
+    let down = |_: &Address| (Verdict::Deferral, "Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n");
+    for n in 0..3 {
+        rig.submit("s@x.example", &[&format!("r{n}@dead.example")]);
+    }
+    assert_eq!(rig.jobs.len(), 3);
+    rig.answer(0, down);
+    rig.answer(0, down);
+    rig.submit("s@x.example", &["late@dead.example"]);
+    assert_eq!(rig.jobs.len(), 1, "nothing new is started there");
+    rig.submit("s@x.example", &["r@alive.example"]);
+    assert_eq!(rig.jobs.len(), 2);
+    rig.answer(0, down);
+    rig.pass(59);
+    assert_eq!(rig.jobs.len(), 1);
+    rig.pass(2);
+    assert_eq!(of(&rig.jobs[1].1).2, [a("late@dead.example")], "when the back-off is over");
+    rig.answer(1, |_| (Verdict::Success, ""));
+    rig.pass(400);
+    assert_eq!(rig.jobs.len(), 3, "and the others by the schedule, two at a time after that trouble");
+}
+
+#[test]
+fn a_message_that_had_its_time_at_a_dead_site_bounces() {
+    let mut rig = Rig::new(&[("queuelifetime", "100\n")]);
+    let down = |_: &Address| (Verdict::Deferral, "No route. (#4.4.1)\n");
+    rig.submit("s@here.example", &["r@dead.example"]);
+    rig.answer(0, down);
+    rig.pass(401);
+    for n in 0..2 {
+        rig.submit("", &[&format!("r{n}@dead.example")]);
+    }
+    assert_eq!(rig.jobs.len(), 2, "the window has shrunk");
+    let at = rig.jobs.iter().position(|(_, job)| of(job).2 == [a("r@dead.example")]).unwrap();
+    rig.answer(at, down);
+    assert!(rig.log.contains("failure: No_route._(#4.4.1)/I'm_not_going_to_try_again;"), "{}", rig.log);
+    assert!(rig.log.contains("\nbounce msg "));
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_mail_due() {
+    let mut rig = Rig::new(&[]);
+    rig.submit("s@x.example", &["r@y.example"]);
+    rig.answer(0, |_| (Verdict::Deferral, "Busy. (#4.2.0)\n"));
+    assert!(rig.jobs.is_empty());
+    let now = rig.engine.now;
+    rig.engine.set_now(Now { s: now.s - 1_000_000, boot: now.boot });
+    rig.turn();
+    assert_eq!(rig.jobs.len(), 1);
+}
+
+#[test]
+fn hold_and_remove_while_it_is_being_delivered() {
+    let mut rig = Rig::new(&[("concurrencylocal", "1\n")]);
+    let client = rig.submit("", &["a@here.example", "b@here.example"]);
+    let id = rig.id(client);
+    assert_eq!(rig.ask(&QueueRequest::Hold { id }), QueueAnswer::Ok { messages: 1 });
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert_eq!((rig.jobs.len(), rig.engine.backlog.held()), (0, 1));
+    rig.pass(100_000);
+    assert!(rig.jobs.is_empty());
+    assert_eq!(rig.ask(&QueueRequest::Release { id }), QueueAnswer::Ok { messages: 1 });
+    assert_eq!(of(&rig.jobs[0].1).2, [a("b@here.example")]);
+    assert_eq!(rig.ask(&QueueRequest::Remove { id }), QueueAnswer::Ok { messages: u64::MAX }, "not before the delivery is over");
+    rig.answer(0, |_| (Verdict::Deferral, "later"));
+    assert_eq!(rig.admin.pop(), Some(QueueAnswer::Ok { messages: 1 }));
+    assert_eq!(rig.engine.backlog.len(), 0);
+    assert!(rig.log.ends_with(&format!("end msg {id}\n")));
+}
+
+#[test]
+fn a_restart_goes_on_where_it_was() {
+    let mut rig = Rig::new(&[]);
+    rig.submit("s@here.example", &["a@here.example", "b@here.example", "c@y.example"]);
+    let local = |rig: &Rig| rig.jobs.iter().position(|(channel, _)| *channel == Channel::Local).unwrap();
+    let at = local(&rig);
+    rig.answer(at, |_| (Verdict::Failure, "No. (#5.1.1)\n"));
+    let at = local(&rig);
+    rig.answer(at, |_| (Verdict::Success, ""));
+    // The third was under way when the process died.
+    let living = rig.engine.spool().living();
+    assert_eq!((living.len(), living[0].pending), (1, 1));
+    let Rig { engine, _dir, .. } = rig;
+    let Engine { spool, settings, identity, now, .. } = engine;
+    let mut engine = Engine::new(spool, living, settings, identity, now);
+    engine.connected(Channel::Local);
+    engine.connected(Channel::Remote);
+    let (jobs, said, admin) = (Vec::new(), HashMap::new(), Vec::new());
+    let mut rig = Rig { engine, _dir, jobs, said, admin, log: String::new(), next_client: 1 };
+    rig.turn();
+    assert_eq!(rig.jobs.iter().map(|(_, job)| of(job).2).collect::<Vec<_>>(), [[a("c@y.example")]]);
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert!(rig.log.contains("\nbounce msg "), "{}", rig.log);
+}
+
+#[test]
+fn nothing_starts_once_it_stops() {
+    let mut rig = Rig::new(&[("concurrencylocal", "1\n")]);
+    rig.submit("", &["a@here.example", "b@here.example"]);
+    rig.engine.stop();
+    assert!(!rig.engine.is_quiet());
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert!(rig.engine.is_quiet() && rig.jobs.is_empty());
+    assert!(rig.log.contains("status: local 1/1 remote 0/20 exitasap\n"), "{}", rig.log);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    /// Whatever workers answer and whenever connections break: each recipient of each message that was accepted comes to exactly one
+    /// end, no recipient is with two jobs at a time, and at the end nothing is left behind.
+    #[test]
+    fn every_recipient_comes_to_one_end(events in proptest::collection::vec((0u8..14, any::<u16>()), 1..150), limit in 1u32..5) {
+        let limits = format!("{limit}\n");
+        let mut rig = Rig::new(&[("concurrencylocal", &limits), ("concurrencyremote", &limits)]);
+        let mut wanted = BTreeMap::<String, u32>::new();
+        let mut ended = BTreeMap::<String, u32>::new();
+        for (event, arg) in events {
+            let n = usize::from(arg);
+            match event {
+                0..=3 => {
+                    let recipients: Vec<String> = (0..n % 7).map(|r| match (n + r) % 3 {
+                        0 => format!("m{}r{r}@here.example", rig.next_client),
+                        more => format!("m{}r{r}@site{}.example", rig.next_client, more + n % 2),
+                    }).collect();
+                    let refs: Vec<&str> = recipients.iter().map(String::as_str).collect();
+                    rig.submit("", &refs);
+                    for recipient in recipients { *wanted.entry(recipient).or_default() += 1; }
+                }
+                4..=9 if !rig.jobs.is_empty() => {
+                    let verdicts = [(Verdict::Success, "K"), (Verdict::Failure, "D"), (Verdict::Deferral, "Z (#4.4.1)"), (Verdict::Deferral, "Z")];
+                    let mut salt = n;
+                    rig.answer(n % rig.jobs.len(), |address| {
+                        salt += 1;
+                        // Bounces of these null-sender messages go to the postmaster, who always takes them.
+                        let verdict = if address.local() == b"postmaster" { verdicts[0] } else { verdicts[salt % 4] };
+                        if verdict.0 != Verdict::Deferral { *ended.entry(address.to_string()).or_default() += 1; }
+                        verdict
+                    });
+                }
+                10 => {
+                    let channel = if n % 2 == 0 { Channel::Local } else { Channel::Remote };
+                    rig.engine.disconnected(channel);
+                    rig.jobs.retain(|(of, _)| *of != channel);
+                    rig.turn();
+                    rig.engine.connected(channel);
+                    rig.turn();
+                }
+                11 => rig.pass(u64::from(arg)),
+                12 => { rig.engine.retry_all(); rig.turn(); }
+                _ => {
+                    let id = rig.engine.backlog.after(0).nth(n % 5).map_or(0, |(id, _)| id);
+                    let request = if n % 2 == 0 { QueueRequest::Hold { id } } else { QueueRequest::Release { id } };
+                    rig.ask(&request);
+                }
+            }
+            let mut with_jobs: Vec<(u64, Address)> = rig.jobs.iter().flat_map(|(_, job)| {
+                let (_, message, recipients) = of(job);
+                recipients.into_iter().map(move |recipient| (message, recipient))
+            }).collect();
+            let count = with_jobs.len();
+            with_jobs.sort();
+            with_jobs.dedup();
+            prop_assert_eq!(with_jobs.len(), count, "two jobs for one recipient");
+            prop_assert!(rig.engine.local.in_flight() <= limit && rig.engine.remote.in_flight() <= limit);
+        }
+        for _ in 0..200 {
+            let ids: Vec<u64> = rig.engine.backlog.after(0).map(|(id, _)| id).collect();
+            for id in ids { rig.ask(&QueueRequest::Release { id }); }
+            rig.engine.retry_all();
+            rig.turn();
+            while !rig.jobs.is_empty() {
+                rig.answer(0, |address| {
+                    *ended.entry(address.to_string()).or_default() += 1;
+                    (Verdict::Success, "K")
+                });
+            }
+            if rig.engine.backlog.is_empty() { break; }
+            rig.pass(1000);
+        }
+        ended.remove("postmaster@here.example");
+        prop_assert_eq!(ended, wanted);
+        prop_assert_eq!(rig.engine.backlog.len(), 0);
+        prop_assert!(rig.engine.active.is_empty() && rig.engine.jobs.is_empty() && rig.engine.tickets.is_empty());
+        prop_assert_eq!((rig.engine.local.waiting(), rig.engine.remote.waiting(), rig.engine.recipients_active), (0, 0, 0));
+        prop_assert_eq!(rig.engine.kept.get(), 0);
+    }
+}
