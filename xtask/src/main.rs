@@ -1,5 +1,6 @@
-//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz`.
+//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench`.
 
+mod bench;
 mod cargo;
 mod ci;
 mod docs;
@@ -18,6 +19,8 @@ usage: cargo xtask COMMAND
   test      all tests; skipped ones are counted and printed
   fuzz [SECONDS]
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
+  bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME]
+            as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         "try" => trial::run(&rest),
         "test" => skipped::test(),
         "fuzz" => ci::fuzz(rest.first().map_or("10", String::as_str)),
+        "bench" => bench::run(&rest),
         "layers" => layers::check(),
         "docs" => docs::check(),
         "ci" => ci::run(),

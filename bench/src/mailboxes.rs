@@ -1,0 +1,117 @@
+//! The Maildirs that a target delivers into: emptied before a run, counted and read after it.
+
+use crate::generator::user_name;
+use crate::responder::bench_id;
+use anyhow::{Context, Result};
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A header is within this much of a message.
+const HEAD_MAX: u64 = 8192;
+
+/// The Maildirs of users `u001` and on, each in its home.
+#[derive(Debug)]
+pub(crate) struct Mailboxes(Vec<PathBuf>);
+
+impl Mailboxes {
+    /// Below `base`, a home for each.
+    pub(crate) fn below(base: &Path, users: usize) -> Self {
+        Self((0..users).map(|k| base.join(user_name(k)).join("Maildir")).collect())
+    }
+
+    /// New, empty Maildirs that belong to the owners of the homes. What that costs the disk is over when this returns.
+    ///
+    /// # Errors
+    /// A home is missing.
+    pub(crate) fn renew(&self) -> Result<()> {
+        for maildir in &self.0 {
+            let home = maildir.parent().context("a Maildir lies in a home")?;
+            let owner = home.metadata().with_context(|| home.display().to_string())?;
+            if maildir.exists() {
+                std::fs::remove_dir_all(maildir)?;
+            }
+            for dir in [maildir.clone(), maildir.join("tmp"), maildir.join("new"), maildir.join("cur")] {
+                DirBuilder::new().mode(0o700).create(&dir)?;
+                chown(&dir, Some(owner.uid()), Some(owner.gid()))?;
+            }
+        }
+        rustix::fs::sync();
+        Ok(())
+    }
+
+    fn new_dirs(&self) -> impl Iterator<Item = PathBuf> {
+        self.0.iter().map(|maildir| maildir.join("new"))
+    }
+
+    fn count(&self) -> Result<usize> {
+        let mut count = 0usize;
+        for dir in self.new_dirs() {
+            count = count.saturating_add(std::fs::read_dir(dir)?.count());
+        }
+        Ok(count)
+    }
+
+    /// Waits for so many messages, or for `limit`; returns when the last one that is there arrived, by the file system's clock.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn wait(&self, messages: usize, limit: Duration) -> Result<SystemTime> {
+        let until = Instant::now() + limit;
+        while self.count()? < messages && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let mut last = SystemTime::UNIX_EPOCH;
+        for dir in self.new_dirs() {
+            last = last.max(dir.metadata()?.modified()?);
+        }
+        Ok(last)
+    }
+
+    /// How often each message is there, by id.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn ids(&self) -> Result<HashMap<String, usize>> {
+        let mut ids = HashMap::new();
+        let mut head = Vec::new();
+        for dir in self.new_dirs() {
+            for entry in std::fs::read_dir(dir)? {
+                head.clear();
+                File::open(entry?.path())?.take(HEAD_MAX).read_to_end(&mut head)?;
+                let count: &mut usize = ids.entry(bench_id(&head).unwrap_or_default()).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        Ok(ids)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewed_filled_read() {
+        let base = std::env::temp_dir().join(format!("bench-mailboxes-{}", std::process::id()));
+        for user in ["u001", "u002"] {
+            std::fs::create_dir_all(base.join(user)).unwrap();
+        }
+        let boxes = Mailboxes::below(&base, 2);
+        for _ in 0..2 {
+            boxes.renew().unwrap();
+            assert_eq!(boxes.ids().unwrap().len(), 0);
+            for (file, id) in [("u001/Maildir/new/1", "r-1"), ("u002/Maildir/new/1", "r-1"), ("u002/Maildir/new/2", "r-2")] {
+                std::fs::write(base.join(file), format!("A: b\nX-Bench-Id: {id}\n\ntext\n")).unwrap();
+            }
+            let last = boxes.wait(3, Duration::from_secs(1)).unwrap();
+            assert!(last.elapsed().unwrap() < Duration::from_secs(5));
+            assert_eq!(boxes.ids().unwrap(), HashMap::from([("r-1".into(), 2), ("r-2".into(), 1)]));
+        }
+        std::fs::remove_dir_all(&base).unwrap();
+        assert!(boxes.renew().is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! This project, as root with separate users, with its defaults but for the limits that the scenarios need.
+
+use crate::generator::user_name;
+use crate::group::Group;
+use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, RECIPIENTS_MAX, SINK, Server};
+use crate::stage::{ME, Stage, USERS, must};
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A domain of virtual users.
+pub(crate) const VIRTUAL: &str = "virtual.test";
+pub(crate) const PASSWORD: &str = "measured-not-secret";
+const BASE_PORT: u16 = 2500;
+pub(crate) const SMTP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, BASE_PORT + 25);
+pub(crate) const POP3: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, BASE_PORT + 110);
+
+#[derive(Debug, Default)]
+pub(crate) struct Qmail {
+    system: Option<Child>,
+}
+
+impl Server for Qmail {
+    fn version(&self, stage: &Stage) -> Result<String> {
+        must(Command::new(stage.programs.join("qmail")).arg("--version")).map(|text| format!("{}-rs", text.trim()))
+    }
+
+    fn address(&self) -> SocketAddrV4 {
+        SMTP
+    }
+
+    fn start(&mut self, stage: &Stage, group: &Group, mode: Mode) -> Result<()> {
+        if !root(stage).exists() {
+            self.set_up(stage, group)?;
+        }
+        self.run(stage, group, mode)
+    }
+
+    fn stop(&mut self, _: &Stage, group: &Group) {
+        if let Some(mut system) = self.system.take() {
+            crate::target::ask_to_end(&system);
+            group.end();
+            let _ = system.wait();
+        }
+    }
+
+    fn queued(&self, stage: &Stage) -> Result<usize> {
+        let text = must(qmail(stage).args(["--json", "queue", "stats"]))?;
+        let stats: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(usize::try_from(stats["messages"].as_u64().context("queue stats has no number of messages")?)?)
+    }
+}
+
+pub(crate) fn root(stage: &Stage) -> PathBuf {
+    stage.work.join("qmail")
+}
+
+fn qmail(stage: &Stage) -> Command {
+    let mut command = Command::new(stage.programs.join("qmail"));
+    command.arg("--root").arg(root(stage)).stdin(Stdio::null());
+    command
+}
+
+impl Qmail {
+    /// A new instance with its virtual users.
+    fn set_up(&mut self, stage: &Stage, group: &Group) -> Result<()> {
+        std::fs::create_dir(root(stage))?;
+        must(qmail(stage).args(["setup", "--me", ME, "--base-port", &BASE_PORT.to_string()]))?;
+        let control = root(stage).join("etc/qmail/control");
+        for (name, text) in [
+            ("locals", LOCAL.to_owned()),
+            ("rcpthosts", LOCAL.to_owned()),
+            ("relayclients", "127.0.0.0/8".to_owned()),
+            ("defaultdelivery", "./Maildir/".to_owned()),
+            ("databytes", MESSAGE_BYTES_MAX.to_string()),
+            ("maxrcpt", RECIPIENTS_MAX.to_string()),
+            ("smtproutes", format!(":{SINK}")),
+        ] {
+            std::fs::write(control.join(name), format!("{text}\n"))?;
+        }
+        self.run(stage, group, Mode::Deliver)?;
+        must(qmail(stage).args(["domain", "add", VIRTUAL]))?;
+        for k in 0..USERS {
+            add_user(stage, &format!("{}@{VIRTUAL}", user_name(k)))?;
+        }
+        self.stop(stage, group);
+        Ok(())
+    }
+
+    fn run(&mut self, stage: &Stage, group: &Group, mode: Mode) -> Result<()> {
+        let control = root(stage).join("etc/qmail/control");
+        for name in ["concurrencylocal", "concurrencyremote"] {
+            let file = control.join(name);
+            if file.exists() {
+                std::fs::remove_file(&file)?;
+            }
+            if mode == Mode::Hold {
+                std::fs::write(&file, "0\n")?;
+            }
+        }
+        let spool = root(stage).join("var/spool/qmail");
+        for entry in std::fs::read_dir(&spool)? {
+            let path = entry?.path();
+            if path.is_dir() { std::fs::remove_dir_all(&path)? } else { std::fs::remove_file(&path)? }
+        }
+        let log = std::fs::File::create(stage.work.join("qmail.log"))?;
+        let mut command = group.command(&stage.syncs, stage.programs.join("qmail"));
+        command.arg("--root").arg(root(stage)).arg("start");
+        let mut system = command.stdout(Stdio::piped()).stderr(log).spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = system.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        self.system = Some(system);
+        if line != "ready\n" {
+            bail!("qmail start is not ready:\n{}", std::fs::read_to_string(stage.work.join("qmail.log"))?);
+        }
+        Ok(())
+    }
+}
+
+fn add_user(stage: &Stage, address: &str) -> Result<()> {
+    let mut command = qmail(stage);
+    command.args(["user", "add", address, "--password-stdin"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        writeln!(stdin, "{PASSWORD}")?;
+    }
+    if !child.wait()?.success() {
+        bail!("qmail user add {address} failed");
+    }
+    Ok(())
+}

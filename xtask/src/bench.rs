@@ -1,0 +1,56 @@
+//! `cargo xtask bench`: builds with all optimisation, and runs `bench` as root in mount and process namespaces of its own, so that
+//! the machine stays as it is and nothing that was started survives.
+
+use crate::cargo::{cargo, must, output, target, workspace};
+use crate::trial::copy_programs;
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Runs as process 1 of the namespace: waits for orphans too, which is why it is a shell that does not exec.
+const FIRST_PROCESS: &str = "\"$@\"; exit $?";
+
+/// The command; what it does not know itself goes to `bench`.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("bench needs root: namespaces, users of its own, control groups");
+    }
+    let (profile, rest) = profile(args)?;
+    println!("building with profile {profile}");
+    must(&mut cargo(&["build", "--workspace", "--bins", "--profile", &profile]))?;
+    let built = target().join(if profile == "dev" { "debug" } else { &profile });
+    let out = target().join("bench");
+    std::fs::create_dir_all(&out)?;
+    let work = PathBuf::from(output(Command::new("mktemp").args(["-d", "/var/tmp/qmail-bench.XXXXXX"]))?.trim());
+    let result = measure(&work, &built, &out, &profile, &rest);
+    std::fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
+    result
+}
+
+fn profile(args: &[String]) -> Result<(String, Vec<String>)> {
+    let mut rest = args.to_vec();
+    let Some(at) = rest.iter().position(|arg| arg == "--profile") else { return Ok(("dist".into(), rest)) };
+    let profile = rest.get(at + 1).context("--profile needs a name")?.clone();
+    rest.drain(at..=at + 1);
+    Ok((profile, rest))
+}
+
+fn measure(work: &Path, built: &Path, out: &Path, profile: &str, rest: &[String]) -> Result<()> {
+    must(Command::new("chmod").arg("755").arg(work))?;
+    let programs = work.join("programs");
+    copy_programs(built, &programs)?;
+    let file = out.join(format!("{}.json", output(Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]))?.trim()));
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "sh", "-c", FIRST_PROCESS, "sh"]);
+    command.arg(programs.join("bench")).arg("--work").arg(work).arg("--programs").arg(&programs);
+    command.arg("--cache").arg(out.join("packages")).arg("--out").arg(&file).args(["--profile", profile]).args(rest);
+    // The pipe is held open until the end: when this process is gone, `bench` notices.
+    let mut child = command.current_dir(workspace()).stdin(Stdio::piped()).spawn().context("cannot run unshare(1)")?;
+    let lifeline = child.stdin.take();
+    let status = child.wait()?;
+    drop(lifeline);
+    if !status.success() {
+        bail!("bench: {status}");
+    }
+    Ok(())
+}
