@@ -47,7 +47,8 @@ fn who_is_known_and_who_is_not() {
     smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
     assert!(smtp.ask("RCPT TO:<nobody@example.test>").unwrap().starts_with("550 5.1.1"));
     assert!(smtp.ask("RCPT TO:<a@elsewhere.test>").unwrap().starts_with("553 5.7.1"));
-    smtp.must("RCPT TO:<bob-list@example.test>", "250").unwrap();
+    assert!(smtp.ask("RCPT TO:<bob-list@example.test>").unwrap().starts_with("550 5.1.1"), "no .qmail-list");
+    smtp.must("RCPT TO:<bob+list@example.test>", "250").unwrap();
     smtp.must("RCPT TO:<BOB@Example.TEST>", "250").unwrap();
     // Effective at once, in both directions, within the session.
     assert!(smtp.ask("RCPT TO:<carol@example.test>").unwrap().starts_with("550"));

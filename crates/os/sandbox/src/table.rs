@@ -223,7 +223,7 @@ pub const TABLE: &[Process] = &[
         count: Count::One,
         listens: &[],
         serves: &[Socket::Auth, Socket::AdminAuth],
-        calls: &[Socket::Getpw, Socket::Lspawn],
+        calls: &[Socket::Lspawn],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),
             files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),

@@ -13,14 +13,10 @@ use crate::{ControlError, Root, Watched};
 
 /// The control files that decide where a recipient goes.
 const CONTROL_FILES: [&str; 5] = ["me", "locals", "virtualdomains", "percenthack", "envnoathost"];
-/// The files that give local parts to users other than those of passwd.
-const ASSIGN_FILES: [&str; 2] = ["assign", "cdb"];
-
 /// The routing of this instance, followed.
 pub struct Places {
     root: Root,
     files: Vec<Watched<()>>,
-    assigns: Vec<Watched<bool>>,
     /// Counts readings of any of the files.
     readings: Arc<AtomicU64>,
     routing: Option<(u64, Routing)>,
@@ -31,11 +27,10 @@ impl Places {
     #[must_use]
     pub fn new(root: Root) -> Self {
         let readings = Arc::new(AtomicU64::new(0));
-        let control = CONTROL_FILES.map(|name| follow(Watched::new, root.control_file(name), &readings, |_| ()));
-        let domains = follow(Watched::owned, root.domains_file(), &readings, |_| ());
-        let assigns = ASSIGN_FILES.map(|name| follow(Watched::new, root.users().join(name), &readings, |text| text.is_some()));
+        let control = CONTROL_FILES.map(|name| follow(Watched::new, root.control_file(name), &readings));
+        let domains = follow(Watched::owned, root.domains_file(), &readings);
         let files = control.into_iter().chain([domains]).collect();
-        Self { root, files, assigns: assigns.into(), readings, routing: None }
+        Self { root, files, readings, routing: None }
     }
 
     /// Where a recipient goes. An address that a prefix would make too long is nobody's: `None`.
@@ -63,18 +58,6 @@ impl Places {
         Ok(&self.routing.insert((reading, routing)).1)
     }
 
-    /// Is there a file that may give a local part to somebody else than the passwd user of that name?
-    ///
-    /// # Errors
-    /// As [`Places::route`].
-    pub fn has_assign(&mut self) -> Result<bool, ControlError> {
-        let mut any = false;
-        for file in &mut self.assigns {
-            any |= *file.get()?;
-        }
-        Ok(any)
-    }
-
     /// Changes with every reading of a file.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -82,23 +65,20 @@ impl Places {
     }
 }
 
-type Parse<T> = Box<dyn Fn(Option<&[u8]>) -> Result<T, String> + Send>;
+type Parse = Box<dyn Fn(Option<&[u8]>) -> Result<(), String> + Send>;
 
-/// Follows a file and counts its readings; `look` says what of it matters here.
-fn follow<T: 'static>(
-    make: impl FnOnce(std::path::PathBuf, Parse<T>) -> Watched<T>,
+/// Follows a file and counts its readings.
+fn follow(
+    make: impl FnOnce(std::path::PathBuf, Parse) -> Watched<()>,
     path: std::path::PathBuf,
     readings: &Arc<AtomicU64>,
-    look: fn(Option<&[u8]>) -> T,
-) -> Watched<T> {
+) -> Watched<()> {
     let readings = Arc::clone(readings);
-    make(
-        path,
-        Box::new(move |text| {
-            readings.fetch_add(1, Ordering::Relaxed);
-            Ok(look(text))
-        }),
-    )
+    let count = move |_: Option<&[u8]>| {
+        readings.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    };
+    make(path, Box::new(count))
 }
 
 #[cfg(test)]
@@ -123,9 +103,6 @@ mod tests {
         std::fs::remove_file(root.domains_file()).unwrap();
         std::fs::write(root.control_file("locals"), "new.example\n").unwrap();
         assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Local(_)));
-        assert!(!places.has_assign().unwrap());
-        std::fs::write(root.users().join("assign"), ".\n").unwrap();
-        assert!(places.has_assign().unwrap());
         std::fs::write(root.domains_file(), "nonsense\n").unwrap();
         assert!(places.route(&address).unwrap_err().is_temporary());
         std::thread::sleep(std::time::Duration::from_millis(60));

@@ -84,16 +84,22 @@ impl Packets {
     /// # Errors
     /// The connection broke, or a datagram was too long.
     pub async fn recv(&self) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-        let mut buf = [0; DATAGRAM_LEN_MAX];
         loop {
             let mut ready = self.0.readable().await?;
-            let Ok(received) = ready.try_io(|socket| socket.get_ref().recv_with_fd(&mut buf)) else { continue };
-            return Ok(match received? {
-                Received::Datagram(len, fd) => Some((buf.get(..len).unwrap_or_default().to_vec(), fd)),
-                Received::End => None,
-            });
+            if let Ok(received) = ready.try_io(|socket| receive(socket.get_ref())) {
+                return received;
+            }
         }
     }
+}
+
+/// One datagram. The buffer lives here and not in the future of a task that waits, of which there are thousands.
+fn receive(socket: &Seqpacket) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    let mut buf = [0; DATAGRAM_LEN_MAX];
+    Ok(match socket.recv_with_fd(&mut buf)? {
+        Received::Datagram(len, fd) => Some((buf.get(..len).unwrap_or_default().to_vec(), fd)),
+        Received::End => None,
+    })
 }
 
 /// A listening socket that was handed over.

@@ -11,7 +11,7 @@
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
-//! | [`getpw`] | getpw.sock | qmail-lspawn, qmail-auth → qmail-getpw |
+//! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
 //! | [`admin`] | admin/send.sock, admin/auth.sock | qmail → qmail-send, qmail-auth |
 #![forbid(unsafe_code)]

@@ -11,6 +11,8 @@ messages! {
         1 => Exists { id: u64, local: Bytes },
         /// Start qmail-pop3d in the mailbox of this virtual user.
         2 => Session { id: u64, domain: Domain, user: Bytes },
+        /// Has this virtual user a `.qmail` file for `user-ext`?
+        3 => ExistsMailbox { id: u64, domain: Domain, user: Bytes, ext: Bytes },
     }
 }
 

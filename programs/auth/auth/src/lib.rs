@@ -1,8 +1,8 @@
 //! qmail-auth: the directory (is there somebody of this address?) and the judge of logins.
 //!
 //! Serves auth.sock for qmail-smtpd (recipients), qmail-popup (logins) and qmail-send (routes of virtual recipients), and
-//! admin/auth.sock for `qmail user|alias`. Asks qmail-getpw who a local part is and qmail-lspawn whether a `user-ext` can be delivered
-//! to, and for the session of a mailbox whose owner has logged in; it never names a uid or a path. In doubt a user who exists gets the mail, and
+//! admin/auth.sock for `qmail user|alias`. Asks qmail-lspawn whether there is anybody of a system's local part and a
+//! `.qmail` file for a virtual `user-ext`, and for the session of a mailbox whose owner has logged in; it never names a uid or a path. In doubt a user who exists gets the mail, and
 //! a source that is down is a temporary failure.
 //!
 //! One thread polls and owns the accounts database; a few threads compute password hashes. No network, no exec, no files but its own

@@ -1,7 +1,9 @@
-//! What is known about local parts of system addresses: answers that are fresh enough, and who waits for one.
+//! What is known about recipients that qmail-lspawn has to look for: answers that are fresh enough, and who waits for one.
 
 use std::collections::HashMap;
 use std::time::Duration;
+
+use wire::Domain;
 
 /// How long a yes counts.
 const YES_FRESH: Duration = Duration::from_secs(60);
@@ -34,11 +36,19 @@ pub(crate) enum Look {
     Full,
 }
 
-/// Keys are local parts in lower case.
+/// Somebody whom qmail-lspawn has to look for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// A local part of the system's own domains, in lower case.
+    Local(Vec<u8>),
+    /// `user-ext` of a virtual domain.
+    Mailbox { domain: Domain, user: Vec<u8>, ext: Vec<u8> },
+}
+
 #[derive(Default)]
 pub(crate) struct Recipients {
-    answers: HashMap<Vec<u8>, (bool, Duration)>,
-    asked: HashMap<Vec<u8>, Asked>,
+    answers: HashMap<Key, (bool, Duration)>,
+    asked: HashMap<Key, Asked>,
     /// Counts what [`Recipients::forget`] saw.
     changes: u64,
 }
@@ -50,7 +60,7 @@ struct Asked {
 }
 
 impl Recipients {
-    pub(crate) fn look(&mut self, key: &[u8], asker: Asker, now: Duration) -> Look {
+    pub(crate) fn look(&mut self, key: &Key, asker: Asker, now: Duration) -> Look {
         if let Some((answer, until)) = self.answers.get(key)
             && now < *until
         {
@@ -66,12 +76,12 @@ impl Recipients {
         if self.asked.len() >= ASKED_MAX {
             return Look::Full;
         }
-        self.asked.insert(key.to_vec(), Asked { waiters: vec![asker], changes: self.changes });
+        self.asked.insert(key.clone(), Asked { waiters: vec![asker], changes: self.changes });
         Look::Ask
     }
 
     /// The question is over: everybody who waited. A definite answer is remembered.
-    pub(crate) fn settle(&mut self, key: &[u8], definite: Option<bool>, now: Duration) -> Vec<Asker> {
+    pub(crate) fn settle(&mut self, key: &Key, definite: Option<bool>, now: Duration) -> Vec<Asker> {
         let Some(asked) = self.asked.remove(key) else { return Vec::new() };
         if let Some(answer) = definite
             && asked.changes == self.changes
@@ -80,7 +90,7 @@ impl Recipients {
                 self.answers.clear();
             }
             let fresh = if answer { YES_FRESH } else { NO_FRESH };
-            self.answers.insert(key.to_vec(), (answer, now.saturating_add(fresh)));
+            self.answers.insert(key.clone(), (answer, now.saturating_add(fresh)));
         }
         asked.waiters
     }
@@ -104,39 +114,41 @@ mod tests {
     fn yes_stays_a_minute_and_no_five_seconds() {
         let mut recipients = Recipients::default();
         let asker = |id| Asker { client: 1, id };
-        assert_eq!(recipients.look(b"a", asker(1), s(0)), Look::Ask);
-        assert_eq!(recipients.look(b"a", asker(2), s(0)), Look::Wait);
-        assert_eq!(recipients.settle(b"a", Some(true), s(0)), [asker(1), asker(2)]);
-        assert_eq!(recipients.look(b"a", asker(3), s(59)), Look::Known(true));
-        assert_eq!(recipients.look(b"a", asker(3), s(60)), Look::Ask);
-        assert_eq!(recipients.settle(b"a", Some(false), s(60)), [asker(3)]);
-        assert_eq!(recipients.look(b"a", asker(4), s(64)), Look::Known(false));
-        assert_eq!(recipients.look(b"a", asker(4), s(65)), Look::Ask);
-        assert_eq!(recipients.settle(b"a", None, s(65)), [asker(4)]);
-        assert_eq!(recipients.look(b"a", asker(5), s(65)), Look::Ask, "a stale answer is not used again");
-        recipients.settle(b"a", Some(true), s(65));
+        let a = Key::Local(b"a".to_vec());
+        assert_eq!(recipients.look(&a, asker(1), s(0)), Look::Ask);
+        assert_eq!(recipients.look(&a, asker(2), s(0)), Look::Wait);
+        assert_eq!(recipients.settle(&a, Some(true), s(0)), [asker(1), asker(2)]);
+        assert_eq!(recipients.look(&a, asker(3), s(59)), Look::Known(true));
+        assert_eq!(recipients.look(&a, asker(3), s(60)), Look::Ask);
+        assert_eq!(recipients.settle(&a, Some(false), s(60)), [asker(3)]);
+        assert_eq!(recipients.look(&a, asker(4), s(64)), Look::Known(false));
+        assert_eq!(recipients.look(&a, asker(4), s(65)), Look::Ask);
+        assert_eq!(recipients.settle(&a, None, s(65)), [asker(4)]);
+        assert_eq!(recipients.look(&a, asker(5), s(65)), Look::Ask, "a stale answer is not used again");
+        recipients.settle(&a, Some(true), s(65));
         recipients.forget();
-        assert_eq!(recipients.look(b"a", asker(6), s(65)), Look::Ask);
+        assert_eq!(recipients.look(&a, asker(6), s(65)), Look::Ask);
         recipients.forget();
-        assert_eq!(recipients.settle(b"a", Some(true), s(65)), [asker(6)]);
-        assert_eq!(recipients.look(b"a", asker(7), s(65)), Look::Ask, "asked before the change, not kept");
+        assert_eq!(recipients.settle(&a, Some(true), s(65)), [asker(6)]);
+        assert_eq!(recipients.look(&a, asker(7), s(65)), Look::Ask, "asked before the change, not kept");
     }
 
     #[test]
     fn everything_has_a_bound() {
         let mut recipients = Recipients::default();
         let asker = Asker { client: 1, id: 1 };
+        let key = |n: usize| Key::Local(n.to_le_bytes().to_vec());
         for n in 0..ASKED_MAX {
-            assert_eq!(recipients.look(&n.to_le_bytes(), asker, s(0)), Look::Ask);
+            assert_eq!(recipients.look(&key(n), asker, s(0)), Look::Ask);
         }
-        assert_eq!(recipients.look(b"more", asker, s(0)), Look::Full);
+        assert_eq!(recipients.look(&Key::Local(b"more".to_vec()), asker, s(0)), Look::Full);
         for _ in 1..WAITERS_MAX {
-            assert_eq!(recipients.look(&0usize.to_le_bytes(), asker, s(0)), Look::Wait);
+            assert_eq!(recipients.look(&key(0), asker, s(0)), Look::Wait);
         }
-        assert_eq!(recipients.look(&0usize.to_le_bytes(), asker, s(0)), Look::Full);
+        assert_eq!(recipients.look(&key(0), asker, s(0)), Look::Full);
         for n in 0..ANSWERS_MAX * 2 {
-            recipients.look(&n.to_le_bytes(), asker, s(0));
-            recipients.settle(&n.to_le_bytes(), Some(true), s(0));
+            recipients.look(&key(n), asker, s(0));
+            recipients.settle(&key(n), Some(true), s(0));
             assert!(recipients.answers.len() <= ANSWERS_MAX);
         }
     }

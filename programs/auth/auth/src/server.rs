@@ -6,13 +6,12 @@ use crate::admin::Listing;
 use crate::clients::{Client, Heard, Rights};
 use crate::login::HashJob;
 use crate::pool::Pool;
-use crate::recipients::{Asker, Look, Recipients};
+use crate::recipients::{Asker, Key, Look, Recipients};
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution};
 use control::auth::Places;
 use control::{Ids, Root, Routed};
 use ipc::auth::{Answer, Directory as Verdict, Request, Target};
-use ipc::field::Bytes;
 use ipc::lspawn::Existence;
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
@@ -57,8 +56,8 @@ pub struct Listeners {
 
 /// What an answer of qmail-lspawn is for.
 pub(crate) enum LspawnWaiter {
-    /// Is this local part somebody's?
-    Exists { key: Vec<u8> },
+    /// Is there somebody?
+    Exists { key: Key },
     /// The session of a login that was right.
     Session { asker: Asker, user: Vec<u8> },
 }
@@ -70,7 +69,6 @@ pub struct Server {
     pub(crate) pool: Pool<HashJob>,
     pub(crate) lspawn: Upstream<LspawnWaiter>,
     pub(crate) listings: BTreeMap<u64, Listing>,
-    getpw: Upstream<Vec<u8>>,
     recipients: Recipients,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
@@ -89,7 +87,6 @@ enum Source {
     Lifeline,
     Listener(Socket),
     Wake,
-    Getpw,
     Lspawn,
     Client(u64),
 }
@@ -103,9 +100,8 @@ impl Server {
             accounts: setup.accounts,
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
-            lspawn: Upstream::new(Arc::clone(&setup.run), Socket::Lspawn.path()),
+            lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
             listings: BTreeMap::new(),
-            getpw: Upstream::new(setup.run, Socket::Getpw.path()),
             recipients: Recipients::default(),
             seen: (Generation::default(), 0),
             clients: BTreeMap::new(),
@@ -137,7 +133,6 @@ impl Server {
                     Source::Lifeline => return Ok(()),
                     Source::Listener(socket) => self.accept(socket),
                     Source::Wake => self.wake.clear(),
-                    Source::Getpw => self.getpw_ready(&mut buf),
                     Source::Lspawn => self.lspawn_ready(&mut buf),
                     Source::Client(client) => self.client_ready(client, &mut buf),
                 }
@@ -164,14 +159,13 @@ impl Server {
                 fd.iter().for_each(|fd| add(Source::Listener(socket), fd.as_fd(), PollFlags::IN));
             }
         }
-        self.getpw.interest().into_iter().for_each(|(fd, flags)| add(Source::Getpw, fd, flags));
         self.lspawn.interest().into_iter().for_each(|(fd, flags)| add(Source::Lspawn, fd, flags));
         for (number, client) in &self.clients {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let due = self.getpw.due().into_iter().chain(self.lspawn.due()).min();
-        let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
+        let timeout =
+            self.lspawn.due().map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -183,9 +177,6 @@ impl Server {
     /// Sends what waits, ends what is due.
     fn advance(&mut self) {
         let now = sys::clock::boottime();
-        for key in self.getpw.expired(now).into_iter().chain(self.getpw.advance(now)).collect::<Vec<_>>() {
-            self.settle(&key, None, Verdict::Temporary {});
-        }
         for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
             self.lspawn_gone(waiter);
         }
@@ -270,11 +261,16 @@ impl Server {
             Ok(Place::NotMine) => Verdict::NotMine {},
             Ok(Place::Nobody) => Verdict::NoMailbox {},
             Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
+                // What follows a dash names a `.qmail` file, which only the user's own worker can look for.
+                Ok(Resolution::Mailbox { user, separator: Some(b'-'), ext }) => {
+                    return self.look_for(asker, Key::Mailbox { domain, user: user.as_bytes().to_vec(), ext });
+                }
                 Ok(Resolution::Mailbox { .. } | Resolution::Forward(_)) => Verdict::Mailbox {},
                 Ok(Resolution::NoSuch) => Verdict::NoMailbox {},
                 Err(error) => self.store_failed(&error),
             },
-            Ok(Place::Local(local)) => return self.local(asker, &local),
+            Ok(Place::Local(local)) if local.is_empty() => Verdict::NoMailbox {},
+            Ok(Place::Local(local)) => return self.look_for(asker, Key::Local(local.to_ascii_lowercase())),
         };
         self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
     }
@@ -335,74 +331,28 @@ impl Server {
         })
     }
 
-    /// A local part of the system's own domains: by what is known, else qmail-getpw and qmail-lspawn say.
-    fn local(&mut self, asker: Asker, local: &[u8]) {
-        let key = local.to_ascii_lowercase();
-        let known = |yes| if yes { Verdict::Mailbox {} } else { Verdict::NoMailbox {} };
+    /// By what is known, else qmail-lspawn says: it knows users/assign, asks qmail-getpw and has the user's worker look for files.
+    fn look_for(&mut self, asker: Asker, key: Key) {
         let now = sys::clock::boottime();
-        let verdict = if local.is_empty() {
-            Verdict::NoMailbox {}
-        } else {
-            match self.recipients.look(&key, asker, now) {
-                Look::Known(yes) => known(yes),
-                Look::Full => Verdict::Temporary {},
-                Look::Wait => return,
-                Look::Ask => return self.ask_who(key, now),
-            }
+        let verdict = match self.recipients.look(&key, asker, now) {
+            Look::Known(true) => Verdict::Mailbox {},
+            Look::Known(false) => Verdict::NoMailbox {},
+            Look::Full => Verdict::Temporary {},
+            Look::Wait => return,
+            Look::Ask => return self.ask_exists(key, now),
         };
         self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
     }
 
-    /// passwd answers most questions; where users/assign may say otherwise, qmail-lspawn is asked at once.
-    fn ask_who(&mut self, key: Vec<u8>, now: Duration) {
-        if !self.places.has_assign().is_ok_and(|any| !any) {
-            return self.ask_exists(key, now);
-        }
-        let local = Bytes::from(key.as_slice());
-        let asked = self.getpw.ask(|id| ipc::getpw::Request::Who { id, local }.encode(), key, now);
-        if let Err(key) = asked {
-            self.settle(&key, None, Verdict::Temporary {});
-        }
-    }
-
-    fn ask_exists(&mut self, key: Vec<u8>, now: Duration) {
-        let local = Bytes::from(key.as_slice());
-        let asked = self.lspawn.ask(|id| ipc::lspawn::Request::Exists { id, local }.encode(), LspawnWaiter::Exists { key }, now);
-        if let Err(waiter) = asked {
+    fn ask_exists(&mut self, key: Key, now: Duration) {
+        use ipc::lspawn::Request::{Exists, ExistsMailbox};
+        let question = key.clone();
+        let datagram = |id| match question {
+            Key::Local(local) => Exists { id, local: local.into() }.encode(),
+            Key::Mailbox { domain, user, ext } => ExistsMailbox { id, domain, user: user.into(), ext: ext.into() }.encode(),
+        };
+        if let Err(waiter) = self.lspawn.ask(datagram, LspawnWaiter::Exists { key }, now) {
             self.lspawn_gone(waiter);
-        }
-    }
-
-    fn getpw_ready(&mut self, buf: &mut [u8]) {
-        loop {
-            let gone = match self.getpw.receive(buf) {
-                Ok(None) => return,
-                Ok(Some((len, _))) => match ipc::getpw::Answer::decode(buf.get(..len).unwrap_or_default()) {
-                    Ok(answer) => {
-                        self.who(&answer);
-                        continue;
-                    }
-                    Err(_) => self.getpw.reset(),
-                },
-                Err(gone) => gone,
-            };
-            gone.iter().for_each(|key| self.settle(key, None, Verdict::Temporary {}));
-            return;
-        }
-    }
-
-    fn who(&mut self, answer: &ipc::getpw::Answer) {
-        use ipc::getpw::Answer::{NoUser, Temporary, User};
-        let (User { id, .. } | NoUser { id } | Temporary { id, .. }) = answer;
-        let Some(key) = self.getpw.answered(*id) else { return };
-        match answer {
-            // A user's own name needs no file. With a dash it is an extension of a user, or the user alias's business.
-            User { dash, ext, .. } if dash.is_empty() && ext.is_empty() => self.settle(&key, Some(true), Verdict::Mailbox {}),
-            User { .. } | NoUser { .. } => self.ask_exists(key, sys::clock::boottime()),
-            Temporary { text, .. } => {
-                self.trouble(&format!("qmail-getpw: {}", wire::escape::visible(text)));
-                self.settle(&key, None, Verdict::Temporary {});
-            }
         }
     }
 
@@ -449,7 +399,7 @@ impl Server {
         }
     }
 
-    fn settle(&mut self, key: &[u8], definite: Option<bool>, verdict: Verdict) {
+    fn settle(&mut self, key: &Key, definite: Option<bool>, verdict: Verdict) {
         for asker in self.recipients.settle(key, definite, sys::clock::boottime()) {
             self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict: verdict.clone() }, None);
         }

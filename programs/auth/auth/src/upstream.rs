@@ -1,4 +1,4 @@
-//! The connection to a server that is asked questions: qmail-getpw, qmail-lspawn. Non-blocking, made again when it breaks, every question
+//! The connection to a server that is asked questions: qmail-lspawn. Non-blocking, made again when it breaks, every question
 //! with a deadline and an answer: the server's, or that there is none.
 
 use ipc::DATAGRAM_LEN_MAX;

@@ -81,36 +81,20 @@ impl System {
         });
     }
 
-    fn getpw(&self) {
-        self.serve("roles/getpw.sock", |ipc::getpw::Request::Who { id, local }| {
-            let user = |user: &[u8], dash: &str, ext: &[u8]| ipc::getpw::Answer::User {
-                id,
-                user: user.into(),
-                uid: 1000,
-                gid: 1000,
-                home: "/home/x".into(),
-                dash: dash.into(),
-                ext: ext.into(),
-            };
-            let answer = match local.strip_prefix(b"joe") {
-                Some(b"") => user(b"joe", "", b""),
-                Some([b'-', ext @ ..]) => user(b"joe", "-", ext),
-                _ if &*local == b"nss-down" => ipc::getpw::Answer::Temporary { id, text: "no\nNSS".into() },
-                _ => user(b"alias", "-", &local),
-            };
-            (answer.encode(), None)
-        });
-    }
-
     fn lspawn(&self) {
         self.serve("roles/lspawn.sock", |request: ipc::lspawn::Request| match request {
             ipc::lspawn::Request::Exists { id, local } => {
                 let answer = match &*local {
-                    b"joe-list" | b"postmaster" | b"joe-ann" => Existence::Yes {},
+                    b"joe" | b"joe-list" | b"postmaster" | b"joe-ann" => Existence::Yes {},
                     b"joe-odd" => Existence::CannotTell {},
                     b"joe-down" => Existence::Down {},
                     _ => Existence::No {},
                 };
+                (ipc::lspawn::Answer::Exists { id, answer }.encode(), None)
+            }
+            ipc::lspawn::Request::ExistsMailbox { id, domain, user, ext } => {
+                assert_eq!((domain.as_bytes(), &*user), (&b"a.example"[..], &b"ann"[..]));
+                let answer = if &*ext == b"x" { Existence::Yes {} } else { Existence::No {} };
                 (ipc::lspawn::Answer::Exists { id, answer }.encode(), None)
             }
             ipc::lspawn::Request::Session { id, domain, user } => {
@@ -160,7 +144,6 @@ const DOMAINS: &str = "a.example:64107:64107:/var/mail/a.example\n";
 #[test]
 fn recipients_of_all_kinds() {
     let system = system(DOMAINS);
-    system.getpw();
     system.lspawn();
     system.user("ann@a.example", "x");
     let socket = system.auth();
@@ -169,6 +152,7 @@ fn recipients_of_all_kinds() {
             ("ann@a.example", Directory::Mailbox {}),
             ("ANN+tag@A.example", Directory::Mailbox {}),
             ("ann-x@a.example", Directory::Mailbox {}),
+            ("ann-y@a.example", Directory::NoMailbox {}),
             ("bob@a.example", Directory::NoMailbox {}),
             ("postmaster@a.example", Directory::Mailbox {}),
             ("@a.example", Directory::NoMailbox {}),
@@ -178,7 +162,6 @@ fn recipients_of_all_kinds() {
             ("joe-odd@host.example", Directory::Mailbox {}),
             ("joe-nothing@host.example", Directory::NoMailbox {}),
             ("joe-down@host.example", Directory::Temporary {}),
-            ("nss-down@host.example", Directory::Temporary {}),
             ("postmaster@host.example", Directory::Mailbox {}),
             ("nobody@host.example", Directory::NoMailbox {}),
             ("@host.example", Directory::NoMailbox {}),
@@ -209,9 +192,6 @@ fn what_is_changed_counts_at_once() {
 fn a_server_that_is_down_is_temporary_and_its_return_is_noticed() {
     let system = system(DOMAINS);
     let socket = system.auth();
-    assert_eq!(recipient(&socket, "joe@host.example"), Directory::Temporary {}, "no qmail-getpw");
-    system.getpw();
-    assert_eq!(recipient(&socket, "joe@host.example"), Directory::Mailbox {});
     assert_eq!(recipient(&socket, "joe-list@host.example"), Directory::Temporary {}, "no qmail-lspawn");
     system.lspawn();
     assert_eq!(recipient(&socket, "joe-list@host.example"), Directory::Mailbox {});
@@ -220,7 +200,7 @@ fn a_server_that_is_down_is_temporary_and_its_return_is_noticed() {
 #[test]
 fn a_server_that_hangs_is_temporary_and_others_do_not_wait() {
     let system = system(DOMAINS);
-    let _silent = sys::seqpacket::listen(system.run.as_fd(), "roles/getpw.sock").unwrap();
+    let _silent = sys::seqpacket::listen(system.run.as_fd(), "roles/lspawn.sock").unwrap();
     let socket = system.auth();
     let start = Instant::now();
     socket.send(&Request::Recipient { id: 1, address: address("joe@host.example") }.encode()).unwrap();
@@ -418,7 +398,6 @@ fn whatever_bytes_come_nobody_exits_and_nothing_changes() {
 #[test]
 fn a_flood_of_questions_is_answered_in_full() {
     let system = system(DOMAINS);
-    system.getpw();
     system.lspawn();
     let socket = Arc::new(system.auth());
     let writer = Arc::clone(&socket);

@@ -106,16 +106,20 @@ impl Service {
     fn on_question(&mut self, client: u64, question: Request) {
         match question {
             Request::Exists { id: number, local } => {
-                let origin = Origin { client, number };
                 // With the `@` behind it, a local part that holds one stays whole.
                 let address = Address::join(&local, b"").ok().filter(|_| !local.is_empty());
-                let Some(address) = address else { return self.answer(origin, &Outcome::Exists(Existence::No {})) };
-                if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX {
-                    return self.answer(origin, &Outcome::Exists(Existence::Down {}));
+                if let Some(id) = self.new_question(client, number, address) {
+                    self.locate(id);
+                    self.pump();
                 }
-                let id = self.new_task(origin, Ask::Exists, address, None, QUESTION_DEADLINE);
-                self.locate(id);
-                self.pump();
+            }
+            Request::ExistsMailbox { id: number, domain, user, ext } => {
+                let address = Address::join(&[&user[..], b"-", &ext[..]].concat(), domain.as_bytes()).ok();
+                if let Some(id) = self.new_question(client, number, address) {
+                    let target = self.mailbox(id, &domain, Some(&user), &ext);
+                    self.settle(id, target);
+                    self.pump();
+                }
             }
             Request::Session { id, domain, user } => match self.start_session(&domain, &user) {
                 Ok(socket) => self.send(client, Answer::Session { id }.encode(), Some(socket)),
@@ -126,6 +130,20 @@ impl Service {
                 }
             },
         }
+    }
+
+    /// A task for a question of existence, or the answer at once if none is needed (no such address) or possible (too much work).
+    fn new_question(&mut self, client: u64, number: u64, address: Option<Address>) -> Option<u64> {
+        let origin = Origin { client, number };
+        let Some(address) = address else {
+            self.answer(origin, &Outcome::Exists(Existence::No {}));
+            return None;
+        };
+        if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX {
+            self.answer(origin, &Outcome::Exists(Existence::Down {}));
+            return None;
+        }
+        Some(self.new_task(origin, Ask::Exists, address, None, QUESTION_DEADLINE))
     }
 
     fn start_session(&mut self, domain: &Domain, user: &[u8]) -> Result<OwnedFd, String> {
