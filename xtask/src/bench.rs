@@ -17,7 +17,17 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     let (profile, rest) = profile(args)?;
     println!("building with profile {profile}");
-    must(&mut cargo(&["build", "--workspace", "--bins", "--profile", &profile]))?;
+    must(&mut cargo(&[
+        "build",
+        "--workspace",
+        "--exclude",
+        "system-tests",
+        "--exclude",
+        "xtask",
+        "--bins",
+        "--profile",
+        &profile,
+    ]))?;
     let built = target().join(if profile == "dev" { "debug" } else { &profile });
     let out = target().join("bench");
     std::fs::create_dir_all(&out)?;

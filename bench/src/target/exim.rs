@@ -20,7 +20,7 @@ pub(crate) struct Exim {
 
 impl Server for Exim {
     fn version(&self, stage: &Stage) -> Result<String> {
-        let text = must(Command::new(program(stage)).arg("--version"))?;
+        let text = must(Command::new(program(stage)).args(["-C", "/dev/null", "-bV"]))?;
         let version = text.split_whitespace().nth(2).context("Exim did not say its version")?;
         Ok(format!("Exim {version}"))
     }
