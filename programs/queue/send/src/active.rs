@@ -9,6 +9,11 @@ use schedule::{Channel, Lane, retry};
 use spool::{Change, Envelope, Outlook, RecipientState};
 use wire::Address;
 
+/// All last replies of a message together, about: of a long list each recipient's is cut shorter.
+const REPLIES_LEN_MAX: usize = 16 << 20;
+/// So much of a reply is kept always: it holds the status code.
+const REPLY_LEN_MIN: usize = 160;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Active {
@@ -152,17 +157,25 @@ impl Active {
     }
 
     pub fn refused(&mut self, recipient: u32, reply: &[u8]) -> Option<Change> {
-        self.finish(recipient, RecipientState::Failed { reply: ipc::clip(reply).to_vec() })
+        let reply = self.clip(reply);
+        self.finish(recipient, RecipientState::Failed { reply })
+    }
+
+    fn clip(&self, reply: &[u8]) -> Vec<u8> {
+        let share = REPLIES_LEN_MAX.checked_div(self.recipients.len()).unwrap_or(ipc::TEXT_LEN_MAX);
+        let len = share.clamp(REPLY_LEN_MIN, ipc::TEXT_LEN_MAX).min(reply.len());
+        reply.get(..len).unwrap_or_default().to_vec()
     }
 
     /// An attempt was made, and another one is to be made by the schedule.
     pub fn deferred(&mut self, recipient: u32, reply: &[u8], channel: Channel, now_s: u64) -> Option<Change> {
         let due = retry::next_s(self.envelope.arrival_s, now_s, channel);
-        self.next_due_s = self.next_due_s.min(due);
+        let reply = self.clip(reply);
         let known = self.recipients.get_mut(recipient as usize)?;
         let RecipientState::Pending { attempts, due_s, last_reply } = &mut known.state else { return None };
         (*attempts, *due_s) = (attempts.saturating_add(1), due);
-        *last_reply = ipc::clip(reply).to_vec();
+        *last_reply = reply;
+        self.next_due_s = self.next_due_s.min(due);
         Some(Change { recipient, state: known.state.clone() })
     }
 
@@ -182,5 +195,59 @@ impl Active {
         let due_s = if at_work { now_s } else { self.next_due_s.min(u64::MAX - 1) };
         let due_s = if self.pending == 0 { now_s } else { due_s };
         Outlook { pending: self.pending, due_s, held: self.wish == Wish::Hold }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn active(recipients: usize) -> Active {
+        let envelope = Envelope {
+            sender: Address::null(),
+            recipients: vec![Address::new(b"r@x").unwrap(); recipients],
+            arrival_s: 1000,
+            uid: 0,
+            pid: 0,
+            flags: 0,
+        };
+        Active::new(envelope, None, 5, Lane::Fresh)
+    }
+
+    #[test]
+    fn a_recipient_comes_to_one_end() {
+        let mut message = active(3);
+        assert!(message.delivered(0).is_some());
+        assert!(message.delivered(0).is_none() && message.refused(0, b"x").is_none());
+        assert!(message.deferred(0, b"x", Channel::Local, 1000).is_none());
+        assert!(message.refused(1, b"No").is_some());
+        assert!(message.delivered(9).is_none());
+        assert_eq!((message.pending, message.failed), (1, 1));
+        let change = message.deferred(2, b"Busy", Channel::Remote, 1000).unwrap();
+        assert_eq!(change.state, RecipientState::Pending { attempts: 1, due_s: 1400, last_reply: b"Busy".to_vec() });
+        assert_eq!(message.outlook(1000), Outlook { pending: 1, due_s: 1400, held: false });
+        message.queued = 1;
+        assert_eq!(message.outlook(1000).due_s, 1000, "what is under way is looked at after a restart");
+    }
+
+    #[test]
+    fn replies_of_a_long_list_take_bounded_memory() {
+        for (recipients, len) in [(1, 4096), (4096, 4096), (65_536, 256), (500_000, 160)] {
+            let mut message = active(recipients);
+            let Some(Change { state: RecipientState::Failed { reply }, .. }) = message.refused(0, &[b'x'; 9000]) else {
+                panic!()
+            };
+            assert_eq!(reply.len(), len);
+        }
+    }
+
+    #[test]
+    fn kept_bodies_are_counted_while_they_live() {
+        let used = Rc::new(Cell::new(0));
+        let one = KeptBody::new(&[1; 1000], &used).unwrap();
+        assert!(KeptBody::new(&vec![1; KEPT_MAX - 999], &used).is_none());
+        assert_eq!(used.get(), 1000);
+        drop(one);
+        assert_eq!(used.get(), 0);
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`service`] | the process: descriptors, sandbox, the loop |
+//! | [`start`] | the process: descriptors, sandbox, threads |
+//! | [`service`] | the loop over all sockets |
 //! | [`engine`] | every message from acceptance to its end, without I/O |
 //! | [`submission`] | one message on its way in |
 //! | [`directory`] | what qmail-auth and qmail-resolve said |
@@ -22,9 +23,10 @@ pub mod engine;
 pub mod log;
 pub mod service;
 pub mod settings;
+pub mod start;
 pub mod submission;
 
 mod clients;
 mod links;
 
-pub use service::main;
+pub use start::main;

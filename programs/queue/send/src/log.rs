@@ -4,7 +4,9 @@
 //! above 126 and `%` become `_`, newlines `/`. When nobody reads the log, lines are dropped and counted, mail never waits for it.
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 
+use rustix::fs::{FileType, OFlags};
 use schedule::Channel;
 
 /// Bytes that wait at most for a reader of the log.
@@ -136,6 +138,41 @@ impl Log {
             let lost = std::mem::take(&mut self.lost);
             self.line(|out| write!(out, "warning: nobody read the log; {lost} lines were dropped"));
         }
+    }
+}
+
+/// Where the log goes.
+pub struct LogWriter(Box<WriteLog>);
+
+type WriteLog = dyn FnMut(&[u8]) -> usize;
+
+impl LogWriter {
+    /// Standard error. A pipe is written without waiting: mail goes on when nobody reads.
+    #[must_use]
+    pub fn stderr() -> Self {
+        let stderr = io::stderr();
+        let fd = stderr.as_fd();
+        let is_pipe = rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        if is_pipe && let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
+            let _ = rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK);
+        }
+        Self::new(|bytes| match rustix::io::write(io::stderr(), bytes) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+            // Nobody will ever read it.
+            Err(_) => bytes.len(),
+        })
+    }
+
+    /// `write` says how many bytes it took.
+    #[must_use]
+    pub fn new(write: impl FnMut(&[u8]) -> usize + 'static) -> Self {
+        Self(Box::new(write))
+    }
+
+    /// Writes what can be written now, and says how many bytes that was.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        (self.0)(bytes)
     }
 }
 

@@ -1,38 +1,31 @@
-//! The process: descriptors from qmail-start, sandbox, and one loop over everything that qmail-send waits for.
+//! One loop over everything that qmail-send waits for.
 //!
 //! The loop never touches the spool's files; that is what the spool's threads and the bounce writer are for. Each turn reads what is
 //! there, within bounds for each connection, hands it to the engine, does what the engine wants done and writes the log once.
 
 mod events;
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use control::Root;
 use ipc::admin::{QueueAnswer, QueueRequest};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
-use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::Signal;
 use sandbox::Socket;
 use schedule::Channel;
 use spool::{Log as Spool, SideBody};
-use sys::inherited::Inherited;
 use sys::signal::Signals;
 use sys::{Received, Seqpacket};
 
 use crate::bounce::Writer;
 use crate::clients::Clients;
-use crate::engine::{Engine, Identity, Now, Out};
+use crate::engine::{Engine, Now, Out};
 use crate::links::{Heard, Links};
-use crate::settings::Settings;
+use crate::log::LogWriter;
 use crate::submission::{Budget, Step, Surroundings, temporary};
 use events::{Event, Events, Source};
 
-/// qmail's exit code for "temporary".
-const TEMPORARY: u8 = 111;
 /// Deliveries that run may end within this time before the process does.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Datagrams taken from one connection in a turn, so that none keeps the others waiting.
@@ -55,82 +48,9 @@ pub struct Doors {
     pub admin: OwnedFd,
 }
 
-/// The program.
-#[must_use]
-pub fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            eprintln!("alert: cannot start: {text}");
-            ExitCode::from(TEMPORARY)
-        }
-    }
-}
-
-fn start() -> Result<(), String> {
-    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if args.first().is_none_or(|first| first != "--service") {
-        return Err("qmail-send is started by qmail-start; use qmail start".to_owned());
-    }
-    let root = Root::from_args(&mut args).map_err(|error| error.to_string())?;
-    let text = |error: io::Error| error.to_string();
-    let mut inherited = Inherited::take().map_err(text)?;
-    let doors = Doors {
-        lifeline: inherited.one("lifeline").map_err(text)?,
-        run: inherited.one("run").map_err(text)?,
-        queue: inherited.one(&format!("serve:{}", Socket::Queue.name())).map_err(text)?,
-        inject: inherited.one(&format!("serve:{}", Socket::Inject.name())).map_err(text)?,
-        admin: inherited.one(&format!("serve:{}", Socket::AdminSend.name())).map_err(text)?,
-    };
-    let settings = Settings::read(&root).map_err(|error| error.to_string())?;
-    let ids = root.ids().map_err(|error| error.to_string())?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let spool_dir = rustix::fs::open(root.spool(), flags, Mode::empty());
-    let spool_dir = spool_dir.map_err(|errno| format!("{}: {errno}", root.spool().display()))?;
-    let signals = Signals::new(&[Signal::HUP, Signal::ALARM, Signal::TERM, Signal::INT]).map_err(text)?;
-    if let Some(confinement) = sandbox::process("qmail-send").and_then(|process| process.confinement.as_ref()) {
-        sandbox::enter(confinement, root.path(), &[]).map_err(text)?;
-    }
-    let (spool, living) = spool::Spool::open(spool_dir, spool::Options::default()).map_err(|error| error.to_string())?;
-    let identity = Identity { uid: rustix::process::geteuid().as_raw(), pid: std::process::id() };
-    let engine = Engine::new(spool, living, settings, identity, now());
-    let mut service = Service::new(engine, doors, Clients::new(ids)).map_err(text)?;
-    inherited.ready().map_err(text)?;
-    service.run(Some(&signals), &mut LogWriter::stderr()).map_err(text)
-}
-
-fn now() -> Now {
+/// The time by both clocks.
+pub(crate) fn now() -> Now {
     Now { s: sys::clock::unix_s(), boot: sys::clock::boottime() }
-}
-
-/// Where the log goes.
-pub struct LogWriter(Box<WriteLog>);
-
-type WriteLog = dyn FnMut(&[u8]) -> usize;
-
-impl LogWriter {
-    /// Standard error. A pipe is written without waiting: mail goes on when nobody reads.
-    #[must_use]
-    pub fn stderr() -> Self {
-        let stderr = io::stderr();
-        let fd = stderr.as_fd();
-        let is_pipe = rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-        if is_pipe && let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
-            let _ = rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK);
-        }
-        Self::new(|bytes| match rustix::io::write(io::stderr(), bytes) {
-            Ok(count) => count,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
-            // Nobody will ever read it.
-            Err(_) => bytes.len(),
-        })
-    }
-
-    /// `write` says how many bytes it took.
-    #[must_use]
-    pub fn new(write: impl FnMut(&[u8]) -> usize + 'static) -> Self {
-        Self(Box::new(write))
-    }
 }
 
 /// See the module.
@@ -146,6 +66,8 @@ pub struct Service<S> {
     /// Which client waits for which side file.
     behind: Vec<(u64, u64)>,
     swept: Duration,
+    /// There was more to do than a turn allows: go on without waiting.
+    unfinished: bool,
     stop_at: Option<Duration>,
 }
 
@@ -169,15 +91,11 @@ impl<S: Spool> Surroundings for Around<'_, S> {
 }
 
 impl<S: Spool> Service<S> {
-    /// For a process (or a test) that holds the listening sockets.
+    /// With the descriptors it was given; `ids` says who is who.
     ///
     /// # Errors
     /// Out of descriptors or threads; temporary.
-    pub fn with_ids(engine: Engine<S>, doors: Doors, ids: users::Ids) -> io::Result<Self> {
-        Self::new(engine, doors, Clients::new(ids))
-    }
-
-    fn new(mut engine: Engine<S>, doors: Doors, clients: Clients) -> io::Result<Self> {
+    pub fn new(mut engine: Engine<S>, doors: Doors, ids: users::Ids) -> io::Result<Self> {
         let events = Events::new()?;
         events.add(&doors.lifeline, Source::Lifeline)?;
         events.add(&doors.queue, Source::Door(Socket::Queue))?;
@@ -189,7 +107,7 @@ impl<S: Spool> Service<S> {
         Ok(Self {
             engine,
             doors,
-            clients,
+            clients: Clients::new(ids),
             events,
             links: Links::default(),
             writer,
@@ -197,6 +115,7 @@ impl<S: Spool> Service<S> {
             buf: vec![0; DATAGRAM_LEN_MAX].into(),
             behind: Vec::new(),
             swept: Duration::ZERO,
+            unfinished: false,
             stop_at: None,
         })
     }
@@ -211,7 +130,7 @@ impl<S: Spool> Service<S> {
         }
         self.engine.set_now(now());
         self.act();
-        self.engine.log.flush(&mut log.0);
+        self.engine.log.flush(|bytes| log.write(bytes));
         loop {
             let events = self.events.wait(self.timeout())?;
             self.engine.set_now(now());
@@ -224,10 +143,10 @@ impl<S: Spool> Service<S> {
             self.sweep(now);
             if self.stop_at.is_some_and(|stop_at| now >= stop_at || self.engine.is_quiet()) {
                 self.engine.log.exiting();
-                self.engine.log.flush(&mut log.0);
+                self.engine.log.flush(|bytes| log.write(bytes));
                 return Ok(());
             }
-            self.engine.log.flush(&mut log.0);
+            self.engine.log.flush(|bytes| log.write(bytes));
         }
     }
 
@@ -280,6 +199,9 @@ impl<S: Spool> Service<S> {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if self.unfinished {
+            return Some(Duration::ZERO);
+        }
         let now = now().boot;
         let until = |at: Duration| at.saturating_sub(now);
         let links = self.links.try_times().map(until);
@@ -499,6 +421,7 @@ impl<S: Spool> Service<S> {
     // What the engine wants.
 
     fn act(&mut self) {
+        self.unfinished = false;
         for _ in 0..ROUNDS_TURN {
             self.connect();
             self.engine.give_up_questions();
@@ -516,6 +439,7 @@ impl<S: Spool> Service<S> {
             }
             self.engine.completions();
         }
+        self.unfinished = true;
     }
 
     fn out(&mut self, out: Out, touched: &mut Touched) {

@@ -17,7 +17,8 @@ use ipc::job::{Answer, Job, Outcome};
 use ipc::queue::{Answer as QueueAnswer, Item, Packer};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use qmail_send::engine::{Engine, Identity, Now};
-use qmail_send::service::{Doors, LogWriter, Service};
+use qmail_send::log::LogWriter;
+use qmail_send::service::{Doors, Service};
 use qmail_send::settings::Settings;
 use sandbox::Socket;
 use spool::{Options, Spool};
@@ -93,7 +94,7 @@ impl Instance {
                 let identity = Identity { uid: rustix::process::geteuid().as_raw(), pid: std::process::id() };
                 let now = Now { s: sys::clock::unix_s(), boot: sys::clock::boottime() };
                 let engine = Engine::new(spool, living, settings, identity, now);
-                let mut service = Service::with_ids(engine, doors, ids).unwrap();
+                let mut service = Service::new(engine, doors, ids).unwrap();
                 let mut log = LogWriter::new(move |bytes| {
                     written.lock().unwrap().extend_from_slice(bytes);
                     bytes.len()
