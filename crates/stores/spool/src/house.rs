@@ -137,8 +137,10 @@ impl House {
     /// The segment whose emptying gains most, if any is worth it.
     fn victim(&self) -> Option<u64> {
         let state = lock(&self.shared.state);
-        if let Some(moving) = state.moving.filter(|moving| state.segments.contains_key(moving)) {
-            return Some(moving).filter(|moving| !self.stuck.contains(moving));
+        if let Some((moving, segment)) = state.moving.and_then(|moving| Some((moving, state.segments.get(&moving)?))) {
+            // Once it is empty it waits only to be freed.
+            let has_more = segment.refs > 0 || !segment.deps.is_empty();
+            return (has_more && !self.stuck.contains(&moving)).then_some(moving);
         }
         let young = if self.shared.health() == Health::Ok { YOUNG_SEGMENTS } else { 0 };
         let old = state.segments.iter().rev().filter(|(_, segment)| segment.phase != Phase::Active);

@@ -501,8 +501,8 @@ mod tests {
         "side file name",
         "void",
     ];
-    /// Syncs that no promise rests on: the spare is written so that its extents exist when the disk is full.
-    const SYNCS_FOR_SPACE: [&str; 1] = ["spare extents"];
+    /// Syncs that no promise rests on: zeros are written so that their extents exist when the disk is full.
+    const SYNCS_FOR_SPACE: [&str; 1] = ["segment extents"];
 
     /// Runs the seeds on two threads: each story stands alone.
     fn suite_on_two_threads(effort: Effort) -> Count {

@@ -97,8 +97,7 @@ fn fill_spare(shared: &Shared) -> Result<(), Refusal> {
 /// Its name is not synced: a spare that a power cut takes away is made again.
 fn make_spare(shared: &Shared) -> io::Result<()> {
     let new = segment::path("spare.new");
-    let file = segment::create(shared.disk.as_ref(), &new, shared.segment_bytes)?;
-    file.sync("spare extents")?;
+    segment::create(shared.disk.as_ref(), &new, shared.segment_bytes)?;
     shared.disk.rename(&new, &segment::path(SPARE_NAME))
 }
 

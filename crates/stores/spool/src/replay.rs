@@ -46,7 +46,8 @@ struct Glance {
 }
 
 struct Names {
-    segments: Vec<(Header, Box<dyn DiskFile>)>,
+    /// Their files are opened one at a time: a long backlog has more of them than a process may have descriptors.
+    segments: Vec<Header>,
     damaged: Vec<String>,
     free: Vec<String>,
     unfinished: Vec<String>,
@@ -75,11 +76,12 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, SpoolError> {
     for name in names.damaged {
         replay.damaged_header(disk, &name)?;
     }
-    replay.read_voids(&names.segments);
-    for (header, file) in &names.segments {
-        replay.segment(disk, header, file.as_ref())?;
+    for header in &names.segments {
+        replay.read_void(header, open_segment(disk, header)?.as_ref());
     }
-    drop(names.segments);
+    for header in &names.segments {
+        replay.segment(disk, header, open_segment(disk, header)?.as_ref())?;
+    }
     replay.free_the_empty(disk)?;
     replay.remove_orphans(disk)?;
     Ok(replay.finish())
@@ -117,9 +119,9 @@ fn look(disk: &dyn Disk) -> Result<Names, SpoolError> {
 }
 
 fn look_at_segment(disk: &dyn Disk, names: &mut Names, number: u64, name: String) -> Result<(), SpoolError> {
-    let file = disk.open(&segment::path(&name), Access::ReadWrite).map_err(io("open a segment"))?;
+    let file = disk.open(&segment::path(&name), Access::Read).map_err(io("open a segment"))?;
     match segment::read_header(file.as_ref()) {
-        Ok(header) if header.number == number => names.segments.push((header, file)),
+        Ok(header) if header.number == number => names.segments.push(header),
         Err(HeaderFault::Newer(found)) => {
             return Err(SpoolError::NewerFormat { file: format!("{DIR}/{name}"), found, supported: segment::FORMAT });
         }
@@ -127,6 +129,10 @@ fn look_at_segment(disk: &dyn Disk, names: &mut Names, number: u64, name: String
         Ok(_) | Err(HeaderFault::Damaged) => names.damaged.push(name),
     }
     Ok(())
+}
+
+fn open_segment(disk: &dyn Disk, header: &Header) -> Result<Box<dyn DiskFile>, SpoolError> {
+    disk.open(&segment::path(&segment::name(header.number)), Access::ReadWrite).map_err(io("open a segment"))
 }
 
 fn make_dirs(disk: &dyn Disk) -> Result<(), SpoolError> {
@@ -189,15 +195,13 @@ impl Replay {
     }
 
     /// A void is the first record of its segment and speaks of an earlier one.
-    fn read_voids(&mut self, segments: &[(Header, Box<dyn DiskFile>)]) {
-        for (header, file) in segments {
-            let mut bytes = [0; 128];
-            let Ok(_) = file.read_at(&mut bytes, RECORDS_AT) else { continue };
-            let Some(head) = Head::decode(&bytes, header.nonce, RECORDS_AT) else { continue };
-            let Some((located, _)) = head.open(&bytes, header.nonce, RECORDS_AT) else { continue };
-            if let Note::Void { segment, from } = located.summary.note {
-                self.voids.insert(segment, u64::from(from));
-            }
+    fn read_void(&mut self, header: &Header, file: &dyn DiskFile) {
+        let mut bytes = [0; 128];
+        let Ok(_) = file.read_at(&mut bytes, RECORDS_AT) else { return };
+        let Some(head) = Head::decode(&bytes, header.nonce, RECORDS_AT) else { return };
+        let Some((located, _)) = head.open(&bytes, header.nonce, RECORDS_AT) else { return };
+        if let Note::Void { segment, from } = located.summary.note {
+            self.voids.insert(segment, u64::from(from));
         }
     }
 

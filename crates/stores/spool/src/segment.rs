@@ -28,6 +28,8 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 const MAGIC: &[u8; 8] = b"qmailspl";
 const HEADER_BYTES: usize = 48;
 const FOOTER_BYTES: usize = 24;
+/// A new segment goes to the disk in steps of this length, so that commits find gaps between them.
+const EXTENT_STEP: u64 = 1024 * 1024;
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 pub(crate) const DIR: &str = "segments";
@@ -134,6 +136,9 @@ fn write_out(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
         let len = index(bytes - offset).min(ZEROS.len());
         file.write_at(&[IoSlice::new(ZEROS.get(..len).unwrap_or_default())], offset)?;
         offset += len as u64;
+        if offset % EXTENT_STEP == 0 || offset == bytes {
+            file.sync_data("segment extents")?;
+        }
     }
     Ok(())
 }

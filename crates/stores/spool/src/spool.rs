@@ -62,6 +62,8 @@ pub struct Spool {
     front: Front,
     queue: Arc<CommitQueue>,
     reads: Arc<Reads>,
+    /// Between [`Log::hold`] and [`Log::flush`].
+    holding: bool,
     /// Side files first, then house, readers, commit: in this order they are joined.
     threads: Vec<JoinHandle<()>>,
     commit: Option<JoinHandle<()>>,
@@ -92,11 +94,15 @@ impl Spool {
         let sides = SidePool::new(Arc::clone(&shared), first_side, Box::new(move |op| forward.push(op)));
         let reads = Arc::new(Reads::default());
         let front = Front { shared: Arc::clone(&shared), sides };
-        let mut spool = Self { front, queue, reads, threads: Vec::new(), commit: None, _lock: None };
+        let mut spool = Self { front, queue, reads, holding: false, threads: Vec::new(), commit: None, _lock: None };
         spool
             .start_threads(engine, options.scrub_bytes_per_s)
             .map_err(|error| SpoolError::Io { doing: "start a thread", error })?;
         Ok((spool, living))
+    }
+
+    fn push(&self, op: Op) {
+        if self.holding { self.queue.push_quietly(op) } else { self.queue.push(op) }
     }
 
     fn start_threads(&mut self, engine: Engine, scrub_bytes_per_s: u64) -> io::Result<()> {
@@ -249,11 +255,15 @@ struct Waiting {
 
 impl CommitQueue {
     fn push(&self, op: Op) {
+        self.push_quietly(op);
+        self.changed.notify_one();
+    }
+
+    /// Without waking the commit thread; when it is at work it takes this along all the same.
+    fn push_quietly(&self, op: Op) {
         let mut waiting = lock(&self.waiting);
         if !waiting.closed {
             waiting.ops.push_back(op);
-            drop(waiting);
-            self.changed.notify_one();
         }
     }
 
@@ -376,24 +386,33 @@ pub(crate) fn answer_read(shared: &Shared, kind: ReadKind, id: MessageId, ticket
 }
 
 impl Log for Spool {
+    fn hold(&mut self) {
+        self.holding = true;
+    }
+
+    fn flush(&mut self) {
+        self.holding = false;
+        self.queue.changed.notify_one();
+    }
+
     fn accept(&mut self, envelope: Envelope, body: Body, ticket: u64) {
         if let Some(op) = self.front.accept(&envelope, body, 0, ticket) {
-            self.queue.push(op);
+            self.push(op);
         }
     }
 
     fn bounce_and_end(&mut self, bounce: Envelope, body: Body, ended: MessageId, ticket: u64) {
         if let Some(op) = self.front.accept(&bounce, body, ended.0, ticket) {
-            self.queue.push(op);
+            self.push(op);
         }
     }
 
     fn progress(&mut self, id: MessageId, changes: Vec<Change>, outlook: Outlook, ticket: u64) {
-        self.queue.push(Front::progress(id, &changes, outlook, ticket));
+        self.push(Front::progress(id, &changes, outlook, ticket));
     }
 
     fn end(&mut self, id: MessageId, ticket: u64) {
-        self.queue.push(Op::End { id: id.0, ticket });
+        self.push(Op::End { id: id.0, ticket });
     }
 
     fn read_envelope(&mut self, id: MessageId, ticket: u64) {

@@ -257,6 +257,11 @@ impl std::error::Error for SpoolError {}
 /// Requests never block on the disk and are answered by [`Log::completions`], each once, by its ticket (any number the caller likes).
 /// Results of one message (`progress`, `end`) take effect in the order they were given. All calls come from one thread.
 pub trait Log {
+    /// Requests from here to [`Log::flush`] may go to the disk together: for all that one turn of an event loop brings. Without it
+    /// the first of them would set off a sync of its own, and the rest wait for that.
+    fn hold(&mut self) {}
+    /// Ends [`Log::hold`]; to be called before the caller sleeps.
+    fn flush(&mut self) {}
     /// Keeps a message: `Accepted` when it is durable, else `Refused`.
     fn accept(&mut self, envelope: Envelope, body: Body, ticket: u64);
     /// Accepts a bounce and ends the message it is about in one indivisible record: both or neither.
