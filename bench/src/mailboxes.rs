@@ -23,20 +23,22 @@ impl Mailboxes {
         Self((0..users).map(|k| base.join(user_name(k)).join("Maildir")).collect())
     }
 
-    /// New, empty Maildirs that belong to the owners of the homes. What that costs the disk is over when this returns.
+    /// New, empty Maildirs that belong to the owners of the homes; a home that is missing is made for the owner of what it is in, as
+    /// the first delivery to a virtual user would. What that costs the disk is over when this returns.
     ///
     /// # Errors
-    /// A home is missing.
+    /// The directory of the homes is missing.
     pub(crate) fn renew(&self) -> Result<()> {
         for maildir in &self.0 {
             let home = maildir.parent().context("a Maildir lies in a home")?;
-            let owner = home.metadata().with_context(|| home.display().to_string())?;
+            if !home.exists() {
+                make(home, home.parent().context("a home lies in a directory")?)?;
+            }
             if maildir.exists() {
                 std::fs::remove_dir_all(maildir)?;
             }
             for dir in [maildir.clone(), maildir.join("tmp"), maildir.join("new"), maildir.join("cur")] {
-                DirBuilder::new().mode(0o700).create(&dir)?;
-                chown(&dir, Some(owner.uid()), Some(owner.gid()))?;
+                make(&dir, home)?;
             }
         }
         rustix::fs::sync();
@@ -90,6 +92,13 @@ impl Mailboxes {
     }
 }
 
+/// A private directory for the owner of another.
+fn make(dir: &Path, of: &Path) -> Result<()> {
+    let owner = of.metadata().with_context(|| of.display().to_string())?;
+    DirBuilder::new().mode(0o700).create(dir)?;
+    Ok(chown(dir, Some(owner.uid()), Some(owner.gid()))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,9 +106,7 @@ mod tests {
     #[test]
     fn renewed_filled_read() {
         let base = std::env::temp_dir().join(format!("bench-mailboxes-{}", std::process::id()));
-        for user in ["u001", "u002"] {
-            std::fs::create_dir_all(base.join(user)).unwrap();
-        }
+        std::fs::create_dir_all(base.join("u001")).unwrap();
         let boxes = Mailboxes::below(&base, 2);
         for _ in 0..2 {
             boxes.renew().unwrap();
