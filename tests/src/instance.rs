@@ -2,6 +2,7 @@
 
 use crate::facts;
 use crate::line::{Pop3, Smtp};
+use crate::users::letters;
 use crate::{is_root, wait_for};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
@@ -213,6 +214,31 @@ impl Instance {
         wait_for("an empty queue", empty).with_context(|| self.log())
     }
 
+    /// The Maildir of a virtual user.
+    #[must_use]
+    pub fn maildir(&self, address: &str) -> PathBuf {
+        let (user, domain) = address.split_once('@').unwrap_or_default();
+        self.root.join("var/mail").join(domain).join(user).join("Maildir")
+    }
+
+    /// Waits until new/ of a Maildir holds exactly so many letters; the letters.
+    ///
+    /// # Errors
+    /// It does not; the log is in the error.
+    pub fn wait_letters(&self, maildir: &Path, count: usize) -> Result<Vec<String>> {
+        let all = || Some(letters(maildir)).filter(|all| all.len() == count);
+        let what = format!("{count} letters in {}, which has {}", maildir.display(), letters(maildir).len());
+        wait_for(&what, all).with_context(|| self.log())
+    }
+
+    /// As [`Instance::wait_letters`], of a virtual user.
+    ///
+    /// # Errors
+    /// It does not; the log is in the error.
+    pub fn wait_mail(&self, address: &str, count: usize) -> Result<Vec<String>> {
+        self.wait_letters(&self.maildir(address), count)
+    }
+
     /// An SMTP session after its greeting.
     ///
     /// # Errors
@@ -298,7 +324,11 @@ fn free_base_port() -> Result<u16> {
     bail!("no free ports")
 }
 
-fn random_word() -> Result<String> {
+/// Sixteen hexadecimal digits that nobody had before.
+///
+/// # Errors
+/// No random bytes.
+pub fn random_word() -> Result<String> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))

@@ -3,14 +3,19 @@
 //! An [`Instance`] is set up by `qmail setup`, started by `qmail start` and driven from outside only. As root its processes run
 //! under ids of their own, so it lies below /var/tmp, where every role can reach it.
 
+pub mod dns;
 pub mod facts;
 pub mod instance;
 pub mod line;
+pub mod peer;
 pub mod targets;
+pub mod tools;
 pub mod users;
 
 pub use instance::Instance;
 pub use line::{Pop3, Smtp};
+pub use peer::Peer;
+pub use users::Person;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
