@@ -255,8 +255,8 @@ impl<S: Spool> Engine<S> {
             Completion::Refused { ticket, why } => self.refused(ticket, why),
             Completion::Written { ticket } => self.written(ticket, true),
             Completion::Unwritten { ticket } => self.written(ticket, false),
-            Completion::Envelope { ticket, id, envelope, states, bytes, held } => {
-                self.envelope_read(ticket, id.0, activate::Read { envelope, states, bytes, held });
+            Completion::Envelope { ticket, id, envelope, states, bytes, .. } => {
+                self.envelope_read(ticket, id.0, activate::Read { envelope, states, bytes });
             }
             Completion::BodyFd { ticket, id, fd, .. } => {
                 self.tickets.remove(&ticket);

@@ -19,7 +19,7 @@ use sys::signal::Signals;
 use sys::{Received, Seqpacket};
 
 use crate::bounce::Writer;
-use crate::clients::Clients;
+use crate::clients::{Client, Clients, Kind};
 use crate::engine::{Engine, Now, Out};
 use crate::links::{Heard, Links};
 use crate::log::LogWriter;
@@ -132,7 +132,9 @@ impl<S: Spool> Service<S> {
         self.act();
         self.engine.log.flush(|bytes| log.write(bytes));
         loop {
+            self.engine.spool().flush();
             let events = self.events.wait(self.timeout())?;
+            self.engine.spool().hold();
             self.engine.set_now(now());
             for event in events {
                 self.event(event, signals);
@@ -142,6 +144,7 @@ impl<S: Spool> Service<S> {
             let now = now().boot;
             self.sweep(now);
             if self.stop_at.is_some_and(|stop_at| now >= stop_at || self.engine.is_quiet()) {
+                self.engine.spool().flush();
                 self.engine.log.exiting();
                 self.engine.log.flush(|bytes| log.write(bytes));
                 return Ok(());
@@ -191,9 +194,9 @@ impl<S: Spool> Service<S> {
         for door in [&self.doors.queue, &self.doors.inject, &self.doors.admin] {
             self.events.remove(door);
         }
-        let idle = |client: &crate::clients::Client| match &client.kind {
-            crate::clients::Kind::Queue(submission) | crate::clients::Kind::Inject(submission) => submission.is_idle(),
-            crate::clients::Kind::Admin => false,
+        let idle = |client: &Client| match &client.kind {
+            Kind::Queue(submission) | Kind::Inject(submission) => submission.is_idle(),
+            Kind::Admin => false,
         };
         self.clients.numbers(idle).into_iter().for_each(|number| self.close(number));
     }
@@ -247,7 +250,13 @@ impl<S: Spool> Service<S> {
         for _ in 0..DATAGRAMS_TURN {
             let Some(client) = self.clients.get(number).filter(|client| !client.paused) else { return };
             match client.socket.recv(&mut self.buf) {
-                Ok(Received::Datagram(len, _)) => self.datagram(number, len),
+                Ok(Received::Datagram(len, _)) => {
+                    self.datagram(number, len);
+                    // Nothing may follow a commit before its answer: spare the look.
+                    if self.clients.get(number).and_then(Client::submission).is_some_and(|submission| submission.is_waiting()) {
+                        return;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Ok(Received::End) | Err(_) => return self.close(number),
             }
@@ -291,10 +300,10 @@ impl<S: Spool> Service<S> {
         self.engine.admin_gone(number);
         if let Some(client) = self.clients.remove(number) {
             match client.kind {
-                crate::clients::Kind::Queue(submission) | crate::clients::Kind::Inject(submission) => {
+                Kind::Queue(submission) | Kind::Inject(submission) => {
                     submission.abandon(&mut self.budget);
                 }
-                crate::clients::Kind::Admin => {}
+                Kind::Admin => {}
             }
         }
     }

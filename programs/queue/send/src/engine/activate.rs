@@ -38,7 +38,6 @@ pub(super) struct Read {
     pub(super) envelope: Envelope,
     pub(super) states: Vec<RecipientState>,
     pub(super) bytes: u64,
-    pub(super) held: bool,
 }
 
 /// Remote recipients of a message by site and route.
@@ -77,12 +76,10 @@ impl<S: Spool> Engine<S> {
         match self.tickets.remove(&ticket) {
             Some(Ticket::Read { lane, hurried }) => {
                 self.reads = self.reads.saturating_sub(1);
-                let Read { envelope, states, bytes, held } = read;
-                // It may have been held or removed while it was read.
+                let Read { envelope, states, bytes } = read;
+                // It may have been held or removed while it was read; what the disk says of that may be older than a release.
                 let still = self.backlog.get(id).is_some_and(|known| known.place == Place::Active);
-                if held && still {
-                    self.backlog.hold(id);
-                } else if still && !self.active.contains_key(&id) {
+                if still && !self.active.contains_key(&id) {
                     self.activate(id, Active::new(envelope, Some(states), bytes, lane), hurried);
                 }
             }
