@@ -42,7 +42,7 @@ impl IdleSessions {
 impl Drop for IdleSessions {
     fn drop(&mut self) {
         self.sessions.clear();
-        let _ = setrlimit(Resource::Nofile, self.before.clone());
+        let _ = setrlimit(Resource::Nofile, self.before);
     }
 }
 

@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
+/// Clock ticks say nothing about less than this.
+const SHARES_SPAN_MIN: Duration = Duration::from_millis(500);
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What [`during`] found.
 #[derive(Debug)]
 pub(crate) struct Used {
+    span: Duration,
     cpu_s: f64,
     other_share: f64,
     own_share: f64,
@@ -68,6 +71,7 @@ impl Moment {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let all_s = self.at.duration_since(before.at).as_secs_f64().max(1e-9) * cores as f64;
         Used {
+            span: self.at.duration_since(before.at),
             cpu_s,
             own_share: own_s / all_s,
             other_share: (self.machine_s - before.machine_s - cpu_s - own_s).max(0.0) / all_s,
@@ -117,8 +121,10 @@ impl Used {
 
     /// The machine's time that went to the generator and to anything else, for a row without a target too.
     pub(crate) fn shares(&self, figures: &mut Figures) {
-        figures.set("generator_cpu_%", self.own_share * 100.0);
-        figures.set("other_cpu_%", self.other_share * 100.0);
+        if self.span >= SHARES_SPAN_MIN {
+            figures.set("generator_cpu_%", self.own_share * 100.0);
+            figures.set("other_cpu_%", self.other_share * 100.0);
+        }
     }
 }
 

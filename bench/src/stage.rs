@@ -9,10 +9,11 @@ use crate::generator::user_name;
 use crate::syncs::Syncs;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// System users who get mail.
 pub(crate) const USERS: usize = 100;
@@ -25,6 +26,8 @@ const PEER_NAMES: [&str; 3] = ["postfix", "postdrop", "Debian-exim"];
 const MAIL_GROUP: &str = "benchmail";
 /// First id given to users of the bench; Exim and qmail refuse low ones.
 const FIRST_ID: u32 = 30_001;
+/// Seconds for any one command; a download is the slowest.
+pub(crate) const COMMAND_S_MAX: &str = "300";
 
 /// The prepared place.
 #[derive(Debug)]
@@ -48,8 +51,8 @@ impl Stage {
         }
         let outer_proc = work.join("outer-proc");
         std::fs::create_dir_all(&outer_proc)?;
-        must(Command::new("mount").args(["--bind", "/proc"]).arg(&outer_proc))?;
-        must(Command::new("mount").args(["-t", "proc", "proc", "/proc"]))?;
+        must(bounded("mount").args(["--bind", "/proc"]).arg(&outer_proc))?;
+        must(bounded("mount").args(["-t", "proc", "proc", "/proc"]))?;
         let syncs = Syncs::new(&work.join("tracing"), &outer_proc);
         let packages = work.join("packages");
         unpack(cache, &packages)?;
@@ -64,6 +67,13 @@ impl Stage {
     pub(crate) fn homes(&self) -> PathBuf {
         self.work.join("home")
     }
+}
+
+/// A command that is ended when it takes too long.
+pub(crate) fn bounded(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(COMMAND_S_MAX).arg(program).stdin(Stdio::null());
+    command
 }
 
 /// Runs a command that must succeed; returns what it printed.
@@ -85,7 +95,7 @@ fn overlay(upper: &[&Path], on: &Path) -> Result<()> {
         write!(layers, "{}:", dir.display())?;
     }
     write!(layers, "{}", on.display())?;
-    must(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &layers]).arg(on))?;
+    must(bounded("mount").args(["-t", "overlay", "overlay", "-o", &layers]).arg(on))?;
     Ok(())
 }
 
@@ -95,7 +105,7 @@ fn unpack(cache: &Path, packages: &Path) -> Result<()> {
     std::fs::create_dir_all(packages)?;
     let mut names: BTreeSet<String> = PACKAGES.map(str::to_owned).into();
     for package in PACKAGES {
-        let plan = must(Command::new("apt-get").args(["install", "--simulate", "--no-install-recommends", package]))
+        let plan = must(bounded("apt-get").args(["install", "--simulate", "--no-install-recommends", package]))
             .context("apt-get does not know the packages; try `apt-get update`")?;
         names.extend(plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next().map(str::to_owned)));
     }
@@ -103,12 +113,12 @@ fn unpack(cache: &Path, packages: &Path) -> Result<()> {
         let file = match cached(cache, &name)? {
             Some(file) => file,
             None => {
-                must(Command::new("apt-get").args(["download", &name]).current_dir(cache))
+                must(bounded("apt-get").args(["download", &name]).current_dir(cache))
                     .context("cannot download a package; try `apt-get update`")?;
                 cached(cache, &name)?.with_context(|| format!("apt-get download {name} left no file"))?
             }
         };
-        must(Command::new("dpkg").arg("-x").arg(file).arg(packages))?;
+        must(bounded("dpkg").arg("-x").arg(file).arg(packages))?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! ext4 only, through tracefs. The tracepoint is limited to the target by process id, and the kernel adds its children
 //! (`event-fork`); the ring buffer may overflow, since events are counted from its statistics and never read.
 
+use crate::stage::{bounded, must};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const EVENT: &str = "events/ext4/ext4_sync_file_enter/enable";
 
@@ -66,7 +66,7 @@ impl Drop for Syncs {
 
 fn instance(mount: &Path) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(mount)?;
-    crate::stage::must(Command::new("mount").args(["-t", "tracefs", "tracefs"]).arg(mount))?;
+    must(bounded("mount").args(["-t", "tracefs", "tracefs"]).arg(mount))?;
     let dir = mount.join("instances/qmail-bench");
     if dir.exists() {
         std::fs::remove_dir(&dir)?;

@@ -4,9 +4,14 @@
 use crate::cargo::{cargo, must, output, target, workspace};
 use crate::trial::copy_programs;
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Where every user can reach the work directory, on a disk and not in memory.
+const WORK: &str = "/var/tmp";
+const PREFIX: &str = "qmail-bench.";
 /// Runs as process 1 of the namespace: waits for orphans too, which is why it is a shell that does not exec.
 const FIRST_PROCESS: &str = "\"$@\"; exit $?";
 
@@ -31,10 +36,32 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let built = target().join(if profile == "dev" { "debug" } else { &profile });
     let out = target().join("bench");
     std::fs::create_dir_all(&out)?;
-    let work = PathBuf::from(output(Command::new("mktemp").args(["-d", "/var/tmp/qmail-bench.XXXXXX"]))?.trim());
+    sweep()?;
+    let work = PathBuf::from(output(Command::new("mktemp").args(["-d", &format!("{WORK}/{PREFIX}XXXXXX")]))?.trim());
+    let in_use = lock(&work)?;
     let result = measure(&work, &built, &out, &profile, &rest);
+    drop(in_use);
     std::fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
     result
+}
+
+/// Marks a work directory as in use, as long as the file is open.
+fn lock(work: &Path) -> Result<File> {
+    let file = File::create(work.join("lock"))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).context("in use")?;
+    Ok(file)
+}
+
+/// Removes what earlier runs left that were killed.
+fn sweep() -> Result<()> {
+    for entry in std::fs::read_dir(WORK)? {
+        let path = entry?.path();
+        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if ours && path.join("lock").exists() && lock(&path).is_ok() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn profile(args: &[String]) -> Result<(String, Vec<String>)> {

@@ -3,11 +3,11 @@
 
 use crate::group::Group;
 use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, SINK, Server, files_below};
-use crate::stage::{ME, Stage, must};
+use crate::stage::{ME, Stage, bounded, must};
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2502);
 /// More connections at once than any scenario opens.
@@ -20,7 +20,7 @@ pub(crate) struct Exim {
 
 impl Server for Exim {
     fn version(&self, stage: &Stage) -> Result<String> {
-        let text = must(Command::new(program(stage)).args(["-C", "/dev/null", "-bV"]))?;
+        let text = must(bounded(program(stage)).args(["-C", "/dev/null", "-bV"]))?;
         let version = text.split_whitespace().nth(2).context("Exim did not say its version")?;
         Ok(format!("Exim {version}"))
     }
@@ -37,11 +37,11 @@ impl Server for Exim {
                 std::fs::remove_dir_all(&old)?;
             }
             std::fs::create_dir(&old)?;
-            must(Command::new("chown").arg("Debian-exim:Debian-exim").arg(&old))?;
+            must(bounded("chown").arg("Debian-exim:Debian-exim").arg(&old))?;
         }
         // A delivery runs as the recipient: Exim is setuid root wherever it is installed; here nobody else may start it.
         let program = program(stage);
-        must(Command::new("chown").arg("root:Debian-exim").arg(&program))?;
+        must(bounded("chown").arg("root:Debian-exim").arg(&program))?;
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4750))?;
         std::fs::write(dir.join("etc/exim4.conf"), configuration(stage, mode))?;
         let mut command = group.command(&stage.syncs, &program);

@@ -3,11 +3,10 @@
 
 use crate::group::Group;
 use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, RECIPIENTS_MAX, SINK, Server, files_below};
-use crate::stage::{ME, Stage, must};
+use crate::stage::{COMMAND_S_MAX, ME, Stage, bounded, must};
 use anyhow::{Result, bail};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::Command;
 
 const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2501);
 /// Where messages wait; the rest of the spool holds logs of deliveries and sockets.
@@ -21,7 +20,7 @@ pub(crate) struct Postfix {
 
 impl Server for Postfix {
     fn version(&self, _: &Stage) -> Result<String> {
-        let version = must(Command::new("postconf").args(["-d", "-h", "mail_version"]))?;
+        let version = must(bounded("postconf").args(["-d", "-h", "mail_version"]))?;
         Ok(format!("Postfix {}", version.trim()))
     }
 
@@ -38,11 +37,16 @@ impl Server for Postfix {
             }
             std::fs::create_dir(&old)?;
         }
-        must(Command::new("chown").arg("postfix").arg(dir.join("data")))?;
+        must(bounded("chown").arg("postfix").arg(dir.join("data")))?;
         self.configure(stage, mode)?;
         // Into a file: a pipe would be held open by what stays running.
         let said = File::create(dir.join("log/start"))?;
-        let status = group.command(&stage.syncs, "postfix").arg("start").stdout(said.try_clone()?).stderr(said).status()?;
+        let status = group
+            .command(&stage.syncs, "timeout")
+            .args([COMMAND_S_MAX, "postfix", "start"])
+            .stdout(said.try_clone()?)
+            .stderr(said)
+            .status()?;
         if !status.success() {
             let read = |name: &str| std::fs::read_to_string(dir.join("log").join(name)).unwrap_or_default();
             bail!("postfix start: {status}\n{}{}", read("start"), read("maillog"));
@@ -52,7 +56,7 @@ impl Server for Postfix {
 
     fn stop(&mut self, stage: &Stage, group: &Group) {
         if !group.pids().is_empty() {
-            let _ = must(group.command(&stage.syncs, "postfix").arg("stop"));
+            let _ = must(group.command(&stage.syncs, "timeout").args([COMMAND_S_MAX, "postfix", "stop"]));
         }
     }
 
@@ -68,7 +72,7 @@ impl Postfix {
         let etc = stage.work.join("postfix/etc");
         let packages = stage.work.join("packages");
         let share = packages.join("usr/share/postfix");
-        must(Command::new("cp").arg("-rT").arg(packages.join("etc/postfix")).arg(&etc))?;
+        must(bounded("cp").arg("-rT").arg(packages.join("etc/postfix")).arg(&etc))?;
         std::fs::copy(share.join("dynamicmaps.cf"), etc.join("dynamicmaps.cf"))?;
         std::fs::write(etc.join("master.cf"), master(&std::fs::read_to_string(share.join("master.cf.dist"))?))?;
         let dir = stage.work.join("postfix");

@@ -3,17 +3,19 @@
 use crate::generator::user_name;
 use crate::group::Group;
 use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, RECIPIENTS_MAX, SINK, Server};
-use crate::stage::{ME, Stage, USERS, must};
+use crate::stage::{ME, Stage, USERS, bounded, must};
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A domain of virtual users.
 pub(crate) const VIRTUAL: &str = "virtual.test";
 pub(crate) const PASSWORD: &str = "measured-not-secret";
 const BASE_PORT: u16 = 2500;
+const START_WAIT: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 pub(crate) const SMTP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, BASE_PORT + 25);
 pub(crate) const POP3: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, BASE_PORT + 110);
 
@@ -24,7 +26,7 @@ pub(crate) struct Qmail {
 
 impl Server for Qmail {
     fn version(&self, stage: &Stage) -> Result<String> {
-        must(Command::new(stage.programs.join("qmail")).arg("--version")).map(|text| format!("{}-rs", text.trim()))
+        must(bounded(stage.programs.join("qmail")).arg("--version")).map(|text| format!("{}-rs", text.trim()))
     }
 
     fn address(&self) -> SocketAddrV4 {
@@ -58,8 +60,8 @@ pub(crate) fn root(stage: &Stage) -> PathBuf {
 }
 
 fn qmail(stage: &Stage) -> Command {
-    let mut command = Command::new(stage.programs.join("qmail"));
-    command.arg("--root").arg(root(stage)).stdin(Stdio::null());
+    let mut command = bounded(stage.programs.join("qmail"));
+    command.arg("--root").arg(root(stage));
     command
 }
 
@@ -109,16 +111,21 @@ impl Qmail {
         let mut command = group.command(&stage.syncs, stage.programs.join("qmail"));
         command.arg("--root").arg(root(stage)).arg("start");
         let mut system = command.stdout(Stdio::piped()).stderr(log).spawn()?;
-        let mut line = String::new();
-        if let Some(stdout) = system.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line)?;
-        }
+        let stdout = system.stdout.take();
         self.system = Some(system);
-        if line != "ready\n" {
+        if stdout.is_none_or(|stdout| first_line(stdout).is_none_or(|line| line != "ready\n")) {
             bail!("qmail start is not ready:\n{}", std::fs::read_to_string(stage.work.join("qmail.log"))?);
         }
         Ok(())
     }
+}
+
+/// What comes first, if anything does within [`START_WAIT`].
+fn first_line(stdout: ChildStdout) -> Option<String> {
+    let mut fds = [PollFd::new(&stdout, PollFlags::IN)];
+    let some = poll(&mut fds, Some(&START_WAIT)).is_ok_and(|ready| ready > 0);
+    let mut line = String::new();
+    (some && BufReader::new(stdout).read_line(&mut line).is_ok()).then_some(line)
 }
 
 fn add_user(stage: &Stage, address: &str) -> Result<()> {
