@@ -124,6 +124,10 @@ impl Disk for FaultDisk {
         self.plan.check(Call::Rename, false)?;
         self.inner.rename(from, to)
     }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.plan.check(Call::Rename, false)?;
+        self.inner.rename_new(from, to)
+    }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.plan.check(Call::Link, false)?;
         self.inner.link(from, to)
@@ -171,6 +175,9 @@ impl DiskFile for FaultFile {
     fn sync_data(&self, why: &'static str) -> io::Result<()> {
         self.plan.check(Call::Sync, false)?;
         self.inner.sync_data(why)
+    }
+    fn start_writeback(&self) {
+        self.inner.start_writeback();
     }
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.plan.check(Call::Truncate, false)?;

@@ -55,6 +55,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// `NotFound` and the like.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file another name, which must not exist.
+    ///
+    /// # Errors
+    /// `AlreadyExists` and the like.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file a second name, which must not exist.
     ///
     /// # Errors
@@ -97,6 +102,8 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// As [`DiskFile::sync`].
     fn sync_data(&self, why: &'static str) -> io::Result<()>;
+    /// Starts to write the content out and does not wait: a sync that follows finds less to do. It promises nothing.
+    fn start_writeback(&self) {}
     /// # Errors
     /// EIO and the like.
     fn truncate(&self, len: u64) -> io::Result<()>;
@@ -129,6 +136,18 @@ pub fn read_exact_at(file: &dyn DiskFile, mut buf: &mut [u8], mut offset: u64) -
         offset = offset.saturating_add(got as u64);
     }
     Ok(())
+}
+
+/// Makes a directory whose name is durable. One that is there is no error: whoever made it may have died before the sync.
+///
+/// # Errors
+/// As [`Disk::make_dir`] and [`Disk::sync_dir`].
+pub fn make_dir_durable(disk: &dyn Disk, path: &Path, mode: u32, why: &'static str) -> io::Result<()> {
+    match disk.make_dir(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    disk.sync_dir(path.parent().unwrap_or(Path::new("")), why)
 }
 
 /// No space, no quota, or no inodes left: the caller answers "full" (452) instead of "failed" (451).

@@ -3,7 +3,7 @@
 //! It assumes nothing that POSIX does not promise. What was not synced is a set of *pieces*, and a cut keeps any subset of them:
 //! each 512-byte sector of a write, each change of a length, each name that appeared, each name that went away. A rename is two
 //! pieces. Syncing a file says nothing about its name; syncing a directory says nothing about what is in its files.
-//! Sectors are not torn. Directories are one level deep.
+//! Sectors are not torn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -302,8 +302,12 @@ impl World {
 
     /// After a cut: a directory without a name is gone with all it held, and so is a file.
     fn forget_the_unnamed(&mut self) {
-        let top = self.dirs.get(Path::new("")).map(|dir| dir.now.clone()).unwrap_or_default();
-        self.dirs.retain(|path, _| path.as_os_str().is_empty() || top.contains_key(path.as_os_str()));
+        // Parents sort before what is in them.
+        for path in self.dirs.keys().skip(1).cloned().collect::<Vec<_>>() {
+            if !matches!(self.entry(&path), Ok(Some(Entry::Dir))) {
+                self.dirs.remove(&path);
+            }
+        }
         let named: BTreeSet<u64> = self
             .dirs
             .values()
@@ -356,6 +360,17 @@ impl Disk for PowerDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change(|world| {
             let entry = world.entry(from)?.ok_or(io::ErrorKind::NotFound)?;
+            world.name(to, Some(entry))?;
+            world.name(from, None)
+        })
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|world| {
+            let entry = world.entry(from)?.ok_or(io::ErrorKind::NotFound)?;
+            if world.entry(to)?.is_some() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             world.name(to, Some(entry))?;
             world.name(from, None)
         })
@@ -530,6 +545,18 @@ mod tests {
             .collect();
         assert_eq!(outcomes.len(), 4);
         assert!(content(&disk.snapshot().kill(), "b/g").is_some());
+    }
+
+    #[test]
+    fn a_directory_in_a_lost_directory_is_lost() {
+        let disk = PowerDisk::new();
+        disk.make_dir("a".as_ref(), 0o700).unwrap();
+        disk.make_dir("a/b".as_ref(), 0o700).unwrap();
+        disk.create("a/b/f".as_ref(), 0o600).unwrap();
+        disk.sync_dir("a/b".as_ref(), "b").unwrap();
+        assert_eq!(disk.snapshot().pieces(), 2);
+        let outcome = |set: u32| content(&disk.snapshot().cut(|piece| set >> piece & 1 == 1), "a/b/f").is_some();
+        assert_eq!([0, 1, 2, 3].map(outcome), [false, false, false, true]);
     }
 
     #[test]

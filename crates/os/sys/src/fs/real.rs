@@ -1,13 +1,18 @@
 //! [`Disk`] by system calls, below one directory descriptor.
+//!
+//! Where the same directories are used again and again, or were reached by a way that this disk would not go (a system user's
+//! Maildir behind a link), their owner opens them and has the disk [hold](RealDisk::hold) them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Dir, FallocateFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::{Access, Disk, DiskFile, Space};
 
@@ -17,12 +22,35 @@ const PIECES_MAX: usize = 1024;
 /// See the module. Paths never leave the directory and never pass a symbolic link.
 pub struct RealDisk {
     root: OwnedFd,
+    held: Vec<(PathBuf, Arc<OwnedFd>)>,
+}
+
+/// A directory for the *at calls.
+enum Parent<'d> {
+    Held(BorrowedFd<'d>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for Parent<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Held(fd) => *fd,
+            Self::Opened(fd) => fd.as_fd(),
+        }
+    }
 }
 
 impl RealDisk {
     #[must_use]
     pub fn new(root: OwnedFd) -> Self {
-        Self { root }
+        Self { root, held: Vec::new() }
+    }
+
+    /// Uses this open directory for what lies directly in `path`, instead of walking there.
+    #[must_use]
+    pub fn hold(mut self, path: &Path, dir: Arc<OwnedFd>) -> Self {
+        self.held.push((path.to_path_buf(), dir));
+        self
     }
 
     /// # Errors
@@ -38,24 +66,43 @@ impl RealDisk {
         loop {
             match rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve) {
                 // The kernel answers EAGAIN when a rename elsewhere raced with the walk.
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(Errno::INTR | Errno::AGAIN) => {}
                 result => return Ok(result?),
             }
         }
     }
 
+    fn held(&self, path: &Path) -> Option<BorrowedFd<'_>> {
+        self.held.iter().find(|(held, _)| held == path).map(|(_, dir)| dir.as_fd())
+    }
+
     /// The directory that holds `path`, and the last name: the *at calls have no BENEATH of their own.
-    fn parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
+    fn parent<'p>(&self, path: &'p Path) -> io::Result<(Parent<'_>, &'p OsStr)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = path.parent().unwrap_or(Path::new("."));
-        Ok((self.open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?, name))
+        if let Some(dir) = self.held(parent) {
+            return Ok((Parent::Held(dir), name));
+        }
+        let opened = self.open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        Ok((Parent::Opened(opened), name))
+    }
+
+    fn open_file(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<Box<dyn DiskFile>> {
+        let fd = match (path.parent().and_then(|parent| self.held(parent)), path.file_name()) {
+            (Some(dir), Some(name)) => {
+                let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                rustix::io::retry_on_intr(|| rustix::fs::openat(dir, name, flags, mode))?
+            }
+            _ => self.open_beneath(path, flags, mode)?,
+        };
+        Ok(Box::new(RealFile::new(File::from(fd))))
     }
 }
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        Ok(Box::new(RealFile(File::from(self.open_beneath(path, flags, Mode::from_raw_mode(mode))?))))
+        self.open_file(path, flags, Mode::from_raw_mode(mode))
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn DiskFile>> {
@@ -64,7 +111,7 @@ impl Disk for RealDisk {
             Access::ReadWrite => OFlags::RDWR,
         };
         // A fifo laid in place of a file must not block the opener.
-        Ok(Box::new(RealFile(File::from(self.open_beneath(path, flags | OFlags::NONBLOCK, Mode::empty())?))))
+        self.open_file(path, flags | OFlags::NONBLOCK, Mode::empty())
     }
 
     fn make_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
@@ -90,6 +137,20 @@ impl Disk for RealDisk {
         Ok(rustix::fs::renameat(from_dir, from_name, to_dir, to_name)?)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
+        match rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, RenameFlags::NOREPLACE) {
+            // A file system that cannot refuse to replace (NFS): link(2) refuses as well.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                rustix::fs::linkat(&from_dir, from_name, &to_dir, to_name, AtFlags::empty())?;
+                // It has its new name; an old one too many is no failure.
+                let _ = rustix::fs::unlinkat(&from_dir, from_name, AtFlags::empty());
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let ((from_dir, from_name), (to_dir, to_name)) = (self.parent(from)?, self.parent(to)?);
         Ok(rustix::fs::linkat(from_dir, from_name, to_dir, to_name, AtFlags::empty())?)
@@ -101,6 +162,9 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, path: &Path, _why: &'static str) -> io::Result<()> {
+        if let Some(dir) = self.held(path) {
+            return Ok(rustix::io::retry_on_intr(|| rustix::fs::fsync(dir))?);
+        }
         let dir = self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         Ok(rustix::fs::fsync(dir)?)
     }
@@ -112,13 +176,27 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+/// A file of the real disk, or one that its user opened (an mbox, for appending: there the kernel chooses the offset of a write).
+pub struct RealFile(File);
+
+impl RealFile {
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl AsFd for RealFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl DiskFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
             match rustix::io::pread(&self.0, &mut *buf, offset) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 result => return Ok(result?),
             }
         }
@@ -135,7 +213,7 @@ impl DiskFile for RealFile {
                         IoSlice::advance_slices(&mut rest, written);
                         offset = offset.saturating_add(written as u64);
                     }
-                    Err(rustix::io::Errno::INTR) => {}
+                    Err(Errno::INTR) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -149,6 +227,10 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self, _why: &'static str) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn start_writeback(&self) {
+        crate::writeback::start(self.0.as_fd());
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
@@ -206,6 +288,24 @@ mod tests {
         }
         assert!(disk.unlink("away/hostname".as_ref()).is_err());
         assert!(disk.create("away/new".as_ref(), 0o600).is_err());
+    }
+
+    #[test]
+    fn a_held_directory_is_used_instead_of_its_path() {
+        let (dir, disk) = disk();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("new")).unwrap();
+        assert!(disk.create("new/a".as_ref(), 0o600).is_err());
+        let disk = disk.hold("new".as_ref(), Arc::new(File::open(elsewhere.path()).unwrap().into()));
+        disk.create("new/a".as_ref(), 0o600).unwrap().sync("test").unwrap();
+        disk.sync_dir("new".as_ref(), "test").unwrap();
+        std::fs::write(elsewhere.path().join("b"), "b").unwrap();
+        let error = disk.rename_new("new/a".as_ref(), "new/b".as_ref()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        disk.rename_new("new/a".as_ref(), "c".as_ref()).unwrap();
+        assert_eq!((std::fs::read(elsewhere.path().join("b")).unwrap(), dir.path().join("c").exists()), (b"b".to_vec(), true));
+        std::os::unix::fs::symlink("target", elsewhere.path().join("link")).unwrap();
+        assert!(disk.create("new/link".as_ref(), 0o600).is_err() && disk.open("new/link".as_ref(), Access::Read).is_err());
     }
 
     #[test]
