@@ -14,6 +14,7 @@ pub mod numbered;
 pub mod passwd;
 pub mod random;
 pub mod seqpacket;
+pub mod shutdown;
 pub mod signal;
 pub mod spawn;
 pub mod wake;
