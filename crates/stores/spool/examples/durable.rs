@@ -40,6 +40,7 @@ impl Run {
     fn round(&mut self, go_on: bool) -> usize {
         let _ = poll(&mut [PollFd::new(&self.spool.wake_fd(), PollFlags::IN)], None);
         let mut count = 0;
+        self.spool.hold();
         for completion in self.spool.completions() {
             match completion {
                 Completion::Accepted { ticket, id } => {
@@ -58,6 +59,7 @@ impl Run {
                 other => eprintln!("{other:?}"),
             }
         }
+        self.spool.flush();
         count
     }
 }

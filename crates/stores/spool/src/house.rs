@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use sys::fs::Access;
 
-use crate::engine::{Engine, HouseOp, Op};
+use crate::engine::Engine;
 use crate::envelope;
+use crate::op::{HouseOp, Op};
 use crate::prepare;
 use crate::reader::{self, Whole, side_path};
 use crate::record::{Located, Note, Place};

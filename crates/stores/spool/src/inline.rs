@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use sys::fs::Disk;
 
-use crate::engine::{Engine, HouseOp, Op};
+use crate::engine::Engine;
 use crate::house::House;
+use crate::op::{HouseOp, Op};
 use crate::shared::lock;
 use crate::side::{SideBody, SidePool};
 use crate::spool::{Front, Opened, ReadKind, answer_read, open_parts};

@@ -15,6 +15,7 @@ mod house;
 #[cfg(test)]
 mod inline;
 pub mod model;
+mod op;
 #[cfg(test)]
 mod powercut;
 mod prepare;

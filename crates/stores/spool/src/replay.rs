@@ -105,17 +105,38 @@ fn look(disk: &dyn Disk) -> Result<Names, SpoolError> {
         has_spare: false,
         number: 0,
     };
+    let mut stock = Vec::new();
     for name in list(disk, DIR)? {
         let number = segment::number_of(name.get(..16).unwrap_or_default());
         names.number = names.number.max(number.unwrap_or(0));
         match number {
             Some(number) if name.len() == 16 => look_at_segment(disk, &mut names, number, name)?,
-            Some(_) if name.ends_with(".free") => names.free.push(name),
+            Some(_) if name.ends_with(".free") => stock.push(name),
             _ if name.ends_with(".new") => names.unfinished.push(name),
-            _ => names.has_spare |= name == SPARE_NAME,
+            _ if name == SPARE_NAME => stock.push(name),
+            _ => {}
         }
     }
+    sort_stock(disk, &mut names, stock)?;
     Ok(names)
+}
+
+/// No standard promises that a power cut leaves a rename whole: of a file with two names only one may be used, and never over a
+/// segment. The nonce in its header tells.
+fn sort_stock(disk: &dyn Disk, names: &mut Names, stock: Vec<String>) -> Result<(), SpoolError> {
+    let mut known: BTreeSet<[u8; 16]> = names.segments.iter().map(|header| header.nonce.0).collect();
+    for name in stock {
+        let file = disk.open(&segment::path(&name), Access::Read).map_err(io("open a free segment"))?;
+        let is_second_name = segment::read_header(file.as_ref()).is_ok_and(|header| !known.insert(header.nonce.0));
+        if is_second_name {
+            names.unfinished.push(name);
+        } else if name == SPARE_NAME {
+            names.has_spare = true;
+        } else {
+            names.free.push(name);
+        }
+    }
+    Ok(())
 }
 
 fn look_at_segment(disk: &dyn Disk, names: &mut Names, number: u64, name: String) -> Result<(), SpoolError> {
@@ -296,9 +317,7 @@ impl Replay {
             self.state.forget_segment(*number);
             self.ready.free.push(free);
         }
-        if empty.is_empty() {
-            return Ok(());
-        }
+        // Always: a killed process may have freed a segment too, and that name must not come back when its extents are used again.
         disk.sync_dir(DIR.as_ref(), "segment freed").map_err(io("sync the segments' directory"))
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use sys::fs::{DiskFile, is_full};
 
 use crate::bytes::Put;
-use crate::engine::{AcceptOp, Op};
+use crate::op::{AcceptOp, Op};
 use crate::reader::side_path;
 use crate::shared::{Shared, lock};
 use crate::types::{Completion, Refusal};

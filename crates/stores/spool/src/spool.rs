@@ -17,9 +17,10 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use sys::fs::Disk;
 use sys::fs::real::RealDisk;
 
-use crate::engine::{AcceptOp, BATCH_BYTES_MAX, Engine, Op};
+use crate::engine::{BATCH_BYTES_MAX, Engine};
 use crate::envelope;
 use crate::house::{self, House};
+use crate::op::{AcceptOp, Op};
 use crate::reader;
 use crate::record::AcceptNote;
 use crate::replay;
