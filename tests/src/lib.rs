@@ -8,6 +8,7 @@ pub mod facts;
 pub mod instance;
 pub mod line;
 pub mod peer;
+pub mod postfix;
 pub mod targets;
 pub mod tools;
 pub mod users;
