@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ipc::job;
-use message::verp;
 use schedule::backlog::Place;
 use schedule::fair::Work;
 use schedule::{Channel, Lane, retry};
@@ -230,12 +229,11 @@ impl<S: Spool> Engine<S> {
 
     fn push(&mut self, id: u64, local: VecDeque<u32>, groups: Groups) {
         let Some(active) = self.active.get_mut(&id) else { return };
-        let (lane, is_verp) = (active.lane, verp::is_verp(&active.envelope.sender));
+        let lane = active.lane;
         active.queued = u32::try_from(local.len()).unwrap_or(u32::MAX);
         if !local.is_empty() {
             self.local.push(lane, vec![((), Work { message: id, route: (), recipients: local, batch_max: 1 })]);
         }
-        let batch_max = if is_verp { 1 } else { job::RECIPIENTS_MAX };
         let (mut parts, mut unreached) = (Vec::new(), Vec::new());
         for ((site, route), recipients) in groups {
             if let Some(until_s) = self.remote.dead_until_s(&site, self.now.s) {
@@ -243,7 +241,7 @@ impl<S: Spool> Engine<S> {
                 continue;
             }
             active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
-            parts.push((site, Work { message: id, route, recipients, batch_max }));
+            parts.push((site, Work { message: id, route, recipients, batch_max: job::RECIPIENTS_MAX }));
         }
         self.remote.push(lane, parts);
         for (recipients, until_s) in unreached {

@@ -248,13 +248,15 @@ impl<S: Spool> Engine<S> {
         let active = self.active.get(&job.message)?;
         let message = job.message;
         let first = *job.recipients.first()?;
-        let sender = self.sender_for(job.message, first)?;
         if let Some(Route::To(route)) = job.route.as_deref() {
             let recipients = job.recipients.iter().filter_map(|recipient| active.target(*recipient).cloned()).collect();
             let (route, flags, size) = (route.clone(), active.envelope.flags, active.bytes);
+            // A VERP sender goes as it is: qmail-remote expands it for each recipient, or has a relay with XVERP do it.
+            let sender = active.envelope.sender.clone();
             return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size });
         }
         let recipient = active.target(first)?.clone();
+        let sender = self.sender_for(job.message, first)?;
         Some(match &job.target {
             None => JobMessage::System { number, message, sender, recipient },
             Some(Target::Mailbox { domain, user, ext }) => {
@@ -269,7 +271,7 @@ impl<S: Spool> Engine<S> {
         })
     }
 
-    /// The sender as this recipient's delivery shows it: a VERP sender names the recipient as its own sender knew it, without the
+    /// The sender as this local recipient's delivery shows it: a VERP sender names the recipient as its own sender knew it, without the
     /// prefix of a virtual domain (qmail-family §3.6).
     fn sender_for(&self, message: u64, recipient: u32) -> Option<Address> {
         let active = self.active.get(&message)?;
@@ -387,8 +389,7 @@ impl<S: Spool> Engine<S> {
         match (site, &job.route) {
             (Some(site), Some(route)) if job.channel == Channel::Remote && took_some => {
                 active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
-                let batch_max = if verp::is_verp(&active.envelope.sender) { 1 } else { job::RECIPIENTS_MAX };
-                let work = Work { message: job.message, route: Rc::clone(route), recipients, batch_max };
+                let work = Work { message: job.message, route: Rc::clone(route), recipients, batch_max: job::RECIPIENTS_MAX };
                 self.remote.push_front(active.lane, site, work);
             }
             _ => {
