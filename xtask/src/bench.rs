@@ -20,20 +20,12 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("bench needs root: namespaces, users of its own, control groups");
     }
-    let (profile, rest) = profile(args)?;
-    println!("building with profile {profile}");
-    must(&mut cargo(&[
-        "build",
-        "--workspace",
-        "--exclude",
-        "system-tests",
-        "--exclude",
-        "xtask",
-        "--bins",
-        "--profile",
-        &profile,
-    ]))?;
-    let built = target().join(if profile == "dev" { "debug" } else { &profile });
+    let mut rest = args.to_vec();
+    let profile = option(&mut rest, "--profile")?.unwrap_or_else(|| "dist".into());
+    let built = match option(&mut rest, "--programs")? {
+        Some(programs) => PathBuf::from(programs),
+        None => build(&profile)?,
+    };
     let out = target().join("bench");
     std::fs::create_dir_all(&out)?;
     sweep()?;
@@ -64,12 +56,19 @@ fn sweep() -> Result<()> {
     Ok(())
 }
 
-fn profile(args: &[String]) -> Result<(String, Vec<String>)> {
-    let mut rest = args.to_vec();
-    let Some(at) = rest.iter().position(|arg| arg == "--profile") else { return Ok(("dist".into(), rest)) };
-    let profile = rest.get(at + 1).context("--profile needs a name")?.clone();
-    rest.drain(at..=at + 1);
-    Ok((profile, rest))
+/// Takes an option and its value out of the arguments.
+fn option(args: &mut Vec<String>, name: &str) -> Result<Option<String>> {
+    let Some(at) = args.iter().position(|arg| arg == name) else { return Ok(None) };
+    let value = args.get(at + 1).with_context(|| format!("{name} needs a value"))?.clone();
+    args.drain(at..=at + 1);
+    Ok(Some(value))
+}
+
+fn build(profile: &str) -> Result<PathBuf> {
+    println!("building with profile {profile}");
+    let what = ["build", "--workspace", "--exclude", "system-tests", "--exclude", "xtask", "--bins", "--profile", profile];
+    must(&mut cargo(&what))?;
+    Ok(target().join(if profile == "dev" { "debug" } else { profile }))
 }
 
 fn measure(work: &Path, built: &Path, out: &Path, profile: &str, rest: &[String]) -> Result<()> {

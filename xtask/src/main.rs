@@ -19,7 +19,7 @@ usage: cargo xtask COMMAND
   test      all tests; skipped ones are counted and printed
   fuzz [SECONDS]
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
-  bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME]
+  bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME | --programs DIR]
             as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
