@@ -1,0 +1,269 @@
+//! The control files and users/assign, by what the running system does.
+#![allow(clippy::unwrap_used)]
+
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::process::Command;
+use system_tests::line::Line;
+use system_tests::{Instance, Peer, Person, facts, tools};
+
+const LETTER: &str = "Subject: x\n\nbody\n";
+const RELAY: (&str, &str) = ("relayclients", "127.0.0.0/8\n");
+
+/// What stands behind `Delivered-To: ` in the first of these lines.
+fn delivered_to(letter: &str) -> String {
+    letter.lines().find_map(|line| line.strip_prefix("Delivered-To: ")).unwrap_or_default().to_owned()
+}
+
+/// Sends to each of them alone; no recipient may depend on another.
+fn send(instance: &Instance, to: impl IntoIterator<Item = impl AsRef<str>>) {
+    for to in to {
+        instance
+            .smtp()
+            .unwrap()
+            .send("a@elsewhere.test", &[to.as_ref()], LETTER)
+            .unwrap_or_else(|e| panic!("{}: {e}", to.as_ref()));
+    }
+}
+
+#[test]
+fn recipients_go_where_locals_virtualdomains_percenthack_and_envnoathost_say() {
+    let peer = Peer::willing().unwrap();
+    let mut instance = Instance::new().unwrap();
+    let person = Person::new(&instance).unwrap();
+    person.maildir("Maildir").unwrap();
+    person.write(".qmail-default", "./Maildir/\n").unwrap();
+    let p = &person.name;
+    let virtualdomains = format!(
+        "virt.test:{p}\n.sub.test:{p}-sub\nx.sub.test:\none@exc.test:{p}-one\nexc.test:\none@virt.test:{p}-only\n:{p}-all\n"
+    );
+    for (name, text) in [
+        RELAY,
+        ("smtproutes", &peer.route("")),
+        ("locals", "mail.example.test\nlocal.test\n"),
+        ("virtualdomains", &virtualdomains),
+        ("percenthack", "hack.test\n"),
+        ("envnoathost", "virt.test\n"),
+    ] {
+        instance.control(name, text).unwrap();
+    }
+    instance.start().unwrap();
+    let local = [
+        (format!("{p}@mail.example.test"), format!("{p}@mail.example.test")),
+        (format!("{p}-ext@Local.TEST"), format!("{p}-ext@Local.TEST")),
+        ("foo@virt.test".into(), format!("{p}-foo@virt.test")),
+        ("one@virt.test".into(), format!("{p}-only-one@virt.test")),
+        ("foo@a.sub.test".into(), format!("{p}-sub-foo@a.sub.test")),
+        ("foo@b.a.sub.test".into(), format!("{p}-sub-foo@b.a.sub.test")),
+        ("foo@sub.test".into(), format!("{p}-all-foo@sub.test")),
+        ("one@exc.test".into(), format!("{p}-one-one@exc.test")),
+        ("any@where.else.test".into(), format!("{p}-all-any@where.else.test")),
+        ("hacked%virt.test@hack.test".into(), format!("{p}-hacked@virt.test")),
+        ("twice%virt.test%hack.test@HACK.test".into(), format!("{p}-twice@virt.test")),
+        ("not%hack.test@virt.test".into(), format!("{p}-not%hack.test@virt.test")),
+        ("nohost".into(), format!("{p}-nohost@virt.test")),
+    ];
+    let remote = ["two@exc.test", "foo@x.sub.test"];
+    send(&instance, local.iter().map(|(to, _)| to.as_str()).chain(remote));
+    let letters = instance.wait_letters(&person.home.join("Maildir"), local.len()).unwrap();
+    let arrived: BTreeSet<String> = letters.iter().map(|letter| delivered_to(letter)).collect();
+    assert_eq!(arrived, local.into_iter().map(|(_, delivered)| delivered).collect());
+    instance.wait_empty().unwrap();
+    let to: BTreeSet<String> = peer.letters().into_iter().flat_map(|letter| letter.to).collect();
+    assert_eq!(to, remote.map(|to| format!("<{to}>")).into());
+}
+
+#[test]
+fn who_may_send_what_to_whom() {
+    let instance = Instance::started(&[
+        ("rcpthosts", "# a comment\nmail.example.test\nHosted.test\n.wild.test\n"),
+        ("badmailfrom", "@spam.test\nbad@elsewhere.test\n"),
+        ("maxrcpt", "3\n"),
+        ("smtpgreeting", "greeting.example.test hello\n"),
+    ])
+    .unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    let mut line = Line::open(instance.port(25)).unwrap();
+    assert_eq!(line.line().unwrap(), b"220 greeting.example.test hello ESMTP");
+    let mut smtp = instance.smtp().unwrap();
+    assert_eq!(smtp.ask("HELO c").unwrap(), "250 greeting.example.test hello");
+    for (to, code) in [
+        ("x@hosted.test", "250 2.1.5"),
+        ("x@HOSTED.TEST", "250 2.1.5"),
+        ("x@a.wild.test", "250 2.1.5"),
+        ("x@b.a.wild.test", "250 2.1.5"),
+        ("x@wild.test", "553 5.7.1"),
+        ("x@a.hosted.test", "553 5.7.1"),
+        ("x@test", "553 5.7.1"),
+        ("x@elsewhere.test", "553 5.7.1"),
+        ("bob@example.test", "250 2.1.5"),
+        ("nobody@example.test", "550 5.1.1"),
+        ("postmaster@mail.example.test", "250 2.1.5"),
+        ("nobody@mail.example.test", "550 5.1.1"),
+        ("x%hosted.test@elsewhere.test", "553 5.7.1"),
+        ("@hosted.test:x@elsewhere.test", "553 5.7.1"),
+        ("\"x@hosted.test\"@elsewhere.test", "553 5.7.1"),
+    ] {
+        smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
+        let reply = smtp.ask(&format!("RCPT TO:<{to}>")).unwrap();
+        assert!(reply.starts_with(code), "{to}: {reply}");
+    }
+    for (from, is_bad) in [
+        ("x@spam.test", true),
+        ("x@SPAM.test", true),
+        ("Bad@elsewhere.test", true),
+        ("good@elsewhere.test", false),
+        ("x@a.spam.test", false),
+        ("", false),
+    ] {
+        let replies = [smtp.ask(&format!("MAIL FROM:<{from}>")).unwrap(), smtp.ask("RCPT TO:<bob@example.test>").unwrap()];
+        let refused =
+            replies.iter().any(|reply| reply.starts_with("553 5.7.1 sorry, your envelope sender is in my badmailfrom list"));
+        assert_eq!((refused, replies[1].starts_with("250")), (is_bad, !is_bad), "{from}: {replies:?}");
+    }
+    smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
+    for _ in 0..3 {
+        smtp.must("RCPT TO:<bob@example.test>", "250").unwrap();
+    }
+    smtp.must("RCPT TO:<bob@example.test>", "452 4.5.3").unwrap();
+    smtp.must("DATA", "354").unwrap();
+    smtp.0.raw(b"Subject: x\r\n\r\n.\r\n").unwrap();
+    assert!(smtp.reply().unwrap().starts_with("250 "));
+    instance.wait_mail("bob@example.test", 3).unwrap();
+}
+
+#[test]
+fn relayclients_may_send_anywhere_and_nobody_else() {
+    for (relayclients, code) in [("127.0.0.0/8\n", "250"), ("127.0.0.2\n10.0.0.0/8\n", "553 5.7.1"), ("", "553 5.7.1")] {
+        let instance = Instance::started(&[("relayclients", relayclients)]).unwrap();
+        let mut smtp = instance.smtp().unwrap();
+        assert_eq!(smtp.ask("EHLO c").unwrap().contains("XVERP"), code == "250");
+        smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
+        smtp.must("RCPT TO:<x@elsewhere.test>", code).unwrap();
+    }
+}
+
+#[test]
+fn databytes_refuses_early_and_late_and_delivers_nothing_of_it() {
+    let instance = Instance::started(&[("databytes", "1000\n")]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    let mut smtp = instance.smtp().unwrap();
+    assert!(smtp.ask("EHLO c").unwrap().contains("\n250-SIZE 1000\n"));
+    for size in ["1001", "10000000000", "18446744073709551615", "99999999999999999999"] {
+        smtp.must(&format!("MAIL FROM:<a@b.test> SIZE={size}"), "552 5.3.4").unwrap();
+    }
+    smtp.must("MAIL FROM:<a@b.test> SIZE=1000", "250").unwrap();
+    smtp.must("RSET", "250").unwrap();
+    let too_large = format!("Subject: large\n\n{}", "x\n".repeat(600));
+    let reply = smtp.transaction("a@b.test", &["bob@example.test"], &too_large).unwrap();
+    assert!(reply.starts_with("552 5.3.4 "), "{reply}");
+    smtp.must("MAIL FROM:<a@b.test>", "250").unwrap();
+    smtp.must("RCPT TO:<bob@example.test>", "250").unwrap();
+    smtp.0.raw(b"BDAT 600\r\n").unwrap();
+    smtp.0.raw(&[b'y'; 600]).unwrap();
+    assert!(smtp.reply().unwrap().starts_with("250 "));
+    smtp.0.raw(b"BDAT 600 LAST\r\n").unwrap();
+    smtp.0.raw(&[b'y'; 600]).unwrap();
+    assert!(smtp.reply().unwrap().starts_with("552 5.3.4 "));
+    let reply = smtp.transaction("a@b.test", &["bob@example.test"], LETTER).unwrap();
+    assert!(reply.starts_with("250 "), "{reply}");
+    let letter = instance.wait_mail("bob@example.test", 1).unwrap().remove(0);
+    assert!(letter.ends_with(LETTER));
+    instance.wait_empty().unwrap();
+}
+
+#[test]
+fn an_address_literal_of_this_host_is_localiphost() {
+    let instance = Instance::started(&[("localiphost", "example.test\n")]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    send(&instance, ["bob@[127.0.0.1]"]);
+    assert_eq!(delivered_to(&instance.wait_mail("bob@example.test", 1).unwrap()[0]), "bob@example.test");
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("MAIL FROM:<a@b.test>", "250").unwrap();
+    smtp.must("RCPT TO:<bob@[127.0.0.2]>", "553 5.7.1").unwrap();
+}
+
+#[test]
+fn without_me_nothing_starts_and_the_reason_is_said() {
+    let instance = Instance::new().unwrap();
+    std::fs::remove_file(instance.root.join("etc/qmail/control/me")).unwrap();
+    let output = instance.qmail(&["start"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(111), "{said}");
+    assert!(said.contains("control/me"), "{said}");
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn concurrencylocal_0_holds_until_sighup_brings_another() {
+    let instance = Instance::started(&[("concurrencylocal", "0\n")]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    send(&instance, ["bob@example.test", "bob@example.test"]);
+    instance.must(&["queue", "retry", "--all"]).unwrap();
+    let stats = instance.json(&["queue", "stats"]).unwrap();
+    assert_eq!((&stats["messages"], &stats["local"]), (&2.into(), &0.into()), "{stats}");
+    assert!(!instance.log().contains("starting delivery"), "{}", instance.log());
+    instance.wait_log("status: local 0/0 remote 0/20").unwrap();
+    instance.control("concurrencylocal", "7\n").unwrap();
+    facts::signal(instance.pid(), Signal::HUP);
+    instance.wait_mail("bob@example.test", 2).unwrap();
+    instance.wait_log("status: local 1/7 remote 0/20").unwrap();
+}
+
+#[test]
+fn defaultdelivery_is_for_users_without_a_dot_qmail() {
+    let mut instance = Instance::new().unwrap();
+    let person = Person::new(&instance).unwrap();
+    instance.control("defaultdelivery", "./Other/\n|cat > from-default\n").unwrap();
+    person.maildir("Other").unwrap();
+    instance.start().unwrap();
+    send(&instance, [format!("{}@mail.example.test", person.name)]);
+    instance.wait_letters(&person.home.join("Other"), 1).unwrap();
+    instance.wait_empty().unwrap();
+    assert!(person.read("from-default").unwrap().ends_with(LETTER));
+    person.maildir("Own").unwrap();
+    person.write(".qmail", "./Own/\n").unwrap();
+    send(&instance, [format!("{}@mail.example.test", person.name)]);
+    instance.wait_letters(&person.home.join("Own"), 1).unwrap();
+    instance.wait_empty().unwrap();
+    assert_eq!(person.letters("Other").len(), 1);
+}
+
+#[test]
+fn users_assign_exact_names_before_the_longest_wildcard() {
+    let mut instance = Instance::new().unwrap();
+    let person = Person::new(&instance).unwrap();
+    let id = |flag: &str| match system_tests::is_root() {
+        true => tools::must(Command::new("id").arg(flag).arg(&person.name)).unwrap().trim().to_owned(),
+        false => tools::must(Command::new("id").arg(flag)).unwrap().trim().to_owned(),
+    };
+    let whose = format!("{}:{}:{}:{}", person.name, id("-u"), id("-g"), person.home.display());
+    let assign = format!(
+        "=exact:{whose}:::\n=pre-exact:{whose}:-:all-:\n+pre-:{whose}:-:pre-:\n+pre-long-:{whose}:-:long-:\n+:{whose}:-:all-:\n.\n"
+    );
+    std::fs::write(instance.root.join("etc/qmail/users/assign"), assign).unwrap();
+    let boxes = ["Maildir", "pre", "long", "all"];
+    for name in boxes {
+        person.maildir(name).unwrap();
+        person.write(&format!(".qmail-{name}-default"), &format!("./{name}/\n")).unwrap();
+    }
+    instance.start().unwrap();
+    let cases = [
+        ("exact", "Maildir"),
+        ("EXACT", "Maildir"),
+        ("pre-exact", "all"),
+        ("pre-x", "pre"),
+        ("Pre-X-y", "pre"),
+        ("pre-long-x", "long"),
+        ("pre", "all"),
+        ("postmaster", "all"),
+        ("whoever", "all"),
+    ];
+    send(&instance, cases.map(|(local, _)| format!("{local}@mail.example.test")));
+    instance.wait_empty().unwrap();
+    for name in boxes {
+        let arrived: BTreeSet<String> = person.letters(name).iter().map(|letter| delivered_to(letter)).collect();
+        let expected = cases.iter().filter(|(_, there)| *there == name).map(|(local, _)| format!("{local}@mail.example.test"));
+        assert_eq!(arrived, expected.collect(), "{name}");
+    }
+}
