@@ -4,26 +4,38 @@
 //! cost little, and one sync of a `new/` serves every message that was put into it. Nothing waits for a batch to fill.
 
 use crate::body::Stopped;
-use crate::bounds::open_dir;
+use crate::bounds::{open_dir, split_last};
 use crate::name::unique;
-use crate::{Bounds, Disk, Error, Letter};
+use crate::{Bounds, Error, Letter};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use sys::fs::real::RealDisk;
+use sys::fs::{Disk, DiskFile, make_dir_durable};
 
 /// A name of ours that exists already means another process of our pid within the same microsecond; more are a fault.
 const NAME_ATTEMPTS_MAX: u32 = 3;
-/// A file in `tmp/` that nobody has touched for so long was left behind by a crash (maildir(5): 36 hours).
-const TMP_AGE_MAX_S: u64 = 36 * 3600;
+/// Mailboxes are their owner's alone.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 /// An open Maildir to deliver into.
-#[derive(Debug)]
 pub struct Maildir {
-    tmp: OwnedFd,
-    new: OwnedFd,
+    /// Its root is the Maildir.
+    disk: Arc<dyn Disk>,
     /// Device and inode of `new/`: two handles of the same Maildir share one sync.
     id: (u64, u64),
+}
+
+impl fmt::Debug for Maildir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maildir").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Maildir {
@@ -33,67 +45,67 @@ impl Maildir {
     /// [`Error::NoMaildir`] or, when it has no `tmp/` or `new/`, [`Error::Write`]. Temporary.
     pub fn open(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> Result<Self, Error> {
         let dir = open_dir(home, path, bounds).map_err(Error::NoMaildir)?;
-        Self::open_in(dir.as_fd(), bounds)
+        let open = |name: &[u8]| open_dir(dir.as_fd(), name, bounds).map(Arc::new).map_err(Error::Write);
+        let (tmp, new) = (open(b"tmp")?, open(b"new")?);
+        let stat = rustix::fs::fstat(&new).map_err(|e| Error::Write(e.into()))?;
+        let disk = RealDisk::new(dir).hold(Path::new("tmp"), tmp).hold(Path::new("new"), new);
+        Ok(Self { disk: Arc::new(disk), id: (stat.st_dev, stat.st_ino) })
     }
 
     /// As [`Maildir::open`], but makes the Maildir (its last component) where it is missing.
     ///
     /// # Errors
     /// As [`Maildir::open`], or it cannot be made. Temporary.
-    pub fn open_or_create(disk: &dyn Disk, home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> Result<Self, Error> {
+    pub fn open_or_create(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> Result<Self, Error> {
         match Self::open(home, path, bounds) {
             Err(Error::NoMaildir(e) | Error::Write(e)) if e.kind() == io::ErrorKind::NotFound => {}
             result => return result,
         }
-        let dir = Self::create(disk, home, path, bounds).map_err(Error::NoMaildir)?;
-        Self::open_in(dir.as_fd(), bounds)
+        Self::create(home, path, bounds).map_err(Error::NoMaildir)?;
+        Self::open(home, path, bounds)
     }
 
     /// Makes `path` with `tmp/`, `new/`, `cur/` in it, mode 0700; what exists is kept.
     ///
-    /// `tmp/` comes last, after everything else has been synced: no delivery can begin, in any process, before the way to its
-    /// file is durable.
-    ///
     /// # Errors
     /// The system's. Temporary.
-    pub fn create(disk: &dyn Disk, home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> io::Result<OwnedFd> {
+    pub fn create(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> io::Result<()> {
         let end = path.iter().rposition(|b| *b != b'/').map_or(0, |last| last.saturating_add(1));
-        let path = path.get(..end).unwrap_or_default();
-        let (parent, name) = crate::bounds::split_last(path);
-        let parent = open_dir(home, parent, bounds)?;
-        disk.make_dir(parent.as_fd(), name)?;
-        disk.sync_dir(parent.as_fd())?;
-        let dir = open_dir(parent.as_fd(), name, bounds)?;
-        disk.make_dir(dir.as_fd(), b"cur")?;
-        disk.make_dir(dir.as_fd(), b"new")?;
-        disk.sync_dir(dir.as_fd())?;
-        disk.make_dir(dir.as_fd(), b"tmp")?;
-        Ok(dir)
+        let (parent, name) = split_last(path.get(..end).unwrap_or_default());
+        create_in(&RealDisk::new(open_dir(home, parent, bounds)?), Path::new(OsStr::from_bytes(name)))
     }
 
-    fn open_in(dir: BorrowedFd<'_>, bounds: Bounds) -> Result<Self, Error> {
-        let open = |name: &[u8]| open_dir(dir, name, bounds).map_err(Error::Write);
-        let (tmp, new) = (open(b"tmp")?, open(b"new")?);
-        let stat = rustix::fs::fstat(&new).map_err(|e| Error::Write(e.into()))?;
-        Ok(Self { tmp, new, id: (stat.st_dev, stat.st_ino) })
+    /// A Maildir on any disk.
+    #[cfg(test)]
+    pub(crate) fn on(disk: Arc<dyn Disk>, id: (u64, u64)) -> Self {
+        Self { disk, id }
     }
+}
 
-    /// Removes what crashes left in `tmp/`: files not read or written for 36 hours. Returns how many.
-    pub fn sweep(&self, disk: &dyn Disk, now_s: u64) -> usize {
-        let Ok(entries) = rustix::fs::Dir::read_from(&self.tmp) else { return 0 };
-        let mut removed: usize = 0;
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Ok(stat) = rustix::fs::statat(&self.tmp, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            // A file system mounted noatime says when it was made: the last write must be old as well.
-            let touched_s = u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0);
-            let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
-            let is_old = now_s.saturating_sub(touched_s) > TMP_AGE_MAX_S;
-            if is_file && is_old && disk.unlink(self.tmp.as_fd(), name.to_bytes()).is_ok() {
-                removed = removed.saturating_add(1);
-            }
-        }
-        removed
+/// Makes the home of a virtual user: `name` below the directory of the domain, durable.
+///
+/// # Errors
+/// The system's. Temporary.
+pub fn make_home(base: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let disk = RealDisk::new(open_dir(base, b".", Bounds::Beneath)?);
+    make_dir_durable(&disk, Path::new(OsStr::from_bytes(name)), DIR_MODE, "home")
+}
+
+/// `tmp/` comes last, after everything else has been synced: no delivery can begin, in any process, before the way to its
+/// file is durable.
+pub(crate) fn create_in(parent: &dyn Disk, name: &Path) -> io::Result<()> {
+    make_dir_durable(parent, name, DIR_MODE, "maildir")?;
+    for sub in ["cur", "new"] {
+        make_dir(parent, &name.join(sub))?;
+    }
+    parent.sync_dir(name, "maildir's new")?;
+    make_dir(parent, &name.join("tmp"))
+}
+
+fn make_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.make_dir(path, DIR_MODE) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 
@@ -108,19 +120,19 @@ pub struct Delivery<'a> {
 ///
 /// # Errors
 /// Temporary; nothing is left in `new/` unless it could not be taken back.
-pub fn deliver(disk: &dyn Disk, host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
-    deliver_batch(disk, host, &[delivery]).pop().unwrap_or_else(|| Err(Error::Write(io::ErrorKind::Other.into())))
+pub fn deliver(host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
+    deliver_batch(host, &[delivery]).pop().unwrap_or_else(|| Err(Error::Write(io::ErrorKind::Other.into())))
 }
 
 /// Delivers letters together; the results are in the order of `batch`. `host` is [`crate::host_name`].
 ///
 /// Holds a descriptor per letter, so a batch is a handful, not hundreds.
-pub fn deliver_batch(disk: &dyn Disk, host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Error>> {
-    let written: Vec<_> = batch.iter().map(|delivery| write_tmp(disk, host, delivery)).collect();
+pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Error>> {
+    let written: Vec<_> = batch.iter().map(|delivery| write_tmp(host, delivery)).collect();
     let named: Vec<_> = batch
         .iter()
         .zip(written)
-        .map(|(delivery, written)| written.and_then(|written| publish(disk, delivery.maildir, written)))
+        .map(|(delivery, written)| written.and_then(|written| publish(delivery.maildir, written)))
         .collect();
     let mut synced: BTreeMap<(u64, u64), Option<i32>> = BTreeMap::new();
     batch
@@ -128,14 +140,14 @@ pub fn deliver_batch(disk: &dyn Disk, host: &[u8], batch: &[Delivery<'_>]) -> Ve
         .zip(named)
         .map(|(delivery, named)| {
             let name = named?;
-            let new = delivery.maildir.new.as_fd();
+            let disk = &delivery.maildir.disk;
             let failed = *synced.entry(delivery.maildir.id).or_insert_with(|| {
-                let result = disk.sync_dir(new);
+                let result = disk.sync_dir(Path::new("new"), "names in new");
                 result.err().map(|e| e.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
             });
             let Some(errno) = failed else { return Ok(()) };
             // It will be delivered again: take this one back, or there are two.
-            let _ = disk.unlink(new, &name);
+            let _ = disk.unlink(&name);
             Err(Error::Write(io::Error::from_raw_os_error(errno)))
         })
         .collect()
@@ -143,49 +155,55 @@ pub fn deliver_batch(disk: &dyn Disk, host: &[u8], batch: &[Delivery<'_>]) -> Ve
 
 struct Written {
     name: Vec<u8>,
-    file: File,
+    file: Box<dyn DiskFile>,
 }
 
-fn write_tmp(disk: &dyn Disk, host: &[u8], delivery: &Delivery<'_>) -> Result<Written, Error> {
-    let tmp = delivery.maildir.tmp.as_fd();
-    let (name, file) = create_tmp(disk, host, tmp).map_err(Error::Write)?;
-    if let Err(stopped) = write_letter(disk, &file, &delivery.letter) {
-        let _ = disk.unlink(tmp, &name);
+fn in_tmp(name: &[u8]) -> PathBuf {
+    Path::new("tmp").join(OsStr::from_bytes(name))
+}
+
+fn write_tmp(host: &[u8], delivery: &Delivery<'_>) -> Result<Written, Error> {
+    let disk = delivery.maildir.disk.as_ref();
+    let written = create_tmp(disk, host).map_err(Error::Write)?;
+    if let Err(stopped) = write_letter(written.file.as_ref(), &delivery.letter) {
+        let _ = disk.unlink(&in_tmp(&written.name));
         return Err(match stopped {
             Stopped::Read(e) => Error::Read(e),
             Stopped::Take(e) => Error::Write(e),
         });
     }
-    sys::writeback::start(file.as_fd());
-    Ok(Written { name, file })
+    written.file.start_writeback();
+    Ok(written)
 }
 
-fn create_tmp(disk: &dyn Disk, host: &[u8], tmp: BorrowedFd<'_>) -> io::Result<(Vec<u8>, File)> {
+fn create_tmp(disk: &dyn Disk, host: &[u8]) -> io::Result<Written> {
     let mut attempt: u32 = 1;
     loop {
         let name = unique(sys::clock::unix(), host);
-        match disk.create(tmp, &name) {
+        match disk.create(&in_tmp(&name), FILE_MODE) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && attempt < NAME_ATTEMPTS_MAX => attempt += 1,
-            result => return result.map(|file| (name, file)),
+            result => return result.map(|file| Written { name, file }),
         }
     }
 }
 
-fn write_letter(disk: &dyn Disk, file: &File, letter: &Letter<'_>) -> Result<(), Stopped<io::Error>> {
-    let mut trace = letter.trace;
+fn write_letter(file: &dyn DiskFile, letter: &Letter<'_>) -> Result<(), Stopped<io::Error>> {
+    let (mut trace, mut offset) = (letter.trace, 0_u64);
     letter.body.each_chunk(|chunk| {
-        disk.write(file, &mut [IoSlice::new(std::mem::take(&mut trace)), IoSlice::new(chunk)])?;
+        let trace = std::mem::take(&mut trace);
+        file.write_at(&[IoSlice::new(trace), IoSlice::new(chunk)], offset)?;
+        offset = offset.saturating_add(trace.len() as u64).saturating_add(chunk.len() as u64);
         Ok(true)
     })
 }
 
 /// Syncs a file and gives it its name in `new/`; on failure it is gone from `tmp/`.
-fn publish(disk: &dyn Disk, maildir: &Maildir, written: Written) -> Result<Vec<u8>, Error> {
-    let result = disk.sync_file(&written.file);
-    match result.and_then(|()| disk.publish(maildir.tmp.as_fd(), &written.name, maildir.new.as_fd())) {
-        Ok(()) => Ok(written.name),
+fn publish(maildir: &Maildir, written: Written) -> Result<PathBuf, Error> {
+    let (from, to) = (in_tmp(&written.name), Path::new("new").join(OsStr::from_bytes(&written.name)));
+    match written.file.sync("letter").and_then(|()| maildir.disk.rename_new(&from, &to)) {
+        Ok(()) => Ok(to),
         Err(e) => {
-            let _ = disk.unlink(maildir.tmp.as_fd(), &written.name);
+            let _ = maildir.disk.unlink(&from);
             Err(Error::Write(e))
         }
     }
@@ -194,10 +212,10 @@ fn publish(disk: &dyn Disk, maildir: &Maildir, written: Written) -> Result<Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::tests::{Call, Recorder, inode};
-    use crate::{Body, Real};
+    use crate::Body;
+    use std::fs::File;
     use std::io::Write;
-    use std::path::{Path, PathBuf};
+    use std::os::fd::OwnedFd;
 
     fn body(text: &[u8]) -> Body {
         let mut file = tempfile::tempfile().unwrap();
@@ -221,18 +239,25 @@ mod tests {
     #[test]
     fn a_letter_stands_whole_in_new_with_its_trace() {
         let (dir, home) = home();
-        let maildir = Maildir::open_or_create(&Real, home.as_fd(), b"./Maildir/", Bounds::Beneath).unwrap();
+        let maildir = Maildir::open_or_create(home.as_fd(), b"./Maildir/", Bounds::Beneath).unwrap();
         let long = vec![b'x'; 300_000];
         let texts: [&[u8]; 3] = [b"", b"Subject: a\n\nb\n", &long];
         for text in texts {
             let body = body(text);
             let letter = Letter { trace: b"Return-Path: <>\n", body: &body };
-            deliver(&Real, b"host", Delivery { maildir: &maildir, letter }).unwrap();
+            deliver(b"host", Delivery { maildir: &maildir, letter }).unwrap();
         }
         let mut expected: Vec<_> = texts.iter().map(|t| [b"Return-Path: <>\n", *t].concat()).collect();
         expected.sort();
         assert_eq!(letters(&dir.path().join("Maildir/new")), expected);
         assert!(letters(&dir.path().join("Maildir/tmp")).is_empty());
+        let mode = |path: &str| {
+            let metadata = std::fs::metadata(dir.path().join(path)).unwrap();
+            std::os::unix::fs::MetadataExt::mode(&metadata) & 0o777
+        };
+        let name = std::fs::read_dir(dir.path().join("Maildir/new")).unwrap().next().unwrap().unwrap().file_name();
+        assert_eq!((mode("Maildir"), mode("Maildir/tmp")), (0o700, 0o700));
+        assert_eq!(mode(&format!("Maildir/new/{}", name.to_str().unwrap())), 0o600);
     }
 
     #[test]
@@ -242,104 +267,33 @@ mod tests {
         assert_eq!(text(b"./none/"), "Unable to chdir to maildir. (#4.2.1)");
         std::fs::create_dir(dir.path().join("half")).unwrap();
         assert_eq!(text(b"./half/"), "Temporary error on maildir delivery. (#4.3.0)");
-        assert!(Maildir::open_or_create(&Real, home.as_fd(), b"./half/", Bounds::Beneath).is_ok(), "completes it");
-        assert!(Maildir::open_or_create(&Real, home.as_fd(), b"../out/", Bounds::Beneath).is_err());
+        assert!(Maildir::open_or_create(home.as_fd(), b"./half/", Bounds::Beneath).is_ok(), "completes it");
+        assert!(Maildir::open_or_create(home.as_fd(), b"../out/", Bounds::Beneath).is_err());
         std::os::unix::fs::symlink("/tmp", dir.path().join("link")).unwrap();
-        assert!(Maildir::open_or_create(&Real, home.as_fd(), b"./link/", Bounds::Beneath).is_err());
+        assert!(Maildir::open_or_create(home.as_fd(), b"./link/", Bounds::Beneath).is_err());
     }
 
     #[test]
-    fn tmp_appears_only_when_the_way_to_it_is_synced() {
-        let (_dir, home) = home();
-        let disk = Recorder::default();
-        Maildir::create(&disk, home.as_fd(), b"./Maildir///", Bounds::Beneath).unwrap();
-        use Call::{MakeDir, SyncDir};
-        assert_eq!(*disk.calls.lock().unwrap(), [MakeDir, SyncDir, MakeDir, MakeDir, SyncDir, MakeDir]);
-    }
-
-    /// What became of a batch.
-    struct Outcome {
-        /// Success was reported.
-        said: Vec<bool>,
-        /// A power cut must leave it, whole.
-        kept: Vec<bool>,
-        in_new: usize,
-        in_tmp: usize,
-    }
-
-    /// Delivers three letters into two Maildirs.
-    fn batch_on(disk: &Recorder) -> Outcome {
+    fn a_system_users_maildir_may_be_made_of_links() {
         let (dir, home) = home();
-        let boxes = [&b"a"[..], b"b"].map(|n| {
-            Maildir::create(&Real, home.as_fd(), n, Bounds::Beneath).unwrap();
-            Maildir::open(home.as_fd(), n, Bounds::Beneath).unwrap()
-        });
-        let bodies = [&b"one"[..], b"two", b"three"].map(body);
-        let batch: Vec<_> = bodies
-            .iter()
-            .zip([0, 1, 0])
-            .map(|(body, at)| Delivery { maildir: &boxes[at], letter: Letter { trace: b"T\n", body } })
-            .collect();
-        let said: Vec<_> = deliver_batch(disk, b"h", &batch).iter().map(Result::is_ok).collect();
-        let promised = disk.promised.lock().unwrap();
-        let kept = batch
-            .iter()
-            .zip([&b"T\none"[..], b"T\ntwo", b"T\nthree"])
-            .map(|(delivery, text)| promised.left_in(inode(delivery.maildir.new.as_fd())).contains(text))
-            .collect();
-        let count = |names: [&str; 2]| names.iter().map(|n| letters(&dir.path().join(n)).len()).sum();
-        Outcome { said, kept, in_new: count(["a/new", "b/new"]), in_tmp: count(["a/tmp", "b/tmp"]) }
-    }
-
-    #[test]
-    fn what_was_said_survives_a_power_cut_and_a_batch_shares_its_directory_syncs() {
-        let disk = Recorder::default();
-        let batch = batch_on(&disk);
-        assert_eq!((batch.said, batch.kept), (vec![true; 3], vec![true; 3]));
-        let calls = disk.calls.lock().unwrap();
-        let count = |call| calls.iter().filter(|c| **c == call).count();
-        assert_eq!((count(Call::SyncFile), count(Call::SyncDir), count(Call::Write)), (3, 2, 3));
-        let first_name = calls.iter().position(|c| *c == Call::Publish).unwrap();
-        assert!(calls[..first_name].contains(&Call::SyncFile), "a file is synced before it has its name");
-    }
-
-    #[test]
-    fn each_sync_is_needed_without_it_a_power_cut_loses_what_was_said() {
-        for sync in [Call::SyncFile, Call::SyncDir] {
-            let disk = Recorder { leave_out: Some(sync), ..Recorder::default() };
-            let batch = batch_on(&disk);
-            assert_eq!((batch.said, batch.kept), (vec![true; 3], vec![false; 3]), "{sync:?}");
+        Maildir::create(home.as_fd(), b"there///", Bounds::Beneath).unwrap();
+        std::fs::create_dir(dir.path().join("Maildir")).unwrap();
+        for sub in ["tmp", "new"] {
+            std::os::unix::fs::symlink(dir.path().join("there").join(sub), dir.path().join("Maildir").join(sub)).unwrap();
         }
+        let body = body(b"text\n");
+        let letter = Letter { trace: b"", body: &body };
+        let maildir = Maildir::open(home.as_fd(), b"Maildir", Bounds::Anywhere).unwrap();
+        deliver(b"h", Delivery { maildir: &maildir, letter }).unwrap();
+        assert_eq!(letters(&dir.path().join("there/new")), [b"text\n"]);
+        assert!(Maildir::open(home.as_fd(), b"Maildir", Bounds::Beneath).is_err());
     }
 
     #[test]
-    fn any_call_may_fail_and_then_exactly_the_letters_said_are_in_new() {
-        let calls = {
-            let disk = Recorder::default();
-            batch_on(&disk);
-            disk.calls.into_inner().unwrap()
-        };
-        for (at, call) in calls.iter().enumerate() {
-            let disk = Recorder { fail_at: Some(at), ..Recorder::default() };
-            let batch = batch_on(&disk);
-            assert!(batch.said.contains(&false), "failing {call:?} at {at} went unnoticed");
-            assert_eq!(batch.in_new, batch.said.iter().filter(|s| **s).count(), "failing {call:?} at {at}");
-            assert!(batch.said.iter().zip(&batch.kept).all(|(said, kept)| !said || *kept), "failing {call:?} at {at}");
-            assert_eq!(batch.in_tmp, 0);
-        }
-    }
-
-    #[test]
-    fn sweeping_takes_only_what_is_old() {
-        let (dir, home) = home();
-        Maildir::create(&Real, home.as_fd(), b"m", Bounds::Beneath).unwrap();
-        let maildir = Maildir::open(home.as_fd(), b"m", Bounds::Beneath).unwrap();
-        let tmp = dir.path().join("m/tmp");
-        std::fs::write(tmp.join("left"), "x").unwrap();
-        std::fs::create_dir(tmp.join("dir")).unwrap();
-        let now_s = sys::clock::unix_s();
-        assert_eq!(maildir.sweep(&Real, now_s + TMP_AGE_MAX_S - 60), 0);
-        assert_eq!(maildir.sweep(&Real, now_s + TMP_AGE_MAX_S + 60), 1);
-        assert!(tmp.join("dir").exists() && !tmp.join("left").exists());
+    fn a_home_is_made_once() {
+        let (dir, base) = home();
+        make_home(base.as_fd(), b"alice").unwrap();
+        make_home(base.as_fd(), b"alice").unwrap();
+        assert!(dir.path().join("alice").is_dir());
     }
 }

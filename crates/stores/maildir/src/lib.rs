@@ -6,23 +6,24 @@
 //! Existing files are never overwritten.
 //!
 //! Never here: what a `.qmail` file says (dotqmail), whose mailbox it is (qmail-lspawn), POP3.
-//! Every create, write, sync, link, rename, unlink and truncate goes through [`Disk`], so that tests can record and break them.
+//! Every create, write, sync, rename, unlink, truncate and directory sync goes through [`sys::fs::Disk`], so that tests cut the power
+//! at each of them (`power`) and make them fail.
 //! Used by qmail-local and qmail-pop3d. Formats: qmail-family §3.5, maildir(5), mbox(5).
 #![forbid(unsafe_code)]
 
 mod body;
 mod bounds;
 mod deliver;
-pub mod disk;
 mod error;
 mod mailbox;
 mod mbox;
 mod name;
+#[cfg(test)]
+mod power;
 
 pub use body::{Body, Letter, Stopped};
 pub use bounds::{Bounds, open_at, open_dir};
-pub use deliver::{Delivery, Maildir, deliver, deliver_batch};
-pub use disk::{Disk, Real};
+pub use deliver::{Delivery, Maildir, deliver, deliver_batch, make_home};
 pub use error::{Error, errno_text};
 pub use mailbox::{Entry, Mailbox};
 pub use mbox::{Mbox, deliver_mbox};

@@ -4,20 +4,39 @@
 //! files count; no name is followed as a link.
 
 use crate::bounds::{open_at, open_dir};
-use crate::{Bounds, Disk, Error};
+use crate::{Bounds, Error};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use sys::fs::Disk;
+use sys::fs::real::RealDisk;
 
 /// Messages that one listing holds (some 50 MiB of memory); the others come when these are gone.
 const MESSAGES_MAX: usize = 300_000;
 
+/// A file in `tmp/` that nobody has touched for so long was left behind by a crash (maildir(5): 36 hours).
+const TMP_AGE_MAX_S: u64 = 36 * 3600;
+
 /// An open Maildir to read from.
-#[derive(Debug)]
 pub struct Mailbox {
-    new: OwnedFd,
-    cur: OwnedFd,
+    new: Arc<OwnedFd>,
+    cur: Arc<OwnedFd>,
+    /// Missing: nobody delivers here, nothing is to be swept.
+    tmp: Option<Arc<OwnedFd>>,
+    /// What removes and renames; its root is the Maildir.
+    disk: Arc<dyn Disk>,
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("new", &self.new).field("cur", &self.cur).finish_non_exhaustive()
+    }
 }
 
 /// A message in a mailbox.
@@ -52,8 +71,42 @@ impl Mailbox {
     /// [`Error::NoMaildir`] if it or its `new/` or `cur/` is not there. Temporary.
     pub fn open(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> Result<Self, Error> {
         let dir = open_dir(home, path, bounds).map_err(Error::NoMaildir)?;
-        let open = |name: &[u8]| open_dir(dir.as_fd(), name, bounds).map_err(Error::NoMaildir);
-        Ok(Self { new: open(b"new")?, cur: open(b"cur")? })
+        let open = |name: &[u8]| open_dir(dir.as_fd(), name, bounds).map(Arc::new).map_err(Error::NoMaildir);
+        let (new, cur, tmp) = (open(b"new")?, open(b"cur")?, open(b"tmp").ok());
+        let mut disk = RealDisk::new(dir);
+        for (path, held) in [("new", Some(&new)), ("cur", Some(&cur)), ("tmp", tmp.as_ref())] {
+            if let Some(held) = held {
+                disk = disk.hold(Path::new(path), Arc::clone(held));
+            }
+        }
+        Ok(Self { new, cur, tmp, disk: Arc::new(disk) })
+    }
+
+    /// Puts another disk between this mailbox and the real one: for tests that make it fail.
+    #[must_use]
+    pub fn through(self, between: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>) -> Self {
+        Self { disk: between(self.disk), ..self }
+    }
+
+    /// Removes what crashes left in `tmp/`: files not read or written for 36 hours. Returns how many.
+    pub fn sweep(&self, now_s: u64) -> usize {
+        let Some(tmp) = &self.tmp else { return 0 };
+        let Ok(entries) = rustix::fs::Dir::read_from(tmp) else { return 0 };
+        let mut removed: usize = 0;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Ok(stat) = rustix::fs::statat(tmp, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            // A file system mounted noatime says when it was made: the last write must be old as well.
+            let touched_s = u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0);
+            let is_old = now_s.saturating_sub(touched_s) > TMP_AGE_MAX_S;
+            if FileType::from_raw_mode(stat.st_mode).is_file()
+                && is_old
+                && self.disk.unlink(&path_in("tmp", name.to_bytes())).is_ok()
+            {
+                removed = removed.saturating_add(1);
+            }
+        }
+        removed
     }
 
     /// All messages by time of arrival; at the same time by name. Files whose name starts with a dot are not messages.
@@ -62,13 +115,13 @@ impl Mailbox {
     /// A directory cannot be read. Temporary.
     pub fn list(&self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
-        for (dir, is_new) in [(&self.new, true), (&self.cur, false)] {
+        for (dir, is_new) in [(self.new.as_fd(), true), (self.cur.as_fd(), false)] {
             for item in rustix::fs::Dir::read_from(dir).map_err(|e| Error::Read(e.into()))? {
                 if entries.len() >= MESSAGES_MAX {
                     break;
                 }
                 let item = item.map_err(|e| Error::Read(e.into()))?;
-                entries.extend(entry(dir.as_fd(), item.file_name(), is_new));
+                entries.extend(entry(dir, item.file_name(), is_new));
             }
         }
         entries.sort_by(|a, b| (a.arrived, &a.name).cmp(&(b.arrived, &b.name)));
@@ -89,25 +142,29 @@ impl Mailbox {
     ///
     /// # Errors
     /// It is still there.
-    pub fn delete(&self, disk: &dyn Disk, entry: &Entry) -> io::Result<()> {
-        gone_is_fine(disk.unlink(self.dir(entry), &entry.name))
+    pub fn delete(&self, entry: &Entry) -> io::Result<()> {
+        gone_is_fine(self.disk.unlink(&path_in(if entry.is_new { "new" } else { "cur" }, &entry.name)))
     }
 
     /// Moves a message from `new/X` to `cur/X:2,`: it has been seen by a reader, with no flags. Others stay as they are.
     ///
     /// # Errors
     /// It is still in `new/`.
-    pub fn mark_seen(&self, disk: &dyn Disk, entry: &Entry) -> io::Result<()> {
+    pub fn mark_seen(&self, entry: &Entry) -> io::Result<()> {
         if !entry.is_new {
             return Ok(());
         }
         let marked = [&entry.name[..], b":2,"].concat();
-        gone_is_fine(disk.rename(self.new.as_fd(), &entry.name, self.cur.as_fd(), &marked))
+        gone_is_fine(self.disk.rename(&path_in("new", &entry.name), &path_in("cur", &marked)))
     }
 
     fn dir(&self, entry: &Entry) -> BorrowedFd<'_> {
         if entry.is_new { self.new.as_fd() } else { self.cur.as_fd() }
     }
+}
+
+fn path_in(dir: &str, name: &[u8]) -> PathBuf {
+    Path::new(dir).join(OsStr::from_bytes(name))
 }
 
 fn entry(dir: BorrowedFd<'_>, name: &std::ffi::CStr, is_new: bool) -> Option<Entry> {
@@ -133,14 +190,14 @@ fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Maildir, Real};
+    use crate::Maildir;
     use std::io::Read;
     use std::time::{Duration, SystemTime};
 
     fn mailbox(files: &[(&str, &str, u64)]) -> (tempfile::TempDir, Mailbox) {
         let dir = tempfile::tempdir().unwrap();
         let home = File::open(dir.path()).unwrap();
-        Maildir::create(&Real, home.as_fd(), b"Maildir", Bounds::Beneath).unwrap();
+        Maildir::create(home.as_fd(), b"Maildir", Bounds::Beneath).unwrap();
         for (name, text, time_s) in files {
             let path = dir.path().join("Maildir").join(name);
             std::fs::write(&path, text).unwrap();
@@ -179,10 +236,10 @@ mod tests {
     fn seen_messages_move_and_keep_their_uid_and_deleted_ones_are_gone() {
         let (dir, mailbox) = mailbox(&[("new/a", "1", 10), ("cur/b:2,S", "2", 20), ("new/c", "3", 30)]);
         let list = mailbox.list().unwrap();
-        mailbox.mark_seen(&Real, &list[0]).unwrap();
-        mailbox.mark_seen(&Real, &list[1]).unwrap();
-        mailbox.delete(&Real, &list[2]).unwrap();
-        mailbox.delete(&Real, &list[2]).unwrap();
+        mailbox.mark_seen(&list[0]).unwrap();
+        mailbox.mark_seen(&list[1]).unwrap();
+        mailbox.delete(&list[2]).unwrap();
+        mailbox.delete(&list[2]).unwrap();
         assert!(dir.path().join("Maildir/cur/a:2,").exists() && dir.path().join("Maildir/cur/b:2,S").exists());
         assert_eq!(uids(&mailbox), ["a", "b"]);
         assert!(mailbox.open_message(&list[2]).is_err());
@@ -195,5 +252,18 @@ mod tests {
         std::fs::remove_file(dir.path().join("Maildir/new/a")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("Maildir/new/a")).unwrap();
         assert!(mailbox.open_message(&list[0]).is_err());
+    }
+
+    #[test]
+    fn sweeping_takes_only_what_is_old() {
+        let (dir, mailbox) = mailbox(&[("new/a", "1", 10)]);
+        let tmp = dir.path().join("Maildir/tmp");
+        std::fs::write(tmp.join("left"), "x").unwrap();
+        std::fs::create_dir(tmp.join("dir")).unwrap();
+        let now_s = sys::clock::unix_s();
+        assert_eq!(mailbox.sweep(now_s + TMP_AGE_MAX_S - 60), 0);
+        assert_eq!(mailbox.sweep(now_s + TMP_AGE_MAX_S + 60), 1);
+        assert!(tmp.join("dir").exists() && !tmp.join("left").exists());
+        assert_eq!(uids(&mailbox), ["a"]);
     }
 }

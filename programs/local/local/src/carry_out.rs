@@ -6,7 +6,7 @@ use crate::home::{DotQmail, Home};
 use crate::shell::Shell;
 use dotqmail::exit::Verdict;
 use dotqmail::{Delivery, Instruction, Plan, search};
-use maildir::{Body, Bounds, Letter, Maildir, Mbox, Real};
+use maildir::{Body, Bounds, Letter, Maildir, Mbox};
 use message::header::Scanner;
 use std::os::fd::AsFd;
 
@@ -86,7 +86,7 @@ pub(crate) fn trace(delivery: &Delivery<'_>) -> Vec<u8> {
 pub(crate) fn open_maildir(home: &Home, path: &[u8]) -> Result<Maildir, Failure> {
     Ok(match home.bounds() {
         Bounds::Anywhere => Maildir::open(home.dir(), path, Bounds::Anywhere)?,
-        Bounds::Beneath => Maildir::open_or_create(&Real, home.dir(), path, Bounds::Beneath)?,
+        Bounds::Beneath => Maildir::open_or_create(home.dir(), path, Bounds::Beneath)?,
     })
 }
 
@@ -139,13 +139,13 @@ impl Carrier<'_> {
 
     fn maildir(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {
         let maildir = open_maildir(self.home, path)?;
-        Ok(maildir::deliver(&Real, self.host, maildir::Delivery { maildir: &maildir, letter })?)
+        Ok(maildir::deliver(self.host, maildir::Delivery { maildir: &maildir, letter })?)
     }
 
     fn mbox(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {
         let from_line = self.delivery.from_line(self.now_s);
         let mbox = Mbox { home: self.home.dir(), path, bounds: self.home.bounds(), from_line: &from_line };
-        Ok(maildir::deliver_mbox(&Real, &mbox, &letter)?)
+        Ok(maildir::deliver_mbox(&mbox, &letter)?)
     }
 
     fn program(&self, line: &[u8], new_sender: &[u8]) -> Result<Verdict, Failure> {

@@ -4,7 +4,7 @@
 
 use crate::failure::Failure;
 use dotqmail::search::{self, Candidate};
-use maildir::{Bounds, Disk, Real, errno_text, open_at};
+use maildir::{Bounds, errno_text, open_at};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -84,8 +84,7 @@ impl Home {
         if let Some(home) = Self::open_virtual(base, user)? {
             return Ok(home);
         }
-        let made = Real.make_dir(base, user).and_then(|()| Real.sync_dir(base));
-        made.map_err(|e| Failure::system("Unable to make home directory", &e))?;
+        make_home(base, user)?;
         Self::open_virtual(base, user)?.ok_or_else(|| Failure::temporary("the home vanished. (#4.3.0)"))
     }
 
@@ -176,6 +175,14 @@ impl Home {
             Err(e) => Err(unable_to_open(name, &e)),
         }
     }
+}
+
+/// Makes the home of `user` below a virtual domain's directory durable, whether it is there or not.
+///
+/// # Errors
+/// Temporary: it cannot be made.
+pub(crate) fn make_home(base: BorrowedFd<'_>, user: &[u8]) -> Result<(), Failure> {
+    maildir::make_home(base, user).map_err(|e| Failure::system("Unable to make home directory", &e))
 }
 
 /// Errors that mean "no file of this name" rather than "cannot tell now".

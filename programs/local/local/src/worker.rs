@@ -9,12 +9,12 @@
 use crate::carry_out::{Carrier, check_loop, dot_qmail, open_maildir, trace};
 use crate::failure::Failure;
 use crate::forward::Forwarder;
-use crate::home::{DotQmail, Home};
+use crate::home::{DotQmail, Home, make_home};
 use dotqmail::{Delivery, Instruction, Plan};
 use ipc::lspawn::Existence;
 use ipc::worker::{Recipient, Report, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message, clip};
-use maildir::{Body, Bounds, Letter, Maildir, Real};
+use maildir::{Body, Bounds, Letter, Maildir};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::Access;
 use std::ffi::OsString;
@@ -218,11 +218,11 @@ impl Worker {
         let found = dot_qmail(&home, &recipient.dash, &recipient.ext)?;
         let plan = Plan::new(&found.text, found.is_forward_only, &default_delivery);
         if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
-            self.make_maildirs(&home, &plan);
+            self.make_maildirs(&home, &recipient, &plan);
             return Ok(Step::Answer(Report::NeedsExec { number }));
         }
         if let (&[Instruction::Maildir(path)], None) = (&plan.instructions[..], plan.refusal) {
-            let maildir = self.maildir(&home, path)?;
+            let maildir = self.maildir(&home, &recipient, path)?;
             return Ok(Step::Simple(Simple { number, maildir, trace: trace(&delivery), body }));
         }
         let what = What::Plan { home, found, default_delivery };
@@ -236,24 +236,24 @@ impl Worker {
         }
     }
 
-    fn maildir(&self, home: &Home, path: &[u8]) -> Result<Maildir, Failure> {
+    fn maildir(&self, home: &Home, recipient: &Recipient, path: &[u8]) -> Result<Maildir, Failure> {
         if let Some(base) = &self.base
             && Maildir::open(home.dir(), path, Bounds::Beneath).is_err()
         {
             // Another worker may have made the home and been killed before it was durable.
-            maildir::Disk::sync_dir(&Real, base.dir.as_fd()).map_err(|e| Failure::system("Unable to make home directory", &e))?;
+            make_home(base.dir.as_fd(), base.user(&recipient.home)?)?;
         }
         open_maildir(home, path)
     }
 
     /// A one-shot worker does not know virtual users and makes no Maildirs: those that its plan names are made here.
-    fn make_maildirs(&self, home: &Home, plan: &Plan<'_>) {
+    fn make_maildirs(&self, home: &Home, recipient: &Recipient, plan: &Plan<'_>) {
         for instruction in &plan.instructions {
             if let (Some(_), Instruction::Maildir(path)) = (&self.base, instruction)
                 && !path.starts_with(b"/")
             {
                 // If it fails, the delivery will say so.
-                let _ = self.maildir(home, path);
+                let _ = self.maildir(home, recipient, path);
             }
         }
     }
@@ -284,7 +284,7 @@ impl Worker {
                 letter: Letter { trace: &simple.trace, body: &simple.body },
             })
             .collect();
-        let results = maildir::deliver_batch(&Real, &self.host, &deliveries);
+        let results = maildir::deliver_batch(&self.host, &deliveries);
         for (simple, result) in batch.iter().zip(results) {
             let result = result.map(|()| "did 1+0+0\n".to_owned()).map_err(Failure::from);
             self.answer(&report(simple.number, b"", result));

@@ -1,6 +1,6 @@
 //! The mailbox of one session: a fixed list of messages over a Maildir that others change meanwhile.
 
-use maildir::{Disk, Entry, Error, Mailbox};
+use maildir::{Entry, Error, Mailbox};
 use pop3::{Maildrop, Octets, Transaction};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -85,16 +85,16 @@ impl Drop {
     }
 
     /// The UPDATE state (RFC 1939 §6): removes what is marked, moves the rest from new to cur. False if something marked is still there.
-    pub(crate) fn update(&mut self, disk: &dyn Disk, transaction: &mut Transaction) -> bool {
+    pub(crate) fn update(&mut self, transaction: &mut Transaction) -> bool {
         // Another session may have moved what is to be removed; under its old name it would seem to be gone.
         let any = (0..self.count()).any(|index| transaction.is_deleted(index));
         let mut all = !any || self.look_again(transaction).is_ok();
         for (index, message) in self.messages.iter().enumerate() {
             if transaction.is_deleted(index) {
-                all &= self.mailbox.delete(disk, &message.entry).is_ok();
+                all &= self.mailbox.delete(&message.entry).is_ok();
             } else if transaction.is_present(index) {
                 // One that stays in new/ is shown again as new: no loss.
-                let _ = self.mailbox.mark_seen(disk, &message.entry);
+                let _ = self.mailbox.mark_seen(&message.entry);
             }
         }
         all

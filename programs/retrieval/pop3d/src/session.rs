@@ -1,7 +1,6 @@
 //! The driver of one session: reads commands, does what the machine says.
 
 use crate::maildrop::{CHUNK_LEN, Drop};
-use maildir::Disk;
 use pop3::transaction::{Action, Which};
 use pop3::{COMMAND_LEN_MAX, Encoder, Maildrop, Transaction, command};
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,9 +15,9 @@ const INPUT_LEN: usize = 4096;
 ///
 /// # Errors
 /// The client is gone or silent for too long, or a message could not be read to its end: nothing was changed.
-pub fn serve(input: &mut dyn Read, output: &mut dyn Write, disk: &dyn Disk, maildrop: Drop) -> io::Result<()> {
+pub fn serve(input: &mut dyn Read, output: &mut dyn Write, maildrop: Drop) -> io::Result<()> {
     let transaction = Transaction::new(maildrop.count());
-    let mut session = Session { output, disk, maildrop, transaction, held: command::ok("") };
+    let mut session = Session { output, maildrop, transaction, held: command::ok("") };
     let mut lines = Lines::new(Ending::LfOptionalCr, COMMAND_LEN_MAX);
     let mut buf = [0; INPUT_LEN];
     loop {
@@ -44,7 +43,6 @@ pub fn serve(input: &mut dyn Read, output: &mut dyn Write, disk: &dyn Disk, mail
 
 struct Session<'a> {
     output: &'a mut dyn Write,
-    disk: &'a dyn Disk,
     maildrop: Drop,
     transaction: Transaction,
     held: Vec<u8>,
@@ -69,7 +67,7 @@ impl Session<'_> {
             // All sizes asked for are known now, if only as the length of a file.
             Action::Measure(_) => self.reply(&command::err_code(command::ResponseCode::SysTemp, "the mailbox is changing"))?,
             Action::Update => {
-                let all = self.maildrop.update(self.disk, &mut self.transaction);
+                let all = self.maildrop.update(&mut self.transaction);
                 self.reply(&Transaction::farewell(all))?;
                 return Ok(false);
             }

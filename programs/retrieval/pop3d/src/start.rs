@@ -1,7 +1,7 @@
 //! Start-up: who we are, the Maildir, confinement, then the client.
 
 use crate::{Drop, serve};
-use maildir::{Bounds, Mailbox, Maildir, Real};
+use maildir::{Bounds, Mailbox, Maildir};
 use pop3::command;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -55,49 +55,45 @@ fn session(path: Option<&Path>) -> Result<(), Ended> {
     let maildrop = open(path).map_err(Ended::Refused)?;
     // A client that takes nothing is as dead as a silent one. Not every descriptor is a socket.
     let _ = sockopt::set_socket_timeout(&output, sockopt::Timeout::Send, Some(IDLE_MAX));
-    serve(&mut Client(input), &mut output, &Real, maildrop).map_err(Ended::Broken)
+    serve(&mut Client(input), &mut output, maildrop).map_err(Ended::Broken)
 }
 
 /// Opens, sweeps, confines and lists; the error is the text of the reply.
 fn open(path: Option<&Path>) -> Result<Drop, &'static str> {
     let path = path.ok_or(NO_MAILDIR)?;
-    let (mailbox, maildir) = open_mailbox(path).map_err(|_| NO_MAILDIR)?;
+    let mailbox = open_mailbox(path).map_err(|_| NO_MAILDIR)?;
     let place = std::path::absolute(path).map_err(|_| NO_MAILDIR)?;
     confine(place).map_err(|error| {
         let _ = writeln!(io::stderr(), "qmail-pop3d: {error}");
         "[SYS/TEMP] cannot start the session"
     })?;
-    maildir.sweep(&Real, sys::clock::unix_s());
+    mailbox.sweep(sys::clock::unix_s());
     Drop::new(mailbox).map_err(|_| "[SYS/TEMP] unable to scan $HOME/Maildir")
 }
 
 /// An absolute path is a virtual user's: `BASE/USER/Maildir`, where nothing below BASE may be a link, and what is missing is made.
-fn open_mailbox(path: &Path) -> Result<(Mailbox, Maildir), maildir::Error> {
+fn open_mailbox(path: &Path) -> Result<Mailbox, maildir::Error> {
     let no = |errno: rustix::io::Errno| maildir::Error::NoMaildir(errno.into());
     let directory = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     if path.is_relative() {
         let here = directory(Path::new(".")).map_err(no)?;
-        let name = path.as_os_str().as_bytes();
-        let mailbox = Mailbox::open(here.as_fd(), name, Bounds::Anywhere)?;
-        return Ok((mailbox, Maildir::open(here.as_fd(), name, Bounds::Anywhere)?));
+        return Mailbox::open(here.as_fd(), path.as_os_str().as_bytes(), Bounds::Anywhere);
     }
     let (home, name) = (path.parent(), path.file_name());
     let (Some(home), Some(name)) = (home, name) else { return Err(no(rustix::io::Errno::NOENT)) };
     let home = home_directory(home).map_err(maildir::Error::NoMaildir)?;
-    let maildir = Maildir::open_or_create(&Real, home.as_fd(), name.as_bytes(), Bounds::Beneath)?;
-    Ok((Mailbox::open(home.as_fd(), name.as_bytes(), Bounds::Beneath)?, maildir))
+    Maildir::open_or_create(home.as_fd(), name.as_bytes(), Bounds::Beneath)?;
+    Mailbox::open(home.as_fd(), name.as_bytes(), Bounds::Beneath)
 }
 
 fn home_directory(home: &Path) -> io::Result<OwnedFd> {
-    use maildir::Disk as _;
     let (Some(base), Some(user)) = (home.parent(), home.file_name()) else { return Err(io::ErrorKind::NotFound.into()) };
     let base = rustix::fs::open(base, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     match maildir::open_dir(base.as_fd(), user.as_bytes(), Bounds::Beneath) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    Real.make_dir(base.as_fd(), user.as_bytes())?;
-    Real.sync_dir(base.as_fd())?;
+    maildir::make_home(base.as_fd(), user.as_bytes())?;
     maildir::open_dir(base.as_fd(), user.as_bytes(), Bounds::Beneath)
 }
 

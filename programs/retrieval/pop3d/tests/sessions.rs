@@ -1,21 +1,23 @@
 //! POP3 sessions over real Maildirs, in the process and with the real program over pipes.
 #![allow(clippy::unwrap_used)]
 
-use maildir::{Bounds, Mailbox, Maildir, Real};
+use maildir::{Bounds, Mailbox, Maildir};
 use qmail_pop3d::{Drop, serve};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use sys::fs::fault::{Call, FaultDisk, Plan};
 
 struct Home(tempfile::TempDir);
 
 /// A Maildir with files `(name, content)`, one second after the other.
 fn home(files: &[(&str, &[u8])]) -> Home {
     let dir = tempfile::tempdir().unwrap();
-    Maildir::create(&Real, File::open(dir.path()).unwrap().as_fd(), b"Maildir", Bounds::Beneath).unwrap();
+    Maildir::create(File::open(dir.path()).unwrap().as_fd(), b"Maildir", Bounds::Beneath).unwrap();
     let home = Home(dir);
     for ((name, content), time_s) in files.iter().zip(1_000_000u64..) {
         home.put(name, content, time_s);
@@ -34,9 +36,12 @@ impl Home {
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(time_s)).unwrap();
     }
 
+    fn mailbox(&self) -> Mailbox {
+        Mailbox::open(File::open(self.0.path()).unwrap().as_fd(), b"Maildir", Bounds::Beneath).unwrap()
+    }
+
     fn drop(&self) -> Drop {
-        let home = File::open(self.0.path()).unwrap();
-        Drop::new(Mailbox::open(home.as_fd(), b"Maildir", Bounds::Beneath).unwrap()).unwrap()
+        Drop::new(self.mailbox()).unwrap()
     }
 
     fn say(&self, commands: &str) -> String {
@@ -58,7 +63,7 @@ impl Home {
 /// A session with all commands at once; the replies without the greeting.
 fn say(maildrop: Drop, commands: &str) -> String {
     let mut out = Vec::new();
-    serve(&mut commands.as_bytes(), &mut out, &Real, maildrop).unwrap();
+    serve(&mut commands.as_bytes(), &mut out, maildrop).unwrap();
     String::from_utf8(out).unwrap().strip_prefix("+OK \r\n").unwrap().to_owned()
 }
 
@@ -181,48 +186,12 @@ fn a_marked_message_is_removed_wherever_another_session_moved_it() {
 
 #[test]
 fn mail_that_cannot_be_removed_is_said() {
-    struct Stubborn;
-    impl maildir::Disk for Stubborn {
-        fn create(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> std::io::Result<File> {
-            unreachable!()
-        }
-        fn write(&self, _: &File, _: &mut [std::io::IoSlice<'_>]) -> std::io::Result<()> {
-            unreachable!()
-        }
-        fn sync_file(&self, _: &File) -> std::io::Result<()> {
-            unreachable!()
-        }
-        fn sync_dir(&self, _: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
-            unreachable!()
-        }
-        fn publish(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8], _: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
-            unreachable!()
-        }
-        fn rename(
-            &self,
-            _: std::os::fd::BorrowedFd<'_>,
-            _: &[u8],
-            _: std::os::fd::BorrowedFd<'_>,
-            _: &[u8],
-        ) -> std::io::Result<()> {
-            Err(std::io::ErrorKind::StorageFull.into())
-        }
-        fn unlink(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> std::io::Result<()> {
-            Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
-        }
-        fn make_dir(&self, _: std::os::fd::BorrowedFd<'_>, _: &[u8]) -> std::io::Result<()> {
-            unreachable!()
-        }
-        fn truncate(&self, _: &File, _: u64) -> std::io::Result<()> {
-            unreachable!()
-        }
-        fn sync_file_system(&self, _: &File) -> std::io::Result<()> {
-            unreachable!()
-        }
-    }
+    let plan = Plan::new(|call| matches!(call, Call::Unlink | Call::Rename));
+    plan.fail(0, u64::MAX, rustix::io::Errno::ROFS.raw_os_error());
     let home = home(&[("new/a", b"1"), ("new/b", b"2")]);
     let mut out = Vec::new();
-    serve(&mut &b"DELE 1\r\nQUIT\r\n"[..], &mut out, &Stubborn, home.drop()).unwrap();
+    let mailbox = home.mailbox().through(|disk| Arc::new(FaultDisk::new(disk, plan)));
+    serve(&mut &b"DELE 1\r\nQUIT\r\n"[..], &mut out, Drop::new(mailbox).unwrap()).unwrap();
     assert_eq!(out, b"+OK \r\n+OK \r\n-ERR some deleted messages were not removed\r\n");
     assert_eq!(home.files(), ["new/a", "new/b"]);
 }
@@ -242,7 +211,7 @@ fn any_chunking_gives_the_same_replies() {
     let commands = [&b"STAT\r\nLIST\nUIDL\r\n"[..], &[b'X'; 3000], b"\r\nTOP 1 0\r\nRETR 1\r\nLAST\r\nCAPA\r\nNOOP\r\n"].concat();
     let run = |len: usize| {
         let mut out = Vec::new();
-        serve(&mut Trickle(&commands, len), &mut out, &Real, home.drop()).unwrap();
+        serve(&mut Trickle(&commands, len), &mut out, home.drop()).unwrap();
         out
     };
     let whole = run(usize::MAX);
@@ -268,7 +237,7 @@ fn a_large_message_passes_through_a_small_memory() {
         }
     }
     let mut out = Count(0, 0);
-    serve(&mut &b"RETR 1\r\n"[..], &mut out, &Real, home.drop()).unwrap();
+    serve(&mut &b"RETR 1\r\n"[..], &mut out, home.drop()).unwrap();
     assert_eq!(out.0, 6 + 6 + 100 * 100_000 + 3);
     assert!(out.1 < 300_000, "{}", out.1);
 }
