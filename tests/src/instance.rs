@@ -2,6 +2,7 @@
 
 use crate::facts;
 use crate::line::{Pop3, Smtp};
+use crate::loop_disk::{Format, LoopDisk};
 use crate::users::letters;
 use crate::{is_root, wait_for};
 use anyhow::{Context, Result, bail};
@@ -23,6 +24,7 @@ pub struct Instance {
     pub root: PathBuf,
     pub base_port: u16,
     system: Option<Child>,
+    disks: Vec<LoopDisk>,
 }
 
 impl Instance {
@@ -31,6 +33,15 @@ impl Instance {
     /// # Errors
     /// The programs are not built (`cargo build --workspace --bins`), or setup fails.
     pub fn new() -> Result<Self> {
+        Self::on_disks(&[])
+    }
+
+    /// As [`Instance::new`], with disks of its own mounted at these places below the root; the place "" is the root itself.
+    /// Needs root.
+    ///
+    /// # Errors
+    /// As [`Instance::new`] and [`LoopDisk::new`].
+    pub fn on_disks(disks: &[(&str, Format)]) -> Result<Self> {
         let dir = PathBuf::from(format!("/var/tmp/qmail-test.{}.{}", std::process::id(), random_word()?));
         let root = dir.join("root");
         std::fs::create_dir_all(&root)?;
@@ -38,9 +49,31 @@ impl Instance {
             std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o755))?;
         }
         link_programs(&dir.join("programs"))?;
-        let instance = Self { dir, root, base_port: free_base_port()?, system: None };
+        let mut instance = Self { dir, root, base_port: free_base_port()?, system: None, disks: Vec::new() };
+        let (whole, parts): (Vec<_>, Vec<_>) = disks.iter().partition(|(place, _)| place.is_empty());
+        instance.mount(&whole)?;
         instance.must(&["setup", "--me", ME, "--base-port", &instance.base_port.to_string()])?;
+        // Over directories that setup made, whose owners they take on.
+        instance.mount(&parts)?;
         Ok(instance)
+    }
+
+    fn mount(&mut self, disks: &[(&str, Format)]) -> Result<()> {
+        for (place, format) in disks {
+            let image = self.dir.join(format!("image.{}", self.disks.len()));
+            self.disks.push(LoopDisk::new(image, self.root.join(place), *format)?);
+        }
+        Ok(())
+    }
+
+    /// The disk that was given as the `number`-th; the root's comes first.
+    ///
+    /// # Panics
+    /// There are fewer.
+    #[must_use]
+    #[allow(clippy::indexing_slicing)]
+    pub fn disk(&self, number: usize) -> &LoopDisk {
+        &self.disks[number]
     }
 
     /// An instance that runs, with control files written before the start.
@@ -185,6 +218,40 @@ impl Instance {
         })
     }
 
+    /// The power goes on all disks of its own: nothing more reaches them, every process is killed, and they come back as they are
+    /// then. The system is to be started again.
+    ///
+    /// # Errors
+    /// A process or a mount stays.
+    pub fn cut_power(&mut self) -> Result<()> {
+        self.disks.iter().try_for_each(LoopDisk::cut)?;
+        self.kill_all()?;
+        for disk in &mut self.disks {
+            disk.unmount()?;
+            disk.mount()?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for every process; returns when all have ended.
+    ///
+    /// # Errors
+    /// Some go on.
+    pub fn kill_all(&mut self) -> Result<()> {
+        let Some(mut child) = self.system.take() else { return Ok(()) };
+        let mut processes = facts::descendants(child.id());
+        child.kill()?;
+        child.wait()?;
+        wait_for("the end of killed processes", || {
+            // One may have started another before its own end came.
+            let more: Vec<_> = processes.iter().flat_map(|p| facts::descendants(p.pid)).collect();
+            processes.extend(more);
+            processes.retain(|p| facts::is_alive(p.pid));
+            processes.iter().for_each(|p| facts::signal(p.pid, rustix::process::Signal::KILL));
+            processes.is_empty().then_some(())
+        })
+    }
+
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
         self.dir.join("log")
@@ -270,6 +337,7 @@ impl Drop for Instance {
         if std::thread::panicking() {
             eprintln!("the log of {}:\n{}", self.dir.display(), self.log());
         }
+        self.disks.clear();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

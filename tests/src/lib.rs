@@ -7,10 +7,13 @@ pub mod dns;
 pub mod facts;
 pub mod instance;
 pub mod line;
+pub mod loop_disk;
 pub mod peer;
 pub mod postfix;
+pub mod strace;
 pub mod targets;
 pub mod tools;
+pub mod traffic;
 pub mod users;
 
 pub use instance::Instance;
