@@ -1,4 +1,5 @@
-//! What the processes say to each other: typed messages on AF_UNIX SOCK_SEQPACKET, and a blocking client for the queue.
+//! What the processes say to each other: typed messages on AF_UNIX SOCK_SEQPACKET, and a blocking client for the queue,
+//! or for a program in its place.
 //!
 //! A datagram is at most [`DATAGRAM_LEN_MAX`] bytes: a version byte, a kind byte, then fields. Every decoder is total: any
 //! bytes give a message or [`Malformed`], never a panic, and never more memory than the datagram was long. The queue protocol
@@ -28,12 +29,15 @@ pub mod getpw;
 pub mod job;
 pub mod lspawn;
 pub mod queue;
+pub mod queue_program;
+pub mod refusal;
 pub mod resolve;
 pub mod submission;
 pub mod worker;
 
 pub use field::Malformed;
 pub use message::Message;
+pub use refusal::Refusal;
 
 /// Longest datagram on any socket, in bytes.
 pub const DATAGRAM_LEN_MAX: usize = 32 * 1024;

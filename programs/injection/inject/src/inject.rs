@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use control::{ControlError, Inject, Root};
+use ipc::Refusal;
 use message::crlf::DosToUnix;
 use message::inject::{InjectError, Injection, Letters, Options, RecipientsFrom, Splitter, rewrite};
 use wire::Address;
 
 use crate::env::Env;
 use crate::getopt::{self, Opt};
-use crate::outgoing::{self, Exit, Nature, Outgoing, Refusal};
+use crate::outgoing::{self, Exit, Nature, Outgoing};
 use crate::program::QueueProgram;
 use crate::{EXIT_PERMANENT, EXIT_TEMPORARY};
 

@@ -1,11 +1,11 @@
 //! The one way out: a message and its envelope to qmail-send by inject.sock, or to the program that QMAILQUEUE names.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ipc::Refusal;
 use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
 use ipc::submission::Submission;
 use rustix::fs::{Mode, OFlags};
@@ -17,67 +17,6 @@ use crate::program::QueueProgram;
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(1);
-
-/// Why a message was not taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    permanent: bool,
-    text: Vec<u8>,
-}
-
-impl Refusal {
-    /// Again later. The text ends with its code, `(#4.3.0)`.
-    #[must_use]
-    pub fn temporary(text: &str) -> Self {
-        Self { permanent: false, text: text.into() }
-    }
-
-    /// Never. The text ends with its code, `(#5.3.0)`.
-    #[must_use]
-    pub fn permanent(text: &str) -> Self {
-        Self { permanent: true, text: text.into() }
-    }
-
-    /// From the texts of the qmail-queue interface: `D` or `Z` and the text.
-    #[must_use]
-    pub fn of_report(report: &[u8]) -> Option<Self> {
-        let (letter, text) = report.split_first()?;
-        let text = text.trim_ascii_end();
-        (matches!(letter, b'D' | b'Z') && text.len() > 1).then(|| Self { permanent: *letter == b'D', text: text.to_vec() })
-    }
-
-    /// From qmail-send's answer, whose text may begin with an enhanced status code; reports have it at the end.
-    fn of_answer(permanent: bool, text: &[u8]) -> Self {
-        let default: &[u8] = if permanent { b"5.3.0" } else { b"4.3.0" };
-        let text = text.trim_ascii();
-        let first = text.split(|b| *b == b' ').next().unwrap_or_default();
-        let is_code = first.iter().filter(|b| **b == b'.').count() == 2
-            && first.iter().all(|b| b.is_ascii_digit() || *b == b'.')
-            && matches!(first.first(), Some(b'4' | b'5'));
-        let (code, words) =
-            if is_code { (first, text.get(first.len()..).unwrap_or_default().trim_ascii_start()) } else { (default, text) };
-        let words: &[u8] = if words.is_empty() { b"message refused" } else { words };
-        Self { permanent, text: [words, b" (#", code, b")"].concat() }
-    }
-
-    /// Is it worth trying again?
-    #[must_use]
-    pub fn is_temporary(&self) -> bool {
-        !self.permanent
-    }
-
-    /// As the qmail-queue interface has it: `D…` or `Z…`.
-    #[must_use]
-    pub fn report(&self) -> Vec<u8> {
-        [if self.permanent { b"D" } else { b"Z" }, self.text.as_slice()].concat()
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&wire::escape::visible(&self.text))
-    }
-}
 
 /// What a message is besides its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -232,25 +171,6 @@ pub(crate) fn broken(error: &io::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_in_both_forms() {
-        for (permanent, text, report) in [
-            (false, &b"4.3.1 spool is full"[..], &b"Zspool is full (#4.3.1)"[..]),
-            (true, b"5.7.1 no", b"Dno (#5.7.1)"),
-            (true, b"no", b"Dno (#5.3.0)"),
-            (false, b"", b"Zmessage refused (#4.3.0)"),
-            (false, b"4.3.1", b"Zmessage refused (#4.3.1)"),
-            (false, b"1.2.3.4 said no", b"Z1.2.3.4 said no (#4.3.0)"),
-        ] {
-            assert_eq!(Refusal::of_answer(permanent, text).report(), report);
-        }
-        assert_eq!(Refusal::of_report(b"Dno way (#5.7.1)\n"), Some(Refusal::permanent("no way (#5.7.1)")));
-        for short in [&b""[..], b"D", b"Dx", b"Xlong enough", b"Z \n"] {
-            assert_eq!(Refusal::of_report(short), None);
-        }
-        assert_eq!(Refusal::temporary("a\x1b[0m").to_string(), "a\\x1b[0m");
-    }
 
     #[test]
     fn gives_up_at_the_deadline() {

@@ -8,11 +8,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use control::Root;
+use ipc::Refusal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::envelope::{ENVELOPE_LEN_MAX, Envelope};
 use crate::held::Held;
-use crate::outgoing::{self, Exit, Nature, Refusal};
+use crate::outgoing::{self, Exit, Nature};
 
 /// A caller that sends nothing for a day is gone (as ever, the day counts from the start).
 const READ_DEADLINE: Duration = Duration::from_secs(86_400);

@@ -52,6 +52,12 @@ impl From<dotqmail::Refusal> for Failure {
     }
 }
 
+impl From<ipc::Refusal> for Failure {
+    fn from(refusal: ipc::Refusal) -> Self {
+        Self { is_permanent: refusal.is_permanent, text: refusal.text }
+    }
+}
+
 impl From<maildir::Error> for Failure {
     fn from(error: maildir::Error) -> Self {
         Self { is_permanent: !error.is_temporary(), text: error.to_string().into() }

@@ -5,6 +5,7 @@
 
 use crate::failure::Failure;
 use crate::queue_program::QueueProgram;
+use ipc::Refusal;
 use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
 use ipc::submission::Submission;
 use maildir::{Body, Stopped};
@@ -53,7 +54,7 @@ impl Forwarder {
     /// QMAILQUEUE if it is set, else the queue of this instance.
     #[must_use]
     pub fn from_environment(root: &control::Root) -> Self {
-        QueueProgram::from_environment().map_or_else(|| Self::socket(root), Self::Program)
+        QueueProgram::from_environment(root).map_or_else(|| Self::socket(root), Self::Program)
     }
 
     /// Queues the copy. Returns the number that follows `qp`.
@@ -104,8 +105,8 @@ fn submit_socket(run: Option<&OwnedFd>, copy: &Copy<'_>, envelope: Envelope) -> 
     })?;
     match submission.commit().map_err(no_queue)? {
         Answer::Accepted { pid, .. } => Ok(pid),
-        Answer::Temporary { text } => Err(Failure::temporary(code_last(&text))),
-        Answer::Permanent { text } => Err(Failure::permanent(code_last(&text))),
+        Answer::Temporary { text } => Err(Refusal::of_answer(false, &text).into()),
+        Answer::Permanent { text } => Err(Refusal::of_answer(true, &text).into()),
     }
 }
 
@@ -137,34 +138,9 @@ fn flags(body: &Body, envelope: &Envelope) -> Result<u32, Failure> {
     Ok(flags)
 }
 
-/// `4.3.0 text` as reports have it: `text (#4.3.0)`.
-fn code_last(text: &[u8]) -> Vec<u8> {
-    let text = text.trim_ascii();
-    let space = text.iter().position(|b| *b == b' ').unwrap_or(0);
-    let (code, rest) = text.split_at_checked(space).unwrap_or_default();
-    let numbers = code.split(|b| *b == b'.').filter(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit)).count();
-    if numbers == 3 && code.iter().filter(|b| **b == b'.').count() == 2 {
-        return [rest.trim_ascii(), b" (#", code, b")"].concat();
-    }
-    text.to_vec()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn codes_stand_at_the_end_of_a_report() {
-        for (text, expected) in [
-            ("4.3.1 disk full", "disk full (#4.3.1)"),
-            ("5.7.1 no\n", "no (#5.7.1)"),
-            ("no code", "no code"),
-            ("4.3 x", "4.3 x"),
-            ("", ""),
-        ] {
-            assert_eq!(code_last(text.as_bytes()), expected.as_bytes());
-        }
-    }
 
     #[test]
     fn addresses_that_no_envelope_can_hold() {

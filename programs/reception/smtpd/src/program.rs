@@ -5,17 +5,16 @@
 //! descriptors it is sent: the message on 0, the envelope on 1, a pipe for an error text on 4 and 6 (both conventions, exit code 82 or
 //! 88). The helper reads no byte of a message. It ends when the session does.
 
-use ipc::DATAGRAM_LEN_MAX;
-use rustix::io::FdFlags;
+use ipc::queue_program::{self, EXIT_EXEC, REPORT_LEN_MAX};
+use ipc::{DATAGRAM_LEN_MAX, Refusal};
 use rustix::pipe::{PipeFlags, pipe_with};
 use smtp::server::{Envelope, QueueAnswer};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use sys::inherited::Inherited;
 use sys::spawn::{Ended, Spawn};
 use sys::{Received, Seqpacket};
@@ -26,10 +25,6 @@ const HELPER: &str = "--queue-programs";
 const BECOME: &str = "--become-queue-program";
 /// This executable, wherever it is.
 const SELF: &str = "/proc/self/exe";
-/// The program could not be run (the code of the classic caller).
-const EXIT_EXEC: u8 = 120;
-/// Longest error text; the classic callers read no more.
-const REPORT_LEN_MAX: usize = 255;
 
 /// The helper, seen from the session.
 #[derive(Debug)]
@@ -52,10 +47,9 @@ impl QueueProgram {
     /// # Errors
     /// Out of processes or descriptors; temporary.
     pub(crate) fn start(program: &OsStr, root: &Path) -> io::Result<Self> {
-        let home = root.join("var/qmail");
-        let dir = if home.is_dir() { home.as_path() } else { Path::new("/") };
+        let (program, dir) = queue_program::place(program, root);
         let (ours, theirs) = Seqpacket::pair()?;
-        let mut spawn = Spawn::new(Path::new(SELF)).arg(HELPER).arg(home.join(program)).arg(dir);
+        let mut spawn = Spawn::new(Path::new(SELF)).arg(HELPER).arg(program).arg(dir);
         for (name, value) in std::env::vars_os() {
             spawn = spawn.env(name, value);
         }
@@ -82,11 +76,13 @@ impl QueueProgram {
         let Handover { text, envelope_pipe, envelope, mut write_failed } = handover;
         drop(text);
         if !write_failed {
-            write_failed = write_envelope(envelope_pipe, &envelope).is_err();
+            write_failed = queue_program::write_envelope(envelope_pipe, &envelope.sender, &envelope.recipients).is_err();
         }
         match self.answer() {
-            Ok((ended, pid, report)) => answer(ended, write_failed, &report, pid),
-            Err(_) => temporary("unable to exec qq (#4.3.0)"),
+            Ok((ended, pid, report)) => {
+                queue_program::outcome(ended, write_failed, &report).map_or_else(answer, |()| QueueAnswer::Accepted { qp: pid })
+            }
+            Err(_) => answer(queue_program::not_run()),
         }
     }
 
@@ -119,57 +115,9 @@ impl Handover {
     }
 }
 
-fn write_envelope(out: File, envelope: &Envelope) -> io::Result<()> {
-    let mut out = io::BufWriter::with_capacity(DATAGRAM_LEN_MAX, out);
-    out.write_all(&[b"F", envelope.sender.as_bytes(), b"\0"].concat())?;
-    for recipient in &envelope.recipients {
-        out.write_all(&[b"T", recipient.as_bytes(), b"\0"].concat())?;
-    }
-    out.write_all(b"\0")?;
-    out.flush()
-}
-
-fn temporary(text: &str) -> QueueAnswer {
-    QueueAnswer::Temporary(text.into())
-}
-
-/// What the end of the program means (qmail-queue(8)).
-fn answer(ended: Ended, write_failed: bool, report: &[u8], pid: u32) -> QueueAnswer {
-    let permanent = |text: &str| QueueAnswer::Permanent(text.into());
-    let Ended::Code(code) = ended else { return temporary("qq crashed (#4.3.0)") };
-    match code {
-        0 if !write_failed => QueueAnswer::Accepted { qp: pid },
-        11 | 115 => permanent("envelope address too long for qq (#5.1.3)"),
-        31 => permanent("mail server permanently rejected message (#5.3.0)"),
-        51 => temporary("qq out of memory (#4.3.0)"),
-        52 => temporary("qq timeout (#4.3.0)"),
-        53 => temporary("qq write error or disk full (#4.3.0)"),
-        0 | 54 => temporary("qq read error (#4.3.0)"),
-        55 => temporary("qq unable to read configuration (#4.3.0)"),
-        56 => temporary("qq trouble making network connection (#4.3.0)"),
-        61 => temporary("qq trouble in home directory (#4.3.0)"),
-        62..=66 => temporary("qq trouble creating files in queue (#4.3.0)"),
-        71 => temporary("mail server temporarily rejected message (#4.3.0)"),
-        72 => temporary("connection to mail server timed out (#4.4.1)"),
-        73 => temporary("connection to mail server rejected (#4.4.1)"),
-        74 => temporary("communication with mail server failed (#4.4.2)"),
-        81 | 91 => temporary("qq internal bug (#4.3.0)"),
-        82 | 88 => of_report(report).unwrap_or_else(|| temporary("qq temporary problem (#4.3.0)")),
-        120 => temporary("unable to exec qq (#4.3.0)"),
-        11..=40 => permanent("qq permanent problem (#5.3.0)"),
-        _ => temporary("qq temporary problem (#4.3.0)"),
-    }
-}
-
-/// `D` or `Z` and more than one byte of text.
-fn of_report(report: &[u8]) -> Option<QueueAnswer> {
-    let (letter, text) = report.split_first()?;
-    let text = text.trim_ascii_end();
-    match letter {
-        b'D' if text.len() > 1 => Some(QueueAnswer::Permanent(text.to_vec())),
-        b'Z' if text.len() > 1 => Some(QueueAnswer::Temporary(text.to_vec())),
-        _ => None,
-    }
+/// The refusal as the queue's answer.
+fn answer(refusal: Refusal) -> QueueAnswer {
+    if refusal.is_permanent { QueueAnswer::Permanent(refusal.text) } else { QueueAnswer::Temporary(refusal.text) }
 }
 
 /// The helper's side: `None` if these are no arguments of a helper, else its exit code.
@@ -180,7 +128,8 @@ pub(crate) fn helper(args: &[OsString]) -> Option<ExitCode> {
         return Some(serve(&program, &dir).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS));
     }
     (face == BECOME).then(|| {
-        let failed = become_program(&program, &dir);
+        let failed =
+            Inherited::take().map_or_else(|error| error, |mut fds| queue_program::become_program(&mut fds, &program, &dir));
         crate::log_line(format_args!("qmail-smtpd: cannot run {}: {failed}", program.display()));
         ExitCode::from(EXIT_EXEC)
     })
@@ -212,36 +161,17 @@ fn receive(session: &Seqpacket, kind: u8) -> io::Result<Option<OwnedFd>> {
 
 /// Runs the program for one message.
 fn run(program: &Path, dir: &Path, text: OwnedFd, envelope: OwnedFd) -> io::Result<(Ended, u32, Vec<u8>)> {
-    let (report, report_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    rustix::fs::fcntl_setfl(&report_write, rustix::fs::OFlags::empty())?;
+    let (report, report_write) = queue_program::report_pipe()?;
     let mut spawn = Spawn::new(Path::new(SELF)).arg(BECOME).arg(program).arg(dir);
     for (name, value) in std::env::vars_os() {
         spawn = spawn.env(name, value);
     }
     let spawn = spawn.stdin(text.as_fd()).stdout(envelope.as_fd()).stderr(rustix::stdio::stderr());
     // 3 and 5 are closed again before the program runs.
-    let spawn = spawn.fd("spare", report_write.as_fd()).fd("report", report_write.as_fd());
-    let child = spawn.fd("spare", report_write.as_fd()).fd("report", report_write.as_fd()).start()?;
+    let spare = ("spare", report_write.as_fd());
+    let child = queue_program::with_report(spawn, spare, report_write.as_fd()).start()?;
     // Only the program holds them now, so that the session sees when it reads no more.
     drop((text, envelope, report_write));
     let ended = child.wait();
-    let mut buf = [0; REPORT_LEN_MAX];
-    // A grandchild may hold the pipe open: what is there now is the text.
-    let len = File::from(report).read(&mut buf).unwrap_or(0);
-    Ok((ended, child.pid.as_raw_nonzero().get().unsigned_abs(), buf.get(..len).unwrap_or_default().to_vec()))
-}
-
-/// Returns only if it failed.
-fn become_program(program: &Path, dir: &Path) -> io::Error {
-    let mut fds = match Inherited::take() {
-        Ok(fds) => fds,
-        Err(error) => return error,
-    };
-    let reports = fds.all("report");
-    for (_, report) in &reports {
-        if let Err(errno) = rustix::io::fcntl_setfd(report, FdFlags::empty()) {
-            return errno.into();
-        }
-    }
-    Command::new(program).current_dir(dir).env_remove(sys::inherited::VARIABLE).exec()
+    Ok((ended, child.pid.as_raw_nonzero().get().unsigned_abs(), report.read()))
 }
