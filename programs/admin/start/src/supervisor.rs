@@ -186,8 +186,10 @@ impl Supervisor<'_> {
         let bound = bind(&listeners(&planned), &self.bound)?;
         let now = sys::clock::boottime();
         let mut slots = slots(planned);
-        for slot in &mut slots {
-            slot.start(self.root, &self.run, &bound, now)?;
+        let started = slots.iter_mut().try_for_each(|slot| slot.start(self.root, &self.run, &bound, now));
+        if let Err(problem) = started {
+            self.drain(slots, now);
+            return Err(problem);
         }
         self.candidate = Some(Candidate { slots, bound, until: now.saturating_add(READY_DEADLINE) });
         Ok(())
