@@ -168,6 +168,14 @@ impl Instance {
     /// It does not get ready; the log is in the error.
     pub fn start(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        self.start_with_log(log.into())
+    }
+
+    /// As [`Instance::start`], with a log of the test's own, which none of the functions here can read.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub fn start_with_log(&mut self, log: Stdio) -> Result<()> {
         let mut child = self.qmail(&["start"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;

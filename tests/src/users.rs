@@ -31,7 +31,8 @@ impl User {
 impl Drop for User {
     fn drop(&mut self) {
         let mut command = Command::new("userdel");
-        command.arg(&self.0).stdout(Stdio::null()).stderr(Stdio::null());
+        // A worker of the user may be waiting for more work.
+        command.arg("--force").arg(&self.0).stdout(Stdio::null()).stderr(Stdio::null());
         let gone = || command.status().is_ok_and(|status| status.success() || status.code() == Some(6)).then_some(());
         let _ = wait_for("userdel", gone);
     }
