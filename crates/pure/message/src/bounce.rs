@@ -17,7 +17,8 @@ mod report;
 use wire::civil::Civil;
 use wire::{Address, Domain};
 
-use crate::{quote, verp};
+use crate::verp;
+use wire::quote;
 
 pub use report::Failure;
 
@@ -140,7 +141,7 @@ fn header(from: Sender<'_>, to: &Address, now_s: u64, random: u128, boundary: &s
     let date = Civil::from_unix(now_s);
     let Civil { year, month, day, hour, minute, second, .. } = date;
     let mut out = format!("Date: {}\nFrom: ", date.rfc5322()).into_bytes();
-    quote::push_local(from.bounce_from, &mut out);
+    out.extend_from_slice(&quote::local_part(from.bounce_from));
     out.push(b'@');
     out.extend_from_slice(from.bounce_host.as_bytes());
     out.extend_from_slice(b"\nTo: ");

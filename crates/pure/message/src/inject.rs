@@ -19,11 +19,11 @@ use wire::{Address, AddressError};
 pub use addrlist::LINE_LEN_MAX;
 pub use splitter::{HEADER_LEN_MAX, Splitter};
 
-use crate::quote;
 use crate::rfc822::{self, Unparsable};
 use addrlist::rewrite_field;
 use fields::{Known, Seen};
 use qualify::Qualifier;
+use wire::quote;
 
 /// The letters of QMAILINJECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -11,7 +11,6 @@ pub mod crlf;
 pub mod fuzz;
 pub mod header;
 pub mod inject;
-pub mod quote;
 pub mod received;
 pub mod rfc822;
 mod status;

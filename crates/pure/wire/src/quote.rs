@@ -2,7 +2,8 @@
 //!
 //! Inside the system an address is unquoted ([`crate::Address`]). Where it is written for others, the local part becomes an
 //! RFC 5321 §4.1.2 `Quoted-string` when it is no `Dot-string`; the domain is left alone. As little as possible is quoted.
-//! Never looks at the domain and never fails: whoever writes the result into a line sees to CR and LF itself.
+//! Guarantees that the result holds no CR, LF or NUL: each becomes `_`, since no quoted pair may hold one (no address has one either).
+//! Deviation from the classic quote2: a local part in valid UTF-8 is not quoted, since a Dot-string may hold it (RFC 6531 §3.3).
 
 /// Does `local` need quotes: empty, a byte outside of `atext` (RFC 5322 §3.2.3; UTF-8 is `atext`, RFC 6531 §3.3; classic: is not)
 /// and the dot, or a dot where none may stand?
@@ -12,7 +13,7 @@ pub fn is_needed(local: &[u8]) -> bool {
     local.split(|b| *b == b'.').any(|atom| atom.is_empty() || !atom.iter().all(is_atext)) || std::str::from_utf8(local).is_err()
 }
 
-/// `local`, in quotes if it needs them, with `"`, `\`, CR and LF as quoted pairs.
+/// `local`, in quotes if it needs them, with `"` and `\` as quoted pairs.
 #[must_use]
 pub fn local_part(local: &[u8]) -> Vec<u8> {
     if !is_needed(local) {
@@ -21,10 +22,10 @@ pub fn local_part(local: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(local.len().saturating_add(2));
     out.push(b'"');
     for &b in local {
-        if matches!(b, b'"' | b'\\' | b'\r' | b'\n') {
+        if matches!(b, b'"' | b'\\') {
             out.push(b'\\');
         }
-        out.push(b);
+        out.push(in_line(b));
     }
     out.push(b'"');
     out
@@ -39,8 +40,12 @@ pub fn address(address: &[u8]) -> Vec<u8> {
     let at = memchr::memrchr(b'@', address).unwrap_or(address.len());
     let (local, rest) = address.split_at_checked(at).unwrap_or((address, &[]));
     let mut out = local_part(local);
-    out.extend_from_slice(rest);
+    out.extend(rest.iter().copied().map(in_line));
     out
+}
+
+fn in_line(b: u8) -> u8 {
+    if matches!(b, b'\r' | b'\n' | 0) { b'_' } else { b }
 }
 
 #[cfg(test)]
@@ -65,6 +70,10 @@ mod tests {
             (b"\xc3@x", b"\"\xc3\"@x"),
             (b"#@[]", b"#@[]"),
             (b"l-@h-@[]", b"\"l-@h-\"@[]"),
+            (b"<x>@d", b"\"<x>\"@d"),
+            (b"a(b)@d", b"\"a(b)\"@d"),
+            (b"a\nb\0@x\n", b"\"a_b_\"@x_"),
+            (b"tab\there@x", b"\"tab\there\"@x"),
         ] {
             assert_eq!(address(plain), quoted, "{}", plain.escape_ascii());
         }
@@ -75,6 +84,17 @@ mod tests {
         for b in 0..=255u8 {
             let bare = b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b);
             assert_eq!(is_needed(&[b]), !bare, "{b}");
+        }
+    }
+
+    #[test]
+    fn every_byte_stays_inside_its_quotes() {
+        for b in 0..=255u8 {
+            let text = address(&[b'a', b, b'@', b'h']);
+            assert!(!text.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
+            if text.first() == Some(&b'"') {
+                assert!(text.ends_with(b"\"@h"));
+            }
         }
     }
 }

@@ -4,8 +4,8 @@ use wire::civil::Civil;
 use wire::{Address, Domain};
 
 use super::Original;
-use crate::quote;
 use crate::status::{self, Status};
+use wire::quote;
 
 /// Most bytes of one report that are shown (reports are at most this long on their way here, too).
 pub(super) const REPORT_LEN_MAX: usize = 4096;

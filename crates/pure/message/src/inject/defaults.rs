@@ -5,8 +5,8 @@ use wire::civil::Civil;
 use super::addrlist::{LINE_LEN_MAX, rewrite_field};
 use super::fields::Known;
 use super::{InjectError, Work};
-use crate::quote;
 use crate::rfc822::{Kind, Token, unparse};
+use wire::quote;
 
 impl Work<'_> {
     /// The envelope sender: `-f`, Return-Path, or made of user and host.
@@ -83,7 +83,7 @@ impl Work<'_> {
         if let Some(phrase) = phrase {
             tokens.extend([Token::text(Kind::Quote, phrase), Token::special(Kind::Left)]);
         }
-        let kind = if quote::needs_quotes(&options.user) { Kind::Quote } else { Kind::Atom };
+        let kind = if quote::is_needed(&options.user) { Kind::Quote } else { Kind::Atom };
         tokens.push(Token::text(kind, options.user.as_slice()));
         tokens.extend(host_tokens(options.host.as_ref()));
         if phrase.is_some() {
