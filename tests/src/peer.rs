@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a peer hears, and may answer in its own way.
@@ -42,7 +42,7 @@ pub struct Peer {
 
 #[derive(Debug, Default)]
 struct Heard {
-    connections: usize,
+    clients: Vec<IpAddr>,
     commands: Vec<String>,
     letters: Vec<Letter>,
 }
@@ -96,7 +96,13 @@ impl Peer {
 
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.heard().connections
+        self.heard().clients.len()
+    }
+
+    /// Where each connection came from.
+    #[must_use]
+    pub fn clients(&self) -> Vec<IpAddr> {
+        self.heard().clients.clone()
     }
 
     fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
@@ -105,13 +111,14 @@ impl Peer {
 
     /// One connection; any error ends it.
     fn serve(&self, stream: TcpStream, answer: &(dyn Fn(Event<'_>) -> Answer + Send + Sync)) -> Option<()> {
+        let from = stream.peer_addr().ok()?.ip();
         let mut writer = stream.try_clone().ok()?;
         let mut reader = BufReader::new(stream);
         let mut say = |text: &str| match text {
             "" => None,
             text => writer.write_all(format!("{}\r\n", text.replace('|', "\r\n")).as_bytes()).ok(),
         };
-        self.heard().connections += 1;
+        self.heard().clients.push(from);
         say(answer(Event::Connection).unwrap_or("220 peer ESMTP"))?;
         let mut letter = Letter { from: String::new(), to: Vec::new(), body: Vec::new() };
         loop {

@@ -3,9 +3,12 @@
 
 use rustix::process::Signal;
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::process::Command;
+use system_tests::dns::{self, Record};
+use system_tests::instance::feed;
 use system_tests::line::Line;
-use system_tests::{Instance, Peer, Person, facts, tools};
+use system_tests::{Instance, Peer, Person, facts, is_root, skip, tools, wait_for};
 
 const LETTER: &str = "Subject: x\n\nbody\n";
 const RELAY: (&str, &str) = ("relayclients", "127.0.0.0/8\n");
@@ -266,4 +269,142 @@ fn users_assign_exact_names_before_the_longest_wildcard() {
         let expected = cases.iter().filter(|(_, there)| *there == name).map(|(local, _)| format!("{local}@mail.example.test"));
         assert_eq!(arrived, expected.collect(), "{name}");
     }
+}
+
+/// Hands a letter to the queue as a local user does, so that no recipient is refused.
+fn inject(instance: &Instance, letter: &str, to: &str) {
+    let mut inject = Command::new(instance.program("qmail-inject"));
+    inject.env("QMAIL_ROOT", &instance.root).args(["-f", "bob@example.test", to]);
+    let output = feed(&mut inject, letter.as_bytes()).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn bounces_come_from_whom_and_as_long_as_the_files_say() {
+    let control = [("bouncefrom", "bounces\n"), ("bouncehost", "b.example.test\n"), ("bouncemaxbytes", "2000\n")];
+    let instance = Instance::started(&control).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    inject(&instance, LETTER, "nobody@example.test");
+    let bounce = instance.wait_mail("bob@example.test", 1).unwrap().remove(0);
+    for part in ["\nFrom: bounces@b.example.test\n", "Hi. This is the qmail-send program at b.example.test.\n", "\nbody\n"] {
+        assert!(bounce.contains(part), "the bounce lacks `{part}`:\n{bounce}");
+    }
+    inject(&instance, &format!("Subject: long\n\n{}", "body\n".repeat(1000)), "nobody@example.test");
+    let bounces = instance.wait_mail("bob@example.test", 2).unwrap();
+    let long = bounces.iter().find(|bounce| bounce.contains("\nSubject: long\n")).unwrap();
+    assert!(long.contains("\nContent-Type: text/rfc822-headers\n") && !long.contains("\nbody\n"), "{long}");
+}
+
+#[test]
+fn a_password_in_the_clear_is_taken_from_authcleartext_only() {
+    let instance = Instance::started(&[("authcleartext", "10.0.0.0/8\n")]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    let mut pop3 = Line::open(instance.port(110)).unwrap();
+    pop3.line().unwrap();
+    pop3.raw(b"USER bob@example.test\r\n").unwrap();
+    assert!(pop3.line().unwrap().starts_with(b"-ERR "));
+    assert!(instance.pop3("bob@example.test").is_err());
+}
+
+#[test]
+fn who_says_nothing_for_timeoutsmtpd_is_let_go() {
+    let instance = Instance::started(&[("timeoutsmtpd", "1\n"), ("timeoutpop3", "1\n")]).unwrap();
+    let mut smtp = instance.smtp().unwrap();
+    assert!(smtp.reply().unwrap().starts_with("421 4.4.2 "));
+    assert!(smtp.0.is_closed().unwrap());
+    let mut pop3 = Line::open(instance.port(110)).unwrap();
+    pop3.line().unwrap();
+    assert!(pop3.is_closed().unwrap());
+}
+
+#[test]
+fn smtproutes_count_at_once_and_the_closest_one_wins() {
+    let [exact, below, rest] = [(); 3].map(|()| Peer::willing().unwrap());
+    let server = dns::start((Ipv4Addr::LOCALHOST, 0), vec![("mx.below.test", Record::Mx(0, ""))]).unwrap();
+    let routes = format!("{}{}mx.below.test:\n{}", exact.route("exact.test"), below.route(".below.test"), rest.route(""));
+    let instance = Instance::started(&[
+        RELAY,
+        ("smtproutes", &routes),
+        ("resolvers", &format!("{server}\n")),
+        ("outgoingip", "127.0.0.99\n"),
+        ("concurrencyremote", "0\n"),
+    ])
+    .unwrap();
+    send(&instance, ["1@exact.test", "2@EXACT.test", "3@a.below.test", "4@below.test", "5@x.exact.test", "6@mx.below.test"]);
+    instance.must(&["queue", "retry", "--all"]).unwrap();
+    let stats = instance.json(&["queue", "stats"]).unwrap();
+    assert_eq!((&stats["messages"], exact.connections()), (&6.into(), 0), "concurrencyremote 0 holds: {stats}");
+    instance.control("concurrencyremote", "20\n").unwrap();
+    facts::signal(instance.pid(), Signal::HUP);
+    let to = |peer: &Peer| peer.letters().into_iter().flat_map(|letter| letter.to).collect::<BTreeSet<_>>();
+    let set = |list: &[&str]| list.iter().map(|to| format!("<{to}>")).collect::<BTreeSet<_>>();
+    wait_for("mail everywhere", || (to(&rest).len() >= 3 && to(&exact).len() == 2).then_some(())).unwrap();
+    instance.wait_empty().unwrap();
+    assert_eq!(to(&exact), set(&["1@exact.test", "2@EXACT.test"]));
+    assert_eq!(to(&below), set(&["3@a.below.test"]));
+    // The bounce of 6, whose domain takes no mail by its MX, goes the way of all the rest.
+    assert_eq!(to(&rest), set(&["4@below.test", "5@x.exact.test", "a@elsewhere.test"]));
+    assert!(rest.letters().iter().any(|letter| letter.text().contains("(#5.1.10)")));
+    assert!(rest.clients().iter().all(|client| client.to_string() == "127.0.0.99"), "{:?}", rest.clients());
+    instance.control("smtproutes", &rest.route("exact.test")).unwrap();
+    send(&instance, ["7@exact.test"]);
+    instance.wait_empty().unwrap();
+    assert!(to(&rest).contains("<7@exact.test>"));
+}
+
+#[test]
+fn morercpthosts_are_more_rcpthosts() {
+    let mut instance = Instance::new().unwrap();
+    let mut more = wire::cdb::Writer::new();
+    more.add(b"more.test", b"");
+    more.add(b".below.test", b"");
+    std::fs::write(instance.root.join("etc/qmail/control/morercpthosts.cdb"), more.finish().unwrap()).unwrap();
+    instance.start().unwrap();
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("MAIL FROM:<a@b.test>", "250").unwrap();
+    for (to, code) in [("x@More.test", "250"), ("x@a.more.test", "553"), ("x@a.below.test", "250"), ("x@below.test", "553")] {
+        smtp.must(&format!("RCPT TO:<{to}>"), code).unwrap();
+    }
+}
+
+#[test]
+fn virtual_users_may_run_programs_where_vmailprograms_says_so() {
+    let instance = Instance::started(&[("vmailprograms", "other.test\n")]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    send(&instance, ["bob@example.test"]);
+    instance.wait_mail("bob@example.test", 1).unwrap();
+    let home = instance.root.join("var/mail/example.test/bob");
+    std::fs::write(home.join(".qmail"), "./Maildir/\n|cat > by-program\n").unwrap();
+    if is_root() {
+        tools::must(Command::new("chown").arg("--reference").arg(home.join("Maildir")).arg(home.join(".qmail"))).unwrap();
+    }
+    send(&instance, ["bob@example.test"]);
+    instance.wait_log("deferral: programs_and_absolute_paths_are_not_for_this_domain;").unwrap();
+    assert!(!home.join("by-program").exists());
+    assert_eq!(instance.wait_mail("bob@example.test", 1).unwrap().len(), 1, "nothing of the file is done");
+    instance.control("vmailprograms", "example.test\n").unwrap();
+    facts::signal(instance.pid(), Signal::HUP);
+    wait_for("an empty queue", || {
+        instance.must(&["queue", "retry", "--all"]).ok()?;
+        (instance.json(&["queue", "stats"]).ok()?["messages"] == 0).then_some(())
+    })
+    .unwrap();
+    instance.wait_mail("bob@example.test", 2).unwrap();
+    assert!(std::fs::read_to_string(home.join("by-program")).unwrap().ends_with(LETTER));
+}
+
+#[test]
+fn users_below_uidmin_have_no_mailbox() {
+    if !is_root() {
+        return skip("users_below_uidmin_have_no_mailbox", "only root delivers to users of passwd");
+    }
+    let mut instance = Instance::new().unwrap();
+    let person = Person::new(&instance).unwrap();
+    instance.control("uidmin", "4000000000\n").unwrap();
+    instance.start().unwrap();
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("MAIL FROM:<a@b.test>", "250").unwrap();
+    smtp.must(&format!("RCPT TO:<{}@mail.example.test>", person.name), "550 5.1.1").unwrap();
+    smtp.must("RCPT TO:<root@mail.example.test>", "250").unwrap();
+    smtp.must("RCPT TO:<daemon@mail.example.test>", "550 5.1.1").unwrap();
 }
