@@ -46,6 +46,16 @@ pub fn enter(confinement: &Confinement, root: &Path, extra: &[(PathBuf, Access)]
     enter_layers(confinement, root, extra, Layers::ALL)
 }
 
+/// Confines this process by its row of the table.
+///
+/// # Errors
+/// As [`enter`]; also when the table has nothing for a process of this name: none goes on unconfined by mistake.
+pub fn enter_as(process: &str, root: &Path, extra: &[(PathBuf, Access)]) -> io::Result<Entered> {
+    let confinement = table::process(process).and_then(|row| row.confinement);
+    let confinement = confinement.ok_or_else(|| io::Error::other(format!("the process table confines no {process}")))?;
+    enter(&confinement, root, extra)
+}
+
 /// As [`enter`], for tests that show each layer alone.
 ///
 /// # Errors

@@ -55,6 +55,15 @@ impl Ids {
         }
     }
 
+    /// The uid of a role. `root` is 0, or the caller when nothing runs as root.
+    #[must_use]
+    pub fn uid_of(&self, role: &str) -> Option<u32> {
+        match self {
+            Self::Table(_) if role == "root" => Some(0),
+            ids => ids.get(role).map(|id| id.uid),
+        }
+    }
+
     /// Does this uid belong to a service role? Such a uid is never the target of a delivery. Every role but the targets
     /// counts, known to this version or not. When not root, no uid is a service role's: the caller is the only target.
     #[must_use]

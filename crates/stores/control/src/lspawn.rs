@@ -1,9 +1,7 @@
 //! The values of qmail-lspawn, and who it finds in users/assign.
 
-use std::path::Path;
-
+use users::HostSet;
 use users::assign::{self, Assign, Entry, LookupError};
-use users::{HostSet, VirtualDomains};
 
 use crate::{ControlError, Root, Watched, read};
 
@@ -78,16 +76,6 @@ impl Assignments {
             LookupError::Malformed => ControlError::new(&self.cdb, format!("holds a malformed record; {ADVICE}")),
         }
     }
-}
-
-/// users/domains, followed as it changes; it counts only while it is root's alone.
-#[must_use]
-pub fn watch_domains(root: &Root) -> Watched<VirtualDomains> {
-    watch_domains_file(&root.domains_file())
-}
-
-fn watch_domains_file(path: &Path) -> Watched<VirtualDomains> {
-    Watched::owned(path.to_owned(), |text| VirtualDomains::parse(text.unwrap_or_default()).map_err(|error| error.to_string()))
 }
 
 #[cfg(test)]

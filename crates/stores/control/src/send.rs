@@ -1,8 +1,6 @@
 //! What qmail-send reads.
 
-use std::sync::Arc;
-
-use users::{Routing, VirtualDomains};
+use users::Routing;
 use wire::{Address, Domain};
 
 use crate::{ControlError, Root, Routes, Watched, read};
@@ -88,14 +86,6 @@ fn wrong(root: &Root, name: &str, value: &[u8], error: &wire::AddressError) -> C
 #[must_use]
 pub fn watched_routes(root: &Root) -> Watched<Routes> {
     Watched::new(root.control_file("smtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
-}
-
-/// `users/domains` as it is now; another `Arc` each time it has been read again.
-#[must_use]
-pub fn watched_domains(root: &Root) -> Watched<Arc<VirtualDomains>> {
-    let parse =
-        |text: Option<&[u8]>| VirtualDomains::parse(text.unwrap_or_default()).map(Arc::new).map_err(|error| error.to_string());
-    Watched::owned(root.domains_file(), parse)
 }
 
 #[cfg(test)]

@@ -1,18 +1,29 @@
 //! A value that follows its file: read again whenever the file is another one or has changed.
 //!
 //! Each use costs one stat(2). A change is seen by device, inode, times in nanoseconds, size, owner and mode; a file changed
-//! less than [`SETTLE`] before it was read is read again the next time, since a second change within one clock tick of the
+//! less than 50 ms before it was read is read again the next time, since a second change within one clock tick of the
 //! file system would leave the times as they are.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::{ControlError, read};
+use users::VirtualDomains;
+
+use crate::{ControlError, Root, read};
 
 /// Longer than a tick of any file system clock in use (10 ms at HZ = 100).
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// `users/domains` as it is now, while it is root's alone; another `Arc` each time it has been read again.
+#[must_use]
+pub fn domains(root: &Root) -> Watched<Arc<VirtualDomains>> {
+    let parse =
+        |text: Option<&[u8]>| VirtualDomains::parse(text.unwrap_or_default()).map(Arc::new).map_err(|error| error.to_string());
+    Watched::owned(root.domains_file(), parse)
+}
 
 /// What identifies one state of a file; `None` is "does not exist".
 type Stamp = Option<[i128; 8]>;
@@ -110,7 +121,6 @@ fn is_settled(metadata: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn watched(path: &std::path::Path) -> (Watched<Vec<u8>>, Arc<AtomicUsize>) {

@@ -15,7 +15,7 @@ use ipc::auth::{Answer, Directory as Verdict, Request, Target};
 use ipc::lspawn::Existence;
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
-use sandbox::{Role, Socket};
+use sandbox::Socket;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -188,7 +188,7 @@ impl Server {
         match sys::seqpacket::accept(listener.as_fd()) {
             Ok(connection) => {
                 let uid = connection.peer().map(|peer| peer.uid);
-                let rights = uid.ok().and_then(|uid| Rights::of(socket, uid, |role| uid_of(&self.ids, role)));
+                let rights = uid.ok().and_then(|uid| Rights::of(socket, uid, |role| self.ids.uid_of(role.name())));
                 if let Some(rights) = rights {
                     self.add_client(connection, rights);
                 }
@@ -457,15 +457,6 @@ pub(crate) enum Place {
     NotMine,
     /// Ours, but never a mailbox.
     Nobody,
-}
-
-/// The uid of a role; root's is 0, or the caller's when nothing runs as root.
-fn uid_of(ids: &Ids, role: Role) -> Option<u32> {
-    match (role, ids) {
-        (Role::Root, Ids::Table(_)) => Some(0),
-        (Role::Root, Ids::Caller(id)) => Some(id.uid),
-        (role, ids) => ids.get(role.name()).map(|id| id.uid),
-    }
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

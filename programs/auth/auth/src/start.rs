@@ -72,9 +72,7 @@ fn prepare(root: Root, run: OwnedFd, listeners: Listeners) -> io::Result<Server>
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let path = root.lib().join(DATABASE);
     let accounts = Accounts::open(&path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-    if let Some(confinement) = sandbox::process("qmail-auth").and_then(|row| row.confinement) {
-        sandbox::enter(&confinement, root.path(), &[])?;
-    }
+    sandbox::enter_as("qmail-auth", root.path(), &[])?;
     // SIGHUP asks to reread; every file is followed anyway, so it only must not end the process.
     sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
     accounts::password::warm().map_err(io::Error::other)?;

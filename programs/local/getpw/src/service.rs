@@ -67,9 +67,7 @@ pub fn serve(root: &Root) -> Result<(), String> {
     let lifeline = inherited.one("lifeline").map_err(text)?;
     let listener = inherited.one(&format!("serve:{}", Socket::Getpw.name())).map_err(text)?;
     let signals = Signals::new(&[Signal::HUP, Signal::TERM, Signal::INT]).map_err(text)?;
-    let confinement = sandbox::process("qmail-getpw").and_then(|process| process.confinement);
-    let confinement = confinement.ok_or("the process table has no row for qmail-getpw")?;
-    sandbox::enter(&confinement, root.path(), &[]).map_err(|error| format!("cannot confine itself: {error}"))?;
+    sandbox::enter_as("qmail-getpw", root.path(), &[]).map_err(|error| format!("cannot confine itself: {error}"))?;
     let mut service = Service::start(ids, alias, Nss).map_err(text)?;
     inherited.ready().map_err(text)?;
     service.run(&listener, &lifeline, &signals)
@@ -149,10 +147,7 @@ impl Service {
 
     fn accept(&mut self, listener: &OwnedFd) {
         while let Ok(client) = sys::seqpacket::accept(listener.as_fd()) {
-            let uid_of = |role: Role| match (role, &self.ids) {
-                (Role::Root, Ids::Table(_)) => Some(0),
-                _ => self.ids.get(role.name()).map(|id| id.uid),
-            };
+            let uid_of = |role: Role| self.ids.uid_of(role.name());
             let may = client.peer().is_ok_and(|peer| sandbox::may_call(Socket::Getpw, peer.uid, uid_of));
             if may && self.clients.len() < CLIENTS_MAX {
                 self.last = self.last.wrapping_add(1);

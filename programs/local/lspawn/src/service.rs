@@ -6,9 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use control::lspawn::{Assignments, Lspawn, watch_domains};
+use control::lspawn::{Assignments, Lspawn};
 use control::{Ids, Root, VirtualDomains, Watched};
 use ipc::DATAGRAM_LEN_MAX;
 use rustix::process::Signal;
@@ -49,7 +50,7 @@ pub struct Service {
     pub(crate) values: Lspawn,
     pub(crate) rules: Rules,
     pub(crate) assignments: Assignments,
-    pub(crate) domains: Watched<VirtualDomains>,
+    pub(crate) domains: Watched<Arc<VirtualDomains>>,
     pub(crate) programs: Programs,
     pub(crate) run_dir: OwnedFd,
     pub(crate) events: Events,
@@ -78,7 +79,7 @@ impl Service {
         let rules = Rules { uid, ids, uid_min: values.uid_min, alias_home: root.alias() };
         Ok(Self {
             assignments: Assignments::new(&root),
-            domains: watch_domains(&root),
+            domains: control::watched::domains(&root),
             programs: Programs::new(&root, as_caller),
             events: Events::new().map_err(|error| error.to_string())?,
             run_dir,

@@ -77,7 +77,7 @@ impl Clients {
     /// Takes a new connection, or refuses it with a text for its owner.
     pub(crate) fn admit(&mut self, door: Socket, socket: Seqpacket, now: Duration) -> Result<u64, (Seqpacket, &'static str)> {
         let Ok(peer) = socket.peer() else { return Err((socket, "4.3.0 cannot tell who you are")) };
-        if !may_call(door, peer.uid, |role| self.uid_of(role)) {
+        if !may_call(door, peer.uid, |role| self.ids.uid_of(role.name())) {
             return Err((socket, "5.7.1 you may not call this"));
         }
         if !self.has_room(door, peer.uid) {
@@ -93,13 +93,6 @@ impl Clients {
         self.next = self.next.wrapping_add(1);
         self.all.insert(number, Client { socket, kind, heard: now, paused: false });
         Ok(number)
-    }
-
-    fn uid_of(&self, role: Role) -> Option<u32> {
-        match (&self.ids, role) {
-            (Ids::Table(_), Role::Root) => Some(0),
-            (ids, role) => ids.get(role.name()).map(|id| id.uid),
-        }
     }
 
     fn has_room(&self, door: Socket, uid: u32) -> bool {

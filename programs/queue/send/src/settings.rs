@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use control::send::{Limits, Send, watched_domains, watched_routes};
+use control::send::{Limits, Send, watched_routes};
 use control::{ControlError, Root, Route, Routes, Watched};
 use users::{Routing, VirtualDomains};
 use wire::{Address, Domain};
@@ -28,7 +28,7 @@ impl Settings {
         let mut settings = Self {
             send: Send::read(root)?,
             routes: watched_routes(root),
-            domains: watched_domains(root),
+            domains: control::watched::domains(root),
             domains_used: None,
             complaint: None,
             root: root.clone(),

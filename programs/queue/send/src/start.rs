@@ -52,9 +52,7 @@ fn start() -> Result<(), String> {
     let spool_dir = rustix::fs::open(root.spool(), flags, Mode::empty());
     let spool_dir = spool_dir.map_err(|errno| format!("{}: {errno}", root.spool().display()))?;
     let signals = Signals::new(&[Signal::HUP, Signal::ALARM, Signal::TERM, Signal::INT]).map_err(text)?;
-    if let Some(confinement) = sandbox::process("qmail-send").and_then(|process| process.confinement.as_ref()) {
-        sandbox::enter(confinement, root.path(), &[]).map_err(text)?;
-    }
+    sandbox::enter_as("qmail-send", root.path(), &[]).map_err(text)?;
     let (spool, living) = spool::Spool::open(spool_dir, spool::Options::default()).map_err(|error| error.to_string())?;
     let identity = Identity { uid: rustix::process::geteuid().as_raw(), pid: std::process::id() };
     let engine = Engine::new(spool, living, settings, identity, now());

@@ -121,7 +121,7 @@ fn is_client(fd: BorrowedFd<'_>) -> bool {
 /// Would the server of this socket listen to this process? Without etc/qmail/ids the socket itself will show.
 fn may_call(root: &Root, socket: Socket) -> bool {
     let uid = rustix::process::geteuid().as_raw();
-    root.ids().map_or(true, |ids| sandbox::may_call(socket, uid, |role| ids.get(role.name()).map(|id| id.uid)))
+    root.ids().map_or(true, |ids| sandbox::may_call(socket, uid, |role| ids.uid_of(role.name())))
 }
 
 struct Talk {

@@ -70,9 +70,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             .into_iter()
             .map(|(name, fd)| Ok((name.starts_with("smtp:"), service::tcp_listener(fd)?)))
             .collect::<io::Result<Vec<_>>>()?;
-        if let Some(confinement) = sandbox::process(NAME).and_then(|process| process.confinement) {
-            sandbox::enter(&confinement, root.path(), &[])?;
-        }
+        sandbox::enter_as(NAME, root.path(), &[])?;
         let end = end_of_service(lifeline, signals)?;
         inherited.ready()?;
         serve_until(Rc::new(gate), listeners, end).await;

@@ -13,7 +13,7 @@ use ipc::Message as _;
 use ipc::job::Job;
 use ipc_async::{Client, Listener, Packets, service};
 use rustix::process::Signal;
-use sandbox::{Role, Socket};
+use sandbox::Socket;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
 use tokio::sync::{Notify, Semaphore};
@@ -60,18 +60,16 @@ fn start(root: &Root) -> io::Result<()> {
     let mut inherited = Inherited::take()?;
     let (lifeline, listener, run) = (inherited.one("lifeline")?, inherited.one("serve:remote")?, inherited.one("run")?);
     let signals = Signals::new(&[Signal::TERM])?;
-    if let Some(confinement) = sandbox::process("qmail-remote").and_then(|process| process.confinement) {
-        sandbox::enter(&confinement, root.path(), &[])?;
-    }
+    sandbox::enter_as("qmail-remote", root.path(), &[])?;
     service::run(async move {
         let courier = Rc::new(courier(control, interfaces, run));
         let listener = Listener::new(listener)?;
         let jobs = Jobs::default();
         inherited.ready()?;
-        let uid_of = |role: Role| ids.get(role.name()).map(|id| id.uid);
+        let callers = |uid| sandbox::may_call(Socket::Remote, uid, |role| ids.uid_of(role.name()));
         tokio::select! {
             end = service::end(lifeline, &signals) => end?,
-            end = serve(&listener, &courier, &jobs, |uid| sandbox::may_call(Socket::Remote, uid, uid_of)) => end?,
+            end = serve(&listener, &courier, &jobs, callers) => end?,
         }
         courier.pool.close();
         // Whoever is not done by then is in flight when the process ends: qmail-send tries those again.

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use control::{Ids, Root};
+use control::Root;
 use ipc::Message;
 use ipc::resolve::{Answer, Request};
 use ipc_async::{Listener, Packets, service};
 use rustix::process::Signal;
-use sandbox::{Role, Socket};
+use sandbox::Socket;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
 use tokio::sync::Semaphore;
@@ -47,23 +47,16 @@ fn start(root: &Root) -> io::Result<()> {
     service::run(async {
         // The resolver reads resolv.conf, so it is made before the files are out of reach; it has no thread of its own.
         let dns = Rc::new(Dns::new(&control.resolvers).map_err(other)?);
-        if let Some(confinement) = sandbox::process("qmail-resolve").and_then(|process| process.confinement) {
-            sandbox::enter(&confinement, root.path(), &[])?;
-        }
+        sandbox::enter_as("qmail-resolve", root.path(), &[])?;
         let listener = Listener::new(listener)?;
         inherited.ready()?;
-        let callers = move |uid| may_call(&ids, uid);
+        let callers = move |uid| sandbox::may_call(Socket::Resolve, uid, |role| ids.uid_of(role.name()));
         tokio::select! {
             end = service::end(lifeline, &signals) => end,
             end = serve(&listener, &dns, callers) => end,
         }
         // Requests under way are dropped: their askers see the end of the connection and ask the next process.
     })
-}
-
-fn may_call(ids: &Ids, uid: u32) -> bool {
-    let uid_of = |role: Role| ids.get(role.name()).map(|id| id.uid);
-    sandbox::may_call(Socket::Resolve, uid, uid_of)
 }
 
 /// Serves connections for ever; `callers` says which uids may ask.

@@ -98,8 +98,7 @@ fn home_directory(home: &Path) -> io::Result<OwnedFd> {
 }
 
 fn confine(maildir: PathBuf) -> io::Result<()> {
-    let Some(confinement) = sandbox::process("qmail-pop3d").and_then(|row| row.confinement) else { return Ok(()) };
-    sandbox::enter(&confinement, Path::new("/"), &[(maildir, Access::ReadWrite)]).map(drop)
+    sandbox::enter_as("qmail-pop3d", Path::new("/"), &[(maildir, Access::ReadWrite)]).map(drop)
 }
 
 /// The client's input, with an end to patience.

@@ -59,9 +59,7 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
         log("warning: this release has no TLS; listeners of pop3s are not served");
     }
     let run = inherited.one("run")?;
-    if let Some(confinement) = sandbox::process("qmail-popup").and_then(|row| row.confinement) {
-        sandbox::enter(&confinement, root.path(), &[])?;
-    }
+    sandbox::enter_as("qmail-popup", root.path(), &[])?;
     let service = Service { config, listeners, run: Rc::new(run) };
     // The listening sockets are open: who connects from now on is served.
     inherited.ready()?;
