@@ -289,6 +289,18 @@ impl Instance {
         wait_for("an empty queue", empty).with_context(|| self.log())
     }
 
+    /// Tries everything now, again and again, until the queue is empty.
+    ///
+    /// # Errors
+    /// It does not get empty; the log is in the error.
+    pub fn retry_until_empty(&self) -> Result<()> {
+        let empty = || {
+            self.must(&["queue", "retry", "--all"]).ok()?;
+            (self.json(&["queue", "stats"]).ok()?["messages"] == 0).then_some(())
+        };
+        wait_for("an empty queue", empty).with_context(|| self.log())
+    }
+
     /// The Maildir of a virtual user.
     #[must_use]
     pub fn maildir(&self, address: &str) -> PathBuf {

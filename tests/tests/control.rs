@@ -384,11 +384,7 @@ fn virtual_users_may_run_programs_where_vmailprograms_says_so() {
     assert_eq!(instance.wait_mail("bob@example.test", 1).unwrap().len(), 1, "nothing of the file is done");
     instance.control("vmailprograms", "example.test\n").unwrap();
     facts::signal(instance.pid(), Signal::HUP);
-    wait_for("an empty queue", || {
-        instance.must(&["queue", "retry", "--all"]).ok()?;
-        (instance.json(&["queue", "stats"]).ok()?["messages"] == 0).then_some(())
-    })
-    .unwrap();
+    instance.retry_until_empty().unwrap();
     instance.wait_mail("bob@example.test", 2).unwrap();
     assert!(std::fs::read_to_string(home.join("by-program")).unwrap().ends_with(LETTER));
 }

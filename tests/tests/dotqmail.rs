@@ -1,10 +1,11 @@
 //! `.qmail` files of a system user and of alias, from SMTP to what they make happen.
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 use system_tests::instance::feed;
-use system_tests::{Instance, Person, wait_for};
+use system_tests::{Instance, Person, is_root, tools, wait_for};
 
 const LETTER: &str = "Subject: x\n\nFrom here\nbody\n";
 const BOB: &str = "bob@example.test";
@@ -105,11 +106,7 @@ fn exit_codes_stop_bounce_or_defer() {
     instance.wait_log("deferral: Aack,_child_crashed._(#4.3.0)/").unwrap();
     assert_eq!(instance.wait_mail(BOB, 2).unwrap().len(), 2, "a forward is not sent when a line fails");
     person.write("now", "").unwrap();
-    wait_for("an empty queue", || {
-        instance.must(&["queue", "retry", "--all"]).ok()?;
-        (instance.json(&["queue", "stats"]).ok()?["messages"] == 0).then_some(())
-    })
-    .unwrap();
+    instance.retry_until_empty().unwrap();
     instance.wait_mail(BOB, 3).unwrap();
     assert_eq!(person.letters("Maildir").len(), 3);
 }
@@ -243,4 +240,77 @@ fn alias_has_the_names_that_nobody_else_has() {
     alias(".qmail-default", "&bob@example.test\n");
     instance.smtp().unwrap().send("a@b.test", &["anything@mail.example.test"], LETTER).unwrap();
     instance.wait_mail(BOB, 3).unwrap();
+}
+
+/// Gives a file to the owner of another one.
+fn give(path: &Path, like: &Path) {
+    if is_root() {
+        tools::must(Command::new("chown").args(["--no-dereference", "--reference"]).arg(like).arg(path)).unwrap();
+    }
+}
+
+#[test]
+fn a_virtual_user_reaches_nothing_but_his_own_home() {
+    let mut instance = Instance::new().unwrap();
+    instance.start().unwrap();
+    instance.virtual_domain("example.test", &["bob", "carol"]).unwrap();
+    for to in [BOB, "carol@example.test"] {
+        instance.smtp().unwrap().send("a@b.test", &[to], LETTER).unwrap();
+        instance.wait_mail(to, 1).unwrap();
+    }
+    let home = instance.maildir(BOB).parent().unwrap().to_owned();
+    let carol = instance.maildir("carol@example.test");
+    let count = |what: &str| instance.log().matches(what).count();
+    let deferred = |what: &str| {
+        let (deferrals, successes) = (count(": deferral: "), count(": success: "));
+        instance.smtp().unwrap().send("a@b.test", &[BOB], LETTER).unwrap();
+        wait_for("a deferral", || (count(": deferral: ") > deferrals).then_some(())).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(count(": success: "), successes, "{what}");
+        assert_eq!(instance.wait_mail("carol@example.test", 1).unwrap().len(), 1, "{what}");
+    };
+    let file = home.join(".qmail");
+    for line in ["./../carol/Maildir/", "./link/", "./../carol/mbox", "./inside/../../carol/Maildir/", "./mboxlink"] {
+        std::fs::write(&file, format!("{line}\n")).unwrap();
+        give(&file, &home);
+        if !home.join("link").exists() {
+            symlink(&carol, home.join("link")).unwrap();
+            symlink(carol.join("stolen"), home.join("mboxlink")).unwrap();
+            std::fs::create_dir(home.join("inside")).unwrap();
+            ["link", "mboxlink", "inside"].iter().for_each(|name| give(&home.join(name), &home));
+        }
+        deferred(line);
+    }
+    for name in ["stolen", "../mbox"] {
+        assert!(!carol.join(name).exists(), "{name}");
+    }
+    // Neither by a Maildir that is a link, nor a .qmail that is one.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::rename(home.join("Maildir"), home.join("Maildir.away")).unwrap();
+    symlink(&carol, home.join("Maildir")).unwrap();
+    give(&home.join("Maildir"), &home);
+    deferred("a Maildir that is a link");
+    std::fs::remove_file(home.join("Maildir")).unwrap();
+    std::fs::rename(home.join("Maildir.away"), home.join("Maildir")).unwrap();
+    instance.retry_until_empty().unwrap();
+    assert!(instance.wait_mail(BOB, 7).unwrap().iter().all(|letter| letter.ends_with(LETTER)));
+}
+
+#[test]
+fn a_list_file_may_forward_only() {
+    let (instance, person) = world();
+    let forwards =
+        [("-plus", "+list\n&bob@example.test\n|touch never\n", 0o644), ("-xbit", "&bob@example.test\n./Maildir/\n", 0o744)];
+    for (number, (ext, text, mode)) in forwards.into_iter().enumerate() {
+        let name = format!(".qmail{ext}");
+        person.write(&name, text).unwrap();
+        std::fs::set_permissions(person.home.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        send(&instance, &person, ext);
+        let deferred = |line: &str| line.contains(": deferral: ") && line.contains("(#4.7.0)");
+        wait_for("a deferral", || (instance.log().lines().filter(|line| deferred(line)).count() > number).then_some(())).unwrap();
+        assert_eq!(instance.wait_mail(BOB, number).unwrap().len(), number, "nothing of the file is done");
+        person.write(&format!(".qmail{ext}"), "+list\n&bob@example.test\n").unwrap();
+        instance.retry_until_empty().unwrap();
+    }
+    instance.wait_mail(BOB, 2).unwrap();
+    assert_eq!((person.read("never"), person.letters("Maildir").len()), (None, 0));
 }

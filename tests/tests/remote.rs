@@ -30,15 +30,6 @@ fn wait_letters(peer: &Peer, count: usize) -> Vec<Letter> {
     wait_for(&format!("{count} letters at the peer"), || Some(peer.letters()).filter(|all| all.len() == count)).unwrap()
 }
 
-/// Tries everything now until the queue is empty.
-fn retry_until_empty(instance: &Instance) {
-    wait_for("an empty queue", || {
-        instance.must(&["queue", "retry", "--all"]).ok()?;
-        (instance.json(&["queue", "stats"]).ok()?["messages"] == 0).then_some(())
-    })
-    .unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
-}
-
 /// The only bounce that bob has; the parts that every one has are looked at here.
 fn bounce(instance: &Instance) -> String {
     let bounce = instance.wait_mail(BOB, 1).unwrap().remove(0);
@@ -97,7 +88,7 @@ fn a_recipient_who_is_put_off_is_tried_again_and_no_other() {
         (stats["deferred"] == 1).then_some(stats)
     });
     assert_eq!(stats.unwrap()["messages"], 1);
-    retry_until_empty(&instance);
+    instance.retry_until_empty().unwrap();
     let to: Vec<String> = peer.letters().into_iter().flat_map(|letter| letter.to).collect();
     assert_eq!(to, ["<now@elsewhere.test>", "<later@elsewhere.test>"]);
 }
@@ -152,7 +143,7 @@ fn a_connection_that_ends_after_the_final_dot_is_a_possible_duplicate() {
     let instance = instance(&[("smtproutes", &peer.route("elsewhere.test"))]);
     send(&instance, &["x@elsewhere.test"]);
     instance.wait_log("deferral: Connected_to_127.0.0.1_but_connection_died._Possible_duplicate!_(#4.4.2)/").unwrap();
-    retry_until_empty(&instance);
+    instance.retry_until_empty().unwrap();
     wait_letters(&peer, 1);
 }
 
@@ -163,7 +154,7 @@ fn a_host_that_refuses_connections_gets_the_letter_when_it_is_back() {
     send(&instance, &["x@elsewhere.test"]);
     instance.wait_log("deferral: Sorry,_I_wasn't_able_to_establish_an_SMTP_connection._(#4.4.1)/").unwrap();
     let peer = Peer::start(&address.to_string(), |_| None).unwrap();
-    retry_until_empty(&instance);
+    instance.retry_until_empty().unwrap();
     wait_letters(&peer, 1);
 }
 
@@ -177,7 +168,7 @@ fn a_message_out_of_time_is_tried_once_more_and_bounces() {
     let instance = instance(&[("smtproutes", &peer.route("elsewhere.test")), ("queuelifetime", "0\n")]);
     send(&instance, &["x@elsewhere.test"]);
     wait_for("the first attempt", || (peer.connections() > 0).then_some(())).unwrap();
-    retry_until_empty(&instance);
+    instance.retry_until_empty().unwrap();
     let bounce = bounce(&instance);
     for part in [
         "Remote host said: 450 4.2.0 never today\n",
@@ -330,7 +321,7 @@ fn while_the_resolver_is_dead_mail_waits() {
     instance.wait_log("deferral: CNAME_lookup_failed_temporarily._(#4.4.3)/").unwrap();
     assert_eq!(instance.json(&["queue", "stats"]).unwrap()["messages"], 1);
     dns::start((Ipv4Addr::LOCALHOST, port), vec![("null.test", Record::Mx(0, ""))]).unwrap();
-    retry_until_empty(&instance);
+    instance.retry_until_empty().unwrap();
     assert!(bounce(&instance).contains("(#5.1.10)"));
 }
 
