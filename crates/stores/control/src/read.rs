@@ -61,7 +61,7 @@ pub fn file(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
 /// root: or to the caller) and nobody else may write it. `None` if it does not exist.
 ///
 /// # Errors
-/// As [`file`], or it belongs to somebody else or is writable by others; temporary.
+/// As [`file()`], or it belongs to somebody else or is writable by others; temporary.
 pub fn owned_file(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
     let Some((file, metadata)) = open(path)? else { return Ok(None) };
     check_owner(path, &metadata)?;
