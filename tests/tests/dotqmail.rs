@@ -258,6 +258,7 @@ fn a_virtual_user_reaches_nothing_but_his_own_home() {
         instance.smtp().unwrap().send("a@b.test", &[to], LETTER).unwrap();
         instance.wait_mail(to, 1).unwrap();
     }
+    instance.wait_empty().unwrap();
     let home = instance.maildir(BOB).parent().unwrap().to_owned();
     let carol = instance.maildir("carol@example.test");
     let count = |what: &str| instance.log().matches(what).count();
