@@ -24,7 +24,7 @@ const fn aim(scenario: &'static str, figure: &'static str, bound: Bound) -> Aim 
     Aim { scenario, figure, bound }
 }
 
-const AIMS: [Aim; 17] = [
+const AIMS: [Aim; 32] = [
     aim("S1", "per_s", Bound::AtLeast(4.0, Row::Postfix)),
     aim("S1", "per_s", Bound::AtLeast(3.0, Row::PostfixNoFlowDelay)),
     aim("S1", "per_s", Bound::AtLeast(0.7, Row::DiskFiles)),
@@ -42,6 +42,21 @@ const AIMS: [Aim; 17] = [
     aim("idle", "pss_mib", Bound::Under(20.0)),
     aim("sessions", "share", Bound::Over(0.9)),
     aim("sessions", "pss_mib", Bound::Under(200.0)),
+    aim("million", "not_due_cold_ready_s", Bound::Under(10.0)),
+    aim("million", "not_due_killed_send_s", Bound::Under(10.0)),
+    aim("million", "not_due_killed_cold_ready_s", Bound::Under(10.0)),
+    aim("million", "due_cold_ready_s", Bound::Under(10.0)),
+    aim("million", "due_killed_send_s", Bound::Under(10.0)),
+    aim("million", "due_killed_cold_ready_s", Bound::Under(10.0)),
+    aim("million", "peak_mib", Bound::Under(700.0)),
+    aim("million", "not_due_delivered_p50_times", Bound::Under(1.2)),
+    aim("million", "not_due_delivered_p99_times", Bound::Under(2.0)),
+    aim("million", "due_dead_relay_delivered_p50_times", Bound::Under(1.2)),
+    aim("million", "due_dead_relay_delivered_p99_times", Bound::Under(2.0)),
+    aim("million", "due_dead_sites_delivered_p50_times", Bound::Under(1.2)),
+    aim("million", "due_dead_sites_delivered_p99_times", Bound::Under(2.0)),
+    aim("million", "due_sink_delivered_p50_times", Bound::Under(1.2)),
+    aim("million", "due_sink_delivered_p99_times", Bound::Under(2.0)),
 ];
 
 /// One aim and what came of it.

@@ -475,7 +475,7 @@ impl Session {
 }
 
 /// About `size_bytes` of lines, none of which starts with a dot.
-fn body(size_bytes: usize) -> Vec<u8> {
+pub(crate) fn body(size_bytes: usize) -> Vec<u8> {
     TEXT.iter().copied().cycle().take(size_bytes.div_ceil(TEXT.len()).saturating_mul(TEXT.len())).collect()
 }
 

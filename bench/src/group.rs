@@ -5,6 +5,7 @@
 
 use crate::syncs::Syncs;
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -67,6 +68,23 @@ impl Group {
         text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
     }
 
+    /// The process of that name.
+    pub(crate) fn process(&self, name: &str) -> Option<i32> {
+        let named = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+        self.pids().into_iter().find(named)
+    }
+
+    /// Kills all its processes without a warning.
+    pub(crate) fn kill(&self) {
+        let until = Instant::now() + END_WAIT;
+        while !self.pids().is_empty() && Instant::now() < until {
+            for pid in self.pids().into_iter().filter_map(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// CPU seconds used since the group was made.
     ///
     /// # Errors
@@ -92,11 +110,7 @@ impl Group {
 
     /// Proportional memory: a page that n processes share counts 1/n for each.
     pub(crate) fn pss(&self) -> Memory {
-        self.memory(|pid| {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-            let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-            line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
-        })
+        self.memory(pss_bytes)
     }
 
     fn memory(&self, of: impl Fn(i32) -> Option<u64>) -> Memory {
@@ -111,7 +125,6 @@ impl Group {
 
     /// Waits until all processes have ended by themselves; asks them after a while, then kills.
     pub(crate) fn end(&self) {
-        use rustix::process::{Pid, Signal, kill_process};
         for signal in [None, Some(Signal::TERM), Some(Signal::KILL)] {
             if let Some(signal) = signal {
                 for pid in self.pids().into_iter().filter_map(Pid::from_raw) {
@@ -127,6 +140,23 @@ impl Group {
             }
         }
     }
+}
+
+/// The most that a process ever had resident.
+pub(crate) fn peak_bytes(pid: i32) -> Option<u64> {
+    kib_line(pid, "status", "VmHWM:")
+}
+
+/// Proportional memory of one process.
+pub(crate) fn pss_bytes(pid: i32) -> Option<u64> {
+    kib_line(pid, "smaps_rollup", "Pss:")
+}
+
+/// A line of a file in /proc that gives kibibytes.
+fn kib_line(pid: i32, file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 impl Drop for Group {

@@ -7,15 +7,18 @@
 
 mod aims;
 mod arguments;
+mod backlog;
 mod disk;
 mod dns;
 mod figures;
 mod generator;
 mod group;
 mod idle_sessions;
+mod letters;
 mod machine;
 mod mailboxes;
 mod meter;
+mod million;
 mod pop3;
 mod report;
 mod responder;
@@ -99,7 +102,7 @@ impl Bench<'_> {
         println!("\n{}: {}", scenario.name, scenario.about);
         let rows: Vec<Row> = scenario.rows.iter().copied().filter(|row| self.arguments.wants(*row)).collect();
         let mut results = Results { scenario, rows: rows.into_iter().map(|row| (row, Vec::new())).collect() };
-        for round in 1..=self.arguments.rounds {
+        for round in 1..=scenario.rounds(self.arguments.rounds) {
             for (row, rounds) in &mut results.rows {
                 match self.once(scenario, *row, round) {
                     Ok(figures) => {

@@ -45,7 +45,8 @@ impl Mailboxes {
         Ok(())
     }
 
-    fn new_dirs(&self) -> impl Iterator<Item = PathBuf> {
+    /// Where mail arrives, in the order of the users.
+    pub(crate) fn new_dirs(&self) -> impl Iterator<Item = PathBuf> {
         self.0.iter().map(|maildir| maildir.join("new"))
     }
 
@@ -93,7 +94,7 @@ impl Mailboxes {
 }
 
 /// A private directory for the owner of another.
-fn make(dir: &Path, of: &Path) -> Result<()> {
+pub(crate) fn make(dir: &Path, of: &Path) -> Result<()> {
     let owner = of.metadata().with_context(|| of.display().to_string())?;
     DirBuilder::new().mode(0o700).create(dir)?;
     Ok(chown(dir, Some(owner.uid()), Some(owner.gid()))?)

@@ -19,8 +19,23 @@ impl Results {
         Summary::of(&rounds.iter().filter_map(|round| round.get(figure)).collect::<Vec<_>>())
     }
 
+    /// A scenario of one row is told line by line, a figure each.
+    fn list(&self) -> String {
+        let mut lines = vec![vec![String::new()]];
+        lines[0].extend(self.rows.iter().map(|(row, rounds)| format!("{} (n={})", row.title(), rounds.len())));
+        for column in self.scenario.columns {
+            let mut line = vec![column.replace('_', " ")];
+            line.extend(self.rows.iter().map(|(row, _)| self.summary(*row, column).map_or_else(|| "n/a".into(), show)));
+            lines.push(line);
+        }
+        format!("\n### {}: {}\n\n{}", self.scenario.name, self.scenario.about, markdown(&lines))
+    }
+
     /// A Markdown table: a line for each row, medians with ranges, and how often the first row's throughput each reaches.
     pub(crate) fn table(&self) -> String {
+        if self.scenario.rows.len() == 1 {
+            return self.list();
+        }
         let first = self.scenario.columns.first().copied().unwrap_or_default();
         let mut lines = vec![vec![String::new()]];
         for (n, column) in self.scenario.columns.iter().enumerate() {

@@ -6,6 +6,7 @@ use crate::generator::{self, Load, Sent, message_id, user_name};
 use crate::group::Memory;
 use crate::idle_sessions::IdleSessions;
 use crate::meter::{self, Used};
+use crate::million;
 use crate::pop3;
 use crate::responder::Responder;
 use crate::server::{LOCAL, Mode, REMOTE, SINK};
@@ -21,7 +22,7 @@ use std::time::{Duration, SystemTime};
 const LIMIT: Duration = Duration::from_secs(300);
 const NOTHING: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 2599);
 const CLIENTS: usize = 20;
-const MIB: f64 = 1024.0 * 1024.0;
+pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 
 /// One table.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ enum Kind {
     Idle,
     /// S2 with and without many sessions that do nothing.
     Sessions { sessions: usize, messages: usize },
+    /// [`million`].
+    Million,
 }
 
 const SERVED: &[&str] = &[
@@ -78,7 +81,7 @@ const LARGE: &[&str] = &[
 const SERVERS: &[Row] = &[Row::Qmail, Row::Postfix, Row::Exim, Row::Nothing];
 
 /// All, in the order in which they run.
-pub(crate) const SCENARIOS: [Scenario; 10] = [
+pub(crate) const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "S1",
         about: "4 KiB messages to 100 local users, 20 connections, one message a connection; messages/s until the last is in new/",
@@ -158,7 +161,22 @@ pub(crate) const SCENARIOS: [Scenario; 10] = [
         columns: &["per_s", "per_s_without", "share", "pss_mib", "rss_mib", "p99_ms", "lost", "duplicate", "other_cpu_%"],
         kind: Kind::Sessions { sessions: 5000, messages: 5000 },
     },
+    Scenario {
+        name: "million",
+        about: "1,000,000 deferred messages over 100,000 domains: restarts, memory, and 4 KiB letters to local users, 100 a second, beside them",
+        rows: &[Row::Qmail],
+        columns: million::COLUMNS,
+        kind: Kind::Million,
+    },
 ];
+
+impl Scenario {
+    /// How often it is run, where so many rounds are wished.
+    pub(crate) fn rounds(&self, wished: usize) -> usize {
+        // It compares within itself, and takes long.
+        if matches!(self.kind, Kind::Million) { 1 } else { wished }
+    }
+}
 
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
@@ -168,7 +186,7 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    fn of(self, full: usize) -> usize {
+    pub(crate) fn of(self, full: usize) -> usize {
         if self.quick { full.div_ceil(20).max(10) } else { full }
     }
 
@@ -215,6 +233,7 @@ fn served(kind: Kind, target: &mut Target<'_>, stage: &Stage, mut load: Load, si
         Kind::Relay { .. } | Kind::List { .. } => relay(target, stage, &load),
         Kind::Accept { .. } => accept(target, stage, &load),
         Kind::Idle => idle(target, stage, &load, size),
+        Kind::Million => million::run(stage, &target.group, size),
         Kind::Sessions { sessions, .. } => with_sessions(target, stage, &load, size.of(sessions)),
     }
 }
@@ -253,6 +272,7 @@ fn load(kind: Kind, size: Size, run: &str) -> Load {
             }
         }
         Kind::Idle => Load { messages: size.of(1000), ..small },
+        Kind::Million => small,
         Kind::Sessions { messages, .. } => Load { messages: size.of(messages), per_connection: 100, ..small },
     }
 }

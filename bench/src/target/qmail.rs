@@ -1,5 +1,6 @@
 //! This project, as root with separate users, with its defaults but for the limits that the scenarios need.
 
+use crate::backlog;
 use crate::generator::user_name;
 use crate::group::Group;
 use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, RECIPIENTS_MAX, SINK, Server};
@@ -34,9 +35,7 @@ impl Server for Qmail {
     }
 
     fn start(&mut self, stage: &Stage, group: &Group, mode: Mode) -> Result<()> {
-        if !root(stage).exists() {
-            self.set_up(stage, group)?;
-        }
+        self.prepare(stage, group)?;
         self.run(stage, group, mode)
     }
 
@@ -65,12 +64,40 @@ fn qmail(stage: &Stage) -> Command {
     command
 }
 
+/// The directory of the queue.
+pub(crate) fn spool(stage: &Stage) -> PathBuf {
+    root(stage).join("var/spool/qmail")
+}
+
+/// Writes a control file.
+///
+/// # Errors
+/// The disk's.
+pub(crate) fn set_control(stage: &Stage, name: &str, text: &str) -> Result<()> {
+    Ok(std::fs::write(root(stage).join("etc/qmail/control").join(name), format!("{text}\n"))?)
+}
+
 impl Qmail {
+    /// Makes the instance, if there is none yet; it does not run afterwards.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn prepare(&mut self, stage: &Stage, group: &Group) -> Result<()> {
+        if root(stage).exists() { Ok(()) } else { self.set_up(stage, group) }
+    }
+
+    /// Everything in the queue is due now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub(crate) fn retry_all(&self, stage: &Stage) -> Result<()> {
+        must(qmail(stage).args(["queue", "retry", "--all"])).map(drop)
+    }
+
     /// A new instance with its virtual users.
     fn set_up(&mut self, stage: &Stage, group: &Group) -> Result<()> {
         std::fs::create_dir(root(stage))?;
         must(qmail(stage).args(["setup", "--me", ME, "--base-port", &BASE_PORT.to_string()]))?;
-        let control = root(stage).join("etc/qmail/control");
         for (name, text) in [
             ("locals", LOCAL.to_owned()),
             ("rcpthosts", LOCAL.to_owned()),
@@ -80,7 +107,7 @@ impl Qmail {
             ("maxrcpt", RECIPIENTS_MAX.to_string()),
             ("smtproutes", format!(":{SINK}")),
         ] {
-            std::fs::write(control.join(name), format!("{text}\n"))?;
+            set_control(stage, name, &text)?;
         }
         self.run(stage, group, Mode::Deliver)?;
         must(qmail(stage).args(["domain", "add", VIRTUAL]))?;
@@ -102,11 +129,15 @@ impl Qmail {
                 std::fs::write(&file, "0\n")?;
             }
         }
-        let spool = root(stage).join("var/spool/qmail");
-        for entry in std::fs::read_dir(&spool)? {
-            let path = entry?.path();
-            if path.is_dir() { std::fs::remove_dir_all(&path)? } else { std::fs::remove_file(&path)? }
-        }
+        backlog::empty(&spool(stage))?;
+        self.start_with_queue(stage, group)
+    }
+
+    /// Starts it with the queue that is there; returns when it is ready.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start_with_queue(&mut self, stage: &Stage, group: &Group) -> Result<()> {
         let log = std::fs::File::create(stage.work.join("qmail.log"))?;
         let mut command = group.command(&stage.syncs, stage.programs.join("qmail"));
         command.arg("--root").arg(root(stage)).arg("start");
