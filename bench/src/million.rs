@@ -9,7 +9,6 @@
 
 use crate::backlog::{self, Backlog};
 use crate::figures::Figures;
-use crate::generator::user_name;
 use crate::group::{self, Group};
 use crate::letters::{Correspondent, Times};
 use crate::mailboxes::Mailboxes;
@@ -157,7 +156,7 @@ impl Million<'_> {
         self.fill(false)?;
         self.cold_start("not_due_cold_ready_s", "not_due_cold_first_letter_s")?;
         self.all_there()?;
-        let mut times = self.block()?;
+        let mut times = self.block("not due")?;
         self.at_rest()?;
         self.kill_send("not_due_killed_send_s")?;
         self.kill_all();
@@ -165,7 +164,7 @@ impl Million<'_> {
         self.stop();
         self.empty_between()?;
         self.start()?;
-        times.extend(&self.block()?);
+        times.extend(&self.block("not due")?);
         self.all_there()?;
         self.stop();
         self.empty_between()?;
@@ -176,31 +175,31 @@ impl Million<'_> {
     fn due(&mut self) -> Result<(Times, Times, Times)> {
         self.fill(true)?;
         self.cold_start("due_cold_ready_s", "due_cold_first_letter_s")?;
-        let mut dead = self.block()?;
+        let mut dead = self.block("due, dead relay")?;
         self.kill_send("due_killed_send_s")?;
         self.kill_all();
         self.cold_start("due_killed_cold_ready_s", "due_killed_cold_first_letter_s")?;
-        dead.extend(&self.block()?);
+        dead.extend(&self.block("due, dead relay")?);
         self.all_there()?;
         self.stop();
         self.empty_between()?;
         // No route: each domain's own hosts are looked for.
         qmail::set_control(self.stage, "smtproutes", "")?;
-        let sites = self.all_due()?;
+        let sites = self.all_due("due, dead sites")?;
         self.all_there()?;
         self.stop();
         self.empty_between()?;
-        let sink = self.into_the_sink()?;
+        let sink = self.drain_to_sink()?;
         self.stop();
         self.empty_between()?;
         Ok((dead, sites, sink))
     }
 
-    fn into_the_sink(&mut self) -> Result<Times> {
+    fn drain_to_sink(&mut self) -> Result<Times> {
         let sink = Responder::start(SINK, false)?;
         qmail::set_control(self.stage, "smtproutes", &format!(":{SINK}"))?;
         let begin = Instant::now();
-        let times = self.all_due()?;
+        let times = self.all_due("due, sink")?;
         let drained = self.count.saturating_sub(self.queued()?);
         self.figures.set("due_sink_drained_per_s", drained as f64 / begin.elapsed().as_secs_f64());
         drop(sink);
@@ -208,12 +207,12 @@ impl Million<'_> {
     }
 
     /// Starts, makes everything due whatever its time says, and times letters at once.
-    fn all_due(&mut self) -> Result<Times> {
+    fn all_due(&mut self, name: &str) -> Result<Times> {
         self.start()?;
         self.qmail.retry_all(self.stage)?;
-        let mut times = self.block()?;
+        let mut times = self.block(name)?;
         self.qmail.retry_all(self.stage)?;
-        times.extend(&self.block()?);
+        times.extend(&self.block(name)?);
         Ok(times)
     }
 
@@ -257,7 +256,7 @@ impl Million<'_> {
 
     fn empty_block(&mut self) -> Result<()> {
         self.start()?;
-        let times = self.block()?;
+        let times = self.block("empty")?;
         self.empty.extend(&times);
         self.stop();
         Ok(())
@@ -330,13 +329,13 @@ impl Million<'_> {
     }
 
     /// Times letters; the first ones of each user do not count.
-    fn block(&mut self) -> Result<Times> {
+    fn block(&mut self, name: &str) -> Result<Times> {
         let mailboxes = self.mailboxes()?;
         let mut correspondent = Correspondent::new(self.qmail.address(), &mailboxes)?;
         correspondent.letters(LETTERS_BEFORE, Duration::ZERO)?;
         let times = correspondent.letters(self.letters, LETTER_EVERY)?;
         let show = |q| percentile(&times.delivered_ms, q).unwrap_or_default();
-        println!("    {} letters to {}: p50 {:.2} ms, p99 {:.2} ms", self.letters, user_name(USERS), show(0.5), show(0.99));
+        println!("    {name}: {} letters, p50 {:.2} ms, p99 {:.2} ms", self.letters, show(0.5), show(0.99));
         Ok(times)
     }
 
