@@ -68,7 +68,13 @@ impl Engine {
     pub(crate) fn start(shared: Arc<Shared>) -> io::Result<Self> {
         let (ready, is_spare) = match prepare::next(&shared) {
             Ok(ready) => (ready, false),
-            Err(_) => (prepare::take_spare(&shared)?, true),
+            Err(why) => match prepare::take_spare(&shared) {
+                // What stops the start is what stopped the next segment, not that the spare is used up.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && why == Refusal::Full => {
+                    return Err(rustix::io::Errno::NOSPC.into());
+                }
+                spare => (spare?, true),
+            },
         };
         if is_spare {
             shared.set_health(Health::Full);
