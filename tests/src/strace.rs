@@ -4,6 +4,7 @@
 use crate::{Instance, facts, tools, wait_for};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,21 +18,26 @@ pub struct Strace {
 }
 
 impl Strace {
-    /// Attaches to a process with all its threads.
+    /// Attaches to processes with all their threads.
     ///
     /// # Errors
     /// Not root, no strace, or no such process.
-    pub fn attach(pid: u32, args: &[&str], out: &Path) -> Result<Self> {
+    pub fn attach(pids: &[u32], args: &[&str], out: &Path) -> Result<Self> {
         let strace = program()?;
         let mut command = Command::new(strace);
-        command.args(["-f", "-y", "-s", "256", "-o"]).arg(out).args(args).args(["-p", &pid.to_string()]);
+        command.args(["-f", "-y", "-s", "256", "-o"]).arg(out).args(args);
+        for pid in pids {
+            command.args(["-p", &pid.to_string()]);
+        }
         let mut child = command.stderr(Stdio::piped()).spawn()?;
         let mut said = BufReader::new(child.stderr.take().context("stderr")?);
-        let mut line = String::new();
-        said.read_line(&mut line)?;
         let strace = Self { child, out: out.to_owned() };
-        if !line.contains("attached") {
-            bail!("{command:?}: {line}");
+        for _ in pids {
+            let mut line = String::new();
+            said.read_line(&mut line)?;
+            if !line.contains("attached") {
+                bail!("{command:?}: {line}");
+            }
         }
         // It goes on talking about threads that come and go.
         std::thread::spawn(move || said.lines().map_while(Result::ok).for_each(drop));
@@ -138,4 +144,65 @@ fn program() -> Result<PathBuf> {
 
 fn program_path() -> Result<String> {
     Ok(program()?.display().to_string())
+}
+
+/// A system call as strace shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub name: String,
+    /// Arguments and result.
+    pub text: String,
+    /// Lines at which it began and ended: of two calls of different threads, one that ended before the other began was earlier.
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Call {
+    /// Did it end with an error?
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.text.contains(") = -1 ")
+    }
+}
+
+/// The calls in what strace has shown of several threads, by their beginnings; those whose end it has not seen are left out.
+#[must_use]
+pub fn calls(shown: &str) -> Vec<Call> {
+    let mut begun: HashMap<&str, (usize, &str)> = HashMap::new();
+    let mut calls = Vec::new();
+    for (at, line) in shown.lines().enumerate() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        if let Some(front) = rest.strip_suffix(" <unfinished ...>") {
+            begun.insert(thread, (at, front));
+        } else if let Some((_, back)) = rest.strip_prefix("<... ").and_then(|rest| rest.split_once(" resumed>")) {
+            let Some((start, front)) = begun.remove(thread) else { continue };
+            calls.extend(call(&format!("{front}{back}"), start, at));
+        } else {
+            calls.extend(call(rest, at, at));
+        }
+    }
+    calls.sort_by_key(|call| call.start);
+    calls
+}
+
+fn call(line: &str, start: usize, end: usize) -> Option<Call> {
+    let (name, text) = line.split_once('(')?;
+    let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_name.then(|| Call { name: name.to_owned(), text: text.to_owned(), start, end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_threads_are_put_together() {
+        let shown = "7  fsync(3</a> <unfinished ...>\n8  write(1, \"x\", 1)   = 1\n7  <... fsync resumed>)   = 0\n8  +++ exited with 0 +++\n\
+                     7  pwritev(3</a>, [{iov_base=\"(\"}], 1, 0) = -1 EIO (Input/output error) (INJECTED)\n9  <... poll resumed>) = 0\n";
+        let all = calls(shown);
+        let expect = [("fsync", 0, 2, false), ("write", 1, 1, false), ("pwritev", 4, 4, true)];
+        assert_eq!(all.iter().map(|c| (c.name.as_str(), c.start, c.end, c.failed())).collect::<Vec<_>>(), expect);
+        assert_eq!(all[0].text, "3</a>)   = 0");
+    }
 }

@@ -127,7 +127,7 @@ fn each_sync_is_needed_without_it_a_power_cut_loses_mail() {
         let process = facts::descendants(instance.pid()).into_iter().find(|p| p.name == left_out.process).unwrap();
         let (trace, inject) = (format!("trace={}", left_out.call), format!("inject={}:retval=0", left_out.call));
         let out = instance.dir().join("shown");
-        let strace = Strace::attach(process.pid, &["-e", &trace, "-e", &inject], &out).unwrap();
+        let strace = Strace::attach(&[process.pid], &["-e", &trace, "-e", &inject], &out).unwrap();
         for user in USERS.iter().cycle().take(12) {
             ledger.insist(instance.port(25), &[user], left_out.length).unwrap();
         }
