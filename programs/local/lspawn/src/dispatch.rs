@@ -36,7 +36,7 @@ impl Service {
             Choice::Use(worker) => worker,
             choice => {
                 if let Choice::Replace(idle) = choice {
-                    self.retire(idle);
+                    self.retire(idle, sys::clock::boottime());
                 }
                 let started = self.programs.start_worker(&target);
                 let Some(worker) = self.keep(id, started, false) else { return true };
@@ -208,11 +208,11 @@ impl Service {
     }
 
     /// An idle worker is told to go by the end of its connection.
-    fn retire(&mut self, id: u64) {
+    fn retire(&mut self, id: u64, now: Duration) {
         self.pool.ended(id);
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.socket = None;
-            worker.kill_at = Some(sys::clock::boottime().saturating_add(EXIT_MAX));
+            worker.kill_at = Some(now.saturating_add(EXIT_MAX));
         }
     }
 
@@ -227,7 +227,7 @@ impl Service {
             }
         }
         for id in self.pool.stale(now) {
-            self.retire(id);
+            self.retire(id, now);
         }
         for worker in self.workers.values_mut().filter(|worker| worker.kill_at.is_some_and(|at| now >= at)) {
             worker.kill_at = None;
