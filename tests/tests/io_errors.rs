@@ -94,7 +94,9 @@ fn inject_into(name: &str, calls: &[&str]) -> Tally {
                 let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when={when}"));
                 let out = instance.dir().join("shown");
                 let strace = Strace::attach(&pids(&instance, name), &["-e", &trace, "-e", &inject], &out).unwrap();
-                traffic(&instance, &ledger);
+                // A new segment is made only when none can be used again.
+                let rounds = if *call == "fallocate" { 8 } else { 1 };
+                (0..rounds).for_each(|_| traffic(&instance, &ledger));
                 let hits = strace.detach().unwrap().matches("(INJECTED)").count();
                 let audit = recovers(&mut instance, &ledger, logged, &case, &mut tally);
                 let stopped = instance.log()[logged..].contains(STOPPED);
