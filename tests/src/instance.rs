@@ -241,6 +241,18 @@ impl Instance {
         Ok(())
     }
 
+    /// Empties the spool of a system that does not run and has no message, so that the next start makes every segment anew.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn wipe_spool(&self) -> Result<()> {
+        for entry in std::fs::read_dir(self.root.join("var/spool/qmail"))? {
+            let path = entry?.path();
+            if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+        }
+        Ok(())
+    }
+
     /// SIGKILL for every process; returns when all have ended.
     ///
     /// # Errors
