@@ -44,6 +44,14 @@ pub struct Slot {
     lane: Lane,
 }
 
+impl Slot {
+    /// Whose slot it is.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+}
+
 /// A waiting unit's place in the order.
 type Tag = (u64, u64);
 
@@ -253,12 +261,26 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     /// The next transaction, if a slot is free and an open site has work.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Option<Pick<R>> {
+        let retries_first = self.turn.checked_rem(RETRY_TURN) == Some(RETRY_TURN.saturating_sub(1));
+        self.next_of(if retries_first { &[Lane::Retry, Lane::Fresh] } else { &LANES })
+    }
+
+    /// The same, of mail that was never tried; retries keep their turn for later.
+    pub fn next_fresh(&mut self) -> Option<Pick<R>> {
+        self.next_of(&[Lane::Fresh])
+    }
+
+    /// Could a retry start, if it were its turn?
+    #[must_use]
+    pub fn has_retry(&self) -> bool {
+        self.in_flight() < self.limit && self.may_pick(Lane::Retry)
+    }
+
+    fn next_of(&mut self, order: &[Lane]) -> Option<Pick<R>> {
         if self.in_flight() >= self.limit {
             return None;
         }
-        let retries_first = self.turn.checked_rem(RETRY_TURN) == Some(RETRY_TURN.saturating_sub(1));
-        let order = if retries_first { [Lane::Retry, Lane::Fresh] } else { LANES };
-        let lane = order.into_iter().find(|lane| self.may_pick(*lane))?;
+        let lane = order.iter().copied().find(|lane| self.may_pick(*lane))?;
         let (tag, at) = *self.open.get(index(lane))?.first()?;
         self.turn = self.turn.wrapping_add(1);
         self.close(at);

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`retry`] | qmail's quadratic schedule, queuelifetime |
 //! | [`backlog`] | every message of the queue, at rest or active; fits a million |
+//! | [`pace`] | how fast retries start while new mail comes in |
 //! | [`site`] | how many transactions a site takes now, and whether it is left alone for a while |
 //! | [`fair`] | the recipients that may be tried now, and which of them is next |
 #![forbid(unsafe_code)]
@@ -16,11 +17,13 @@ pub mod backlog;
 pub mod fair;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod pace;
 pub mod retry;
 pub mod site;
 
 pub use backlog::Backlog;
 pub use fair::{Fair, Pick};
+pub use pace::Pace;
 pub use retry::Channel;
 pub use site::Feedback;
 

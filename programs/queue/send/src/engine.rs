@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::job;
-use schedule::{Backlog, Channel, Fair, Lane};
+use schedule::{Backlog, Channel, Fair, Lane, Pace};
 use spool::{Completion, Envelope, Health, Living, Log as Spool, MessageId, ReadFailure};
 use wire::{Address, Domain};
 
@@ -152,6 +152,9 @@ pub struct Engine<S> {
     kept: Rc<Cell<usize>>,
     local: Fair<(), ()>,
     remote: Fair<Site, Rc<Route>>,
+    /// How fast retries are read, and how fast they are started.
+    reading: Pace,
+    starting: Pace,
     /// Messages that wait for a site (or local delivery: the empty one) which has more than enough to do.
     parked: HashMap<Site, VecDeque<(u64, Lane)>>,
     jobs: HashMap<u64, delivery::Job>,
@@ -198,6 +201,8 @@ impl<S: Spool> Engine<S> {
             backlog.set_pending(message.id.0, message.pending);
         }
         let limits = settings.limits();
+        let processors = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+        let pace = Pace::new(schedule::pace::RETRIES_PER_S.saturating_mul(processors));
         let mut engine = Self {
             log: Log::default(),
             out: Vec::new(),
@@ -212,6 +217,8 @@ impl<S: Spool> Engine<S> {
             kept: Rc::default(),
             local: Fair::new(limits.local, false),
             remote: Fair::new(limits.remote, true),
+            reading: pace.clone(),
+            starting: pace,
             parked: HashMap::new(),
             jobs: HashMap::new(),
             tickets: HashMap::new(),
@@ -350,8 +357,16 @@ impl<S: Spool> Engine<S> {
         }
         let room = self.reads < READS_MAX && self.has_room(Lane::Retry);
         let due = self.backlog.next_due_s().filter(|_| room).map(|due_s| Duration::from_secs(due_s.saturating_sub(self.now.s)));
+        let due = due.map(|due| due.max(self.reading.wait(self.now.boot)));
+        let held_back = Some(self.starting.wait(self.now.boot)).filter(|wait| !wait.is_zero() && self.has_retry());
         let asked = self.routes.is_waiting().then_some(Duration::from_secs(1));
-        due.into_iter().chain(asked).min()
+        due.into_iter().chain(held_back).chain(asked).min()
+    }
+
+    /// Is there a retry that only the pace holds back?
+    fn has_retry(&self) -> bool {
+        let waits = |channel, has| self.up.get(at(channel)).copied().unwrap_or(false) && has;
+        waits(Channel::Local, self.local.has_retry()) || waits(Channel::Remote, self.remote.has_retry())
     }
 
     /// The spool, for side files and its wake-up.

@@ -15,6 +15,8 @@ impl<S: Spool> Engine<S> {
         let Submitted { sender, recipients, flags, body, bytes, held } = message;
         let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags };
         self.accepting = self.accepting.saturating_add(1);
+        self.reading.new_mail(self.now.boot);
+        self.starting.new_mail(self.now.boot);
         let kept = match &body {
             Body::Inline(bytes) => KeptBody::new(bytes, &self.kept),
             Body::Side(_) => None,

@@ -54,7 +54,7 @@ impl<S: Spool> Engine<S> {
             let Some(id) = self.backlog.take_fresh() else { break };
             self.read(id, Lane::Fresh, false);
         }
-        while self.reads < READS_MAX && self.has_room(Lane::Retry) {
+        while self.reads < READS_MAX && self.has_room(Lane::Retry) && self.reading.may(self.now.boot) {
             if let Some(id) = self.backlog.take_hurried() {
                 self.read(id, Lane::Retry, true);
             } else if let Some(id) = self.backlog.take_due(self.now.s) {
@@ -62,6 +62,7 @@ impl<S: Spool> Engine<S> {
             } else {
                 break;
             }
+            self.reading.take(self.now.boot);
         }
     }
 

@@ -11,7 +11,7 @@ use ipc::job::{self, Job as JobMessage, Outcome};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use message::verp;
 use schedule::fair::{Slot, Work};
-use schedule::{Channel, Feedback};
+use schedule::{Channel, Feedback, Lane};
 use spool::{Change, Log as Spool, ReadFailure};
 use wire::Address;
 
@@ -51,15 +51,23 @@ impl<S: Spool> Engine<S> {
     /// Fills the free slots of the channels whose worker is there.
     pub(super) fn start_deliveries(&mut self) {
         while self.up(Channel::Local)
-            && let Some(pick) = self.local.next()
+            && let Some(pick) = if self.starting.may(self.now.boot) { self.local.next() } else { self.local.next_fresh() }
         {
+            self.note_start(pick.slot.lane());
             self.start(Channel::Local, pick.message, pick.recipients, pick.slot, None);
         }
         while self.up(Channel::Remote)
-            && let Some(mut pick) = self.remote.next()
+            && let Some(mut pick) = if self.starting.may(self.now.boot) { self.remote.next() } else { self.remote.next_fresh() }
         {
+            self.note_start(pick.slot.lane());
             self.fit(&mut pick);
             self.start(Channel::Remote, pick.message, pick.recipients, pick.slot, Some(pick.route));
+        }
+    }
+
+    fn note_start(&mut self, lane: Lane) {
+        if lane == Lane::Retry {
+            self.starting.take(self.now.boot);
         }
     }
 

@@ -380,3 +380,27 @@ proptest! {
         prop_assert_eq!(rig.engine.kept.get(), 0);
     }
 }
+
+#[test]
+fn a_backlog_that_is_due_gives_way_while_new_mail_comes_in() {
+    let mut rig = Rig::new(&[("concurrencyremote", "500\n")]);
+    let later = |_: &Address| (Verdict::Deferral, "Later. (#4.2.0)\n");
+    let clients: Vec<u64> = (0..400).map(|n| rig.submit("s@x.example", &[&format!("r@d{n}.example")])).collect();
+    while !rig.jobs.is_empty() {
+        rig.answer(0, later);
+    }
+    assert_eq!((clients.len(), rig.engine.backlog.resting()), (400, 400));
+    let pace = u64::from(schedule::pace::RETRIES_PER_S) * std::thread::available_parallelism().unwrap().get() as u64;
+    // Due, and a new letter in the same moment: it goes at once, and of the others a few.
+    let now = rig.engine.now;
+    rig.engine.set_now(Now { s: now.s + 400, boot: now.boot + Duration::from_secs(400) });
+    rig.submit("s@x.example", &["new@other.example"]);
+    let retries = rig.jobs.len() as u64 - 1;
+    assert!(rig.jobs.iter().any(|(_, job)| of(job).2 == [a("new@other.example")]));
+    assert!((1..=pace / 20 + 1).contains(&retries) && retries < 400, "{retries}");
+    let wait = rig.engine.wait().unwrap();
+    assert!(wait > Duration::ZERO && wait < Duration::from_millis(100), "{wait:?}");
+    // Without more of it they have everything a second later.
+    rig.pass(1);
+    assert_eq!(rig.jobs.len(), 401);
+}
