@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "try" => trial::run(&rest),
         "test" => skipped::test(),
-        "fuzz" => ci::fuzz(rest.first().map_or("10", String::as_str)),
+        "fuzz" => ci::fuzz(rest.first().map_or("10", String::as_str), None),
         "bench" => bench::run(&rest),
         "layers" => layers::check(),
         "docs" => docs::check(),

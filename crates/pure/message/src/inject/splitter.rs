@@ -65,7 +65,7 @@ impl Splitter {
             || is_field(&self.line)
             || (self.line.len() <= NAME_LEN_MAX
                 && !self.line.contains(&b':')
-                && name.all(|b| matches!(b, b' ' | b'\t' | 33..=126)))
+                && name.all(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\x0c' | 33..=126)))
     }
 
     fn end_line(&mut self, is_whole: bool) {
