@@ -65,8 +65,20 @@ impl Stage {
 
     /// Homes of the system users.
     pub(crate) fn homes(&self) -> PathBuf {
-        self.work.join("home")
+        homes(&self.work)
     }
+}
+
+fn homes(work: &Path) -> PathBuf {
+    named_apart(work, "home")
+}
+
+/// A directory of `work` whose name no other run has. The work directory has the T attribute (chattr(1)): ext4 puts each directory
+/// in it into a block group that is found from its name, so files that a peer or an earlier run removed lie elsewhere, and what is
+/// made here does not pay for them (see [`crate::mailboxes`]).
+pub(crate) fn named_apart(work: &Path, name: &str) -> PathBuf {
+    let run = work.extension().unwrap_or_default().to_string_lossy();
+    work.join(format!("{name}.{run}"))
 }
 
 /// A command that is ended when it takes too long.
@@ -149,7 +161,7 @@ fn write_etc(etc: &Path, work: &Path) -> Result<()> {
     symlink(work.join("postfix/etc"), etc.join("postfix"))?;
     symlink(work.join("exim/etc"), etc.join("exim4"))?;
     for (k, uid) in names.users.iter().enumerate() {
-        let home = work.join("home").join(user_name(k));
+        let home = homes(work).join(user_name(k));
         std::fs::create_dir_all(&home)?;
         chown(&home, Some(*uid), Some(names.mail_group))?;
     }
@@ -182,7 +194,7 @@ impl Names {
         }
         for k in 0..USERS {
             let uid = next();
-            names.passwd.push_str(&line(&user_name(k), uid, mail_group, &work.join("home").join(user_name(k))));
+            names.passwd.push_str(&line(&user_name(k), uid, mail_group, &homes(work).join(user_name(k))));
             names.users.push(uid);
         }
         names.passwd = add_unknown(&names.passwd, passwd);

@@ -4,7 +4,7 @@ use crate::backlog;
 use crate::generator::user_name;
 use crate::group::Group;
 use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, RECIPIENTS_MAX, SINK, Server};
-use crate::stage::{ME, Stage, USERS, bounded, must};
+use crate::stage::{ME, Stage, USERS, bounded, must, named_apart};
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{BufRead, BufReader, Write};
@@ -55,7 +55,7 @@ impl Server for Qmail {
 }
 
 pub(crate) fn root(stage: &Stage) -> PathBuf {
-    stage.work.join("qmail")
+    named_apart(&stage.work, "qmail")
 }
 
 fn qmail(stage: &Stage) -> Command {

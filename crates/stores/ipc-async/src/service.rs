@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
 
 /// Resolves when the lifeline ends: qmail-start is gone or wants this process to drain.
 ///
@@ -43,11 +44,12 @@ pub fn tcp_listener(fd: OwnedFd) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Runs a service on the current thread: a runtime with I/O and time, and a `LocalSet` for its tasks.
+/// Runs a service on the current thread: a runtime with I/O and time whose tasks stay here. (A `LocalSet` in an ordinary runtime
+/// would do as well, but each time one task woke another it would also wake the runtime, by a write to itself.)
 ///
 /// # Errors
 /// The runtime cannot be made, or what `service` says.
 pub fn run<F: Future<Output = io::Result<()>>>(service: F) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, service)
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
+    runtime.block_on(service)
 }

@@ -129,6 +129,10 @@ pub fn deliver(host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
 /// Holds a descriptor per letter, so a batch is a handful, not hundreds.
 pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Error>> {
     let written: Vec<_> = batch.iter().map(|delivery| write_tmp(host, delivery)).collect();
+    if batch.len() > 1 {
+        // The disk works on all of them while the first is waited for. For one alone this would only be a call more.
+        written.iter().flatten().for_each(|written| written.file.start_writeback());
+    }
     let named: Vec<_> = batch
         .iter()
         .zip(written)
@@ -172,7 +176,6 @@ fn write_tmp(host: &[u8], delivery: &Delivery<'_>) -> Result<Written, Error> {
             Stopped::Take(e) => Error::Write(e),
         });
     }
-    written.file.start_writeback();
     Ok(written)
 }
 

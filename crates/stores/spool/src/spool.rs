@@ -252,12 +252,24 @@ struct CommitQueue {
 struct Waiting {
     ops: VecDeque<Op>,
     closed: bool,
+    /// The commit thread sleeps. (One that is at work looks here before it sleeps: waking it would only cost.)
+    idle: bool,
 }
 
 impl CommitQueue {
     fn push(&self, op: Op) {
         self.push_quietly(op);
-        self.changed.notify_one();
+        self.wake();
+    }
+
+    /// Wakes the commit thread if there is something for it to do.
+    fn wake(&self) {
+        let waiting = lock(&self.waiting);
+        let wanted = waiting.idle && !waiting.ops.is_empty();
+        drop(waiting);
+        if wanted {
+            self.changed.notify_one();
+        }
     }
 
     /// Without waking the commit thread; when it is at work it takes this along all the same.
@@ -278,11 +290,15 @@ impl CommitQueue {
         let mut waiting = lock(&self.waiting);
         while waiting.ops.is_empty() && !waiting.closed {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return (Vec::new(), false);
+            }
+            waiting.idle = true;
             waiting = match left {
-                Some(Duration::ZERO) => return (Vec::new(), false),
                 Some(left) => self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
             };
+            waiting.idle = false;
         }
         let closed = waiting.closed && waiting.ops.is_empty();
         let mut bytes = 0;
@@ -393,7 +409,7 @@ impl Log for Spool {
 
     fn flush(&mut self) {
         self.holding = false;
-        self.queue.changed.notify_one();
+        self.queue.wake();
     }
 
     fn accept(&mut self, envelope: Envelope, body: Body, ticket: u64) {

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 use sys::spawn::{Ended, Spawn};
@@ -104,9 +104,11 @@ impl Running {
         fds.extend([&self.log, &self.ready].into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
     }
 
-    /// Reads what it logged and whether it is ready; answers how it ended if it has. Bounded work; call it whenever poll woke up.
-    pub fn look(&mut self, log: &Log) -> Option<Ended> {
-        if let Some(ready) = &self.ready {
+    /// Reads what it logged and whether it is ready; answers how it ended if it has. Looks only at the descriptors
+    /// that poll found ready, `stirred`. Bounded work; call it whenever poll woke up.
+    pub fn look(&mut self, log: &Log, stirred: &[RawFd]) -> Option<Ended> {
+        let stirred = |fd: BorrowedFd<'_>| stirred.contains(&fd.as_raw_fd());
+        if let Some(ready) = self.ready.as_ref().filter(|fd| stirred(fd.as_fd())) {
             match rustix::io::read(ready, &mut [0u8; 8][..]) {
                 Ok(0) => self.ready = None,
                 Ok(_) => {
@@ -116,9 +118,16 @@ impl Running {
                 Err(_) => {}
             }
         }
-        let ended = self.process.try_wait();
+        let ended = if stirred(self.process.pidfd.as_fd()) { self.process.try_wait() } else { None };
+        if ended.is_some() || self.log.as_ref().is_some_and(|fd| stirred(fd.as_fd())) {
+            self.read_log(log, ended.is_some());
+        }
+        ended
+    }
+
+    fn read_log(&mut self, log: &Log, has_ended: bool) {
         // After its end the pipe holds at most its capacity; while it lives one read a turn is fair to the others.
-        let reads = if ended.is_some() { 64 } else { 1 };
+        let reads = if has_ended { 64 } else { 1 };
         for _ in 0..reads {
             let Some(pipe) = &self.log else { break };
             let mut buf = [0; READ_LEN];
@@ -128,10 +137,9 @@ impl Running {
                 Err(_) => break,
             }
         }
-        if ended.is_some() {
+        if has_ended {
             self.splitter.end(log);
         }
-        ended
     }
 }
 

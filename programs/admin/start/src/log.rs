@@ -14,7 +14,16 @@ pub const LINE_LEN_MAX: usize = 8 * 1024;
 
 /// The queue in front of the writer thread. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Log(Arc<(Mutex<Held>, Condvar)>);
+pub struct Log(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    held: Mutex<Held>,
+    /// There is something to write.
+    filled: Condvar,
+    /// All that was there has been written.
+    emptied: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Held {
@@ -22,6 +31,8 @@ struct Held {
     dropped: u64,
     /// The writer has taken bytes and not written them yet.
     writing: bool,
+    /// Somebody waits for the end of that.
+    flushing: bool,
 }
 
 impl Log {
@@ -38,21 +49,21 @@ impl Log {
 
     /// Appends a finished line, or counts it as dropped. Never blocks.
     pub fn line(&self, line: &[u8]) {
-        let (held, wake) = &*self.0;
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.dropped > 0 && held.bytes.len() < HELD_BYTES_MAX / 2 {
-            let note =
-                format!("qmail-start[{}]: alert: {} log lines dropped: nobody read the log\n", std::process::id(), held.dropped);
-            held.bytes.extend_from_slice(note.as_bytes());
-            held.dropped = 0;
+        self.lines(&[line, b"\n"].concat());
+    }
+
+    /// Appends finished lines, each with its LF, or counts those that find no room as dropped. Never blocks. The writer is woken once
+    /// for all of them.
+    fn lines(&self, lines: &[u8]) {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in lines.split_inclusive(|b| *b == b'\n') {
+            held.append(line);
         }
-        if held.dropped > 0 || held.bytes.len() + line.len() + 1 > HELD_BYTES_MAX {
-            held.dropped += 1;
-            return;
+        let writer_sleeps = !held.writing;
+        drop(held);
+        if writer_sleeps {
+            self.0.filled.notify_one();
         }
-        held.bytes.extend_from_slice(line);
-        held.bytes.push(b'\n');
-        wake.notify_all();
     }
 
     /// A line of qmail-start itself.
@@ -62,24 +73,44 @@ impl Log {
 
     /// Waits until everything is written, but no longer than `deadline`: at the end of the program.
     pub fn flush(&self, deadline: std::time::Duration) {
-        let (held, wake) = &*self.0;
-        let guard = held.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = wake.wait_timeout_while(guard, deadline, |held| held.writing || !held.bytes.is_empty());
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.flushing = true;
+        let _ = self.0.emptied.wait_timeout_while(held, deadline, |held| held.writing || !held.bytes.is_empty());
     }
 
     fn write_to(&self, mut out: impl Write) {
-        let (held, wake) = &*self.0;
         loop {
-            let bytes = {
-                let mut guard = held.lock().unwrap_or_else(PoisonError::into_inner);
-                guard.writing = false;
-                wake.notify_all();
-                let mut guard = wake.wait_while(guard, |held| held.bytes.is_empty()).unwrap_or_else(PoisonError::into_inner);
-                guard.writing = true;
-                std::mem::take(&mut guard.bytes)
-            };
+            let bytes = self.next();
             // A log that is gone for good is no reason to stop: lines go nowhere from then on.
             let _ = out.write_all(&bytes).and_then(|()| out.flush());
+        }
+    }
+
+    /// What has come since the last call; waits for it.
+    fn next(&self) -> Vec<u8> {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.writing = false;
+        if held.bytes.is_empty() && held.flushing {
+            self.0.emptied.notify_all();
+        }
+        let mut held = self.0.filled.wait_while(held, |held| held.bytes.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        held.writing = true;
+        std::mem::take(&mut held.bytes)
+    }
+}
+
+impl Held {
+    fn append(&mut self, line: &[u8]) {
+        if self.dropped > 0 && self.bytes.len() < HELD_BYTES_MAX / 2 {
+            let note =
+                format!("qmail-start[{}]: alert: {} log lines dropped: nobody read the log\n", std::process::id(), self.dropped);
+            self.bytes.extend_from_slice(note.as_bytes());
+            self.dropped = 0;
+        }
+        if self.dropped > 0 || self.bytes.len() + line.len() > HELD_BYTES_MAX {
+            self.dropped += 1;
+        } else {
+            self.bytes.extend_from_slice(line);
         }
     }
 }
@@ -100,6 +131,7 @@ impl Splitter {
 
     /// Takes the next bytes and logs the lines that they end.
     pub fn push(&mut self, mut bytes: &[u8], log: &Log) {
+        let mut lines = Vec::new();
         while !bytes.is_empty() {
             let end = bytes.iter().position(|b| *b == b'\n');
             let room = LINE_LEN_MAX.saturating_sub(self.part.len());
@@ -108,17 +140,25 @@ impl Splitter {
             let ended = end == Some(take);
             bytes = bytes.get(take + usize::from(ended)..).unwrap_or_default();
             if ended || self.part.len() >= LINE_LEN_MAX {
-                self.end(log);
+                self.finish(&mut lines);
             }
         }
+        log.lines(&lines);
     }
 
     /// Logs an unfinished last line.
     pub fn end(&mut self, log: &Log) {
+        let mut lines = Vec::new();
+        self.finish(&mut lines);
+        log.lines(&lines);
+    }
+
+    fn finish(&mut self, lines: &mut Vec<u8>) {
         if !self.part.is_empty() {
-            let line = format!("{}{}", self.prefix, wire::escape::visible(&self.part));
+            lines.extend_from_slice(self.prefix.as_bytes());
+            lines.extend_from_slice(wire::escape::visible(&self.part).as_bytes());
+            lines.push(b'\n');
             self.part.clear();
-            log.line(line.as_bytes());
         }
     }
 }
@@ -173,7 +213,7 @@ mod tests {
         for _ in 0..10_000 {
             log.line(&line);
         }
-        assert!(log.0.0.lock().unwrap().bytes.len() <= HELD_BYTES_MAX);
+        assert!(log.0.held.lock().unwrap().bytes.len() <= HELD_BYTES_MAX);
         for _ in 0..100 {
             let _ = go.send(());
         }

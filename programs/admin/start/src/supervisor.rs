@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use sandbox::{Place, Process};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 use sys::signal::Signals;
 use sys::spawn::Ended;
@@ -47,6 +48,7 @@ pub fn run(root: &Root) -> Result<(), String> {
         draining: Vec::new(),
         candidate: None,
         restarts: BTreeMap::new(),
+        stirred: Vec::new(),
     };
     let result = supervisor.start(&signals).and_then(|stopped| if stopped { Ok(()) } else { supervisor.keep_running(&signals) });
     supervisor.stop();
@@ -85,6 +87,9 @@ struct Supervisor<'a> {
     draining: Vec<Draining>,
     candidate: Option<Candidate>,
     restarts: BTreeMap<&'static str, u64>,
+    /// Descriptors that the last poll(2) found ready: with a dozen processes, reading all of them for each line would cost more than
+    /// the lines. A number that is another descriptor's by now costs one read in vain.
+    stirred: Vec<RawFd>,
 }
 
 impl Supervisor<'_> {
@@ -151,17 +156,17 @@ impl Supervisor<'_> {
     /// Which slots' processes have ended, and how; they are due again after their pause.
     fn look_at_slots(&mut self) -> Vec<(&'static str, Ended)> {
         let now = sys::clock::boottime();
-        let log = &self.log;
-        self.slots.iter_mut().filter_map(|slot| slot.look(log, now)).collect()
+        let (log, stirred) = (&self.log, &self.stirred);
+        self.slots.iter_mut().filter_map(|slot| slot.look(log, stirred, now)).collect()
     }
 
     fn look_at_draining(&mut self, now: Duration) {
-        let log = &self.log;
+        let (log, stirred) = (&self.log, &self.stirred);
         self.draining.retain_mut(|old| {
             if old.kill_at <= now {
                 old.running.signal(Signal::KILL);
             }
-            old.running.look(log).is_none()
+            old.running.look(log, stirred).is_none()
         });
     }
 
@@ -198,8 +203,8 @@ impl Supervisor<'_> {
     /// Puts the candidate in place of the old generation when all of it is ready, or gives it up when one of it ends.
     fn look_at_candidate(&mut self, now: Duration) {
         let Some(mut candidate) = self.candidate.take() else { return };
-        let log = &self.log;
-        let ended = candidate.slots.iter_mut().find_map(|slot| slot.look(log, now));
+        let (log, stirred) = (&self.log, &self.stirred);
+        let ended = candidate.slots.iter_mut().find_map(|slot| slot.look(log, stirred, now));
         if let Some((name, ended)) = ended {
             self.log.say(&format!("alert: the new configuration is not used: {name} {}", how(ended)));
             self.drain(candidate.slots, now);
@@ -260,12 +265,12 @@ impl Supervisor<'_> {
         }
     }
 
-    fn wait(&self, signals: &Signals) {
+    fn wait(&mut self, signals: &Signals) {
         self.wait_for(&[PollFd::new(signals, PollFlags::IN)]);
     }
 
     /// Sleeps until a process has something to say, one of `fds` is readable, or the next moment at which something is due.
-    fn wait_for(&self, fds: &[PollFd<'_>]) {
+    fn wait_for(&mut self, fds: &[PollFd<'_>]) {
         let mut fds = fds.to_vec();
         let candidates = self.candidate.iter().flat_map(|candidate| &candidate.slots);
         let slots = self.slots.iter().chain(candidates);
@@ -281,6 +286,8 @@ impl Supervisor<'_> {
         let pause = until.map_or(LOOK_AGAIN, |until| until.saturating_sub(now)).min(LOOK_AGAIN);
         let pause = Timespec { tv_sec: pause.as_secs().try_into().unwrap_or(1), tv_nsec: pause.subsec_nanos().into() };
         let _ = poll(&mut fds, Some(&pause));
+        let stirred = fds.iter().filter(|fd| !fd.revents().is_empty()).map(|fd| fd.as_fd().as_raw_fd()).collect();
+        self.stirred = stirred;
     }
 }
 
@@ -299,9 +306,9 @@ impl Slot {
         Ok(())
     }
 
-    fn look(&mut self, log: &Log, now: Duration) -> Option<(&'static str, Ended)> {
+    fn look(&mut self, log: &Log, stirred: &[RawFd], now: Duration) -> Option<(&'static str, Ended)> {
         let running = self.running.as_mut()?;
-        let ended = running.look(log)?;
+        let ended = running.look(log, stirred)?;
         self.start_at = self.backoff.next(running.since(), now);
         self.running = None;
         Some((self.name(), ended))

@@ -237,12 +237,12 @@ impl Worker {
     }
 
     fn maildir(&self, home: &Home, recipient: &Recipient, path: &[u8]) -> Result<Maildir, Failure> {
-        if let Some(base) = &self.base
-            && Maildir::open(home.dir(), path, Bounds::Beneath).is_err()
-        {
-            // Another worker may have made the home and been killed before it was durable.
-            make_home(base.dir.as_fd(), base.user(&recipient.home)?)?;
+        let Some(base) = &self.base else { return open_maildir(home, path) };
+        if let Ok(maildir) = Maildir::open(home.dir(), path, Bounds::Beneath) {
+            return Ok(maildir);
         }
+        // Another worker may have made the home and been killed before it was durable.
+        make_home(base.dir.as_fd(), base.user(&recipient.home)?)?;
         open_maildir(home, path)
     }
 

@@ -117,6 +117,10 @@ impl Service {
                     if !understood {
                         return self.worker_failed(id, "sent what is no report");
                     }
+                    // It has nothing more to say; should it close now, the loop hears of it.
+                    if self.workers.get(&id).is_none_or(|worker| worker.tasks.is_empty()) {
+                        return;
+                    }
                 }
             }
         }

@@ -17,6 +17,7 @@
 //! | `qmail-pop3d HOME/Maildir` | 0 and 1: the session's socket |
 #![forbid(unsafe_code)]
 
+mod claims;
 mod dispatch;
 pub mod events;
 pub mod peers;

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipc::DATAGRAM_LEN_MAX;
 use sys::{Received, Seqpacket};
 
+use crate::events::{Events, Source};
+
 /// Answers that wait for a client that does not read; more than all jobs there can be.
 const OUTBOX_MAX: usize = 4096;
 
@@ -28,31 +30,43 @@ pub struct Client {
     pub socket: Seqpacket,
     pub rights: Rights,
     outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    /// The loop waits until the socket takes output.
+    watched: bool,
 }
 
 impl Client {
     #[must_use]
     pub fn new(socket: Seqpacket, rights: Rights) -> Self {
-        Self { socket, rights, outbox: VecDeque::new() }
+        Self { socket, rights, outbox: VecDeque::new(), watched: false }
     }
 
-    /// Sends now or keeps for later; true if something waits for the socket to take it.
+    /// Sends now, or keeps for the moment when the socket takes it: then the loop calls [`Client::flush`].
     ///
     /// # Errors
     /// The peer is gone, or reads nothing although much waits for it: the connection is of no use any more.
-    pub fn send(&mut self, datagram: Vec<u8>, fd: Option<OwnedFd>) -> io::Result<bool> {
+    pub fn send(&mut self, datagram: Vec<u8>, fd: Option<OwnedFd>, events: &Events, source: Source) -> io::Result<()> {
         if self.outbox.len() >= OUTBOX_MAX {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.outbox.push_back((datagram, fd));
-        self.flush()
+        self.flush(events, source)
     }
 
-    /// Writes what waits; true if something still does.
+    /// Writes what waits.
     ///
     /// # Errors
     /// The peer is gone.
-    pub fn flush(&mut self) -> io::Result<bool> {
+    pub fn flush(&mut self, events: &Events, source: Source) -> io::Result<()> {
+        let waits = self.write()?;
+        if waits != self.watched {
+            events.want_output(&self.socket, source, waits)?;
+            self.watched = waits;
+        }
+        Ok(())
+    }
+
+    /// True if something still waits.
+    fn write(&mut self) -> io::Result<bool> {
         while let Some((datagram, fd)) = self.outbox.front() {
             let sent = match fd {
                 Some(fd) => self.socket.send_with_fd(datagram, fd.as_fd()),

@@ -179,7 +179,14 @@ impl Service {
                 let target = self.rules.assigned(entry, &task.address);
                 self.settle(id, target);
             }
-            Ok(None) => self.ask_getpw(id),
+            Ok(None) => match self.claims.get(task.address.local(), sys::clock::boottime()) {
+                Some(claim) => {
+                    let owner = claim.id.uid;
+                    let target = self.rules.claimed(claim, &task.address, |_| Some(owner));
+                    self.settle(id, target);
+                }
+                None => self.ask_getpw(id),
+            },
             Err(error) => {
                 log(&format!("warning: {error}"));
                 self.down(id, "the user database cannot be read now (#4.3.0)");
@@ -236,10 +243,7 @@ impl Service {
         task.stage = Stage::Asked;
         task.deadline = sys::clock::boottime().saturating_add(QUESTION_DEADLINE);
         let question = getpw::Request::Who { id, local: task.address.local().into() }.encode();
-        let sent = self.getpw.as_mut().is_some_and(|getpw| match getpw.send(question, None) {
-            Ok(waiting) => self.events.want_output(&getpw.socket, Source::Getpw, waiting).is_ok(),
-            Err(_) => false,
-        });
+        let sent = self.getpw.as_mut().is_some_and(|getpw| getpw.send(question, None, &self.events, Source::Getpw).is_ok());
         if !sent {
             self.getpw = None;
             self.down(id, "qmail-getpw does not answer (#4.3.0)");
@@ -258,9 +262,7 @@ impl Service {
             let Some(getpw) = &mut self.getpw else { return };
             match read(&getpw.socket, &mut self.buf, false) {
                 Read::Empty => {
-                    let flushed =
-                        getpw.flush().and_then(|waiting| self.events.want_output(&getpw.socket, Source::Getpw, waiting));
-                    if flushed.is_err() {
+                    if getpw.flush(&self.events, Source::Getpw).is_err() {
                         self.lose_getpw();
                     }
                     return;
@@ -285,7 +287,11 @@ impl Service {
         let Some(task) = self.tasks.get(&id).filter(|task| task.stage == Stage::Asked) else { return };
         match claim {
             Ok(claim) => {
-                let target = self.rules.claimed(claim, &task.address, owner);
+                let local = task.address.local().to_vec();
+                let target = self.rules.claimed(claim.clone(), &task.address, owner);
+                if target.as_ref().is_ok_and(|target| target.id == claim.id) {
+                    self.claims.insert(local, claim, sys::clock::boottime());
+                }
                 self.settle(id, target);
                 self.pump();
             }
@@ -321,18 +327,14 @@ impl Service {
 
     fn send(&mut self, client: u64, datagram: Vec<u8>, fd: Option<OwnedFd>) {
         let Some(to) = self.clients.get_mut(&client) else { return };
-        let sent = to
-            .send(datagram, fd)
-            .and_then(|waiting| if waiting { self.events.want_output(&to.socket, Source::Client(client), true) } else { Ok(()) });
-        if sent.is_err() {
+        if to.send(datagram, fd, &self.events, Source::Client(client)).is_err() {
             self.clients.remove(&client);
         }
     }
 
     pub(crate) fn flush(&mut self, id: u64) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let flushed = client.flush().and_then(|waiting| self.events.want_output(&client.socket, Source::Client(id), waiting));
-        if flushed.is_err() {
+        if client.flush(&self.events, Source::Client(id)).is_err() {
             self.clients.remove(&id);
         }
     }

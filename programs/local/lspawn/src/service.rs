@@ -18,6 +18,7 @@ use sys::Seqpacket;
 use sys::signal::Signals;
 use sys::spawn::Child;
 
+use crate::claims::Claims;
 use crate::events::{Events, Source};
 use crate::peers::{Client, Rights};
 use crate::pool::Pool;
@@ -56,6 +57,7 @@ pub struct Service {
     pub(crate) events: Events,
     pub(crate) clients: HashMap<u64, Client>,
     pub(crate) getpw: Option<Client>,
+    pub(crate) claims: Claims,
     pub(crate) tasks: HashMap<u64, Task>,
     pub(crate) queue: VecDeque<u64>,
     pub(crate) pool: Pool,
@@ -88,6 +90,7 @@ impl Service {
             root,
             clients: HashMap::new(),
             getpw: None,
+            claims: Claims::default(),
             tasks: HashMap::new(),
             queue: VecDeque::new(),
             pool: Pool::default(),
@@ -169,6 +172,7 @@ impl Service {
         match Lspawn::load(&self.root) {
             Ok(values) => {
                 self.rules.uid_min = values.uid_min;
+                self.claims = Claims::default();
                 self.values = values;
             }
             Err(error) => log(&format!("warning: not reread: {error}")),

@@ -10,11 +10,13 @@ use ipc::auth;
 use ipc_async::Client;
 use smtp::server::{Action, Actions, Config, Connection, End, Input, RecipientAnswer, Session};
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -171,20 +173,24 @@ impl Talk {
             return self.session.step(now(), Input::Drain, actions);
         }
         let left = Duration::from_secs(self.session.deadline_s().saturating_sub(now().boot_s));
+        let (stream, session, worker) = (&mut self.stream, &mut self.session, &self.worker);
+        // Unlike try_read, this knows that a read which did not fill the buffer has taken all there is: no second one finds nothing.
+        let read = poll_fn(|context| {
+            let mut scratch = worker.scratch.borrow_mut();
+            let mut buf = ReadBuf::new(&mut scratch);
+            Pin::new(&mut *stream).poll_read(context, &mut buf).map_ok(|()| buf.filled().len())
+        });
         tokio::select! {
             biased;
-            ready = self.stream.readable() => {
-                let mut scratch = self.worker.scratch.borrow_mut();
-                match ready.and_then(|()| self.stream.try_read(&mut scratch)) {
-                    Ok(len @ 1..) => {
-                        let bytes = scratch.get(..len).unwrap_or_default();
-                        self.session.step(now(), Input::Bytes(bytes), actions);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Ok(0) | Err(_) => self.session.step(now(), Input::Closed, actions),
+            len = read => match len {
+                Ok(len @ 1..) => {
+                    // Nobody else has run since, so this is still what was read.
+                    let scratch = worker.scratch.borrow();
+                    session.step(now(), Input::Bytes(scratch.get(..len).unwrap_or_default()), actions);
                 }
-            }
-            () = sleep(left) => self.session.step(now(), Input::Deadline, actions),
+                Ok(0) | Err(_) => session.step(now(), Input::Closed, actions),
+            },
+            () = sleep(left) => session.step(now(), Input::Deadline, actions),
             // The flag is looked at when this is called again.
             () = drained => {}
         }
