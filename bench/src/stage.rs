@@ -220,7 +220,7 @@ mod tests {
         let names = Names::new(
             "root:x:0:0:root:/root:/bin/bash\npostfix:x:101:102::/x:/bin/false\nsomeone:x:30002:30002::/h:/bin/sh\n",
             "root:x:0:\npostdrop:x:103:\nothers:x:30001:\n",
-            Path::new("/w"),
+            Path::new("/w.run"),
         );
         let field = |text: &str, name: &str, n: usize| {
             let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&format!("{name}:"))).collect();
@@ -229,7 +229,7 @@ mod tests {
         };
         assert_eq!((names.mail_group, names.users.len()), (30_003, USERS));
         assert_eq!((field(&names.passwd, "postfix", 2), field(&names.group, "postdrop", 2)), ("30004".into(), "30005".into()));
-        assert_eq!((field(&names.passwd, "u100", 3), field(&names.passwd, "u001", 5)), ("30003".into(), "/w/home/u001".into()));
+        assert_eq!((field(&names.passwd, "u100", 3), field(&names.passwd, "u001", 5)), ("30003".into(), "/w.run/home.run/u001".into()));
         assert_eq!((field(&names.passwd, "root", 6), field(&names.passwd, "someone", 2)), ("/bin/bash".into(), "30002".into()));
         assert_eq!(field(&names.group, "others", 2), "30001");
     }

@@ -16,6 +16,8 @@ use crate::site::{Feedback, Site};
 pub const SITES_MAX: usize = 100_000;
 /// One pick in so many is offered to the retries first.
 const RETRY_TURN: u32 = 4;
+/// So many waiting units are looked at for one that goes well with another.
+const ALIKE_LOOK_MAX: usize = 512;
 
 /// Work of one message at one site that can go out together: same route, any number of recipients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -289,6 +291,29 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         picked
     }
 
+    /// The next transaction of the same lane, site and route as `pick` that is the only one of its message, if a slot is free: what is
+    /// cheaper together may go together. It is only looked for among the first of those that wait, and who waits longer than all of
+    /// them is passed over by these few and no more.
+    pub fn next_alike(&mut self, pick: &Pick<R>) -> Option<Pick<R>>
+    where
+        R: PartialEq,
+    {
+        let Slot { site: at, lane } = pick.slot;
+        if self.in_flight() >= self.limit || !self.may_pick(lane) {
+            return None;
+        }
+        let queue = self.places.get(at)?.as_ref()?.lanes.get(index(lane))?;
+        let is_alike = |work: &Work<R>| work.recipients.len() == 1 && work.route == pick.route;
+        let (tag, _) = queue.iter().take(ALIKE_LOOK_MAX).find(|(_, waiting)| is_alike(&waiting.work))?;
+        let (tag, time) = (*tag, self.time);
+        self.close(at);
+        let alike = self.pick(at, lane, tag);
+        // Those before it are still to be served: their time has not passed.
+        self.time = time;
+        self.reopen(at);
+        alike
+    }
+
     /// Retries leave an eighth of the slots, at least one of two, to fresh mail.
     fn may_pick(&self, lane: Lane) -> bool {
         let reserved = if self.limit > 1 { (self.limit / 8).max(1) } else { 0 };
@@ -441,6 +466,37 @@ mod tests {
             assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
         }
         assert_eq!(std::iter::from_fn(|| fair.next()).count(), 10, "each success opens it by one");
+    }
+
+    #[test]
+    fn what_is_alike_goes_together_and_passes_over_nobody_for_long() {
+        let mut fair = Fair::new(4, false);
+        let unit = |message: u64, route: char, recipients: u32| {
+            vec![((), Work { message, route, recipients: (0..recipients).collect(), batch_max: 1 })]
+        };
+        for (message, route, recipients) in
+            [(1, 'a', 1), (2, 'b', 1), (3, 'a', 2), (4, 'a', 1), (5, 'b', 1), (6, 'a', 1), (7, 'a', 1)]
+        {
+            fair.push(Lane::Fresh, unit(message, route, recipients));
+        }
+        let first = fair.next().unwrap();
+        let alike: Vec<_> = std::iter::from_fn(|| fair.next_alike(&first)).collect();
+        assert_eq!(alike.iter().map(|pick| pick.message).collect::<Vec<_>>(), [4, 6, 7], "the limit is four");
+        assert!(fair.next().is_none() && fair.next_alike(&first).is_none());
+        for pick in alike.into_iter().chain([first]) {
+            assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+        }
+        assert_eq!(std::iter::from_fn(|| fair.next()).map(|pick| pick.message).collect::<Vec<_>>(), [2, 3, 5, 3]);
+    }
+
+    #[test]
+    fn alike_retries_leave_slots_to_fresh_mail_too() {
+        let mut fair = Fair::new(8, false);
+        for message in 0..20 {
+            fair.push(Lane::Retry, vec![((), work(message, 0..1, 1))]);
+        }
+        let first = fair.next().unwrap();
+        assert_eq!(std::iter::from_fn(|| fair.next_alike(&first)).count(), 6);
     }
 
     #[test]

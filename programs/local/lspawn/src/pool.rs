@@ -44,10 +44,15 @@ pub enum Choice {
 pub struct Pool(BTreeMap<u64, Slot>);
 
 impl Pool {
-    /// Where work for `key` goes now: to an idle worker, to a new one while the key may have more, to the least loaded one.
+    /// Where work for `key` goes now. A virtual domain's: to an idle worker, to a new one while the domain may have more, to the least
+    /// loaded one. A system user's: to a worker with room, since what it has at once shares a directory sync; then the same.
     #[must_use]
     pub fn choose(&self, key: &Key) -> Choice {
         let own = || self.0.iter().filter(|(_, slot)| slot.key == *key);
+        let has_room = |(_, slot): &(&u64, &Slot)| slot.in_flight < IN_FLIGHT_MAX;
+        if let (Key::System(_), Some((id, _))) = (key, own().filter(has_room).max_by_key(|(_, slot)| slot.in_flight)) {
+            return Choice::Use(*id);
+        }
         let least = own().min_by_key(|(_, slot)| slot.in_flight);
         if let Some((id, slot)) = least
             && slot.in_flight == 0

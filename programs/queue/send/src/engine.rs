@@ -40,6 +40,10 @@ pub const RECIPIENTS_ACTIVE_MAX: usize = 400_000;
 /// Envelopes being read at a time.
 const READS_MAX: usize = 64;
 
+/// Names the mailbox of a message with one local recipient, so that mail for the same one can go together: a hash of the address,
+/// which says nothing about where the mail goes.
+type Mailbox = Option<u64>;
+
 /// Where a remote recipient goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -150,7 +154,7 @@ pub struct Engine<S> {
     recipients_active: usize,
     /// Bytes of the bodies kept in memory.
     kept: Rc<Cell<usize>>,
-    local: Fair<(), ()>,
+    local: Fair<(), Mailbox>,
     remote: Fair<Site, Rc<Route>>,
     /// How fast retries are read, and how fast they are started.
     reading: Pace,

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 
 use ipc::job;
@@ -16,7 +17,7 @@ use wire::{Address, Domain};
 use crate::active::{Active, Wish};
 use crate::directory::{Site, relay_site};
 
-use super::{ACTIVE_MAX, Engine, Out, READS_MAX, RECIPIENTS_ACTIVE_MAX, Route, Ticket, lane_at};
+use super::{ACTIVE_MAX, Engine, Mailbox, Out, READS_MAX, RECIPIENTS_ACTIVE_MAX, Route, Ticket, lane_at};
 
 /// A message all of whose recipients wait for one place (a site, or local delivery) at which so many messages wait already is not
 /// taken up before fewer do, or it would take the room of messages that can be delivered now.
@@ -233,7 +234,8 @@ impl<S: Spool> Engine<S> {
         let lane = active.lane;
         active.queued = u32::try_from(local.len()).unwrap_or(u32::MAX);
         if !local.is_empty() {
-            self.local.push(lane, vec![((), Work { message: id, route: (), recipients: local, batch_max: 1 })]);
+            let route = mailbox(active, &local);
+            self.local.push(lane, vec![((), Work { message: id, route, recipients: local, batch_max: 1 })]);
         }
         let (mut parts, mut unreached) = (Vec::new(), Vec::new());
         for ((site, route), recipients) in groups {
@@ -265,6 +267,14 @@ impl<S: Spool> Engine<S> {
             active.put_off(recipient, if untried { until_s } else { due_s });
         }
     }
+}
+
+/// The mailbox of the only local recipient.
+fn mailbox(active: &Active, local: &VecDeque<u32>) -> Mailbox {
+    let (Some(recipient), 1) = (local.front(), local.len()) else { return None };
+    let mut hasher = DefaultHasher::new();
+    active.target(*recipient)?.as_bytes().to_ascii_lowercase().hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 fn nowhere(text: &'static str) -> (Site, Rc<Route>) {

@@ -20,6 +20,8 @@ use crate::log::Result as LogResult;
 
 use super::{Engine, Out, Route, Ticket, at};
 
+/// Letters for the mailbox of one that is started, beside it: qmail-local writes them together and syncs their directory once.
+const ALIKE_MAX: usize = 7;
 /// After a lost connection: the worker is back by then.
 const LOST_PAUSE_S: u64 = 5;
 /// The classic addition to a deferral that is the last one.
@@ -53,8 +55,12 @@ impl<S: Spool> Engine<S> {
         while self.up(Channel::Local)
             && let Some(pick) = if self.starting.may(self.now.boot) { self.local.next() } else { self.local.next_fresh() }
         {
-            self.note_start(pick.slot.lane());
-            self.start(Channel::Local, pick.message, pick.recipients, pick.slot, None);
+            let alike_max = if pick.route.is_some() { ALIKE_MAX } else { 0 };
+            let alike: Vec<_> = std::iter::from_fn(|| self.local.next_alike(&pick)).take(alike_max).collect();
+            for pick in std::iter::once(pick).chain(alike) {
+                self.note_start(pick.slot.lane());
+                self.start(Channel::Local, pick.message, pick.recipients, pick.slot, None);
+            }
         }
         while self.up(Channel::Remote)
             && let Some(mut pick) = if self.starting.may(self.now.boot) { self.remote.next() } else { self.remote.next_fresh() }
