@@ -229,7 +229,10 @@ mod tests {
         };
         assert_eq!((names.mail_group, names.users.len()), (30_003, USERS));
         assert_eq!((field(&names.passwd, "postfix", 2), field(&names.group, "postdrop", 2)), ("30004".into(), "30005".into()));
-        assert_eq!((field(&names.passwd, "u100", 3), field(&names.passwd, "u001", 5)), ("30003".into(), "/w.run/home.run/u001".into()));
+        assert_eq!(
+            (field(&names.passwd, "u100", 3), field(&names.passwd, "u001", 5)),
+            ("30003".into(), "/w.run/home.run/u001".into())
+        );
         assert_eq!((field(&names.passwd, "root", 6), field(&names.passwd, "someone", 2)), ("/bin/bash".into(), "30002".into()));
         assert_eq!(field(&names.group, "others", 2), "30001");
     }

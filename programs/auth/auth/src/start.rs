@@ -75,6 +75,8 @@ fn prepare(root: Root, run: OwnedFd, listeners: Listeners) -> io::Result<Server>
     sandbox::enter_as("qmail-auth", root.path(), &[])?;
     // SIGHUP asks to reread; every file is followed anyway, so it only must not end the process.
     sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
+    // A hash takes some 20 MiB for 20 ms.
+    sys::heap::give_back_large();
     accounts::password::warm().map_err(io::Error::other)?;
     Server::new(Setup { root, accounts, ids, run: Arc::new(run) }, listeners)
 }
