@@ -101,7 +101,9 @@ pub struct Worker {
 /// A letter for one Maildir and nothing else.
 struct Simple {
     number: u64,
-    maildir: Maildir,
+    recipient: Recipient,
+    default_delivery: Vec<u8>,
+    maildir: Arc<Maildir>,
     trace: Vec<u8>,
     body: Body,
 }
@@ -137,7 +139,7 @@ impl Worker {
         let mut batch = Vec::new();
         let result = loop {
             match self.receive(&mut datagram) {
-                Ok(Some((request, message))) => match self.begin(request, message) {
+                Ok(Some((request, message))) => match self.begin(request, message, batch.last()) {
                     Step::Answer(report) => self.answer(&report),
                     Step::Simple(simple) => batch.push(simple),
                     Step::Waiting(waiting) => {
@@ -181,13 +183,24 @@ impl Worker {
         let _ = self.work.send(&report.encode());
     }
 
-    fn begin(&self, request: Request, message: Option<OwnedFd>) -> Step {
+    /// `before`: the letter that came just before and is not delivered yet.
+    fn begin(&self, request: Request, message: Option<OwnedFd>, before: Option<&Simple>) -> Step {
         let (number, step) = match request {
             Request::Exists { number, recipient, default_delivery: _ } => {
                 return Step::Answer(Report::Exists { number, answer: self.exists(&recipient) });
             }
             Request::Deliver { number, sender, recipient, default_delivery } => {
-                let step = body(message).and_then(|body| self.plan(number, sender, recipient, default_delivery.0, body));
+                let step = body(message).and_then(|body| {
+                    let alike = before.filter(|b| b.recipient == recipient && b.default_delivery == default_delivery.0);
+                    match alike.map(|before| Arc::clone(&before.maildir)) {
+                        // It came in the same moment, so what was found then holds.
+                        Some(maildir) => {
+                            check_loop(&delivery(&sender, &recipient), &body)?;
+                            Ok(simple(number, &sender, recipient, default_delivery.0, maildir, body))
+                        }
+                        None => self.plan(number, sender, recipient, default_delivery.0, body),
+                    }
+                });
                 (number, step)
             }
             Request::Forward { number, sender, recipient, targets } => {
@@ -209,12 +222,11 @@ impl Worker {
         default_delivery: Vec<u8>,
         body: Body,
     ) -> Result<Step, Failure> {
-        let delivery = delivery(&sender, &recipient);
         let home = self.home(&recipient)?;
         if let Some(fault) = home.fault()? {
             return Err(fault.into());
         }
-        check_loop(&delivery, &body)?;
+        check_loop(&delivery(&sender, &recipient), &body)?;
         let found = dot_qmail(&home, &recipient.dash, &recipient.ext)?;
         let plan = Plan::new(&found.text, found.is_forward_only, &default_delivery);
         if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
@@ -223,7 +235,7 @@ impl Worker {
         }
         if let (&[Instruction::Maildir(path)], None) = (&plan.instructions[..], plan.refusal) {
             let maildir = self.maildir(&home, &recipient, path)?;
-            return Ok(Step::Simple(Simple { number, maildir, trace: trace(&delivery), body }));
+            return Ok(simple(number, &sender, recipient, default_delivery, Arc::new(maildir), body));
         }
         let what = What::Plan { home, found, default_delivery };
         Ok(Step::Waiting(Waiting { number, sender, recipient, body, what }))
@@ -352,6 +364,18 @@ impl Drop for Thread<'_> {
         self.worker.answer(&self.report);
         self.worker.threads.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+fn simple(
+    number: u64,
+    sender: &Address,
+    recipient: Recipient,
+    default_delivery: Vec<u8>,
+    maildir: Arc<Maildir>,
+    body: Body,
+) -> Step {
+    let trace = trace(&delivery(sender, &recipient));
+    Step::Simple(Simple { number, recipient, default_delivery, maildir, trace, body })
 }
 
 fn no_thread(number: u64) -> Report {
