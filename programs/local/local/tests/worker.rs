@@ -398,6 +398,36 @@ fn a_virtual_user_leads_nobody_out_of_the_home() {
 }
 
 #[test]
+fn letters_that_come_together_are_judged_one_by_one() {
+    let place = Place::new();
+    let (maildir, other) = (place.maildir("Maildir"), place.maildir("Other"));
+    place.qmail(".qmail-x", "./Other/\n");
+    for mut worker in [Worker::system(&place), Worker::domain(&place)] {
+        let asked = [("", "", false), ("", "", true), ("", "", false), ("-", "x", false), ("", "", false), ("-", "none", false)];
+        for (dash, ext, loops) in asked {
+            let (sender, recipient) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext));
+            let request = Request::Deliver { number: worker.number(), sender, recipient, default_delivery: "./Maildir/".into() };
+            worker.send(&request, if loops { letter().into_bytes() } else { BODY.to_vec() }.as_slice());
+        }
+        let mut verdicts: Vec<_> = asked
+            .iter()
+            .map(|_| match worker.report() {
+                Report::Done { number, verdict, .. } => (number, verdict),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        verdicts.sort_by_key(|(number, _)| *number);
+        use Verdict::{Failure, Success};
+        assert_eq!(
+            verdicts.into_iter().map(|(_, verdict)| verdict).collect::<Vec<_>>(),
+            [Success, Failure, Success, Success, Success, Failure]
+        );
+        worker.end();
+    }
+    assert_eq!((letters(&maildir.join("new")).len(), letters(&other.join("new")).len()), (6, 2));
+}
+
+#[test]
 fn where_an_address_leads_is_told_by_the_code_that_delivers() {
     let place = Place::new();
     place.qmail(".qmail-a-default", "");
