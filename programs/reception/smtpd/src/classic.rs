@@ -148,13 +148,13 @@ impl Talk {
             }
         };
         let prefix = format!("qmail-smtpd[{}]: ", std::process::id());
-        log_end(&self.session, now().boot_s, &prefix);
+        log_end(&self.session, now().boot, &prefix);
         end
     }
 
     fn read(&mut self, buf: &mut [u8]) {
-        let left = self.session.deadline_s().saturating_sub(now().boot_s);
-        let input = match wait(rustix::stdio::stdin(), PollFlags::IN, &seconds(left)) {
+        let left = self.session.deadline().saturating_sub(now().boot);
+        let input = match wait(rustix::stdio::stdin(), PollFlags::IN, &timespec(left)) {
             Ok(true) => match rustix::io::read(rustix::stdio::stdin(), &mut *buf) {
                 Ok(len @ 1..) => Input::Bytes(buf.get(..len).unwrap_or_default()),
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return,
@@ -314,8 +314,8 @@ fn submit(run: BorrowedFd<'_>, socket: Socket, envelope: Envelope) -> io::Result
     Ok(submission)
 }
 
-fn seconds(n: u64) -> Timespec {
-    Timespec { tv_sec: i64::try_from(n).unwrap_or(i64::MAX), tv_nsec: 0 }
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
 /// Is the descriptor ready before `deadline`?

@@ -80,7 +80,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
     if talk.flush().await && talk.session.end() == Some(End::Limit) {
         let _ = timeout(LINGER_MAX, talk.linger()).await;
     }
-    log_end(&talk.session, now().boot_s, "");
+    log_end(&talk.session, now().boot, "");
 }
 
 struct Talk {
@@ -170,7 +170,7 @@ impl Talk {
             self.is_told = true;
             return self.session.step(now(), Input::Drain, actions);
         }
-        let left = Duration::from_secs(self.session.deadline_s().saturating_sub(now().boot_s));
+        let left = self.session.deadline().saturating_sub(now().boot);
         tokio::select! {
             biased;
             ready = self.stream.readable() => {

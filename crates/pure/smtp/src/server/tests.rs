@@ -5,7 +5,7 @@ use super::*;
 use crate::data::BareLf;
 use std::net::IpAddr;
 
-const T0: Now = Now { unix_s: 0, boot_s: 100 };
+const T0: Now = Now { unix_s: 0, boot: Duration::from_secs(100) };
 
 fn config() -> Config {
     Config {
@@ -327,7 +327,7 @@ fn questions_are_asked_together_and_answered_in_order() {
     input.extend_from_slice(b"DATA\r\nx\r\n.\r\n");
     session.step(T0, Input::Bytes(&input), &mut out);
     let asked = |out: &Actions| out.0.iter().filter(|a| matches!(a, Action::CheckRecipient { .. })).count();
-    assert_eq!((asked(&out), session.wants_input(), session.deadline_s()), (QUESTIONS_MAX, false, u64::MAX));
+    assert_eq!((asked(&out), session.wants_input(), session.deadline()), (QUESTIONS_MAX, false, Duration::MAX));
     for question in (2..=32).rev() {
         session.step(T0, Input::Recipient { question, answer: RecipientAnswer::Exists }, &mut out);
     }
@@ -392,7 +392,7 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 #[test]
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
-    let late = Now { boot_s: T0.boot_s + 1200, ..T0 };
+    let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
     for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue"] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
@@ -449,16 +449,16 @@ fn a_drained_session_ends_behind_its_message() {
 
 #[test]
 fn deadlines_start_over_with_each_command_but_not_with_a_part_of_one() {
-    let at = |boot_s| Now { boot_s, ..T0 };
+    let at = |boot_s| Now { boot: Duration::from_secs(boot_s), ..T0 };
     let mut out = Actions::default();
     let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
-    assert_eq!(session.deadline_s(), 1300);
+    assert_eq!(session.deadline().as_secs(), 1300);
     session.step(at(200), Input::Bytes(b"NOO"), &mut out);
-    assert_eq!(session.deadline_s(), 1300);
+    assert_eq!(session.deadline().as_secs(), 1300);
     session.step(at(300), Input::Bytes(b"P\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n"), &mut out);
-    assert_eq!(session.deadline_s(), 1500);
+    assert_eq!(session.deadline().as_secs(), 1500);
     session.step(at(400), Input::Bytes(b"x"), &mut out);
-    assert_eq!(session.deadline_s(), 1600);
+    assert_eq!(session.deadline().as_secs(), 1600);
     session.step(at(86_499), Input::Deadline, &mut out);
     assert_eq!(session.end(), Some(End::Timeout));
     let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
@@ -468,6 +468,20 @@ fn deadlines_start_over_with_each_command_but_not_with_a_part_of_one() {
     }
     session.step(at(86_500), Input::Bytes(b"NOOP\r\n"), &mut out);
     assert_eq!(session.end(), Some(End::Timeout), "24 hours are enough");
+}
+
+#[test]
+fn a_time_out_of_one_second_never_comes_early() {
+    let at = |ms| Now { boot: Duration::from_millis(ms), ..T0 };
+    let limits = Limits { command_s: 1, ..Limits::default() };
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(Config { limits, ..config() }), Connection::default(), at(900), &mut out);
+    session.step(at(1899), Input::Bytes(b"NOOP\r\n"), &mut out);
+    assert_eq!((session.end(), session.deadline()), (None, Duration::from_millis(2899)));
+    session.step(at(2898), Input::Deadline, &mut out);
+    assert_eq!(session.end(), None);
+    session.step(at(2899), Input::Deadline, &mut out);
+    assert_eq!(session.end(), Some(End::Timeout));
 }
 
 #[test]
