@@ -62,11 +62,13 @@ impl Smtpd {
     /// Unreadable or malformed, or no `me`; temporary.
     pub fn read(root: &Root) -> Result<Self, ControlError> {
         let me = root.me()?;
-        let or_me = |name: &str| Ok::<_, ControlError>(root.line(name)?.unwrap_or_else(|| me.clone()));
+        // A greeting without a name is none (RFC 5321 §4.3.1), and a domain of no bytes is no domain.
+        let or_me =
+            |name: &str| Ok::<_, ControlError>(root.line(name)?.filter(|line| !line.is_empty()).unwrap_or_else(|| me.clone()));
         let number = |name: &str, default: u64| Ok::<_, ControlError>(root.int(name)?.unwrap_or(default));
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Ok(Self {
-            greeting: or_me("smtpgreeting")?,
+            greeting: textstring(or_me("smtpgreeting")?),
             localiphost: or_me("localiphost")?,
             rcpthosts: root.lines("rcpthosts")?.unwrap_or_default(),
             morercpthosts: root.text("morercpthosts.cdb")?,
@@ -83,6 +85,12 @@ impl Smtpd {
             me,
         })
     }
+}
+
+/// What a reply line may hold (RFC 5321 §4.2): tabs and printable ASCII; `?` for the rest.
+fn textstring(mut text: Vec<u8>) -> Vec<u8> {
+    text.iter_mut().filter(|b| !matches!(b, b'\t' | b' '..=b'~')).for_each(|b| *b = b'?');
+    text
 }
 
 fn bare_lf(root: &Root) -> Result<bool, ControlError> {
@@ -119,6 +127,28 @@ mod tests {
         assert!(!smtpd.normalizes_bare_lf);
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (0, 10_000, 100, 1200));
         assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max), (10_000, 100));
+    }
+
+    #[test]
+    fn odd_files_are_read_as_they_were_meant() {
+        for (file, text, greeting) in [
+            ("me", "mx.example\r\n", "mx.example"),
+            ("me", "mx.example", "mx.example"),
+            ("smtpgreeting", "", "mx.example"),
+            ("smtpgreeting", "  \nhello\n", "mx.example"),
+            ("smtpgreeting", "hello \t there\t \r\n", "hello \t there"),
+            ("smtpgreeting", "a\r250 b\0\x1b[2J\u{e9}\n", "a?250 b??[2J??"),
+        ] {
+            let (_dir, root) = root(&[("me", "mx.example\n"), ("localiphost", "\n"), (file, text)]);
+            let smtpd = Smtpd::read(&root).unwrap();
+            assert_eq!(smtpd.greeting, greeting.as_bytes(), "{file} {text:?}");
+            assert_eq!(smtpd.localiphost, b"mx.example");
+        }
+        let (_dir, root) =
+            root(&[("me", "x\n"), ("rcpthosts", "a.example\r\n\r\n# c\r\nb.example"), ("barelf", "normalize\r\n")]);
+        let smtpd = Smtpd::read(&root).unwrap();
+        assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b"b.example"]);
+        assert!(smtpd.normalizes_bare_lf);
     }
 
     #[test]
