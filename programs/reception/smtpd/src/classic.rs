@@ -88,24 +88,29 @@ fn variable(name: &str) -> Option<Box<[u8]>> {
     std::env::var_os(name).map(|value| value.into_vec().into())
 }
 
+/// A variable of tcp-environ(5). A name or address of no bytes is none, and would leave a hole in the Received field.
+fn fact(name: &str) -> Option<Box<[u8]>> {
+    variable(name).filter(|value| !value.is_empty())
+}
+
 fn connection(relayclients: &Networks) -> Connection {
     let ip = |name: &str| std::env::var(name).ok().and_then(|ip| ip.parse::<IpAddr>().ok());
     let stdin = rustix::stdio::stdin();
     let end = |address: Option<SocketAddrAny>| SocketAddr::try_from(address?).ok().map(|end| end.ip());
     let remote = ip("TCPREMOTEIP").or_else(|| end(rustix::net::getpeername(stdin).ok()?));
     let local = ip("TCPLOCALIP").or_else(|| end(rustix::net::getsockname(stdin).ok()));
-    let remote = remote.map(|ip| ip.to_canonical());
-    let named = remote.map(|ip| ip.to_string().into_bytes().into());
+    let (remote, local) = (remote.map(|ip| ip.to_canonical()), local.map(|ip| ip.to_canonical()));
+    let text = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string().into_bytes().into());
     let is_relay = remote.is_some_and(|ip| relayclients.contains(ip));
     // Leading digits, as with control files; a variable without them says nothing.
     let databytes = variable("DATABYTES").and_then(|value| control::read::int_of(&value));
     let unknown = || b"unknown".as_slice().into();
     Connection {
-        remote_ip: variable("TCPREMOTEIP").or(named).unwrap_or_else(unknown),
-        remote_host: variable("TCPREMOTEHOST"),
-        remote_info: variable("TCPREMOTEINFO"),
-        local_ip: local.map(|ip| ip.to_canonical()),
-        local_host: Some(variable("TCPLOCALHOST").unwrap_or_else(unknown)),
+        remote_ip: fact("TCPREMOTEIP").or_else(|| text(remote)).unwrap_or_else(unknown),
+        remote_host: fact("TCPREMOTEHOST"),
+        remote_info: fact("TCPREMOTEINFO"),
+        local_ip: local,
+        local_host: ["TCPLOCALHOST", "TCPLOCALIP"].into_iter().find_map(fact).or_else(|| text(local)).or_else(|| Some(unknown())),
         relay_client: variable("RELAYCLIENT").or_else(|| is_relay.then(Box::default)),
         databytes,
     }
