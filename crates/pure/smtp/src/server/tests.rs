@@ -72,8 +72,8 @@ fn helo_is_not_needed_and_starts_over() {
 #[test]
 fn small_commands() {
     says(
-        "noop\nRSET\nVRFY joe\nEXPN list\nWHAT\n\nDATA x\n",
-        "250 2.0.0 ok\n250 2.0.0 flushed\n252 2.0.0 send some mail, i'll try my best\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n501 5.5.4 no argument, please\n",
+        " NOOP\nnoop\nRSET\nVRFY joe\nEXPN list\nWHAT\n\nDATA x\n",
+        "502 5.5.1 unimplemented\n250 2.0.0 ok\n250 2.0.0 flushed\n252 2.0.0 send some mail, i'll try my best\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n501 5.5.4 no argument, please\n",
     );
     says("HELP me\nquit\nNOOP\n", "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030\n221 2.0.0 mx.example.org\n");
     assert_eq!(
@@ -96,7 +96,8 @@ fn senders() {
         ("MAIL FROM:<bad@X.example>", "553 5.7.1 sorry, your envelope sender is in my badmailfrom list"),
         ("MAIL FROM:<any@spam.example>", "553 5.7.1 sorry, your envelope sender is in my badmailfrom list"),
         ("MAIL FROM:<a b@c>", "501 5.1.7 no sender address that can be read"),
-        ("MAIL <a@b>", "501 5.5.4 syntax error"),
+        ("MAIL <a@b>", "555 5.5.4 syntax error"),
+        ("MAIL FROM:<a@b> SIZE=1 SIZE=1", "501 5.5.4 that parameter makes no sense"),
         ("MAIL FROM:<é@c.d>", "553 5.6.7 an address like that needs SMTPUTF8"),
         ("MAIL FROM:<é@c.d> SMTPUTF8", "250 2.1.0 ok"),
         ("MAIL FROM:<a@b> RET=FULL", "555 5.5.4 parameter not recognized"),
