@@ -26,7 +26,7 @@ const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
 /// A client that takes no reply for so long is gone.
 const WRITE_DEADLINE: Duration = Duration::from_secs(300);
 
-/// How long a client that is cut off may take to read why.
+/// How long a client that sends on may take to read the last reply.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// What all sessions of a worker share.
@@ -77,10 +77,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         talk.next(&mut actions).await;
     }
     talk.carry_out(&mut actions).await;
-    if talk.flush().await && talk.session.end() == Some(End::Limit) {
+    let is_sent = talk.flush().await;
+    log_end(&talk.session, now().boot, "");
+    if is_sent && talk.client_goes_on() {
         let _ = timeout(LINGER_MAX, talk.linger()).await;
     }
-    log_end(&talk.session, now().boot, "");
 }
 
 struct Talk {
@@ -187,6 +188,15 @@ impl Talk {
             () = sleep(left) => self.session.step(now(), Input::Deadline, actions),
             // The flag is looked at when this is called again.
             () = drained => {}
+        }
+    }
+
+    /// Does the client send more than was read to the end of the session? Who is cut off mostly does; who said QUIT should not.
+    fn client_goes_on(&self) -> bool {
+        match self.session.end() {
+            Some(End::Gone) => false,
+            Some(End::Limit) => true,
+            _ => matches!(self.stream.try_read(&mut self.worker.scratch.borrow_mut()), Ok(1..)),
         }
     }
 

@@ -346,6 +346,29 @@ fn who_is_cut_off_can_read_why() {
 }
 
 #[test]
+fn every_reply_reaches_a_client_that_sends_on_or_has_shut_its_side_down() {
+    let system = System::start(&[]);
+    let whole = format!("{}QUIT\r\n", letter("a@b", "x"));
+    for (input, end) in [
+        (whole.clone(), "221 2.0.0 mx.example.org\r\n"),
+        (letter("a@b", "x"), " qp 42\r\n"),
+        ("MAIL FROM:<>\r\nRCPT TO:<nobody@x>\r\n".repeat(3), "550 5.1.1 sorry, no mailbox here by that name\r\n"),
+        (format!("{whole}{}", "NOOP\r\n".repeat(300_000)), "221 2.0.0 mx.example.org\r\n"),
+    ] {
+        let mut stream = system.connect();
+        let mut writing = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            let _ = writing.write_all(input.as_bytes());
+            let _ = writing.shutdown(std::net::Shutdown::Write);
+        });
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies).expect("no reset of the connection");
+        writer.join().unwrap();
+        assert!(replies.ends_with(end), "{replies}");
+    }
+}
+
+#[test]
 fn an_idle_session_costs_little() {
     let system = System::start(&[]);
     let held: Vec<TcpStream> = (0..100).map(|_| system.connect()).collect();
