@@ -14,7 +14,7 @@
 //! | `brtlimit` | 100 | refused recipients before the connection is closed, 0 for no bound |
 //! | `timeoutsmtpd` | 1200 | seconds for a command or the next bytes of a text |
 //! | `concurrencyincoming` | 10000 | sessions in all; each worker holds its share |
-//! | `concurrencyincomingip` | 100 | sessions of one client address in one worker, so at most that many times the number of workers in all. Not for relay clients and this host itself |
+//! | `concurrencyincomingip` | 100 | sessions of one client address in one worker, so at most that many times the number of workers in all. Not for relay clients; for this host itself only if the file is there |
 
 use users::Networks;
 
@@ -53,6 +53,8 @@ pub struct Smtpd {
     pub sessions_max: usize,
     /// Sessions of an address, in one worker.
     pub sessions_per_address_max: usize,
+    /// Does that hold for this host's own clients? The default is for strangers; a number that somebody wrote means everyone.
+    pub bounds_this_host: bool,
 }
 
 impl Smtpd {
@@ -67,6 +69,7 @@ impl Smtpd {
             |name: &str| Ok::<_, ControlError>(root.line(name)?.filter(|line| !line.is_empty()).unwrap_or_else(|| me.clone()));
         let number = |name: &str, default: u64| Ok::<_, ControlError>(root.int(name)?.unwrap_or(default));
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let per_address = root.int("concurrencyincomingip")?;
         Ok(Self {
             greeting: textstring(or_me("smtpgreeting")?),
             localiphost: or_me("localiphost")?,
@@ -81,7 +84,8 @@ impl Smtpd {
             bad_recipients_max: u32::try_from(number("brtlimit", BAD_RECIPIENTS_DEFAULT)?).unwrap_or(0),
             timeout_s: number("timeoutsmtpd", TIMEOUT_DEFAULT_S)?.clamp(1, TIMEOUT_MAX_S),
             sessions_max: count(number("concurrencyincoming", SESSIONS_DEFAULT)?.min(SESSIONS_MAX)),
-            sessions_per_address_max: count(number("concurrencyincomingip", SESSIONS_PER_ADDRESS_DEFAULT)?),
+            sessions_per_address_max: count(per_address.unwrap_or(SESSIONS_PER_ADDRESS_DEFAULT)),
+            bounds_this_host: per_address.is_some(),
             me,
         })
     }
@@ -126,7 +130,7 @@ mod tests {
         assert!(smtpd.rcpthosts.is_empty() && smtpd.morercpthosts.is_none() && smtpd.relayclients.is_empty());
         assert!(!smtpd.normalizes_bare_lf);
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (0, 10_000, 100, 1200));
-        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max), (10_000, 100));
+        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (10_000, 100, false));
     }
 
     #[test]
@@ -164,13 +168,14 @@ mod tests {
             ("brtlimit", "0\n"),
             ("timeoutsmtpd", "0\n"),
             ("concurrencyincoming", "99999999999999999999\n"),
+            ("concurrencyincomingip", "3\n"),
         ]);
         let smtpd = Smtpd::read(&root).unwrap();
         assert_eq!(smtpd.greeting, b"hello there");
         assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b".b.example"]);
         assert!(smtpd.relayclients.contains("192.0.2.9".parse().unwrap()) && smtpd.normalizes_bare_lf);
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, 1, 0, 1));
-        assert_eq!(smtpd.sessions_max, 30_000);
+        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (30_000, 3, true));
         std::fs::write(root.control_file("barelf"), "yes\n").unwrap();
         assert!(
             Smtpd::read(&root)

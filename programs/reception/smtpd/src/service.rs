@@ -60,6 +60,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let gate = Gate {
             admission: Rc::new(Admission::new(control.sessions_max.div_ceil(workers), control.sessions_per_address_max)),
             relayclients: control.relayclients.clone(),
+            bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
                 config(control, Vec::new()),
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
@@ -82,6 +83,8 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
 pub(crate) struct Gate {
     pub(crate) admission: Rc<Admission>,
     pub(crate) relayclients: Networks,
+    /// The bound of an address holds for this host, too.
+    pub(crate) bounds_this_host: bool,
     pub(crate) worker: Rc<Worker>,
 }
 
@@ -116,7 +119,8 @@ async fn accept(gate: Rc<Gate>, listener: TcpListener, is_smtp: bool) {
 impl Gate {
     fn admit(&self, stream: TcpStream, client: IpAddr) {
         let is_relay = self.relayclients.contains(client);
-        let Some(place) = self.admission.admit(client, is_relay || client.is_loopback()) else {
+        let is_trusted = is_relay || (client.is_loopback() && !self.bounds_this_host);
+        let Some(place) = self.admission.admit(client, is_trusted) else {
             log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
             return refuse(&stream, TOO_MANY_CONNECTIONS);
         };

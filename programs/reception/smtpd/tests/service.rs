@@ -334,6 +334,18 @@ fn sessions_have_bounds() {
 }
 
 #[test]
+fn a_bound_of_an_address_that_is_written_down_holds_for_this_host_but_not_for_relay_clients() {
+    for (files, refused) in [
+        (&[("concurrencyincomingip", "2\n")][..], 1),
+        (&[("concurrencyincomingip", "2\n"), ("relayclients", "127.0.0.0/8\n")], 0),
+    ] {
+        let system = System::start(files);
+        let held: Vec<TcpStream> = (0..3).map(|_| system.connect()).collect();
+        assert_eq!(held.iter().filter(|stream| greeting(stream).starts_with("421 4.7.0 ")).count(), refused);
+    }
+}
+
+#[test]
 fn who_is_cut_off_can_read_why() {
     let system = System::start(&[("brtlimit", "3\n")]);
     let input = format!("MAIL FROM:<>\r\n{}", "RCPT TO:<nobody@x>\r\n".repeat(100_000));
