@@ -10,7 +10,7 @@
 //! | `badmailfrom` | – | envelope senders that are refused |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
 //! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
-//! | `maxrcpt` | 10000 | recipients of a message; the rest gets 452 and comes in another transaction |
+//! | `maxrcpt` | 10000 | recipients of a message, 0 for no bound but that of memory; the rest gets 452 and comes in another transaction |
 //! | `brtlimit` | 100 | refused recipients before the connection is closed, 0 for no bound |
 //! | `timeoutsmtpd` | 1200 | seconds for a command or the next bytes of a text |
 //! | `concurrencyincoming` | 10000 | sessions in all; each worker holds its share |
@@ -24,6 +24,8 @@ use crate::{ControlError, Root};
 const RECIPIENTS_DEFAULT: u64 = 10_000;
 /// Refused recipients by default: more than a stale list has, fewer than a dictionary.
 const BAD_RECIPIENTS_DEFAULT: u64 = 100;
+/// With all that stands around it a line of at most 512 bytes (RFC 5321 §4.5.3.1.5).
+const GREETING_LEN_MAX: usize = 480;
 /// As ever; RFC 5321 §4.5.3.2 asks for 300 at least.
 const TIMEOUT_DEFAULT_S: u64 = 1200;
 /// A longer time is no bound.
@@ -79,8 +81,11 @@ impl Smtpd {
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             normalizes_bare_lf: bare_lf(root)?,
             databytes: number("databytes", 0)?,
-            // No recipient at all would be no mail at all.
-            recipients_max: count(number("maxrcpt", RECIPIENTS_DEFAULT)?).max(1),
+            recipients_max: match number("maxrcpt", RECIPIENTS_DEFAULT)? {
+                // As with the patch that the file comes from. None at all would be no mail at all.
+                0 => usize::MAX,
+                most => count(most),
+            },
             bad_recipients_max: u32::try_from(number("brtlimit", BAD_RECIPIENTS_DEFAULT)?).unwrap_or(0),
             timeout_s: number("timeoutsmtpd", TIMEOUT_DEFAULT_S)?.clamp(1, TIMEOUT_MAX_S),
             sessions_max: count(number("concurrencyincoming", SESSIONS_DEFAULT)?.min(SESSIONS_MAX)),
@@ -93,6 +98,7 @@ impl Smtpd {
 
 /// What a reply line may hold (RFC 5321 §4.2): tabs and printable ASCII; `?` for the rest.
 fn textstring(mut text: Vec<u8>) -> Vec<u8> {
+    text.truncate(GREETING_LEN_MAX);
     text.iter_mut().filter(|b| !matches!(b, b'\t' | b' '..=b'~')).for_each(|b| *b = b'?');
     text
 }
@@ -148,6 +154,8 @@ mod tests {
             assert_eq!(smtpd.greeting, greeting.as_bytes(), "{file} {text:?}");
             assert_eq!(smtpd.localiphost, b"mx.example");
         }
+        let (_dir, long) = root(&[("me", "mx.example\n"), ("smtpgreeting", &"x".repeat(5000))]);
+        assert_eq!(Smtpd::read(&long).unwrap().greeting.len(), GREETING_LEN_MAX);
         let (_dir, root) =
             root(&[("me", "x\n"), ("rcpthosts", "a.example\r\n\r\n# c\r\nb.example"), ("barelf", "normalize\r\n")]);
         let smtpd = Smtpd::read(&root).unwrap();
@@ -174,7 +182,7 @@ mod tests {
         assert_eq!(smtpd.greeting, b"hello there");
         assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b".b.example"]);
         assert!(smtpd.relayclients.contains("192.0.2.9".parse().unwrap()) && smtpd.normalizes_bare_lf);
-        assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, 1, 0, 1));
+        assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, usize::MAX, 0, 1));
         assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (30_000, 3, true));
         std::fs::write(root.control_file("barelf"), "yes\n").unwrap();
         assert!(

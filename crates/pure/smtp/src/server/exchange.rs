@@ -130,6 +130,7 @@ pub struct Connection {
     pub remote_host: Option<Box<[u8]>>,
     /// TCPREMOTEINFO.
     pub remote_info: Option<Box<[u8]>>,
+    /// An IPv4 address as such, not in its IPv6 form.
     pub local_ip: Option<IpAddr>,
     /// The `by` of Received; `None` is [`Config::me`].
     pub local_host: Option<Box<[u8]>>,

@@ -164,6 +164,7 @@ fn recipients_are_rewritten_before_they_are_asked_for() {
     let at = |ip: &str| Connection { local_ip: Some(ip.parse::<IpAddr>().unwrap()), ..Connection::default() };
     assert_eq!(recipients(at("192.0.2.1"), "joe@[192.0.2.1]"), "joe@example.org");
     assert_eq!(recipients(at("192.0.2.2"), "joe@[192.0.2.1]"), "joe@[192.0.2.1]");
+    assert_eq!(recipients(at("192.0.2.1"), "joe@[IPv6:::ffff:192.0.2.1]"), "joe@example.org");
     assert_eq!(recipients(at("2001:db8::1"), "joe@[IPv6:2001:DB8:0::1]"), "joe@example.org");
 }
 

@@ -161,7 +161,7 @@ impl Session {
 
     /// RELAYCLIENT's value goes behind the recipient; `user@[our address]` is `user@localiphost`.
     fn rewritten(&self, recipient: Address) -> Result<Address, Address> {
-        let is_ours = |host: &[u8]| command::literal(host).is_some_and(|ip| Some(ip) == self.peer.local_ip);
+        let is_ours = |host: &[u8]| command::literal(host).is_some_and(|ip| Some(ip.to_canonical()) == self.peer.local_ip);
         let recipient = match recipient.domain() {
             Some(host) if is_ours(host) => {
                 Address::join(recipient.local(), &self.config.localiphost).map_err(|_| recipient.clone())?
