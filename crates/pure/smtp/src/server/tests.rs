@@ -321,6 +321,16 @@ fn a_hundred_thousand_recipients_cost_bounded_memory() {
 }
 
 #[test]
+fn without_a_bound_on_recipients_their_memory_still_has_one() {
+    let limits = Limits { recipients_max: usize::MAX, ..Limits::default() };
+    let input = format!("MAIL FROM:<>\r\n{}", "RCPT TO:<a>\r\n".repeat(80_000));
+    let seen = run(&Arc::new(Config { limits, ..config() }), &Connection::default(), input.as_bytes().chunks(65_536));
+    let text = String::from_utf8(seen.replies).unwrap();
+    assert_eq!(text.matches("250 2.1.5").count(), (1 << 20) / (1 + size_of::<Address>()));
+    assert!(text.ends_with("452 4.5.3 too many recipients, send the rest in another transaction\r\n"));
+}
+
+#[test]
 fn questions_are_asked_together_and_answered_in_order() {
     let mut out = Actions::default();
     let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
