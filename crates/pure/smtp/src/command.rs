@@ -9,6 +9,7 @@
 //! Used by [`crate::server`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use wire::quote::is_atext;
 use wire::{Address, Domain};
 
 /// Longest command line in bytes without its ending: 512 (RFC 5321 §4.5.3.1.4) and room for the parameters of extensions.
@@ -196,15 +197,10 @@ fn quoted_local(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Syntax> {
 /// Dot-string, with dots anywhere (addresses like `a..b@` and `a.@` exist), and what follows it.
 fn dot_local(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Syntax> {
     let (local, rest) = bytes.split_at(bytes.iter().position(|b| *b == b'@').unwrap_or(bytes.len()));
-    if local.is_empty() || !local.iter().all(|b| is_local_byte(*b)) {
+    if local.is_empty() || !local.iter().all(|b| is_atext(*b) || *b == b'.') {
         return Err(Syntax::Mailbox);
     }
     Ok((local.to_vec(), rest))
-}
-
-/// atext (RFC 5322 §3.2.3), the dot, and UTF-8 (RFC 6531 §3.3).
-fn is_local_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b) || !b.is_ascii()
 }
 
 /// A host name without its final dot, or an address literal (RFC 5321 §4.1.3).
@@ -273,7 +269,7 @@ impl MailParameters {
 /// The first of the two delimiters. The second replaces the recipient's `@` and is always qmail's `=`: `list-` + `user=host`.
 fn verp_delimiter(chars: &[u8]) -> Result<u8, Syntax> {
     match chars {
-        [first, b'='] if first.is_ascii_punctuation() && is_local_byte(*first) && *first != b'.' => Ok(*first),
+        [first, b'='] if first.is_ascii_punctuation() && is_atext(*first) => Ok(*first),
         _ => Err(Syntax::Value),
     }
 }
