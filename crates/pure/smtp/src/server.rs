@@ -405,6 +405,7 @@ impl Session {
         if matches!(self.state, State::Closed(_)) {
             return;
         }
+        self.refuse_unfinished_text(out);
         self.reset(out);
         if let Some(reply) = reply {
             out.reply(reply.as_bytes());

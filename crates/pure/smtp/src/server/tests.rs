@@ -233,6 +233,35 @@ fn refused_texts_are_read_to_their_end() {
 }
 
 #[test]
+fn a_refused_text_that_never_ends_is_answered_when_the_client_stops() {
+    let bare = "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html\r\n";
+    let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
+    for (text, says) in [
+        ("DATA\na\n.\nQUIT\n", format!("354 go ahead\r\n{bare}")),
+        ("BDAT 9\na\n", bare.to_owned()),
+        ("DATA\r\na\r\n", "354 go ahead\r\n".to_owned()),
+        ("BDAT 3\na\nb", bare.to_owned()),
+    ] {
+        for (now, input, last) in [(T0, Input::Closed, ""), (late, Input::Deadline, "421 4.4.2 timeout\r\n")] {
+            let (mut session, mut out) =
+                (Session::new(Arc::new(config()), Connection::default(), T0, &mut Actions::default()), Actions::default());
+            session.step(T0, Input::Bytes(b"MAIL FROM:<>\nRCPT TO:<postmaster>\n"), &mut Actions::default());
+            session.step(T0, Input::Bytes(text.as_bytes()), &mut out);
+            session.step(now, input, &mut out);
+            let replies: Vec<u8> = out
+                .0
+                .iter()
+                .filter_map(|action| if let Action::Reply(bytes) = action { Some(&bytes[..]) } else { None })
+                .flatten()
+                .copied()
+                .collect();
+            assert_eq!(String::from_utf8(replies).unwrap(), format!("{says}{last}"), "{text}");
+            assert!(!out.0.contains(&Action::Commit));
+        }
+    }
+}
+
+#[test]
 fn chunks() {
     let start = "MAIL FROM:<>\nRCPT TO:<a>\n";
     let ok = "250 2.1.0 ok\n250 2.1.5 ok\n";
