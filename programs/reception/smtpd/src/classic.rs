@@ -3,7 +3,7 @@
 //! tcp-environ(5) says who the client is, else the socket on standard input (systemd, inetd); RELAYCLIENT, DATABYTES and QMAILQUEUE are
 //! obeyed. Exit code 0 after QUIT, 1 otherwise. Under inetd standard error is the client: then there is no log.
 //! Messages go to the program that QMAILQUEUE names, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
-//! who may not ask it (its socket is for the service roles), or who replaces the queue and has no running system, has rcpthosts and the
+//! who may not ask it (its socket is for root and the service roles), or who replaces the queue and has no running system, has rcpthosts and the
 //! virtual domains alone, as with the classic program.
 
 use crate::config::config;
@@ -222,7 +222,7 @@ impl Directory {
         match connected.map_err(|error| error.kind()) {
             Ok(socket) => Self::Auth { socket, id: 0 },
             Err(io::ErrorKind::PermissionDenied) => Self::RcptHosts,
-            Err(io::ErrorKind::NotFound) if has_program => Self::RcptHosts,
+            Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) if has_program => Self::RcptHosts,
             Err(_) => Self::Down,
         }
     }
