@@ -40,6 +40,8 @@ use wire::Address;
 
 /// Input that is held, in bytes, while a question is open; more of it ends the session. Drivers read less than that at a time.
 pub const HELD_LEN_MAX: usize = 256 * 1024;
+/// Seconds for a client to take replies, where `timeoutsmtpd` leaves more: they wait in its kernel if it is alive.
+const WRITE_S_MAX: u64 = 300;
 /// Longest HELO name that is kept; longer than any domain.
 const HELO_LEN_MAX: usize = 255;
 
@@ -182,6 +184,12 @@ impl Session {
         let limits = &self.config.limits;
         let after = |start: Duration, seconds| start.saturating_add(Duration::from_secs(seconds));
         after(self.progress, limits.command_s).min(after(self.started, limits.session_s))
+    }
+
+    /// A client that takes no byte of a reply for so long is gone.
+    #[must_use]
+    pub fn write_deadline(&self) -> Duration {
+        Duration::from_secs(self.config.limits.command_s.min(WRITE_S_MAX))
     }
 
     /// Why the session is over, if it is.

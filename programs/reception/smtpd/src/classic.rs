@@ -35,8 +35,10 @@ use wire::Address;
 const READ_LEN: usize = 64 * 1024;
 /// For the directory's answer.
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
-/// A client that takes no reply for so long is gone.
-const WRITE_DEADLINE: Timespec = Timespec { tv_sec: 300, tv_nsec: 0 };
+/// What is written in one go: PIPE_BUF, for which a pipe that is ready has room.
+const WRITE_LEN: usize = 4096;
+/// For the one line of a session that cannot begin.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The whole program.
 pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
@@ -47,7 +49,7 @@ pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
         Ok(talk) => talk,
         Err(error) => {
             log_line(format_args!("qmail-smtpd: {error}"));
-            let _ = send(format!("{NO_CONTROLS}\r\n").as_bytes());
+            let _ = send(format!("{NO_CONTROLS}\r\n").as_bytes(), REFUSAL_DEADLINE);
             return ExitCode::FAILURE;
         }
     };
@@ -145,7 +147,7 @@ impl Talk {
             while !self.actions.0.is_empty() {
                 self.carry_out();
             }
-            let is_sent = send(&std::mem::take(&mut self.output)).is_ok();
+            let is_sent = send(&std::mem::take(&mut self.output), self.session.write_deadline()).is_ok();
             match self.session.end() {
                 Some(end) => break end,
                 None if !is_sent => self.session.step(now(), Input::Closed, &mut self.actions),
@@ -328,13 +330,15 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: &Timespec) -> io::Result
     Ok(rustix::io::retry_on_intr(|| poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(deadline)))? > 0)
 }
 
-fn send(bytes: &[u8]) -> io::Result<()> {
+fn send(bytes: &[u8], deadline: Duration) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        if !wait(rustix::stdio::stdout(), PollFlags::OUT, &WRITE_DEADLINE)? {
+        if !wait(rustix::stdio::stdout(), PollFlags::OUT, &timespec(deadline))? {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        match rustix::io::write(rustix::stdio::stdout(), rest) {
+        // What is ready takes this much; more would wait in write(2), where no deadline is.
+        let piece = rest.get(..WRITE_LEN).unwrap_or(rest);
+        match rustix::io::write(rustix::stdio::stdout(), piece) {
             Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),

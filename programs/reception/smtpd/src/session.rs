@@ -23,9 +23,6 @@ use wire::Address;
 /// What is read in one go. Less than the machine would hold while a question is open.
 const SCRATCH_LEN: usize = 64 * 1024;
 const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
-/// A client that takes no reply for so long is gone.
-const WRITE_DEADLINE: Duration = Duration::from_secs(300);
-
 /// How long a client that sends on may take to read the last reply.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
@@ -220,7 +217,7 @@ impl Talk {
             match self.stream.try_write(rest) {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !matches!(timeout(WRITE_DEADLINE, self.stream.writable()).await, Ok(Ok(()))) {
+                    if !matches!(timeout(self.session.write_deadline(), self.stream.writable()).await, Ok(Ok(()))) {
                         return false;
                     }
                 }

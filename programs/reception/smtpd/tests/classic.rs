@@ -279,6 +279,23 @@ fn exit_codes() {
 }
 
 #[test]
+fn who_takes_no_reply_for_timeoutsmtpd_is_let_go() {
+    let mut child = Instance::new().control("timeoutsmtpd", "1\n").start();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || while stdin.write_all(&b"HELP\r\n".repeat(10_000)).is_ok() {});
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            ended => break ended,
+        }
+    };
+    let _ = child.kill();
+    writer.join().unwrap();
+    assert_eq!(ended.expect("it waits for a client that does not read").code(), Some(1));
+}
+
+#[test]
 fn without_a_running_system_everything_is_temporary() {
     let outcome = Instance::new().talk(LETTER);
     assert_eq!(outcome.replies.matches("\n451 4.3.0 cannot check that recipient now, try again later\n").count(), 1);

@@ -380,6 +380,19 @@ fn every_reply_reaches_a_client_that_sends_on_or_has_shut_its_side_down() {
 }
 
 #[test]
+fn who_takes_no_reply_for_timeoutsmtpd_is_let_go() {
+    let system = System::start(&[("timeoutsmtpd", "1\n")]);
+    let mut stream = system.connect();
+    let writer = std::thread::spawn(move || {
+        // Until the connection is gone, or everything is full on both sides.
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        while stream.write_all(&b"HELP\r\n".repeat(10_000)).is_ok() {}
+    });
+    system.wait_for_log("end 127.0.0.1 Gone: ", 1);
+    writer.join().unwrap();
+}
+
+#[test]
 fn an_idle_session_costs_little() {
     let system = System::start(&[]);
     let held: Vec<TcpStream> = (0..100).map(|_| system.connect()).collect();
