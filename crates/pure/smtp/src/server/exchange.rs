@@ -166,7 +166,7 @@ impl Default for Limits {
             databytes: 0,
             recipients_max: 10_000,
             bad_recipients_max: 100,
-            errors_max: 50,
+            errors_max: 100,
             text_line_len_max: 1 << 20,
             command_s: 1200,
             session_s: 86_400,
