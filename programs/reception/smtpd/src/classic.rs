@@ -17,7 +17,7 @@ use ipc::submission::Submission;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::SocketAddrAny;
+use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{Action, Actions, Connection, End, Envelope, Input, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session};
 use std::io;
@@ -35,6 +35,8 @@ use wire::Address;
 const READ_LEN: usize = 64 * 1024;
 /// For the directory's answer.
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a client that sends on may take to read the last reply.
+const LINGER_MAX: Duration = Duration::from_secs(2);
 /// What is written in one go: PIPE_BUF, for which a pipe that is ready has room.
 const WRITE_LEN: usize = 4096;
 /// For the one line of a session that cannot begin.
@@ -156,6 +158,9 @@ impl Talk {
         };
         let prefix = format!("qmail-smtpd[{}]: ", std::process::id());
         log_end(&self.session, now().boot, &prefix);
+        if end != End::Gone {
+            linger(&mut buf);
+        }
         end
     }
 
@@ -323,6 +328,21 @@ fn submit(run: BorrowedFd<'_>, socket: Socket, envelope: Envelope) -> io::Result
 
 fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
+}
+
+/// Reads on without looking what a client on a socket sends behind the end: to close over unread input would take the last reply
+/// back (RFC 1122 §4.2.2.13).
+fn linger(buf: &mut [u8]) {
+    let stdin = rustix::stdio::stdin();
+    let until = now().boot.saturating_add(LINGER_MAX);
+    let is_readable = |time: Duration| wait(stdin, PollFlags::IN, &timespec(time)).unwrap_or(false);
+    if !is_readable(Duration::ZERO) || rustix::net::shutdown(rustix::stdio::stdout(), Shutdown::Write).is_err() {
+        return;
+    }
+    while is_readable(until.saturating_sub(now().boot))
+        && matches!(rustix::io::read(stdin, &mut *buf), Ok(1..))
+        && now().boot < until
+    {}
 }
 
 /// Is the descriptor ready before `deadline`?
