@@ -335,7 +335,7 @@ fn three_hundred_connections_at_the_limit() {
     let instance = instance(&[("concurrencyincoming", "40\n"), ("concurrencypop3ip", "10\n")]);
     let before = services(&instance);
     let (smtp, smtp_streams) = greeted(instance.port(25), 300, "220 ");
-    assert!((1..=40usize.div_ceil(workers) * workers).contains(&smtp), "{smtp} SMTP sessions");
+    assert_eq!(smtp, 40, "SMTP sessions");
     let (pop3, pop3_streams) = greeted(instance.port(110), 300, "+OK ");
     assert!((1..=10 * workers).contains(&pop3), "{pop3} POP3 sessions");
     assert_eq!(services(&instance), before);
@@ -344,6 +344,23 @@ fn three_hundred_connections_at_the_limit() {
     wait_for("a login", || instance.pop3(BOB).ok().map(drop)).unwrap();
     wait_for("room for the next letter", || instance.smtp().and_then(|smtp| smtp.send("a@b.test", &[BOB], LETTER)).ok()).unwrap();
     instance.wait_mail(BOB, 1).unwrap();
+}
+
+#[test]
+fn the_last_place_is_given_away_whichever_worker_has_it() {
+    let instance = Instance::started(&[("concurrencyincoming", "5\n")]).unwrap();
+    for (round, pause_ms) in [0, 0, 70, 70].into_iter().enumerate() {
+        // A worker that looks for connections nobody has room for must not find one that somebody has.
+        let next = |_| {
+            std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+            greeted(instance.port(25), 1, "220 ")
+        };
+        let all: Vec<(usize, Vec<TcpStream>)> = (0..7).map(next).collect();
+        assert_eq!(all.iter().map(|(greeted, _)| *greeted).collect::<Vec<_>>(), [1, 1, 1, 1, 1, 0, 0], "{pause_ms} ms");
+        drop(all);
+        let ended = || instance.log().matches(": end 127.0.0.1 ").count();
+        wait_for("all places", || (ended() == (round + 1) * 5).then_some(())).unwrap();
+    }
 }
 
 /// What somebody might take for the end of the text: all short strings, and longer ones that were once a hole somewhere.

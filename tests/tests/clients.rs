@@ -30,6 +30,22 @@ fn body(letter: &str) -> &str {
 }
 
 #[test]
+fn a_session_by_hand_gets_the_answers_that_clients_get() {
+    let instance = instance();
+    let mut smtpd = Command::new(instance.program("qmail-smtpd"));
+    smtpd.env("QMAIL_ROOT", &instance.root);
+    let session = "MAIL FROM:<a@b.test>\r\nRCPT TO:<bob@example.test>\r\nRCPT TO:<dave@example.test>\r\nRCPT TO:<x@far.test>\r\n\
+        DATA\r\nSubject: by hand\r\n\r\n.\r\nQUIT\r\n";
+    let output = system_tests::instance::feed(&mut smtpd, session.as_bytes()).unwrap();
+    let replies = String::from_utf8(output.stdout).unwrap();
+    let codes: Vec<&str> = replies.lines().map(|line| &line[..9]).collect();
+    let wanted = ["250 2.1.0", "250 2.1.5", "550 5.1.1", "553 5.7.1", "354 go ah", "250 2.0.0", "221 2.0.0"];
+    assert_eq!(codes[1..], wanted, "{replies}");
+    assert!(output.status.success());
+    instance.wait_mail("bob@example.test", 1).unwrap();
+}
+
+#[test]
 fn swaks_sends_in_each_of_its_ways() {
     let Some(swaks) = tools::get("swaks_sends_in_each_of_its_ways", "swaks", "usr/bin/swaks").unwrap() else { return };
     let instance = instance();

@@ -9,6 +9,7 @@
 //! Used by [`crate::server`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use wire::quote::is_atext;
 use wire::{Address, Domain};
 
 /// Longest command line in bytes without its ending: 512 (RFC 5321 §4.5.3.1.4) and room for the parameters of extensions.
@@ -35,12 +36,13 @@ pub enum Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// The verb is what stands before the first blank, in any case; blanks around the rest do not count.
+    /// The verb is what stands before the first space, in any case; blanks around the rest do not count. So a line that starts with
+    /// a blank has no verb, as with qmail.
     #[must_use]
     pub fn parse(line: &'a [u8]) -> Self {
-        let line = line.trim_ascii();
+        let line = without_blanks_behind(line);
         let (verb, rest) = line.split_at(line.iter().position(|b| *b == b' ').unwrap_or(line.len()));
-        let rest = rest.trim_ascii_start();
+        let rest = without_blanks_before(rest);
         let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
         match verb.len() {
             4 if is("HELO") => Self::Helo(rest),
@@ -58,6 +60,20 @@ impl<'a> Command<'a> {
             _ => Self::Unknown,
         }
     }
+}
+
+/// Spaces and tabs only: a CR that ends no line is no blank, wherever it stands.
+fn is_blank(b: u8) -> bool {
+    matches!(b, b' ' | b'\t')
+}
+
+fn without_blanks_before(bytes: &[u8]) -> &[u8] {
+    bytes.get(bytes.iter().take_while(|b| is_blank(**b)).count()..).unwrap_or_default()
+}
+
+fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
+    let blanks = bytes.iter().rev().take_while(|b| is_blank(**b)).count();
+    bytes.get(..bytes.len().saturating_sub(blanks)).unwrap_or_default()
 }
 
 /// Why an argument is refused; all permanent.
@@ -82,7 +98,7 @@ pub enum Syntax {
 pub fn path<'a>(argument: &'a [u8], keyword: &str) -> Result<(Address, &'a [u8]), Syntax> {
     let (word, rest) = argument.split_at_checked(keyword.len()).ok_or(Syntax::Form)?;
     let rest = rest.strip_prefix(b":").filter(|_| word.eq_ignore_ascii_case(keyword.as_bytes())).ok_or(Syntax::Form)?;
-    let rest = rest.trim_ascii_start();
+    let rest = without_blanks_before(rest);
     let (inner, parameters) = match rest.strip_prefix(b"<") {
         Some(open) => {
             let close = unquoted_position(open, b'>').ok_or(Syntax::Form)?;
@@ -99,7 +115,7 @@ pub fn path<'a>(argument: &'a [u8], keyword: &str) -> Result<(Address, &'a [u8])
         return Err(Syntax::TooLong);
     }
     let address = if inner.is_empty() { Address::null() } else { mailbox(without_route(inner)?)? };
-    Ok((address, parameters.trim_ascii()))
+    Ok((address, without_blanks_before(without_blanks_behind(parameters))))
 }
 
 /// The first `wanted` outside of quotes.
@@ -120,7 +136,12 @@ fn without_route(path: &[u8]) -> Result<&[u8], Syntax> {
     if !path.starts_with(b"@") {
         return Ok(path);
     }
-    let colon = path.iter().position(|b| *b == b':').ok_or(Syntax::Mailbox)?;
+    let mut in_literal = false;
+    let is_end = |b: &u8| {
+        in_literal = *b == b'[' || (in_literal && *b != b']');
+        *b == b':' && !in_literal
+    };
+    let colon = path.iter().position(is_end).ok_or(Syntax::Mailbox)?;
     let (route, rest) = path.split_at_checked(colon).ok_or(Syntax::Mailbox)?;
     for hop in route.split(|b| *b == b',') {
         let host = hop.strip_prefix(b"@").ok_or(Syntax::Mailbox)?;
@@ -131,7 +152,7 @@ fn without_route(path: &[u8]) -> Result<&[u8], Syntax> {
 
 /// A mailbox, or a local part alone.
 fn mailbox(bytes: &[u8]) -> Result<Address, Syntax> {
-    // qmail's envelope senders of double bounces and of VERP have a domain that no RFC knows (qmail-family §3.3, §3.6).
+    // qmail's envelope sender of double bounces has a domain that no RFC knows (qmail-family §3.3).
     if bytes == b"#@[]" {
         return Address::new(bytes).map_err(|_| Syntax::Mailbox);
     }
@@ -176,15 +197,10 @@ fn quoted_local(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Syntax> {
 /// Dot-string, with dots anywhere (addresses like `a..b@` and `a.@` exist), and what follows it.
 fn dot_local(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Syntax> {
     let (local, rest) = bytes.split_at(bytes.iter().position(|b| *b == b'@').unwrap_or(bytes.len()));
-    if local.is_empty() || !local.iter().all(|b| is_local_byte(*b)) {
+    if local.is_empty() || !local.iter().all(|b| is_atext(*b) || *b == b'.') {
         return Err(Syntax::Mailbox);
     }
     Ok((local.to_vec(), rest))
-}
-
-/// atext (RFC 5322 §3.2.3), the dot, and UTF-8 (RFC 6531 §3.3).
-fn is_local_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b) || !b.is_ascii()
 }
 
 /// A host name without its final dot, or an address literal (RFC 5321 §4.1.3).
@@ -221,9 +237,11 @@ pub struct MailParameters {
 
 impl MailParameters {
     /// # Errors
-    /// [`Syntax::Parameter`] for a parameter that is not offered (XVERP is, if `may_verp`), [`Syntax::Value`].
+    /// [`Syntax::Parameter`] for a parameter that is not offered (XVERP is, if `may_verp`), [`Syntax::Value`]; also for one that
+    /// stands twice, since nobody knows which of them the next reader would believe.
     pub fn parse(parameters: &[u8], may_verp: bool) -> Result<Self, Syntax> {
         let mut all = Self::default();
+        let mut names = Vec::new();
         for parameter in parameters.split(|b| *b == b' ').filter(|p| !p.is_empty()) {
             let mut halves = parameter.splitn(2, |b| *b == b'=');
             let (name, value) = (halves.next().unwrap_or_default().to_ascii_uppercase(), halves.next());
@@ -239,6 +257,10 @@ impl MailParameters {
                 (b"SIZE" | b"BODY" | b"SMTPUTF8", _) => return Err(Syntax::Value),
                 _ => return Err(Syntax::Parameter),
             }
+            if names.contains(&name) {
+                return Err(Syntax::Value);
+            }
+            names.push(name);
         }
         Ok(all)
     }
@@ -247,7 +269,7 @@ impl MailParameters {
 /// The first of the two delimiters. The second replaces the recipient's `@` and is always qmail's `=`: `list-` + `user=host`.
 fn verp_delimiter(chars: &[u8]) -> Result<u8, Syntax> {
     match chars {
-        [first, b'='] if first.is_ascii_punctuation() && is_local_byte(*first) && *first != b'.' => Ok(*first),
+        [first, b'='] if first.is_ascii_punctuation() && is_atext(*first) => Ok(*first),
         _ => Err(Syntax::Value),
     }
 }
@@ -285,6 +307,10 @@ mod tests {
         assert_eq!(Command::parse(b"quit now"), Command::Quit);
         assert_eq!(Command::parse(b""), Command::Unknown);
         assert_eq!(Command::parse(b"DATA\0"), Command::Unknown);
+        assert_eq!(Command::parse(b"DATA \t "), Command::Data(b""));
+        for odd in [&b" QUIT"[..], b"\tQUIT", b"QUIT\r", b"QUIT\x0b", b"MAIL\tFROM:<a@b>"] {
+            assert_eq!(Command::parse(odd), Command::Unknown, "{}", odd.escape_ascii());
+        }
     }
 
     #[test]
@@ -297,6 +323,7 @@ mod tests {
             ("FROM:<> BODY=8BITMIME", "", "BODY=8BITMIME"),
             ("FROM:<Postmaster>", "Postmaster", ""),
             ("FROM:<@x.y,@z:a@b>", "a@b", ""),
+            ("FROM:<@[192.0.2.1],@[IPv6:2001:db8::1]:a@[IPv6:::1]>", "a@[IPv6:::1]", ""),
             ("FROM:<\"a b\"@c>", "a b@c", ""),
             ("FROM:<\"a\\\"> b@\\\\\"@c> X", "a\"> b@\\@c", "X"),
             ("FROM:<a..b.@c.>", "a..b.@c", ""),
@@ -325,6 +352,10 @@ mod tests {
             (b"FROM:<a<b@c>", Syntax::Mailbox),
             (b"FROM:<@c>", Syntax::Mailbox),
             (b"FROM:<@c:>", Syntax::Mailbox),
+            (b"FROM:<@[::1]>", Syntax::Mailbox),
+            (b"FROM:<@[:a@b>", Syntax::Mailbox),
+            (b"FROM:\r<a@b>", Syntax::Mailbox),
+            (b"FROM:<a@b>\r", Syntax::Form),
             (b"FROM:<a@>", Syntax::Mailbox),
             (b"FROM:<a@b..c>", Syntax::Mailbox),
             (b"FROM:<a@b@c>", Syntax::Mailbox),
@@ -364,6 +395,10 @@ mod tests {
             "XVERP=@=",
             "XVERP=+-",
             "XVERP=+",
+            "SIZE=1 SIZE=1",
+            "SMTPUTF8 smtputf8",
+            "BODY=7BIT SIZE=1 BODY=8BITMIME",
+            "AUTH=<> AUTH=<>",
         ] {
             assert_eq!(parse(bad).unwrap_err(), Syntax::Value, "{bad}");
         }

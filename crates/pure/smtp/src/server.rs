@@ -1,7 +1,7 @@
 //! The server side of SMTP as a machine without I/O: qmail-smtpd's whole conversation.
 //!
 //! A driver feeds [`Input`]s and carries out [`Action`]s in order; it reads from the client only while
-//! [`Session::wants_input`], and sends [`Input::Deadline`] when [`Session::deadline_s`] has passed. The actions do not depend on how
+//! [`Session::wants_input`], and sends [`Input::Deadline`] when [`Session::deadline`] has passed. The actions do not depend on how
 //! the client's bytes were cut.
 //!
 //! Guarantees:
@@ -33,12 +33,15 @@ pub use transaction::QUESTIONS_MAX;
 
 use crate::command::{COMMAND_LEN_MAX, Command};
 use std::sync::Arc;
+use std::time::Duration;
 use text::{Chunk, Message};
 use transaction::Transaction;
 use wire::Address;
 
 /// Input that is held, in bytes, while a question is open; more of it ends the session. Drivers read less than that at a time.
 pub const HELD_LEN_MAX: usize = 256 * 1024;
+/// Seconds for a client to take replies, where `timeoutsmtpd` leaves more: they wait in its kernel if it is alive.
+const WRITE_S_MAX: u64 = 300;
 /// Longest HELO name that is kept; longer than any domain.
 const HELO_LEN_MAX: usize = 255;
 
@@ -101,8 +104,8 @@ pub struct Session {
     config: Arc<Config>,
     peer: Connection,
     now: Now,
-    started_s: u64,
-    progress_s: u64,
+    started: Duration,
+    progress: Duration,
     state: State,
     /// A part of a command, or input behind an open question.
     held: Vec<u8>,
@@ -125,8 +128,8 @@ impl Session {
             config,
             peer,
             now,
-            started_s: now.boot_s,
-            progress_s: now.boot_s,
+            started: now.boot,
+            progress: now.boot,
             state: State::Idle,
             held: Vec::new(),
             in_long_line: false,
@@ -141,7 +144,7 @@ impl Session {
 
     /// One thing happened; what to do about it is added to `out`.
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Actions) {
-        let is_late = now.boot_s >= self.deadline_s();
+        let is_late = now.boot >= self.deadline();
         self.now = now;
         match input {
             _ if matches!(self.state, State::Closed(_)) => {}
@@ -149,12 +152,12 @@ impl Session {
             Input::Deadline => {}
             Input::Bytes(bytes) => self.bytes(bytes, out),
             Input::Recipient { question, answer } => {
-                self.progress_s = now.boot_s;
+                self.progress = now.boot;
                 self.recipient_answered(question, answer, out);
                 self.resume(out);
             }
             Input::Queue(answer) => {
-                self.progress_s = now.boot_s;
+                self.progress = now.boot;
                 self.queue_answered(&answer, out);
                 self.resume(out);
             }
@@ -172,14 +175,21 @@ impl Session {
         !matches!(self.state, State::Committing { .. } | State::Closed(_)) && !self.is_asking()
     }
 
-    /// When [`Input::Deadline`] is due, in [`Now::boot_s`]. Open questions have deadlines of their own, which the driver keeps.
+    /// When [`Input::Deadline`] is due, in [`Now::boot`]. Open questions have deadlines of their own, which the driver keeps.
     #[must_use]
-    pub fn deadline_s(&self) -> u64 {
+    pub fn deadline(&self) -> Duration {
         if !self.wants_input() {
-            return u64::MAX;
+            return Duration::MAX;
         }
         let limits = &self.config.limits;
-        self.progress_s.saturating_add(limits.command_s).min(self.started_s.saturating_add(limits.session_s))
+        let after = |start: Duration, seconds| start.saturating_add(Duration::from_secs(seconds));
+        after(self.progress, limits.command_s).min(after(self.started, limits.session_s))
+    }
+
+    /// A client that takes no byte of a reply for so long is gone.
+    #[must_use]
+    pub fn write_deadline(&self) -> Duration {
+        Duration::from_secs(self.config.limits.command_s.min(WRITE_S_MAX))
     }
 
     /// Why the session is over, if it is.
@@ -207,10 +217,10 @@ impl Session {
         &self.peer
     }
 
-    /// When the connection came, in [`Now::boot_s`].
+    /// When the connection came, in [`Now::boot`].
     #[must_use]
-    pub fn started_s(&self) -> u64 {
-        self.started_s
+    pub fn started(&self) -> Duration {
+        self.started
     }
 
     fn databytes(&self) -> u64 {
@@ -264,7 +274,7 @@ impl Session {
             State::Data(_) if rest.is_empty() => return false,
             State::Chunk(..) | State::Skip(..) | State::Data(_) => {}
         }
-        self.progress_s = self.now.boot_s;
+        self.progress = self.now.boot;
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Data(message) => self.take_data(message, rest, out),
             State::Chunk(message, chunk) => self.take_chunk(message, chunk, rest, out),
@@ -294,7 +304,7 @@ impl Session {
             return false;
         }
         *rest = behind.get(1..).unwrap_or_default();
-        self.progress_s = self.now.boot_s;
+        self.progress = self.now.boot;
         if std::mem::take(&mut self.in_long_line) || line.len() > COMMAND_LEN_MAX {
             self.refuse(replies::LINE_TOO_LONG, out);
         } else if memchr::memchr(0, line).is_some() {
@@ -403,6 +413,7 @@ impl Session {
         if matches!(self.state, State::Closed(_)) {
             return;
         }
+        self.refuse_unfinished_text(out);
         self.reset(out);
         if let Some(reply) = reply {
             out.reply(reply.as_bytes());

@@ -59,10 +59,11 @@ impl fmt::Display for LineError {
 
 impl std::error::Error for LineError {}
 
-/// Strips blanks, tabs and newlines at the end, as every control file is read.
+/// Strips blanks, tabs and line ends from the end, as every control file is read. Classic: not the CR of an editor elsewhere, which
+/// made a name that nothing equals.
 #[must_use]
 pub fn trim_end(line: &[u8]) -> &[u8] {
-    let end = line.iter().rposition(|b| !matches!(b, b' ' | b'\t' | b'\n')).map_or(0, |at| at.saturating_add(1));
+    let end = line.iter().rposition(|b| !matches!(b, b' ' | b'\t' | b'\n' | b'\r')).map_or(0, |at| at.saturating_add(1));
     line.get(..end).unwrap_or_default()
 }
 
@@ -86,9 +87,9 @@ mod tests {
 
     #[test]
     fn list_lines_are_read_as_control_files_are() {
-        let text = b"a \t\n#no\n\n  b\n \t \nc#\nlast";
+        let text = b"a \t\n#no\n\n  b\n \t \nc#\nd\r\n\r\ne \r\nlast";
         let lines: Vec<_> = list_lines(text).collect();
-        assert_eq!(lines, [(1, &b"a"[..]), (4, b"  b"), (6, b"c#"), (7, b"last")]);
+        assert_eq!(lines, [(1, &b"a"[..]), (4, b"  b"), (6, b"c#"), (7, b"d"), (9, b"e"), (10, b"last")]);
     }
 
     #[test]

@@ -5,12 +5,18 @@
 //! Guarantees that the result holds no CR, LF or NUL: each becomes `_`, since no quoted pair may hold one (no address has one either).
 //! Deviation from the classic quote2: a local part in valid UTF-8 is not quoted, since a Dot-string may hold it (RFC 6531 §3.3).
 
+/// atext (RFC 5322 §3.2.3) with UTF-8 (RFC 6531 §3.3), by bytes: whether these are UTF-8 is another question.
+#[must_use]
+pub fn is_atext(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b) || !b.is_ascii()
+}
+
 /// Does `local` need quotes: empty, a byte outside of `atext` (RFC 5322 §3.2.3; UTF-8 is `atext`, RFC 6531 §3.3; classic: is not)
 /// and the dot, or a dot where none may stand?
 #[must_use]
 pub fn is_needed(local: &[u8]) -> bool {
-    let is_atext = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(b) || !b.is_ascii();
-    local.split(|b| *b == b'.').any(|atom| atom.is_empty() || !atom.iter().all(is_atext)) || std::str::from_utf8(local).is_err()
+    local.split(|b| *b == b'.').any(|atom| atom.is_empty() || !atom.iter().all(|b| is_atext(*b)))
+        || std::str::from_utf8(local).is_err()
 }
 
 /// `local`, in quotes if it needs them, with `"` and `\` as quoted pairs.

@@ -123,6 +123,8 @@ mod tests {
             (&b""[..], &b""[..], None),
             (b"mail.example.org\n", b"mail.example.org", None),
             (b"a b \t\nsecond\n", b"a b", None),
+            (b"mail.example.org\r\nsecond\r\n", b"mail.example.org", None),
+            (b"\r\n", b"", None),
             (b"\nsecond", b"", None),
             (b" x", b" x", None),
             (b"12ab\n", b"12ab", Some(12)),

@@ -10,11 +10,11 @@
 //! | `badmailfrom` | – | envelope senders that are refused |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
 //! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
-//! | `maxrcpt` | 10000 | recipients of a message; the rest gets 452 and comes in another transaction |
+//! | `maxrcpt` | 10000 | recipients of a message, 0 for no bound but that of memory; the rest gets 452 and comes in another transaction |
 //! | `brtlimit` | 100 | refused recipients before the connection is closed, 0 for no bound |
 //! | `timeoutsmtpd` | 1200 | seconds for a command or the next bytes of a text |
 //! | `concurrencyincoming` | 10000 | sessions in all; each worker holds its share |
-//! | `concurrencyincomingip` | 100 | sessions of one client address in one worker, so at most that many times the number of workers in all. Not for relay clients and this host itself |
+//! | `concurrencyincomingip` | 100 | sessions of one client address in one worker, so at most that many times the number of workers in all. Not for relay clients; for this host itself only if the file is there |
 
 use users::Networks;
 
@@ -24,6 +24,8 @@ use crate::{ControlError, Root};
 const RECIPIENTS_DEFAULT: u64 = 10_000;
 /// Refused recipients by default: more than a stale list has, fewer than a dictionary.
 const BAD_RECIPIENTS_DEFAULT: u64 = 100;
+/// With all that stands around it a line of at most 512 bytes (RFC 5321 §4.5.3.1.5).
+const GREETING_LEN_MAX: usize = 480;
 /// As ever; RFC 5321 §4.5.3.2 asks for 300 at least.
 const TIMEOUT_DEFAULT_S: u64 = 1200;
 /// A longer time is no bound.
@@ -53,6 +55,8 @@ pub struct Smtpd {
     pub sessions_max: usize,
     /// Sessions of an address, in one worker.
     pub sessions_per_address_max: usize,
+    /// Does that hold for this host's own clients? The default is for strangers; a number that somebody wrote means everyone.
+    pub bounds_this_host: bool,
 }
 
 impl Smtpd {
@@ -62,11 +66,14 @@ impl Smtpd {
     /// Unreadable or malformed, or no `me`; temporary.
     pub fn read(root: &Root) -> Result<Self, ControlError> {
         let me = root.me()?;
-        let or_me = |name: &str| Ok::<_, ControlError>(root.line(name)?.unwrap_or_else(|| me.clone()));
+        // A greeting without a name is none (RFC 5321 §4.3.1), and a domain of no bytes is no domain.
+        let or_me =
+            |name: &str| Ok::<_, ControlError>(root.line(name)?.filter(|line| !line.is_empty()).unwrap_or_else(|| me.clone()));
         let number = |name: &str, default: u64| Ok::<_, ControlError>(root.int(name)?.unwrap_or(default));
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let per_address = root.int("concurrencyincomingip")?;
         Ok(Self {
-            greeting: or_me("smtpgreeting")?,
+            greeting: textstring(or_me("smtpgreeting")?),
             localiphost: or_me("localiphost")?,
             rcpthosts: root.lines("rcpthosts")?.unwrap_or_default(),
             morercpthosts: root.text("morercpthosts.cdb")?,
@@ -74,15 +81,26 @@ impl Smtpd {
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             normalizes_bare_lf: bare_lf(root)?,
             databytes: number("databytes", 0)?,
-            // No recipient at all would be no mail at all.
-            recipients_max: count(number("maxrcpt", RECIPIENTS_DEFAULT)?).max(1),
+            recipients_max: match number("maxrcpt", RECIPIENTS_DEFAULT)? {
+                // As with the patch that the file comes from. None at all would be no mail at all.
+                0 => usize::MAX,
+                most => count(most),
+            },
             bad_recipients_max: u32::try_from(number("brtlimit", BAD_RECIPIENTS_DEFAULT)?).unwrap_or(0),
             timeout_s: number("timeoutsmtpd", TIMEOUT_DEFAULT_S)?.clamp(1, TIMEOUT_MAX_S),
             sessions_max: count(number("concurrencyincoming", SESSIONS_DEFAULT)?.min(SESSIONS_MAX)),
-            sessions_per_address_max: count(number("concurrencyincomingip", SESSIONS_PER_ADDRESS_DEFAULT)?),
+            sessions_per_address_max: count(per_address.unwrap_or(SESSIONS_PER_ADDRESS_DEFAULT)),
+            bounds_this_host: per_address.is_some(),
             me,
         })
     }
+}
+
+/// What a reply line may hold (RFC 5321 §4.2): tabs and printable ASCII; `?` for the rest.
+fn textstring(mut text: Vec<u8>) -> Vec<u8> {
+    text.truncate(GREETING_LEN_MAX);
+    text.iter_mut().filter(|b| !matches!(b, b'\t' | b' '..=b'~')).for_each(|b| *b = b'?');
+    text
 }
 
 fn bare_lf(root: &Root) -> Result<bool, ControlError> {
@@ -118,7 +136,31 @@ mod tests {
         assert!(smtpd.rcpthosts.is_empty() && smtpd.morercpthosts.is_none() && smtpd.relayclients.is_empty());
         assert!(!smtpd.normalizes_bare_lf);
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (0, 10_000, 100, 1200));
-        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max), (10_000, 100));
+        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (10_000, 100, false));
+    }
+
+    #[test]
+    fn odd_files_are_read_as_they_were_meant() {
+        for (file, text, greeting) in [
+            ("me", "mx.example\r\n", "mx.example"),
+            ("me", "mx.example", "mx.example"),
+            ("smtpgreeting", "", "mx.example"),
+            ("smtpgreeting", "  \nhello\n", "mx.example"),
+            ("smtpgreeting", "hello \t there\t \r\n", "hello \t there"),
+            ("smtpgreeting", "a\r250 b\0\x1b[2J\u{e9}\n", "a?250 b??[2J??"),
+        ] {
+            let (_dir, root) = root(&[("me", "mx.example\n"), ("localiphost", "\n"), (file, text)]);
+            let smtpd = Smtpd::read(&root).unwrap();
+            assert_eq!(smtpd.greeting, greeting.as_bytes(), "{file} {text:?}");
+            assert_eq!(smtpd.localiphost, b"mx.example");
+        }
+        let (_dir, long) = root(&[("me", "mx.example\n"), ("smtpgreeting", &"x".repeat(5000))]);
+        assert_eq!(Smtpd::read(&long).unwrap().greeting.len(), GREETING_LEN_MAX);
+        let (_dir, root) =
+            root(&[("me", "x\n"), ("rcpthosts", "a.example\r\n\r\n# c\r\nb.example"), ("barelf", "normalize\r\n")]);
+        let smtpd = Smtpd::read(&root).unwrap();
+        assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b"b.example"]);
+        assert!(smtpd.normalizes_bare_lf);
     }
 
     #[test]
@@ -134,13 +176,14 @@ mod tests {
             ("brtlimit", "0\n"),
             ("timeoutsmtpd", "0\n"),
             ("concurrencyincoming", "99999999999999999999\n"),
+            ("concurrencyincomingip", "3\n"),
         ]);
         let smtpd = Smtpd::read(&root).unwrap();
         assert_eq!(smtpd.greeting, b"hello there");
         assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b".b.example"]);
         assert!(smtpd.relayclients.contains("192.0.2.9".parse().unwrap()) && smtpd.normalizes_bare_lf);
-        assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, 1, 0, 1));
-        assert_eq!(smtpd.sessions_max, 30_000);
+        assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, usize::MAX, 0, 1));
+        assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (30_000, 3, true));
         std::fs::write(root.control_file("barelf"), "yes\n").unwrap();
         assert!(
             Smtpd::read(&root)

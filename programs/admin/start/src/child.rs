@@ -38,11 +38,18 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a worker of `planned`.
+    /// Starts worker `number` of `planned`; workers that share a bound learn their number from `QMAIL_WORKER`.
     ///
     /// # Errors
     /// The program cannot be started.
-    pub fn start(planned: &Planned, root: &Path, run: &RunDir, bound: &[Bound], now: Duration) -> io::Result<Self> {
+    pub fn start(
+        planned: &Planned,
+        number: usize,
+        root: &Path,
+        run: &RunDir,
+        bound: &[Bound],
+        now: Duration,
+    ) -> io::Result<Self> {
         let (log, log_child) = pipe_with(PipeFlags::CLOEXEC)?;
         let (ready, ready_child) = pipe_with(PipeFlags::CLOEXEC)?;
         let (lifeline_child, lifeline) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -51,6 +58,7 @@ impl Running {
         }
         let mut spawn =
             Spawn::new(&planned.program).arg("--service").env("QMAIL_ROOT", root).env("PATH", PATH).dir(Path::new("/"));
+        spawn = spawn.env("QMAIL_WORKER", format!("{number}/{}", planned.workers));
         spawn = spawn.stdout(log_child.as_fd()).stderr(log_child.as_fd());
         spawn = spawn.fd("lifeline", lifeline_child.as_fd()).fd("ready", ready_child.as_fd()).fd("run", run.dir.as_fd());
         for socket in planned.process.serves {

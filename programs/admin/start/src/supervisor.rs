@@ -59,6 +59,8 @@ pub fn run(root: &Root) -> Result<(), String> {
 /// One place of the plan that is to be filled by a running process.
 struct Slot {
     planned: Planned,
+    /// Which of its workers, from 0.
+    number: usize,
     running: Option<Running>,
     backoff: Backoff,
     start_at: Duration,
@@ -301,7 +303,7 @@ impl Slot {
     }
 
     fn start(&mut self, root: &Root, run: &RunDir, bound: &[Bound], now: Duration) -> Result<(), String> {
-        let running = Running::start(&self.planned, root.path(), run, bound, now);
+        let running = Running::start(&self.planned, self.number, root.path(), run, bound, now);
         self.running = Some(running.map_err(|e| format!("{} cannot be started: {e}", self.planned.program.display()))?);
         Ok(())
     }
@@ -334,8 +336,10 @@ fn check_directories(root: &Root, planned: &[Planned]) -> Result<(), String> {
 }
 
 fn slots(planned: Vec<Planned>) -> Vec<Slot> {
-    let workers = planned.into_iter().flat_map(|planned| std::iter::repeat_n(planned.clone(), planned.workers));
-    workers.map(|planned| Slot { planned, running: None, backoff: Backoff::default(), start_at: Duration::ZERO }).collect()
+    let workers = planned.into_iter().flat_map(|planned| std::iter::repeat_n(planned.clone(), planned.workers).zip(0..));
+    workers
+        .map(|(planned, number)| Slot { planned, number, running: None, backoff: Backoff::default(), start_at: Duration::ZERO })
+        .collect()
 }
 
 fn listeners(planned: &[Planned]) -> Vec<Listener> {

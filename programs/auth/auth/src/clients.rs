@@ -16,7 +16,7 @@ const OUTBOX_MAX: usize = 2 * UNDER_WAY_MAX;
 /// What a connection may ask, by the uid at its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rights {
-    /// Recipients and logins: qmaild.
+    /// Recipients and logins: qmaild, and root.
     pub(crate) network: bool,
     /// Routes: qmailq.
     pub(crate) queue: bool,
@@ -32,7 +32,7 @@ impl Rights {
         }
         let is = |role| uid_of(role) == Some(uid);
         let admin = socket == Socket::AdminAuth;
-        Some(Self { network: !admin && is(Role::Network), queue: !admin && is(Role::Queue), admin })
+        Some(Self { network: !admin && (is(Role::Network) || uid == 0), queue: !admin && is(Role::Queue), admin })
     }
 }
 

@@ -3,7 +3,7 @@
 //! tcp-environ(5) says who the client is, else the socket on standard input (systemd, inetd); RELAYCLIENT, DATABYTES and QMAILQUEUE are
 //! obeyed. Exit code 0 after QUIT, 1 otherwise. Under inetd standard error is the client: then there is no log.
 //! Messages go to the program that QMAILQUEUE names, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
-//! who may not ask it (its socket is for the service roles), or who replaces the queue and has no running system, has rcpthosts and the
+//! who may not ask it (its socket is for root and the service roles), or who replaces the queue and has no running system, has rcpthosts and the
 //! virtual domains alone, as with the classic program.
 
 use crate::config::config;
@@ -17,7 +17,7 @@ use ipc::submission::Submission;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::SocketAddrAny;
+use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{Action, Actions, Connection, End, Envelope, Input, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session};
 use std::io;
@@ -35,8 +35,12 @@ use wire::Address;
 const READ_LEN: usize = 64 * 1024;
 /// For the directory's answer.
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
-/// A client that takes no reply for so long is gone.
-const WRITE_DEADLINE: Timespec = Timespec { tv_sec: 300, tv_nsec: 0 };
+/// How long a client that sends on may take to read the last reply.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// What is written in one go: PIPE_BUF, for which a pipe that is ready has room.
+const WRITE_LEN: usize = 4096;
+/// For the one line of a session that cannot begin.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The whole program.
 pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
@@ -47,7 +51,7 @@ pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
         Ok(talk) => talk,
         Err(error) => {
             log_line(format_args!("qmail-smtpd: {error}"));
-            let _ = send(format!("{NO_CONTROLS}\r\n").as_bytes());
+            let _ = send(format!("{NO_CONTROLS}\r\n").as_bytes(), REFUSAL_DEADLINE);
             return ExitCode::FAILURE;
         }
     };
@@ -88,24 +92,29 @@ fn variable(name: &str) -> Option<Box<[u8]>> {
     std::env::var_os(name).map(|value| value.into_vec().into())
 }
 
+/// A variable of tcp-environ(5). A name or address of no bytes is none, and would leave a hole in the Received field.
+fn fact(name: &str) -> Option<Box<[u8]>> {
+    variable(name).filter(|value| !value.is_empty())
+}
+
 fn connection(relayclients: &Networks) -> Connection {
     let ip = |name: &str| std::env::var(name).ok().and_then(|ip| ip.parse::<IpAddr>().ok());
     let stdin = rustix::stdio::stdin();
     let end = |address: Option<SocketAddrAny>| SocketAddr::try_from(address?).ok().map(|end| end.ip());
     let remote = ip("TCPREMOTEIP").or_else(|| end(rustix::net::getpeername(stdin).ok()?));
     let local = ip("TCPLOCALIP").or_else(|| end(rustix::net::getsockname(stdin).ok()));
-    let remote = remote.map(|ip| ip.to_canonical());
-    let named = remote.map(|ip| ip.to_string().into_bytes().into());
+    let (remote, local) = (remote.map(|ip| ip.to_canonical()), local.map(|ip| ip.to_canonical()));
+    let text = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string().into_bytes().into());
     let is_relay = remote.is_some_and(|ip| relayclients.contains(ip));
     // Leading digits, as with control files; a variable without them says nothing.
     let databytes = variable("DATABYTES").and_then(|value| control::read::int_of(&value));
     let unknown = || b"unknown".as_slice().into();
     Connection {
-        remote_ip: variable("TCPREMOTEIP").or(named).unwrap_or_else(unknown),
-        remote_host: variable("TCPREMOTEHOST"),
-        remote_info: variable("TCPREMOTEINFO"),
-        local_ip: local.map(|ip| ip.to_canonical()),
-        local_host: Some(variable("TCPLOCALHOST").unwrap_or_else(unknown)),
+        remote_ip: fact("TCPREMOTEIP").or_else(|| text(remote)).unwrap_or_else(unknown),
+        remote_host: fact("TCPREMOTEHOST"),
+        remote_info: fact("TCPREMOTEINFO"),
+        local_ip: local,
+        local_host: ["TCPLOCALHOST", "TCPLOCALIP"].into_iter().find_map(fact).or_else(|| text(local)).or_else(|| Some(unknown())),
         relay_client: variable("RELAYCLIENT").or_else(|| is_relay.then(Box::default)),
         databytes,
     }
@@ -140,7 +149,7 @@ impl Talk {
             while !self.actions.0.is_empty() {
                 self.carry_out();
             }
-            let is_sent = send(&std::mem::take(&mut self.output)).is_ok();
+            let is_sent = send(&std::mem::take(&mut self.output), self.session.write_deadline()).is_ok();
             match self.session.end() {
                 Some(end) => break end,
                 None if !is_sent => self.session.step(now(), Input::Closed, &mut self.actions),
@@ -148,13 +157,16 @@ impl Talk {
             }
         };
         let prefix = format!("qmail-smtpd[{}]: ", std::process::id());
-        log_end(&self.session, now().boot_s, &prefix);
+        log_end(&self.session, now().boot, &prefix);
+        if end != End::Gone {
+            linger(&mut buf);
+        }
         end
     }
 
     fn read(&mut self, buf: &mut [u8]) {
-        let left = self.session.deadline_s().saturating_sub(now().boot_s);
-        let input = match wait(rustix::stdio::stdin(), PollFlags::IN, &seconds(left)) {
+        let left = self.session.deadline().saturating_sub(now().boot);
+        let input = match wait(rustix::stdio::stdin(), PollFlags::IN, &timespec(left)) {
             Ok(true) => match rustix::io::read(rustix::stdio::stdin(), &mut *buf) {
                 Ok(len @ 1..) => Input::Bytes(buf.get(..len).unwrap_or_default()),
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return,
@@ -217,7 +229,7 @@ impl Directory {
         match connected.map_err(|error| error.kind()) {
             Ok(socket) => Self::Auth { socket, id: 0 },
             Err(io::ErrorKind::PermissionDenied) => Self::RcptHosts,
-            Err(io::ErrorKind::NotFound) if has_program => Self::RcptHosts,
+            Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) if has_program => Self::RcptHosts,
             Err(_) => Self::Down,
         }
     }
@@ -314,8 +326,23 @@ fn submit(run: BorrowedFd<'_>, socket: Socket, envelope: Envelope) -> io::Result
     Ok(submission)
 }
 
-fn seconds(n: u64) -> Timespec {
-    Timespec { tv_sec: i64::try_from(n).unwrap_or(i64::MAX), tv_nsec: 0 }
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
+}
+
+/// Reads on without looking what a client on a socket sends behind the end: to close over unread input would take the last reply
+/// back (RFC 1122 §4.2.2.13).
+fn linger(buf: &mut [u8]) {
+    let stdin = rustix::stdio::stdin();
+    let until = now().boot.saturating_add(LINGER_MAX);
+    let is_readable = |time: Duration| wait(stdin, PollFlags::IN, &timespec(time)).unwrap_or(false);
+    if !is_readable(Duration::ZERO) || rustix::net::shutdown(rustix::stdio::stdout(), Shutdown::Write).is_err() {
+        return;
+    }
+    while is_readable(until.saturating_sub(now().boot))
+        && matches!(rustix::io::read(stdin, &mut *buf), Ok(1..))
+        && now().boot < until
+    {}
 }
 
 /// Is the descriptor ready before `deadline`?
@@ -323,13 +350,15 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: &Timespec) -> io::Result
     Ok(rustix::io::retry_on_intr(|| poll(&mut [PollFd::from_borrowed_fd(fd, flags)], Some(deadline)))? > 0)
 }
 
-fn send(bytes: &[u8]) -> io::Result<()> {
+fn send(bytes: &[u8], deadline: Duration) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
-        if !wait(rustix::stdio::stdout(), PollFlags::OUT, &WRITE_DEADLINE)? {
+        if !wait(rustix::stdio::stdout(), PollFlags::OUT, &timespec(deadline))? {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        match rustix::io::write(rustix::stdio::stdout(), rest) {
+        // What is ready takes this much; more would wait in write(2), where no deadline is.
+        let piece = rest.get(..WRITE_LEN).unwrap_or(rest);
+        match rustix::io::write(rustix::stdio::stdout(), piece) {
             Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),

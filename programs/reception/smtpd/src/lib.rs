@@ -21,6 +21,7 @@ use control::Root;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// `qmail-smtpd [--root DIR] [--service]`
 #[must_use]
@@ -56,10 +57,10 @@ fn log_line(line: std::fmt::Arguments<'_>) {
 }
 
 /// The line of a session that is over.
-fn log_end(session: &smtp::server::Session, boot_s: u64, prefix: &str) {
+fn log_end(session: &smtp::server::Session, boot: Duration, prefix: &str) {
     let counts = session.counts();
     let end = session.end().unwrap_or(smtp::server::End::Gone);
-    let seconds = boot_s.saturating_sub(session.started_s());
+    let seconds = boot.saturating_sub(session.started()).as_secs();
     let helo = wire::escape::visible(session.helo().unwrap_or_default());
     let ip = wire::escape::visible(&session.peer().remote_ip);
     log_line(format_args!(
@@ -69,5 +70,5 @@ fn log_end(session: &smtp::server::Session, boot_s: u64, prefix: &str) {
 }
 
 fn now() -> smtp::server::Now {
-    smtp::server::Now { unix_s: sys::clock::unix_s(), boot_s: sys::clock::boottime().as_secs() }
+    smtp::server::Now { unix_s: sys::clock::unix_s(), boot: sys::clock::boottime() }
 }

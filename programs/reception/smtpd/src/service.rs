@@ -10,12 +10,12 @@ use crate::queue::Pool;
 use crate::session::{Worker, serve};
 use control::{Networks, Root};
 use ipc_async::{Client, service};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sandbox::Socket;
 use smtp::server::{Connection, TOO_MANY_CONNECTIONS};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use sys::signal::Signals;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// The name in the process table.
 const NAME: &str = "qmail-smtpd";
@@ -35,12 +35,12 @@ const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How often the end looks whether all sessions are gone.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
-/// A worker without room leaves new connections to the other workers for so long, then refuses them.
+/// How often a worker without room looks whether a connection is waiting.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// A connection that waits for so long is one that no worker has room for.
+const LEFT_OVER: Duration = Duration::from_millis(30);
 /// After an error of accept (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// As qmail-start counts the workers of a row `PerCpu`.
-const WORKERS_MAX: usize = 8;
 /// Said on a listener for a protocol that needs what this version does not have.
 const NOT_OFFERED: &str = "421 4.3.2 this service is not offered here";
 
@@ -54,12 +54,13 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
     let (lifeline, run) = (inherited.one("lifeline")?, inherited.one("run")?);
     let listeners = inherited.all("listen:");
     let signals = Signals::new(&[Signal::TERM])?;
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
+    let sessions_max = share(control.sessions_max, &std::env::var("QMAIL_WORKER").unwrap_or_default());
     service::run(async {
         let run = Rc::new(run);
         let gate = Gate {
-            admission: Rc::new(Admission::new(control.sessions_max.div_ceil(workers), control.sessions_per_address_max)),
+            admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
             relayclients: control.relayclients.clone(),
+            bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
                 config(control, Vec::new()),
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
@@ -82,6 +83,8 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
 pub(crate) struct Gate {
     pub(crate) admission: Rc<Admission>,
     pub(crate) relayclients: Networks,
+    /// The bound of an address holds for this host, too.
+    pub(crate) bounds_this_host: bool,
     pub(crate) worker: Rc<Worker>,
 }
 
@@ -102,21 +105,48 @@ pub(crate) async fn serve_until(gate: Rc<Gate>, listeners: Vec<(bool, TcpListene
 
 async fn accept(gate: Rc<Gate>, listener: TcpListener, is_smtp: bool) {
     loop {
-        if gate.admission.is_full() {
-            sleep(FULL_PAUSE).await;
-        }
-        match listener.accept().await {
-            Ok((stream, _)) if !is_smtp => refuse(&stream, NOT_OFFERED),
-            Ok((stream, peer)) => gate.admit(stream, peer.ip().to_canonical()),
-            Err(_) => sleep(ACCEPT_PAUSE).await,
+        let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
+        match accepted {
+            None => {}
+            Some(Ok((stream, _))) if !is_smtp => refuse(&stream, NOT_OFFERED),
+            Some(Ok((stream, peer))) => gate.admit(stream, peer.ip().to_canonical()),
+            Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
+}
+
+/// For a worker without room: a connection that the others leave waiting, too, if there is one. All workers wake for each
+/// connection, so whoever took one at once would refuse what another has room for.
+async fn left_over(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    if !is_waiting(listener) {
+        sleep(FULL_PAUSE).await;
+        return None;
+    }
+    sleep(LEFT_OVER).await;
+    if !is_waiting(listener) {
+        return None;
+    }
+    // Another worker may still be faster.
+    timeout(LEFT_OVER, listener.accept()).await.ok()
+}
+
+/// Is there a connection to be accepted?
+fn is_waiting(listener: &TcpListener) -> bool {
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// This worker's part of the sessions there may be in all: `QMAIL_WORKER` is `NUMBER/COUNT`, from qmail-start; alone without it.
+fn share(sessions_max: usize, worker: &str) -> usize {
+    let numbers = worker.split_once('/').map(|(number, count)| (number.parse::<usize>(), count.parse::<NonZero<usize>>()));
+    let Some((Ok(number), Ok(count))) = numbers else { return sessions_max };
+    sessions_max / count + usize::from(number < sessions_max % count)
 }
 
 impl Gate {
     fn admit(&self, stream: TcpStream, client: IpAddr) {
         let is_relay = self.relayclients.contains(client);
-        let Some(place) = self.admission.admit(client, is_relay || client.is_loopback()) else {
+        let is_trusted = is_relay || (client.is_loopback() && !self.bounds_this_host);
+        let Some(place) = self.admission.admit(client, is_trusted) else {
             log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
             return refuse(&stream, TOO_MANY_CONNECTIONS);
         };
@@ -152,4 +182,20 @@ fn end_of_service(lifeline: OwnedFd, signals: Signals) -> io::Result<oneshot::Re
         let _ = tell.send(());
     })?;
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_of_all_workers_are_the_whole() {
+        for (sessions_max, count) in [(10, 1), (10, 2), (5, 2), (1, 2), (0, 3), (30_000, 7)] {
+            assert_eq!((0..count).map(|number| share(sessions_max, &format!("{number}/{count}"))).sum::<usize>(), sessions_max);
+        }
+        assert_eq!((share(5, "0/2"), share(5, "1/2")), (3, 2));
+        for alone in ["", "1", "1/0", "x/2", "0/-1"] {
+            assert_eq!(share(5, alone), 5, "{alone}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::queue::{Draft, Pool};
 use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
+use rustix::net::{RecvFlags, recv};
 use smtp::server::{Action, Actions, Config, Connection, End, Input, RecipientAnswer, Session};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -25,10 +26,7 @@ use wire::Address;
 /// What is read in one go. Less than the machine would hold while a question is open.
 const SCRATCH_LEN: usize = 64 * 1024;
 const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
-/// A client that takes no reply for so long is gone.
-const WRITE_DEADLINE: Duration = Duration::from_secs(300);
-
-/// How long a client that is cut off may take to read why.
+/// How long a client that sends on may take to read the last reply.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// What all sessions of a worker share.
@@ -79,10 +77,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         talk.next(&mut actions).await;
     }
     talk.carry_out(&mut actions).await;
-    if talk.flush().await && talk.session.end() == Some(End::Limit) {
+    let is_sent = talk.flush().await;
+    log_end(&talk.session, now().boot, "");
+    if is_sent && talk.client_goes_on() {
         let _ = timeout(LINGER_MAX, talk.linger()).await;
     }
-    log_end(&talk.session, now().boot_s, "");
 }
 
 struct Talk {
@@ -172,7 +171,7 @@ impl Talk {
             self.is_told = true;
             return self.session.step(now(), Input::Drain, actions);
         }
-        let left = Duration::from_secs(self.session.deadline_s().saturating_sub(now().boot_s));
+        let left = self.session.deadline().saturating_sub(now().boot);
         let (stream, session, worker) = (&mut self.stream, &mut self.session, &self.worker);
         // Unlike try_read, this knows that a read which did not fill the buffer has taken all there is: no second one finds nothing.
         let read = poll_fn(|context| {
@@ -196,6 +195,16 @@ impl Talk {
         }
     }
 
+    /// Does the client send more than was read to the end of the session? Who is cut off mostly does; who said QUIT should not.
+    fn client_goes_on(&self) -> bool {
+        match self.session.end() {
+            Some(End::Gone) => false,
+            Some(End::Limit) => true,
+            // Asked of the socket itself: the runtime may not have heard of it yet.
+            _ => matches!(recv(&self.stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _))),
+        }
+    }
+
     /// Reads on without looking: to close over unread input would take the last reply back (RFC 1122 §4.2.2.13).
     async fn linger(&mut self) {
         let _ = self.stream.shutdown().await;
@@ -216,7 +225,7 @@ impl Talk {
             match self.stream.try_write(rest) {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !matches!(timeout(WRITE_DEADLINE, self.stream.writable()).await, Ok(Ok(()))) {
+                    if !matches!(timeout(self.session.write_deadline(), self.stream.writable()).await, Ok(Ok(()))) {
                         return false;
                     }
                 }

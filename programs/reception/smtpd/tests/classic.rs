@@ -124,6 +124,43 @@ fn a_letter_reaches_the_queue_program() {
 }
 
 #[test]
+fn the_received_field_tells_what_the_environment_tells() {
+    for (env, field) in [
+        (&[][..], "from unknown (HELO c.example) (unknown)\n  by unknown with"),
+        (&[("TCPLOCALIP", "192.0.2.1")], "from unknown (HELO c.example) (unknown)\n  by 192.0.2.1 with"),
+        (
+            &[("TCPLOCALIP", "::1"), ("TCPLOCALHOST", "mx1.example")],
+            "from unknown (HELO c.example) (unknown)\n  by mx1.example with",
+        ),
+        (&[("TCPREMOTEIP", "2001:db8::1"), ("TCPREMOTEHOST", "C.Example")], "from C.Example (2001:db8::1)\n  by unknown with"),
+        (
+            &[("TCPREMOTEIP", "192.0.2.7"), ("TCPREMOTEINFO", "joe")],
+            "from unknown (HELO c.example) (joe@192.0.2.7)\n  by unknown with",
+        ),
+        (
+            &[("TCPREMOTEIP", ""), ("TCPREMOTEHOST", ""), ("TCPREMOTEINFO", ""), ("TCPLOCALHOST", ""), ("TCPLOCALIP", "")],
+            "from unknown (HELO c.example) (unknown)\n  by unknown with",
+        ),
+        (
+            &[
+                ("TCPREMOTEIP", "1.2.3.4)\n"),
+                ("TCPREMOTEHOST", "a\r\nX: y\u{e9}"),
+                ("TCPREMOTEINFO", "(j o\x1b"),
+                ("TCPLOCALHOST", "\n;_"),
+            ],
+            "from a??X:?y?? (HELO c.example) (?j?o?@1.2.3.4??)\n  by ??? with",
+        ),
+    ] {
+        let instance = env.iter().fold(Instance::new().capturing("exit 0"), |instance, (name, value)| instance.env(name, value));
+        let text = "HELO c.example\r\nMAIL FROM:<>\r\nRCPT TO:<joe@ours.example>\r\nDATA\r\n.\r\nQUIT\r\n";
+        assert_eq!(instance.talk(text.as_bytes()).code, Some(0));
+        let text = instance.read("text0");
+        assert!(text.starts_with(&format!("Received: {field} SMTP; ")), "{env:?}: {text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+}
+
+#[test]
 fn two_letters_in_a_session_and_one_that_is_given_up() {
     let instance = Instance::new().control("databytes", "10\n").capturing("exit 0");
     let letter = |text: &str| format!("MAIL FROM:<>\r\nRCPT TO:<joe@ours.example>\r\nDATA\r\n{text}\r\n.\r\n");
@@ -207,12 +244,16 @@ fn on_a_socket_the_client_is_who_the_socket_says_and_nothing_but_replies_goes_th
     drop(command);
     client.write_all(b"WHAT\r\n").unwrap();
     client.write_all(LETTER).unwrap();
+    // More than is read in one go, behind QUIT: no reset of the connection takes the last reply back.
+    client.write_all(&b"NOOP\r\n".repeat(50_000)).unwrap();
     let mut replies = String::new();
     client.read_to_string(&mut replies).unwrap();
+    drop(client);
+    assert!(replies.ends_with("\r\n221 2.0.0 mx.example.org\r\n"), "{replies}");
     assert!(replies.split_terminator("\r\n").all(|line| line.as_bytes()[..3].iter().all(u8::is_ascii_digit)), "{replies}");
     assert!(replies.contains("\r\n502 5.5.1 unimplemented\r\n") && replies.contains("\r\n250 2.0.0 ok "), "{replies}");
     assert!(child.wait().unwrap().success());
-    assert!(instance.read("text0").starts_with("Received: from unknown (HELO client.example) (127.0.0.1)\n"));
+    assert!(instance.read("text0").starts_with("Received: from unknown (HELO client.example) (127.0.0.1)\n  by 127.0.0.1 with "));
 }
 
 #[test]
@@ -239,6 +280,23 @@ fn exit_codes() {
     child.stdout.take().unwrap().read_to_string(&mut replies).unwrap();
     assert_eq!(replies, "220 mx.example.org ESMTP\r\n421 4.4.2 timeout\r\n");
     assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn who_takes_no_reply_for_timeoutsmtpd_is_let_go() {
+    let mut child = Instance::new().control("timeoutsmtpd", "1\n").start();
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || while stdin.write_all(&b"HELP\r\n".repeat(10_000)).is_ok() {});
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            ended => break ended,
+        }
+    };
+    let _ = child.kill();
+    writer.join().unwrap();
+    assert_eq!(ended.expect("it waits for a client that does not read").code(), Some(1));
 }
 
 #[test]

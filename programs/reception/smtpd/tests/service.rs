@@ -320,8 +320,7 @@ fn greeting(stream: &TcpStream) -> String {
 
 #[test]
 fn sessions_have_bounds() {
-    let workers = std::thread::available_parallelism().unwrap().get().min(8);
-    let system = System::start(&[("concurrencyincoming", &format!("{}\n", 3 * workers))]);
+    let system = System::start(&[("concurrencyincoming", "3\n")]);
     let held: Vec<TcpStream> = (0..3).map(|_| system.connect()).collect();
     assert!(held.iter().all(|stream| greeting(stream).starts_with("220 ")));
     assert_eq!(greeting(&system.connect()), "421 4.7.0 too many connections, try again later\r\n");
@@ -334,6 +333,18 @@ fn sessions_have_bounds() {
 }
 
 #[test]
+fn a_bound_of_an_address_that_is_written_down_holds_for_this_host_but_not_for_relay_clients() {
+    for (files, refused) in [
+        (&[("concurrencyincomingip", "2\n")][..], 1),
+        (&[("concurrencyincomingip", "2\n"), ("relayclients", "127.0.0.0/8\n")], 0),
+    ] {
+        let system = System::start(files);
+        let held: Vec<TcpStream> = (0..3).map(|_| system.connect()).collect();
+        assert_eq!(held.iter().filter(|stream| greeting(stream).starts_with("421 4.7.0 ")).count(), refused);
+    }
+}
+
+#[test]
 fn who_is_cut_off_can_read_why() {
     let system = System::start(&[("brtlimit", "3\n")]);
     let input = format!("MAIL FROM:<>\r\n{}", "RCPT TO:<nobody@x>\r\n".repeat(100_000));
@@ -343,6 +354,42 @@ fn who_is_cut_off_can_read_why() {
         "{replies}"
     );
     system.wait_for_log("end 127.0.0.1 Limit: ", 1);
+}
+
+#[test]
+fn every_reply_reaches_a_client_that_sends_on_or_has_shut_its_side_down() {
+    let system = System::start(&[]);
+    let whole = format!("{}QUIT\r\n", letter("a@b", "x"));
+    for (input, end) in [
+        (whole.clone(), "221 2.0.0 mx.example.org\r\n"),
+        (letter("a@b", "x"), " qp 42\r\n"),
+        ("MAIL FROM:<>\r\nRCPT TO:<nobody@x>\r\n".repeat(3), "550 5.1.1 sorry, no mailbox here by that name\r\n"),
+        (format!("{whole}{}", "NOOP\r\n".repeat(300_000)), "221 2.0.0 mx.example.org\r\n"),
+    ] {
+        let mut stream = system.connect();
+        let mut writing = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            let _ = writing.write_all(input.as_bytes());
+            let _ = writing.shutdown(std::net::Shutdown::Write);
+        });
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies).expect("no reset of the connection");
+        writer.join().unwrap();
+        assert!(replies.ends_with(end), "{replies}");
+    }
+}
+
+#[test]
+fn who_takes_no_reply_for_timeoutsmtpd_is_let_go() {
+    let system = System::start(&[("timeoutsmtpd", "1\n")]);
+    let mut stream = system.connect();
+    let writer = std::thread::spawn(move || {
+        // Until the connection is gone, or everything is full on both sides.
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        while stream.write_all(&b"HELP\r\n".repeat(10_000)).is_ok() {}
+    });
+    system.wait_for_log("end 127.0.0.1 Gone: ", 1);
+    writer.join().unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::policy::{BadMailFrom, RcptHosts};
 use crate::data::BareLf;
 use std::net::IpAddr;
+use std::time::Duration;
 use wire::Address;
 
 /// Everything that can happen to a session.
@@ -15,7 +16,7 @@ pub enum Input<'a> {
     Recipient { question: u32, answer: RecipientAnswer },
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
-    /// [`super::Session::deadline_s`] has passed.
+    /// [`super::Session::deadline`] has passed.
     Deadline,
     /// The system goes down: a session that has no message under way ends now, the others after it.
     Drain,
@@ -117,8 +118,8 @@ impl Actions {
 pub struct Now {
     /// For dates and replies.
     pub unix_s: u64,
-    /// For deadlines: CLOCK_BOOTTIME, never steps.
-    pub boot_s: u64,
+    /// For deadlines: CLOCK_BOOTTIME, never steps. In whole seconds a time-out of one second could come at once.
+    pub boot: Duration,
 }
 
 /// Who is connected.
@@ -129,6 +130,7 @@ pub struct Connection {
     pub remote_host: Option<Box<[u8]>>,
     /// TCPREMOTEINFO.
     pub remote_info: Option<Box<[u8]>>,
+    /// An IPv4 address as such, not in its IPv6 form.
     pub local_ip: Option<IpAddr>,
     /// The `by` of Received; `None` is [`Config::me`].
     pub local_host: Option<Box<[u8]>>,
@@ -164,7 +166,7 @@ impl Default for Limits {
             databytes: 0,
             recipients_max: 10_000,
             bad_recipients_max: 100,
-            errors_max: 50,
+            errors_max: 100,
             text_line_len_max: 1 << 20,
             command_s: 1200,
             session_s: 86_400,

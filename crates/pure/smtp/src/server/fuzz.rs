@@ -7,7 +7,7 @@ use crate::command::{self, Command};
 use crate::data::BareLf;
 use std::sync::Arc;
 
-const NOW: Now = Now { unix_s: 0, boot_s: 0 };
+const NOW: Now = Now { unix_s: 0, boot: std::time::Duration::ZERO };
 
 /// What the world saw of a session.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The server's reply lines. Every one but the greeting, HELO, EHLO and 354 has an enhanced status code (RFC 2034, RFC 3463).
 
 use super::exchange::QueueAnswer;
+use crate::reply::Enhanced;
 
 pub(super) const NOOP: &str = "250 2.0.0 ok";
 pub(super) const RSET: &str = "250 2.0.0 flushed";
@@ -18,7 +19,7 @@ pub(super) const MAIL_FIRST: &str = "503 5.5.1 MAIL first";
 pub(super) const RCPT_FIRST: &str = "503 5.5.1 RCPT first";
 pub(super) const BDAT_OPEN: &str = "503 5.5.1 only BDAT or RSET until the last chunk is here";
 pub(super) const BDAT_SIZE: &str = "501 5.5.4 no chunk size that can be read, so no telling where the next command starts";
-pub(super) const PATH_FORM: &str = "501 5.5.4 syntax error";
+pub(super) const PATH_FORM: &str = "555 5.5.4 syntax error";
 pub(super) const PATH_TOO_LONG: &str = "555 5.5.4 syntax error: address too long";
 pub(super) const PARAMETER: &str = "555 5.5.4 parameter not recognized";
 pub(super) const VALUE: &str = "501 5.5.4 that parameter makes no sense";
@@ -88,16 +89,9 @@ fn take_code(class: u8, text: &[u8]) -> Option<Coded<'_>> {
             text.split_at(text.iter().position(|b| *b == b' ').unwrap_or(text.len()))
         }
     };
-    is_code(code).then(|| ((code.first() == Some(&class)).then_some(code), words.trim_ascii()))
-}
-
-/// class.subject.detail (RFC 3463 §2): one digit, then twice one to three digits.
-fn is_code(code: &[u8]) -> bool {
-    let mut parts = code.split(|b| *b == b'.');
-    let mut is_number = |len_max: usize| {
-        parts.next().is_some_and(|part| (1..=len_max).contains(&part.len()) && part.iter().all(u8::is_ascii_digit))
-    };
-    is_number(1) && is_number(3) && is_number(3) && parts.next().is_none()
+    // The code and nothing else.
+    Enhanced::parse(code).filter(|found| found.to_string().as_bytes() == code)?;
+    Some(((code.first() == Some(&class)).then_some(code), words.trim_ascii()))
 }
 
 #[cfg(test)]
@@ -118,8 +112,10 @@ mod tests {
             (b'4', b"5.7.1 wrong class", "451 4.3.0 wrong class"),
             (b'4', b"4.3.1\r\n250 ok", "451 4.3.0 4.3.1??250 ok"),
             (b'5', b"a (#5.7.1) b", "554 5.3.0 a (#5.7.1) b"),
+            (b'5', b"a (#5.7.1 b)", "554 5.3.0 a (#5.7.1 b)"),
             (b'5', b"(#)", "554 5.3.0 (#)"),
             (b'5', b"5..1 x", "554 5.3.0 5..1 x"),
+            (b'5', b"5.07.1 x", "554 5.3.0 5.07.1 x"),
             (b'5', b"5.7.1.1 x", "554 5.3.0 5.7.1.1 x"),
         ] {
             assert_eq!(String::from_utf8(with_text(class, text)).unwrap(), line, "{}", text.escape_ascii());

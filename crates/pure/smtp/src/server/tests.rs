@@ -5,7 +5,7 @@ use super::*;
 use crate::data::BareLf;
 use std::net::IpAddr;
 
-const T0: Now = Now { unix_s: 0, boot_s: 100 };
+const T0: Now = Now { unix_s: 0, boot: Duration::from_secs(100) };
 
 fn config() -> Config {
     Config {
@@ -72,8 +72,8 @@ fn helo_is_not_needed_and_starts_over() {
 #[test]
 fn small_commands() {
     says(
-        "noop\nRSET\nVRFY joe\nEXPN list\nWHAT\n\nDATA x\n",
-        "250 2.0.0 ok\n250 2.0.0 flushed\n252 2.0.0 send some mail, i'll try my best\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n501 5.5.4 no argument, please\n",
+        " NOOP\nnoop\nRSET\nVRFY joe\nEXPN list\nWHAT\n\nDATA x\n",
+        "502 5.5.1 unimplemented\n250 2.0.0 ok\n250 2.0.0 flushed\n252 2.0.0 send some mail, i'll try my best\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n502 5.5.1 unimplemented\n501 5.5.4 no argument, please\n",
     );
     says("HELP me\nquit\nNOOP\n", "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030\n221 2.0.0 mx.example.org\n");
     assert_eq!(
@@ -96,7 +96,8 @@ fn senders() {
         ("MAIL FROM:<bad@X.example>", "553 5.7.1 sorry, your envelope sender is in my badmailfrom list"),
         ("MAIL FROM:<any@spam.example>", "553 5.7.1 sorry, your envelope sender is in my badmailfrom list"),
         ("MAIL FROM:<a b@c>", "501 5.1.7 no sender address that can be read"),
-        ("MAIL <a@b>", "501 5.5.4 syntax error"),
+        ("MAIL <a@b>", "555 5.5.4 syntax error"),
+        ("MAIL FROM:<a@b> SIZE=1 SIZE=1", "501 5.5.4 that parameter makes no sense"),
         ("MAIL FROM:<é@c.d>", "553 5.6.7 an address like that needs SMTPUTF8"),
         ("MAIL FROM:<é@c.d> SMTPUTF8", "250 2.1.0 ok"),
         ("MAIL FROM:<a@b> RET=FULL", "555 5.5.4 parameter not recognized"),
@@ -163,6 +164,7 @@ fn recipients_are_rewritten_before_they_are_asked_for() {
     let at = |ip: &str| Connection { local_ip: Some(ip.parse::<IpAddr>().unwrap()), ..Connection::default() };
     assert_eq!(recipients(at("192.0.2.1"), "joe@[192.0.2.1]"), "joe@example.org");
     assert_eq!(recipients(at("192.0.2.2"), "joe@[192.0.2.1]"), "joe@[192.0.2.1]");
+    assert_eq!(recipients(at("192.0.2.1"), "joe@[IPv6:::ffff:192.0.2.1]"), "joe@example.org");
     assert_eq!(recipients(at("2001:db8::1"), "joe@[IPv6:2001:DB8:0::1]"), "joe@example.org");
 }
 
@@ -228,6 +230,35 @@ fn refused_texts_are_read_to_their_end() {
     let normal = Config { barelf: BareLf::Normalize, ..config() };
     let seen = deliver(normal, Connection::default(), format!("{start}a\n.\nb\rc\r\n.\r\n").as_bytes());
     assert_eq!(seen.messages[0].1, b"a\n\nb\nc\n");
+}
+
+#[test]
+fn a_refused_text_that_never_ends_is_answered_when_the_client_stops() {
+    let bare = "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html\r\n";
+    let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
+    for (text, says) in [
+        ("DATA\na\n.\nQUIT\n", format!("354 go ahead\r\n{bare}")),
+        ("BDAT 9\na\n", bare.to_owned()),
+        ("DATA\r\na\r\n", "354 go ahead\r\n".to_owned()),
+        ("BDAT 3\na\nb", bare.to_owned()),
+    ] {
+        for (now, input, last) in [(T0, Input::Closed, ""), (late, Input::Deadline, "421 4.4.2 timeout\r\n")] {
+            let (mut session, mut out) =
+                (Session::new(Arc::new(config()), Connection::default(), T0, &mut Actions::default()), Actions::default());
+            session.step(T0, Input::Bytes(b"MAIL FROM:<>\nRCPT TO:<postmaster>\n"), &mut Actions::default());
+            session.step(T0, Input::Bytes(text.as_bytes()), &mut out);
+            session.step(now, input, &mut out);
+            let replies: Vec<u8> = out
+                .0
+                .iter()
+                .filter_map(|action| if let Action::Reply(bytes) = action { Some(&bytes[..]) } else { None })
+                .flatten()
+                .copied()
+                .collect();
+            assert_eq!(String::from_utf8(replies).unwrap(), format!("{says}{last}"), "{text}");
+            assert!(!out.0.contains(&Action::Commit));
+        }
+    }
 }
 
 #[test]
@@ -319,6 +350,16 @@ fn a_hundred_thousand_recipients_cost_bounded_memory() {
 }
 
 #[test]
+fn without_a_bound_on_recipients_their_memory_still_has_one() {
+    let limits = Limits { recipients_max: usize::MAX, ..Limits::default() };
+    let input = format!("MAIL FROM:<>\r\n{}", "RCPT TO:<a>\r\n".repeat(80_000));
+    let seen = run(&Arc::new(Config { limits, ..config() }), &Connection::default(), input.as_bytes().chunks(65_536));
+    let text = String::from_utf8(seen.replies).unwrap();
+    assert_eq!(text.matches("250 2.1.5").count(), (1 << 20) / (1 + size_of::<Address>()));
+    assert!(text.ends_with("452 4.5.3 too many recipients, send the rest in another transaction\r\n"));
+}
+
+#[test]
 fn questions_are_asked_together_and_answered_in_order() {
     let mut out = Actions::default();
     let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
@@ -327,7 +368,7 @@ fn questions_are_asked_together_and_answered_in_order() {
     input.extend_from_slice(b"DATA\r\nx\r\n.\r\n");
     session.step(T0, Input::Bytes(&input), &mut out);
     let asked = |out: &Actions| out.0.iter().filter(|a| matches!(a, Action::CheckRecipient { .. })).count();
-    assert_eq!((asked(&out), session.wants_input(), session.deadline_s()), (QUESTIONS_MAX, false, u64::MAX));
+    assert_eq!((asked(&out), session.wants_input(), session.deadline()), (QUESTIONS_MAX, false, Duration::MAX));
     for question in (2..=32).rev() {
         session.step(T0, Input::Recipient { question, answer: RecipientAnswer::Exists }, &mut out);
     }
@@ -392,7 +433,7 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 #[test]
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
-    let late = Now { boot_s: T0.boot_s + 1200, ..T0 };
+    let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
     for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue"] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
@@ -449,16 +490,16 @@ fn a_drained_session_ends_behind_its_message() {
 
 #[test]
 fn deadlines_start_over_with_each_command_but_not_with_a_part_of_one() {
-    let at = |boot_s| Now { boot_s, ..T0 };
+    let at = |boot_s| Now { boot: Duration::from_secs(boot_s), ..T0 };
     let mut out = Actions::default();
     let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
-    assert_eq!(session.deadline_s(), 1300);
+    assert_eq!(session.deadline().as_secs(), 1300);
     session.step(at(200), Input::Bytes(b"NOO"), &mut out);
-    assert_eq!(session.deadline_s(), 1300);
+    assert_eq!(session.deadline().as_secs(), 1300);
     session.step(at(300), Input::Bytes(b"P\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n"), &mut out);
-    assert_eq!(session.deadline_s(), 1500);
+    assert_eq!(session.deadline().as_secs(), 1500);
     session.step(at(400), Input::Bytes(b"x"), &mut out);
-    assert_eq!(session.deadline_s(), 1600);
+    assert_eq!(session.deadline().as_secs(), 1600);
     session.step(at(86_499), Input::Deadline, &mut out);
     assert_eq!(session.end(), Some(End::Timeout));
     let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut out);
@@ -468,6 +509,20 @@ fn deadlines_start_over_with_each_command_but_not_with_a_part_of_one() {
     }
     session.step(at(86_500), Input::Bytes(b"NOOP\r\n"), &mut out);
     assert_eq!(session.end(), Some(End::Timeout), "24 hours are enough");
+}
+
+#[test]
+fn a_time_out_of_one_second_never_comes_early() {
+    let at = |ms| Now { boot: Duration::from_millis(ms), ..T0 };
+    let limits = Limits { command_s: 1, ..Limits::default() };
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(Config { limits, ..config() }), Connection::default(), at(900), &mut out);
+    session.step(at(1899), Input::Bytes(b"NOOP\r\n"), &mut out);
+    assert_eq!((session.end(), session.deadline()), (None, Duration::from_millis(2899)));
+    session.step(at(2898), Input::Deadline, &mut out);
+    assert_eq!(session.end(), None);
+    session.step(at(2899), Input::Deadline, &mut out);
+    assert_eq!(session.end(), Some(End::Timeout));
 }
 
 #[test]

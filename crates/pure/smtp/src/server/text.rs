@@ -167,6 +167,18 @@ impl Session {
         self.state = State::Committing { bytes: message.decoder.len(), recipients: message.recipients };
     }
 
+    /// A text that is refused already has its answer, though its end never came: who ends lines with LF alone waits for an answer to
+    /// `LF . LF` until it gives up, and has to learn why.
+    pub(super) fn refuse_unfinished_text(&mut self, out: &mut Actions) {
+        if let State::Data(message) | State::Chunk(message, _) = &self.state
+            && let Some(fault) = message.decoder.fault()
+        {
+            self.log_refusal(None, None, fault_reply(fault), out);
+            self.counts.refused = self.counts.refused.saturating_add(1);
+            out.reply(fault_reply(fault).as_bytes());
+        }
+    }
+
     /// The queue's answer to [`Action::Commit`].
     pub(super) fn queue_answered(&mut self, answer: &QueueAnswer, out: &mut Actions) {
         let State::Committing { bytes, recipients } = self.state else { return };

@@ -11,7 +11,7 @@ use wire::Address;
 
 /// Questions to the directory that one session may have open.
 pub const QUESTIONS_MAX: usize = 32;
-/// Bytes of all recipients of a message; 452 4.5.3 beyond it, so that a session's memory has a bound.
+/// Bytes of all recipients of a message, in memory; 452 4.5.3 beyond it, so that a session's memory has a bound.
 const RECIPIENTS_LEN_MAX: usize = 1 << 20;
 
 /// What MAIL opened.
@@ -161,7 +161,7 @@ impl Session {
 
     /// RELAYCLIENT's value goes behind the recipient; `user@[our address]` is `user@localiphost`.
     fn rewritten(&self, recipient: Address) -> Result<Address, Address> {
-        let is_ours = |host: &[u8]| command::literal(host).is_some_and(|ip| Some(ip) == self.peer.local_ip);
+        let is_ours = |host: &[u8]| command::literal(host).is_some_and(|ip| Some(ip.to_canonical()) == self.peer.local_ip);
         let recipient = match recipient.domain() {
             Some(host) if is_ours(host) => {
                 Address::join(recipient.local(), &self.config.localiphost).map_err(|_| recipient.clone())?
@@ -207,7 +207,7 @@ impl Session {
                 return;
             }
             let Some(Waiting { recipient, verdict, is_about_syntax, .. }) = transaction.waiting.pop_front() else { return };
-            let len = recipient.as_bytes().len();
+            let len = recipient.as_bytes().len().saturating_add(size_of::<Address>());
             // Without room it does not matter what the directory says, nor whether it was asked before there was no room.
             let is_full = transaction.is_full(&self.config, if verdict.is_ok() { len } else { 0 });
             match verdict {
