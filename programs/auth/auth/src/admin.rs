@@ -50,6 +50,9 @@ impl Server {
     }
 
     fn admin_answer(&mut self, client: u64, done: Result<(), Failure>) {
+        if done.is_ok() {
+            self.announce_change();
+        }
         let answer = match done {
             Ok(()) => AccountAnswer::Ok {},
             Err(Failure { text, temporary }) => AccountAnswer::Failed { text: ipc::clip(text.as_bytes()).into(), temporary },
