@@ -206,7 +206,10 @@ fn domains_are_added_listed_and_removed() {
         (["domain", "add", "mail.example.org"], "control/locals"),
         (["domain", "add", "../etc"], "not a domain"),
         (["domain", "add", "a:b"], "not a domain"),
+        (["domain", "add", "[192.0.2.1]"], "address literal"),
         (["domain", "remove", "c.example"], "no virtual domain"),
+        (["user", "list", "c.example"], "no virtual domain"),
+        (["alias", "list", "c.example"], "no virtual domain"),
     ] {
         let (code, text) = instance.fails(&args);
         assert!(code == 100 && text.contains(problem), "{args:?}: {code} {text}");
