@@ -105,6 +105,11 @@ impl Server {
         if routing.virtual_domains.get(domain.as_bytes()).is_some() {
             return Ok(());
         }
+        if routing.locals.contains(domain.as_bytes()) {
+            return Err(mistake(format!(
+                "{domain} is a domain of system users (control/locals); an alias there is a file etc/qmail/alias/.qmail-NAME"
+            )));
+        }
         Err(mistake(format!("{domain} is not a virtual domain; run: qmail domain add {domain}")))
     }
 

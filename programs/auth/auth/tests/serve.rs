@@ -454,3 +454,18 @@ fn who_keeps_routes_hears_of_a_change_before_it_is_answered() {
         assert!(heard.is_err(), "nothing changed, or it keeps no routes: {heard:?}");
     }
 }
+
+#[test]
+fn who_manages_accounts_of_a_domain_that_has_none_is_told_where_to_go() {
+    let system = system("a.example:64107:64107:/m\n");
+    for (domain, cure) in [("host.example", "etc/qmail/alias/.qmail-NAME"), ("else.example", "qmail domain add else.example")] {
+        let request =
+            AccountRequest::AliasAdd { address: address(&format!("x@{domain}")), targets: vec![address("y@b.example")] };
+        match system.admin(&request) {
+            AccountAnswer::Failed { text, temporary: false } => {
+                assert!(String::from_utf8_lossy(&text).contains(cure), "{}", String::from_utf8_lossy(&text));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
