@@ -4,10 +4,12 @@
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use system_tests::dns::{self, Record};
 use system_tests::instance::feed;
 use system_tests::line::Line;
+use system_tests::users::letters;
 use system_tests::{Instance, Peer, Person, facts, is_root, skip, tools, wait_for};
 
 const LETTER: &str = "Subject: x\n\nbody\n";
@@ -350,6 +352,68 @@ fn smtproutes_count_at_once_and_the_closest_one_wins() {
     send(&instance, ["7@exact.test"]);
     instance.wait_empty().unwrap();
     assert!(to(&rest).contains("<7@exact.test>"));
+}
+
+/// What RCPT is answered.
+fn rcpt(instance: &Instance, to: &str) -> String {
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
+    smtp.ask(&format!("RCPT TO:<{to}>")).unwrap()
+}
+
+#[test]
+fn users_and_aliases_count_for_the_next_letter() {
+    let instance = Instance::started(&[]).unwrap();
+    instance.virtual_domain("example.test", &["bob", "eve"]).unwrap();
+    let next = |to: &str, reaches: &str, count| {
+        send(&instance, [to]);
+        instance.wait_mail(reaches, count).unwrap();
+    };
+    assert!(rcpt(&instance, "sales@example.test").starts_with("550 5.1.1"));
+    instance.must(&["alias", "add", "sales@example.test", "bob@example.test"]).unwrap();
+    next("sales@example.test", "bob@example.test", 1);
+    instance.must(&["alias", "add", "sales@example.test", "eve@example.test"]).unwrap();
+    next("sales@example.test", "eve@example.test", 1);
+    instance.must(&["alias", "remove", "sales@example.test"]).unwrap();
+    assert!(rcpt(&instance, "sales@example.test").starts_with("550 5.1.1"));
+    inject(&instance, LETTER, "sales@example.test");
+    let bounce = instance.wait_mail("bob@example.test", 2).unwrap();
+    assert!(bounce.iter().any(|bounce| bounce.contains("<sales@example.test>:\nSorry, no mailbox here by that name.")));
+    // A catch-all takes over from a user, and gives back.
+    next("eve@example.test", "eve@example.test", 2);
+    instance.must(&["alias", "add", "@example.test", "bob@example.test"]).unwrap();
+    instance.must(&["user", "remove", "eve@example.test"]).unwrap();
+    next("eve@example.test", "bob@example.test", 3);
+    let input = "eve-password\n";
+    instance.with_input(&["user", "add", "eve@example.test", "--password-stdin"], input).unwrap();
+    let before = letters(&instance.maildir("eve@example.test")).len();
+    next("eve@example.test", "eve@example.test", before + 1);
+    instance.wait_empty().unwrap();
+    assert_eq!(letters(&instance.maildir("bob@example.test")).len(), 3);
+}
+
+#[test]
+fn system_users_count_from_the_moment_they_are_there() {
+    let mut instance = Instance::new().unwrap();
+    let person = Person::new(&instance).unwrap();
+    person.maildir("Maildir").unwrap();
+    instance.start().unwrap();
+    let whose = std::fs::metadata(&person.home).map(|home| (home.uid(), home.gid())).unwrap();
+    let assign = instance.root.join("etc/qmail/users/assign");
+    let (before, to) = (std::fs::read_to_string(&assign).unwrap_or(".\n".into()), "new-name@mail.example.test");
+    assert!(rcpt(&instance, to).starts_with("550 5.1.1"));
+    let line = format!("=new-name:{}:{}:{}:{}:::\n", person.name, whose.0, whose.1, person.home.display());
+    std::fs::write(&assign, format!("{line}{before}")).unwrap();
+    send(&instance, [to]);
+    instance.wait_letters(&person.home.join("Maildir"), 1).unwrap();
+    std::fs::write(&assign, before).unwrap();
+    assert!(rcpt(&instance, to).starts_with("550 5.1.1"));
+    let alias = instance.root.join("etc/qmail/alias/.qmail-new-name");
+    std::fs::write(&alias, format!("&{}@mail.example.test\n", person.name)).unwrap();
+    send(&instance, [to]);
+    instance.wait_letters(&person.home.join("Maildir"), 2).unwrap();
+    std::fs::remove_file(&alias).unwrap();
+    assert!(rcpt(&instance, to).starts_with("550 5.1.1"));
 }
 
 #[test]

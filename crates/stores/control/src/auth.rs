@@ -9,14 +9,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use users::{Routed, Routing};
 use wire::Address;
 
+use crate::watched::Stamps;
 use crate::{ControlError, Root, Watched};
 
 /// The control files that decide where a recipient goes.
 const CONTROL_FILES: [&str; 5] = ["me", "locals", "virtualdomains", "percenthack", "envnoathost"];
+/// The users that this host has by itself.
+const PASSWD: &str = "/etc/passwd";
+
 /// The routing of this instance, followed.
 pub struct Places {
     root: Root,
     files: Vec<Watched<()>>,
+    /// What decides whether a user of the system is there; others read it.
+    users: Stamps,
     /// Counts readings of any of the files.
     readings: Arc<AtomicU64>,
     routing: Option<(u64, Routing)>,
@@ -30,7 +36,8 @@ impl Places {
         let control = CONTROL_FILES.map(|name| follow(Watched::new, root.control_file(name), &readings));
         let domains = follow(Watched::owned, root.domains_file(), &readings);
         let files = control.into_iter().chain([domains]).collect();
-        Self { root, files, readings, routing: None }
+        let users = Stamps::new(vec![root.users().join("assign"), root.users().join("cdb"), root.alias(), PASSWD.into()]);
+        Self { root, files, users, readings, routing: None }
     }
 
     /// Where a recipient goes. An address that a prefix would make too long is nobody's: `None`.
@@ -58,10 +65,10 @@ impl Places {
         Ok(&self.routing.insert((reading, routing)).1)
     }
 
-    /// Changes with every reading of a file.
+    /// Changes with every reading of a file, and with users/assign, the alias directory and passwd.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.readings.load(Ordering::Relaxed)
+    pub fn generation(&mut self) -> u64 {
+        self.readings.load(Ordering::Relaxed).wrapping_add(self.users.changes())
     }
 }
 
@@ -115,5 +122,32 @@ mod tests {
         places.route(&address).unwrap();
         assert_eq!(places.generation(), settled, "nothing is read when nothing changed");
         assert!(settled >= before);
+    }
+
+    #[test]
+    fn takes_note_of_users_that_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        for made in [root.control(), root.users(), root.alias()] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        let mut places = Places::new(root.clone());
+        let mut last = places.generation();
+        let mut is_another = || {
+            let now = places.generation();
+            std::mem::replace(&mut last, now) != now
+        };
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        is_another();
+        assert!(!is_another());
+        let assign = root.users().join("assign");
+        for text in ["=a:a:1:1:/a:::\n.\n", "=b:b:1:1:/b:::\n.\n"] {
+            std::fs::write(&assign, text).unwrap();
+            assert!(is_another(), "{text}");
+        }
+        std::fs::remove_file(assign).unwrap();
+        assert!(is_another());
+        std::fs::write(root.alias().join(".qmail-x"), "&y@z\n").unwrap();
+        assert!(is_another());
     }
 }

@@ -71,11 +71,7 @@ impl<T> Watched<T> {
     }
 
     fn stat(&self) -> Result<Stamp, ControlError> {
-        match std::fs::metadata(&self.path) {
-            Ok(metadata) => Ok(Some(stamp(&metadata))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(ControlError::from_io(&self.path, &error)),
-        }
+        Ok(metadata(&self.path)?.as_ref().map(stamp))
     }
 
     fn reread(&mut self) -> Result<(), ControlError> {
@@ -94,6 +90,44 @@ impl<T> Watched<T> {
         self.value = Some(value);
         self.stamp = settled.then_some(seen);
         Ok(())
+    }
+}
+
+/// Files (or directories) that others read: here it only counts that they have changed.
+#[derive(Debug)]
+pub struct Stamps {
+    /// Each with the state last seen; the outer `None` if it may have changed since without a trace.
+    files: Vec<(PathBuf, Option<Stamp>)>,
+    changes: u64,
+}
+
+impl Stamps {
+    #[must_use]
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self { files: paths.into_iter().map(|path| (path, None)).collect(), changes: 0 }
+    }
+
+    /// Another number whenever one of them is not as it was at the last call, or may not be. What cannot be looked at counts as
+    /// not there: whoever reads it finds out.
+    pub fn changes(&mut self) -> u64 {
+        for (path, seen) in &mut self.files {
+            let metadata = metadata(path).unwrap_or_default();
+            let now = metadata.as_ref().map(stamp);
+            if *seen != Some(now) {
+                self.changes = self.changes.wrapping_add(1);
+            }
+            *seen = metadata.as_ref().is_none_or(is_settled).then_some(now);
+        }
+        self.changes
+    }
+}
+
+/// `None` if it does not exist.
+fn metadata(path: &std::path::Path) -> Result<Option<Metadata>, ControlError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ControlError::from_io(path, &error)),
     }
 }
 

@@ -27,6 +27,9 @@ messages! {
         /// Not now: the source of accounts or the mailbox is out of reach.
         4 => Unavailable { id: u64, text: Bytes },
         5 => Route { id: u64, target: Target },
+        /// To those who asked for routes, unasked and before the administrator has his answer: accounts changed, and no route that
+        /// came before this counts any more.
+        6 => Changed {},
     }
 }
 

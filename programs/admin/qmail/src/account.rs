@@ -64,7 +64,8 @@ pub fn alias(root: &Root, command: &cli::Alias, printer: Printer) -> Result<(), 
 }
 
 fn list_users(root: &Root, of: Option<&str>, printer: Printer) -> Result<(), Failure> {
-    let request = AccountRequest::UserList { domain: of.map(domain::parse).transpose()?, after: Bytes::default() };
+    let request =
+        AccountRequest::UserList { domain: of.map(|domain| domain::known(root, domain)).transpose()?, after: Bytes::default() };
     let mut rows: Vec<Vec<Value>> = Vec::new();
     for answer in Admin::auth(root)?.account(&request)? {
         let AccountAnswer::Users { rows: users, .. } = answer else { continue };
@@ -76,7 +77,8 @@ fn list_users(root: &Root, of: Option<&str>, printer: Printer) -> Result<(), Fai
 }
 
 fn list_aliases(root: &Root, of: Option<&str>, printer: Printer) -> Result<(), Failure> {
-    let request = AccountRequest::AliasList { domain: of.map(domain::parse).transpose()?, after: Bytes::default() };
+    let request =
+        AccountRequest::AliasList { domain: of.map(|domain| domain::known(root, domain)).transpose()?, after: Bytes::default() };
     let mut rows: Vec<Vec<Value>> = Vec::new();
     for answer in Admin::auth(root)?.account(&request)? {
         let AccountAnswer::Aliases { rows: aliases, .. } = answer else { continue };

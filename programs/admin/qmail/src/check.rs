@@ -50,7 +50,11 @@ pub struct Findings(Vec<Finding>);
 
 impl Findings {
     pub fn add(&mut self, level: Level, subject: &Path, problem: impl Into<String>) {
-        self.0.push(Finding { level, subject: subject.display().to_string(), problem: problem.into() });
+        let finding = Finding { level, subject: subject.display().to_string(), problem: problem.into() };
+        // Several programs read the same file.
+        if !self.0.contains(&finding) {
+            self.0.push(finding);
+        }
     }
 
     pub fn error(&mut self, subject: &Path, problem: impl Into<String>) {

@@ -33,10 +33,29 @@ pub fn run(root: &Root, command: &cli::Domain, printer: Printer) -> Result<(), F
 /// # Errors
 /// It is none.
 pub fn parse(domain: &str) -> Result<Domain, Failure> {
-    Domain::new(domain.as_bytes()).map_err(|error| Failure::usage(format!("{domain}: {error}")))
+    Domain::new(domain.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", domain.escape_debug())))
+}
+
+/// A domain as it was typed that is virtual.
+///
+/// # Errors
+/// It is none, or not virtual.
+pub fn known(root: &Root, domain: &str) -> Result<Domain, Failure> {
+    let domain = parse(domain)?;
+    match read(root)?.get(domain.as_bytes()) {
+        Some(_) => Ok(domain),
+        None => Err(not_virtual(&domain)),
+    }
+}
+
+fn not_virtual(domain: &Domain) -> Failure {
+    Failure::permanent(format!("{domain} is no virtual domain"))
 }
 
 fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
+    if domain.as_bytes().starts_with(b"[") {
+        return Err(Failure::usage(format!("{domain}: an address literal is no virtual domain; it always means this host")));
+    }
     let _lock = lock(root)?;
     let mut domains = read(root)?;
     let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
@@ -65,7 +84,7 @@ fn remove(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure>
     let base = {
         let _lock = lock(root)?;
         let mut domains = read(root)?;
-        let removed = domains.remove(domain).ok_or_else(|| Failure::permanent(format!("{domain} is no virtual domain")))?;
+        let removed = domains.remove(domain).ok_or_else(|| not_virtual(domain))?;
         write(root, &domains)?;
         removed.base().to_owned()
     };

@@ -206,7 +206,10 @@ fn domains_are_added_listed_and_removed() {
         (["domain", "add", "mail.example.org"], "control/locals"),
         (["domain", "add", "../etc"], "not a domain"),
         (["domain", "add", "a:b"], "not a domain"),
+        (["domain", "add", "[192.0.2.1]"], "address literal"),
         (["domain", "remove", "c.example"], "no virtual domain"),
+        (["user", "list", "c.example"], "no virtual domain"),
+        (["alias", "list", "c.example"], "no virtual domain"),
     ] {
         let (code, text) = instance.fails(&args);
         assert!(code == 100 && text.contains(problem), "{args:?}: {code} {text}");
@@ -356,7 +359,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 22] = [
+    let cases: [(&str, &str, &str, &str); 27] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -373,6 +376,11 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/barelf", "allow\n", "`reject` or `normalize`"),
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
         ("error", "etc/qmail/control/resolvers", "localhost\n", "not ADDRESS:PORT"),
+        ("error", "etc/qmail/control/resolvers", "\n", "1 to 8 lines"),
+        ("error", "etc/qmail/control/outgoingip", "192.0.2.300\n", "no IP address"),
+        ("error", "etc/qmail/control/moreipme", "here\n", "line 1"),
+        ("error", "etc/qmail/control/bouncehost", "two words\n", "not a domain"),
+        ("warning", "etc/qmail/control/smtproutes", "a.test:relay:smtp\n", "25 is used"),
         ("warning", "etc/qmail/control/locals", "mail.example.org\nnew.example\n", "not in rcpthosts"),
         ("note", "etc/qmail/control/localz", "x\n", "no program of this version reads it"),
         ("error", "etc/qmail/users/domains", "v.example:5:6\n", "line 1"),
@@ -389,6 +397,22 @@ fn check_names_file_problem_and_cure() {
         assert!(found.iter().find(hit).is_some(), "{file} = {text:?}: {found:?}");
     }
     check_of_places(&all);
+    let fine = Instance::new();
+    fine.must(&["domain", "add", "v.example"]);
+    for (name, text) in [
+        ("resolvers", "192.0.2.53\n[2001:db8::1]:54\n2001:db8::1\n"),
+        ("concurrencypop3", "10\n"),
+        ("concurrencypop3ip", "10\n"),
+        ("timeoutpop3", "10\n"),
+        ("smtproutes", "a.test:relay:26\n:[::1]:26\nb.test:\nc.test:[::1]\nd.test::587\ne.test:r:587|user|a:b\n"),
+        ("locals", "mail.example.org\nv.example\n"),
+    ] {
+        let path = fine.at("etc/qmail/control").join(name);
+        fs::write(&path, text).unwrap();
+        let path = path.display().to_string();
+        let found: Vec<_> = all(&fine).into_iter().filter(|finding| finding.1 == path).collect();
+        assert!(found.iter().all(|finding| finding.2.contains("in users/domains too")), "{name}: {found:?}");
+    }
 }
 
 fn check_of_places(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {

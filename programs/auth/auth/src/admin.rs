@@ -50,6 +50,9 @@ impl Server {
     }
 
     fn admin_answer(&mut self, client: u64, done: Result<(), Failure>) {
+        if done.is_ok() {
+            self.announce_change();
+        }
         let answer = match done {
             Ok(()) => AccountAnswer::Ok {},
             Err(Failure { text, temporary }) => AccountAnswer::Failed { text: ipc::clip(text.as_bytes()).into(), temporary },
@@ -101,6 +104,11 @@ impl Server {
         let routing = self.places.routing().map_err(|error| Failure { text: error.to_string(), temporary: true })?;
         if routing.virtual_domains.get(domain.as_bytes()).is_some() {
             return Ok(());
+        }
+        if routing.locals.contains(domain.as_bytes()) {
+            return Err(mistake(format!(
+                "{domain} is a domain of system users (control/locals); an alias there is a file etc/qmail/alias/.qmail-NAME"
+            )));
         }
         Err(mistake(format!("{domain} is not a virtual domain; run: qmail domain add {domain}")))
     }

@@ -42,6 +42,8 @@ pub(crate) struct Client {
     pub(crate) rights: Rights,
     outbox: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     under_way: usize,
+    /// It asked for a route, and may remember it: it hears of changes.
+    pub(crate) keeps_routes: bool,
 }
 
 /// What a connection had to say.
@@ -54,7 +56,7 @@ pub(crate) enum Heard {
 
 impl Client {
     pub(crate) fn new(socket: Seqpacket, rights: Rights) -> Self {
-        Self { socket, rights, outbox: VecDeque::new(), under_way: 0 }
+        Self { socket, rights, outbox: VecDeque::new(), under_way: 0, keeps_routes: false }
     }
 
     pub(crate) fn receive(&mut self, buf: &mut [u8]) -> Heard {

@@ -247,6 +247,9 @@ impl Server {
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
             }
             Ok(Request::Route { id, address }) if rights.queue => {
+                if let Some(client) = self.clients.get_mut(&number) {
+                    client.keeps_routes = true;
+                }
                 let target = self.route(&address);
                 self.answer(number, &Answer::Route { id, target }, None);
             }
@@ -435,6 +438,15 @@ impl Server {
             self.close(number);
         }
         kept
+    }
+
+    /// Accounts changed: whoever keeps routes hears of it before the change is answered, so that it counts at once.
+    pub(crate) fn announce_change(&mut self) {
+        let keepers: Vec<u64> =
+            self.clients.iter().filter(|(_, client)| client.keeps_routes).map(|(number, _)| *number).collect();
+        for number in keepers {
+            self.push(number, &Answer::Changed {});
+        }
     }
 
     /// Has this connection taken all that was sent?

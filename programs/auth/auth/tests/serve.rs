@@ -280,9 +280,15 @@ fn routes_of_virtual_recipients() {
     };
     alias("info@a.example", &["ann@a.example", "x@elsewhere.example"]);
     let socket = system.auth();
-    let route = |text: &str| match ask(&socket, &Request::Route { id: 3, address: address(text) }).0 {
-        Answer::Route { id: 3, target } => target,
-        other => panic!("{other:?}"),
+    let route = |text: &str| {
+        let mut answer = ask(&socket, &Request::Route { id: 3, address: address(text) }).0;
+        while answer == (Answer::Changed {}) {
+            answer = receive(&socket).0;
+        }
+        match answer {
+            Answer::Route { id: 3, target } => target,
+            other => panic!("{other:?}"),
+        }
     };
     let domain = Domain::new(b"a.example").unwrap();
     let mailbox = |ext: &str| Target::Mailbox { domain: domain.clone(), user: "ann".into(), ext: ext.into() };
@@ -417,4 +423,49 @@ fn a_flood_of_questions_is_answered_in_full() {
         }
     }
     thread.join().unwrap();
+}
+
+#[test]
+fn who_keeps_routes_hears_of_a_change_before_it_is_answered() {
+    let system = system("a.example:64107:64107:/m\n");
+    system.user("ann@a.example", "password-ann");
+    let (keeper, other) = (system.auth(), system.auth());
+    let route = |id, who| ask::<_, Answer>(&keeper, &Request::Route { id, address: address(who) }).0;
+    assert_eq!(route(1, "x@a.example"), Answer::Route { id: 1, target: Target::NoMailbox {} });
+    assert_eq!(recipient(&other, "ann@a.example"), Directory::Mailbox {});
+    let changes = [
+        AccountRequest::AliasAdd { address: address("x@a.example"), targets: vec![address("y@b.example")] },
+        AccountRequest::AliasRemove { address: address("x@a.example") },
+        AccountRequest::UserRemove { address: address("ann@a.example") },
+        AccountRequest::UserAdd { address: address("ann@a.example"), password: "password-ann".into() },
+        AccountRequest::DomainForget { domain: Domain::new(b"a.example").unwrap() },
+    ];
+    for change in changes {
+        assert_eq!(system.admin(&change), AccountAnswer::Ok {});
+        keeper.set_nonblocking(true).unwrap();
+        assert_eq!(receive::<Answer>(&keeper).0, Answer::Changed {}, "{change:?}");
+        keeper.set_nonblocking(false).unwrap();
+    }
+    let mistake = AccountRequest::AliasRemove { address: address("x@a.example") };
+    assert!(matches!(system.admin(&mistake), AccountAnswer::Failed { temporary: false, .. }));
+    for socket in [&keeper, &other] {
+        socket.set_nonblocking(true).unwrap();
+        let heard = socket.recv(&mut [0; 100]);
+        assert!(heard.is_err(), "nothing changed, or it keeps no routes: {heard:?}");
+    }
+}
+
+#[test]
+fn who_manages_accounts_of_a_domain_that_has_none_is_told_where_to_go() {
+    let system = system("a.example:64107:64107:/m\n");
+    for (domain, cure) in [("host.example", "etc/qmail/alias/.qmail-NAME"), ("else.example", "qmail domain add else.example")] {
+        let request =
+            AccountRequest::AliasAdd { address: address(&format!("x@{domain}")), targets: vec![address("y@b.example")] };
+        match system.admin(&request) {
+            AccountAnswer::Failed { text, temporary: false } => {
+                assert!(String::from_utf8_lossy(&text).contains(cure), "{}", String::from_utf8_lossy(&text));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -77,7 +77,7 @@ impl Routes {
         question.jobs
     }
 
-    /// users/domains has changed: nothing that was known counts any more.
+    /// users/domains or the accounts have changed: nothing that was known counts any more.
     pub fn forget(&mut self) {
         self.known.clear();
     }

@@ -353,6 +353,8 @@ impl<S: Spool> Service<S> {
             Socket::Lspawn => self.engine.disconnected(Channel::Local),
             Socket::Remote => self.engine.disconnected(Channel::Remote),
             Socket::Resolve => self.engine.resolve_lost(),
+            // What changes from now on is not heard of.
+            Socket::Auth => self.engine.routes_changed(),
             _ => {}
         }
     }
@@ -391,6 +393,10 @@ impl<S: Spool> Service<S> {
                 }
                 Ok(ipc::auth::Answer::Unavailable { id, text }) => {
                     self.engine.routed(id, &ipc::auth::Target::Temporary { text });
+                    true
+                }
+                Ok(ipc::auth::Answer::Changed {}) => {
+                    self.engine.routes_changed();
                     true
                 }
                 Ok(_) => true,

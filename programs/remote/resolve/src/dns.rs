@@ -8,10 +8,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
@@ -19,6 +18,7 @@ use ipc::resolve::{ADDRESSES_MAX, HOSTS_MAX};
 use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
+use crate::runtime::Runtime;
 
 /// Records of one answer that are looked at (past-holes R10).
 pub const RECORDS_MAX: usize = 100;
@@ -61,7 +61,7 @@ pub type MailExchange = (u16, Option<String>);
 
 /// The resolver.
 pub struct Dns {
-    resolver: TokioResolver,
+    resolver: Resolver<Runtime>,
     turns: Semaphore,
     mx: Cache<Found<Vec<MailExchange>>>,
     v4: Cache<Found<Vec<IpAddr>>>,
@@ -83,7 +83,7 @@ impl Dns {
         options.try_tcp_on_error = true;
         options.preserve_intermediates = false;
         options.max_active_requests = QUESTIONS_MAX;
-        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
+        let builder = Resolver::builder_with_config(config, Runtime::default()).with_options(options);
         Ok(Self {
             resolver: builder.build()?,
             turns: Semaphore::new(QUESTIONS_MAX),

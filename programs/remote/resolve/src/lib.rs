@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod cache;
 pub mod dns;
+mod runtime;
 pub mod service;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use ipc::resolve::{Answer, Request};
 use ipc_async::{Client, Listener};
-use qmail_resolve::dns::Dns;
+use qmail_resolve::dns::{Dns, Failure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use wire::Domain;
@@ -308,6 +308,25 @@ fn silence_is_temporary_in_time_and_holds_up_nobody() {
         assert!(start.elapsed() < Duration::from_secs(3));
         assert_eq!(waiting.await.unwrap(), "temporary");
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_server_that_is_not_there_is_passed_over_at_once() {
+    let zone = Zone::from([(("plain.example.", RecordType::A), Does::Records(vec![a("192.0.2.9")]))]);
+    with_service(zone, |_, good, _| async move {
+        let closed = {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.local_addr().unwrap()
+        };
+        let start = Instant::now();
+        let found = Dns::new(&[closed]).unwrap().addresses("plain.example").await.records;
+        assert!(matches!(&found, Err(Failure::Temporary(_))), "{found:?}");
+        let both = Dns::new(&[closed, good]).unwrap();
+        for _ in 0..5 {
+            assert_eq!(both.addresses("plain.example").await.records, Ok(vec!["192.0.2.9".parse().unwrap()]));
+        }
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     });
 }
 

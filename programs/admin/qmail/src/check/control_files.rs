@@ -6,16 +6,19 @@ use wire::Domain;
 use super::Findings;
 
 /// Files that hold a number.
-const NUMBERS: [&str; 13] = [
+const NUMBERS: [&str; 16] = [
     "bouncemaxbytes",
     "concurrencyincoming",
     "concurrencyincomingip",
     "concurrencylocal",
+    "concurrencypop3",
+    "concurrencypop3ip",
     "concurrencyremote",
     "databytes",
     "maxrcpt",
     "queuelifetime",
     "timeoutconnect",
+    "timeoutpop3",
     "timeoutremote",
     "timeoutsmtpd",
     "uidmin",
@@ -63,6 +66,8 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     networks(root, found);
     hosts(root, found);
     values(root, found);
+    routes(root, found);
+    programs(root, found);
     unknown(root, found);
 }
 
@@ -147,13 +152,14 @@ fn hosts(root: &Root, found: &mut Findings) {
         _ => {}
     }
     let Some(rcpthosts) = found.take(root.hosts("rcpthosts")) else { return };
+    let virtual_domains = root.virtual_domains().unwrap_or_default();
     for name in ["locals", "virtualdomains"] {
         let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
         for line in lines {
             let host = line.split(|b| *b == b':').next().unwrap_or_default();
             let host = host.rsplit(|b| *b == b'@').next().unwrap_or_default();
             let is_exception = name == "virtualdomains" && line.ends_with(b":");
-            if !host.is_empty() && !is_exception && !rcpthosts.contains(host) {
+            if !host.is_empty() && !is_exception && !rcpthosts.contains(host) && virtual_domains.get(host).is_none() {
                 let shown = wire::escape::visible(host);
                 found.warning(
                     &root.control_file(name),
@@ -184,13 +190,32 @@ fn values(root: &Root, found: &mut Findings) {
             );
         }
     }
-    if let Some(Some(text)) = found.take(root.lines("resolvers")) {
-        let is_address =
-            |line: &Vec<u8>| std::str::from_utf8(line).is_ok_and(|line| line.parse::<std::net::SocketAddr>().is_ok());
-        for line in text.iter().filter(|line| !is_address(line)) {
-            found.error(&root.control_file("resolvers"), format!("`{}` is not ADDRESS:PORT", wire::escape::visible(line)));
+}
+
+/// A relay whose port is not what was written gets the mail at another one.
+fn routes(root: &Root, found: &mut Findings) {
+    let Some(Some(lines)) = found.take(root.lines("smtproutes")) else { return };
+    for line in lines {
+        let route = line.split(|b| *b == b'|').next().unwrap_or_default();
+        let relay = route.splitn(2, |b| *b == b':').nth(1).unwrap_or_default();
+        let relay = relay.rsplit(|b| *b == b']').next().unwrap_or_default();
+        let Some(port) = relay.splitn(2, |b| *b == b':').nth(1) else { continue };
+        let is_port = std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok());
+        if !is_port {
+            let shown = wire::escape::visible(&line);
+            found.warning(&root.control_file("smtproutes"), format!("`{shown}`: the port is no number up to 65535; 25 is used"));
         }
     }
+}
+
+/// What keeps a program from starting.
+fn programs(root: &Root, found: &mut Findings) {
+    found.take(control::Smtpd::read(root));
+    found.take(control::popup::Popup::read(root));
+    found.take(control::send::Send::read(root));
+    found.take(control::Remote::read(root));
+    found.take(control::Resolve::read(root));
+    found.take(control::Inject::read(root));
 }
 
 /// A name with a slip in it is a file that nobody reads.

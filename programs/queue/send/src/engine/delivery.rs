@@ -218,6 +218,11 @@ impl<S: Spool> Engine<S> {
         }
     }
 
+    /// Users or aliases changed, or may have: what is known of routes counts no more.
+    pub fn routes_changed(&mut self) {
+        self.routes.forget();
+    }
+
     /// Questions to qmail-auth that were not answered in time.
     pub fn give_up_questions(&mut self) {
         for number in self.routes.overdue(self.now.boot) {
