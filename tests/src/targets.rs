@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("users_routing", users::fuzz::routing),
     ("users_tables", users::fuzz::tables),
     ("wire_addresses", wire::fuzz::addresses),
+    ("wire_base64", wire::fuzz::base64),
     ("wire_databases", wire::fuzz::databases),
     ("wire_lines", wire::fuzz::lines),
     ("wire_netstrings", wire::fuzz::netstrings),

@@ -1,7 +1,7 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
 use crate::line::{Ending, Line, Lines};
-use crate::{Address, Domain, cdb, escape, netstring};
+use crate::{Address, Domain, base64, cdb, escape, netstring};
 
 /// Lines are the same for any chunking, and within the bound.
 pub fn lines(data: &[u8]) {
@@ -29,6 +29,14 @@ pub fn netstrings(data: &[u8]) {
         again.extend_from_slice(rest);
         assert_eq!(again, data);
     }
+}
+
+/// A text that decodes is the one text of its bytes; any bytes have one.
+pub fn base64(data: &[u8]) {
+    if let Ok(bytes) = base64::decode(data) {
+        assert_eq!(base64::encode(&bytes).as_bytes(), data);
+    }
+    assert_eq!(base64::decode(base64::encode(data).as_bytes()).as_deref(), Ok(data));
 }
 
 /// Any file is a database, an error or a miss; a key that was written is found.

@@ -1,10 +1,11 @@
-//! Small formats that everything else is written in: addresses, bounded lines, netstrings, cdb, escaping.
+//! Small formats that everything else is written in: addresses, bounded lines, netstrings, base64, cdb, escaping.
 //!
 //! Guarantees: no I/O, no clock, no panic on any input; every length is checked and bounded.
 //! Bytes are bytes: nothing here assumes UTF-8.
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod base64;
 pub mod cdb;
 pub mod civil;
 pub mod escape;
