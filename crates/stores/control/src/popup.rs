@@ -21,7 +21,7 @@ const IDLE_MAX_S: u64 = 86_400;
 /// The configuration of a worker.
 #[derive(Debug, Clone)]
 pub struct Popup {
-    /// Networks whose clients may send a password without TLS (`authcleartext`; missing: this host).
+    /// Networks whose clients may send a password without TLS.
     pub cleartext: Networks,
     /// Of all workers together.
     pub sessions_max: usize,
@@ -42,7 +42,7 @@ impl Popup {
         };
         let idle_s = root.int("timeoutpop3")?.unwrap_or(IDLE_DEFAULT_S).clamp(1, IDLE_MAX_S);
         Ok(Self {
-            cleartext: root.networks("authcleartext")?.unwrap_or_else(Networks::loopback),
+            cleartext: root.authcleartext()?,
             sessions_max: count("concurrencypop3", SESSIONS_DEFAULT, SESSIONS_MAX)?,
             sessions_per_address_max: count("concurrencypop3ip", SESSIONS_PER_ADDRESS_DEFAULT, SESSIONS_MAX)?,
             idle: Duration::from_secs(idle_s),

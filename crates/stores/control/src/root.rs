@@ -214,6 +214,14 @@ impl Root {
         self.text(name)?.map(parse).transpose()
     }
 
+    /// Networks whose clients may send a password without TLS (`authcleartext`; missing: this host).
+    ///
+    /// # Errors
+    /// As [`Root::networks`].
+    pub fn authcleartext(&self) -> Result<users::Networks, ControlError> {
+        Ok(self.networks("authcleartext")?.unwrap_or_else(users::Networks::loopback))
+    }
+
     /// The name of this host, without which nothing runs.
     ///
     /// # Errors

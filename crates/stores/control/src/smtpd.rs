@@ -7,6 +7,7 @@
 //! | `localiphost` | me | the domain of `user@[address the client connected to]` |
 //! | `rcpthosts`, `morercpthosts.cdb` | nobody | domains anybody may send to, beside those we deliver for |
 //! | `relayclients` | nobody | networks whose clients may send anywhere (RELAYCLIENT set to nothing) |
+//! | `authcleartext` | this host | networks whose clients may log in without TLS |
 //! | `badmailfrom` | – | envelope senders that are refused |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
 //! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
@@ -45,6 +46,8 @@ pub struct Smtpd {
     /// The bytes of the cdb: nothing is opened once strangers talk.
     pub morercpthosts: Option<Vec<u8>>,
     pub relayclients: Networks,
+    /// Networks whose clients may send a password without TLS.
+    pub cleartext: Networks,
     pub badmailfrom: Vec<Vec<u8>>,
     pub normalizes_bare_lf: bool,
     pub databytes: u64,
@@ -78,6 +81,7 @@ impl Smtpd {
             rcpthosts: root.lines("rcpthosts")?.unwrap_or_default(),
             morercpthosts: root.text("morercpthosts.cdb")?,
             relayclients: root.networks("relayclients")?.unwrap_or_default(),
+            cleartext: root.authcleartext()?,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             normalizes_bare_lf: bare_lf(root)?,
             databytes: number("databytes", 0)?,
@@ -135,6 +139,9 @@ mod tests {
         assert_eq!((&smtpd.greeting[..], &smtpd.localiphost[..]), (&b"mx.example"[..], &b"mx.example"[..]));
         assert!(smtpd.rcpthosts.is_empty() && smtpd.morercpthosts.is_none() && smtpd.relayclients.is_empty());
         assert!(!smtpd.normalizes_bare_lf);
+        for (address, allowed) in [("127.0.0.2", true), ("::1", true), ("192.0.2.1", false)] {
+            assert_eq!(smtpd.cleartext.contains(address.parse().unwrap()), allowed, "{address}");
+        }
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (0, 10_000, 100, 1200));
         assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (10_000, 100, false));
     }
@@ -170,6 +177,7 @@ mod tests {
             ("smtpgreeting", "hello there  \n"),
             ("rcpthosts", "# ours\na.example\n.b.example\n"),
             ("relayclients", "192.0.2.0/24\n"),
+            ("authcleartext", "192.0.2.0/24\n"),
             ("barelf", "normalize\n"),
             ("databytes", "1000\n"),
             ("maxrcpt", "0\n"),
@@ -182,6 +190,8 @@ mod tests {
         assert_eq!(smtpd.greeting, b"hello there");
         assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b".b.example"]);
         assert!(smtpd.relayclients.contains("192.0.2.9".parse().unwrap()) && smtpd.normalizes_bare_lf);
+        let cleartext = ["192.0.2.9", "127.0.0.1"].map(|address| smtpd.cleartext.contains(address.parse().unwrap()));
+        assert_eq!(cleartext, [true, false]);
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, usize::MAX, 0, 1));
         assert_eq!((smtpd.sessions_max, smtpd.sessions_per_address_max, smtpd.bounds_this_host), (30_000, 3, true));
         std::fs::write(root.control_file("barelf"), "yes\n").unwrap();

@@ -1,4 +1,4 @@
-//! Logins: the hash is computed elsewhere, the session is made by qmail-lspawn, and an unknown user is answered like a wrong password.
+//! Logins: the hash is computed elsewhere, the session (for POP3) is made by qmail-lspawn, and an unknown user is answered like a wrong password.
 
 use crate::pool::{Outcome, Work};
 use crate::recipients::Asker;
@@ -12,8 +12,26 @@ use std::os::fd::OwnedFd;
 use wire::{Address, Domain};
 use zeroize::Zeroizing;
 
-/// The one service whose logins bring a session.
-const POP3: &[u8] = b"pop3";
+/// What a login is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    /// A session of the mailbox.
+    Pop3,
+    /// To send mail: the verdict is all.
+    Smtp,
+}
+
+impl Service {
+    const ALL: [Self; 2] = [Self::Pop3, Self::Smtp];
+
+    /// As callers and the log name it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Pop3 => "pop3",
+            Self::Smtp => "smtp",
+        }
+    }
+}
 
 /// Bytes of a login name that are logged.
 const LOGGED_LEN_MAX: usize = 320;
@@ -33,6 +51,7 @@ pub(crate) enum HashJob {
 /// A login whose password is being checked.
 pub(crate) struct Login {
     asker: Asker,
+    service: Service,
     login: Vec<u8>,
     /// `None`: nobody of this name.
     user: Option<(Domain, UserName)>,
@@ -43,9 +62,9 @@ pub(crate) struct Login {
 impl Server {
     pub(crate) fn login(&mut self, asker: Asker, service: &[u8], login: &[u8], password: Bytes, remote: Option<IpAddr>) {
         let password = Zeroizing::new(password.0);
-        if service != POP3 {
+        let Some(service) = Service::ALL.into_iter().find(|known| known.name().as_bytes() == service) else {
             return self.unavailable(asker, "this service has no logins");
-        }
+        };
         let user = match self.account_of(login) {
             Ok(user) => user,
             Err(text) => return self.unavailable(asker, &text),
@@ -60,7 +79,7 @@ impl Server {
         };
         let suspended = credentials.as_ref().is_some_and(|c| c.suspended);
         let user = user.filter(|_| credentials.is_some());
-        let login = Login { asker, login: login.to_vec(), user, suspended, remote };
+        let login = Login { asker, service, login: login.to_vec(), user, suspended, remote };
         let work = Work::Verify { stored: credentials.map(|c| c.password_hash), password };
         if self.pool.submit(HashJob::Login(login), work).is_err() {
             self.unavailable(asker, "too many logins at once");
@@ -95,16 +114,21 @@ impl Server {
                 return self.unavailable(login.asker, "the password cannot be checked");
             }
         };
+        let service = login.service.name();
         let from = login.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         // Last on its line, so that no name can pass for another field.
         let name = wire::escape::visible(login.login.get(..LOGGED_LEN_MAX.min(login.login.len())).unwrap_or_default());
         let Some((domain, user)) = login.user.filter(|_| right) else {
-            log(&format!("login failed: service=pop3 remote={from} user={name}"));
+            log(&format!("login failed: service={service} remote={from} user={name}"));
             let Asker { client, id } = login.asker;
             return self.answer(client, &Answer::Refused { id }, None);
         };
-        log(&format!("login: service=pop3 remote={from} user={name}"));
+        log(&format!("login: service={service} remote={from} user={name}"));
         let address = [user.as_bytes(), b"@", domain.as_bytes()].concat();
+        if login.service == Service::Smtp {
+            let Asker { client, id } = login.asker;
+            return self.answer(client, &Answer::LoggedIn { id, user: address.into() }, None);
+        }
         let waiter = LspawnWaiter::Session { asker: login.asker, user: address };
         let user = Bytes::from(user.as_bytes());
         let question = |id| ipc::lspawn::Request::Session { id, domain, user }.encode();

@@ -245,15 +245,36 @@ fn logins() {
         assert_eq!((answer, fd.is_none()), (refused.clone(), true), "{}", name.escape_ascii());
     }
     assert!(matches!(login(&socket, b"broken@a.example", b"x").0, Answer::Unavailable { id: 9, .. }));
-    let smtp =
+    let imap =
         Request::Login { id: 2, service: "imap".into(), login: "ann@a.example".into(), password: "x".into(), remote: None };
-    assert!(matches!(ask::<_, Answer>(&socket, &smtp).0, Answer::Unavailable { id: 2, .. }));
+    assert!(matches!(ask::<_, Answer>(&socket, &imap).0, Answer::Unavailable { id: 2, .. }));
     let changed = AccountRequest::UserPassword { address: address("ann@a.example"), password: "new".into() };
     assert_eq!(system.admin(&changed), AccountAnswer::Ok {});
     assert_eq!(login(&socket, b"ann@a.example", b"open sesame").0, refused);
     assert!(matches!(login(&socket, b"ann@a.example", b"new").0, Answer::LoggedIn { .. }));
     let text = std::fs::read(system.dir.path().join("var/lib/qmail/accounts.sqlite-wal")).unwrap_or_default();
     assert!(!text.windows(11).any(|w| w == b"open sesame"), "no password in clear on the disk");
+}
+
+#[test]
+fn a_login_to_send_is_a_verdict_and_nothing_else() {
+    let system = system(DOMAINS);
+    // Nobody serves qmail-lspawn's socket: a session could not be had.
+    system.user("ann@a.example", "open sesame");
+    let socket = system.auth();
+    let login = |login: &[u8], password: &[u8]| {
+        let (login, password) = (login.into(), password.into());
+        ask::<_, Answer>(&socket, &Request::Login { id: 4, service: "smtp".into(), login, password, remote: None })
+    };
+    let (answer, fd) = login(b"Ann@A.example", b"open sesame");
+    assert_eq!((answer, fd.is_none()), (Answer::LoggedIn { id: 4, user: "ann@a.example".into() }, true));
+    for (name, password) in
+        [(&b"ann@a.example"[..], &b"wrong"[..]), (b"bob@a.example", b"open sesame"), (b"\xff", b""), (b"ann", b"x")]
+    {
+        assert_eq!(login(name, password).0, Answer::Refused { id: 4 }, "{}", name.escape_ascii());
+    }
+    std::fs::write(system.root.domains_file(), "not a line\n").unwrap();
+    assert!(matches!(login(b"ann@a.example", b"open sesame").0, Answer::Unavailable { id: 4, .. }));
 }
 
 #[test]
