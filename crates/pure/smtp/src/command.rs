@@ -26,6 +26,7 @@ pub enum Command<'a> {
     Rcpt(&'a [u8]),
     Data(&'a [u8]),
     Bdat(&'a [u8]),
+    Auth(&'a [u8]),
     Rset,
     Noop,
     Quit,
@@ -51,6 +52,7 @@ impl<'a> Command<'a> {
             4 if is("RCPT") => Self::Rcpt(rest),
             4 if is("DATA") => Self::Data(rest),
             4 if is("BDAT") => Self::Bdat(rest),
+            4 if is("AUTH") => Self::Auth(rest),
             4 if is("RSET") => Self::Rset,
             4 if is("NOOP") => Self::Noop,
             4 if is("QUIT") => Self::Quit,
@@ -252,9 +254,9 @@ impl MailParameters {
                 (b"SMTPUTF8", None) => all.utf8 = true,
                 (b"XVERP", None) if may_verp => all.verp = Some(b'-'),
                 (b"XVERP", Some(chars)) if may_verp => all.verp = Some(verp_delimiter(chars)?),
-                // Without AUTH nobody trusts it, and clients that always send it lose nothing (RFC 4954 §5).
-                (b"AUTH", Some(_)) => {}
-                (b"SIZE" | b"BODY" | b"SMTPUTF8", _) => return Err(Syntax::Value),
+                // Whom it names is nobody's concern here, and clients that always send it lose nothing (RFC 4954 §5).
+                (b"AUTH", Some(mailbox)) if is_xtext(mailbox) => {}
+                (b"SIZE" | b"BODY" | b"SMTPUTF8" | b"AUTH", _) => return Err(Syntax::Value),
                 _ => return Err(Syntax::Parameter),
             }
             if names.contains(&name) {
@@ -272,6 +274,20 @@ fn verp_delimiter(chars: &[u8]) -> Result<u8, Syntax> {
         [first, b'='] if first.is_ascii_punctuation() && is_atext(*first) => Ok(*first),
         _ => Err(Syntax::Value),
     }
+}
+
+/// xtext (RFC 3461 §4) of at least one character: printable ASCII without `=`, `+` followed by two upper-case hexadecimal digits.
+fn is_xtext(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some((&b, behind)) = rest.split_first() {
+        rest = match (b, behind) {
+            (b'+', [b'0'..=b'9' | b'A'..=b'F', b'0'..=b'9' | b'A'..=b'F', after @ ..]) => after,
+            (b'+' | b'=', _) => return false,
+            (b'!'..=b'~', _) => behind,
+            _ => return false,
+        };
+    }
+    !text.is_empty()
 }
 
 /// Digits as a number; more than 64 bits hold read as the largest, so that a bound can refuse them.
@@ -380,6 +396,7 @@ mod tests {
         assert_eq!(parse("").unwrap(), MailParameters::default());
         let all = MailParameters { size: 7, eight_bit: true, utf8: true, verp: Some(b'-') };
         assert_eq!(parse("size=7 body=8bitmime SMTPUTF8 XVERP AUTH=<>").unwrap(), all);
+        assert_eq!(parse("AUTH=e+3Dmc2@example.com").unwrap(), MailParameters::default());
         assert_eq!(parse("XVERP=+=").unwrap().verp, Some(b'+'));
         assert_eq!(parse("SIZE=99999999999999999999999").unwrap().size, u64::MAX);
         for bad in [
@@ -399,6 +416,12 @@ mod tests {
             "SMTPUTF8 smtputf8",
             "BODY=7BIT SIZE=1 BODY=8BITMIME",
             "AUTH=<> AUTH=<>",
+            "AUTH",
+            "AUTH=",
+            "AUTH=a=b",
+            "AUTH=a+3d",
+            "AUTH=a+3",
+            "AUTH=\u{e9}",
         ] {
             assert_eq!(parse(bad).unwrap_err(), Syntax::Value, "{bad}");
         }

@@ -9,13 +9,15 @@
 //! - Only CRLF.CRLF ends DATA and only its size ends a chunk; no byte of a refused message is taken for a command (promise 2).
 //! - Memory has a bound: [`HELD_LEN_MAX`] of input, one command line, one envelope; text is never kept (promise 3).
 //! - Nobody relays who is not named: a recipient passes if the directory knows it, rcpthosts lists its domain or the client is a
-//!   relay client (promise 5). In doubt the answer is temporary (promise 8).
+//!   relay client or logged in (promise 5). In doubt the answer is temporary (promise 8).
+//! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 6152, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
-//! may end in LF, HELO is not needed, a second MAIL starts over. STARTTLS and AUTH would be further states and actions.
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 4954, RFC 6152, RFC 6409, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
+//! may end in LF, HELO is not needed, a second MAIL starts over. STARTTLS would be a further state and action.
 //! Used by qmail-smtpd.
 
+mod auth;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
@@ -26,12 +28,16 @@ mod tests;
 mod text;
 mod transaction;
 
-pub use exchange::{Action, Actions, Config, Connection, Envelope, Input, Limits, Now, QueueAnswer, RecipientAnswer};
+pub use auth::RESPONSE_LEN_MAX;
+pub use exchange::{
+    Action, Actions, Config, Connection, Envelope, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer, RecipientAnswer, Secret,
+};
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
 pub use transaction::QUESTIONS_MAX;
 
 use crate::command::{COMMAND_LEN_MAX, Command};
+use auth::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
 use text::{Chunk, Message};
@@ -84,6 +90,10 @@ enum State {
     BetweenChunks(Message),
     /// Bytes of a chunk that has no place here; then a refusal in the state of before.
     Skip(Chunk, Box<State>),
+    /// AUTH: the next line is a response, not a command.
+    Exchange(Exchange),
+    /// A login is being judged.
+    Judging,
     /// The queue has been asked.
     Committing {
         bytes: u64,
@@ -113,6 +123,9 @@ pub struct Session {
     in_long_line: bool,
     is_draining: bool,
     helo: Option<Helo>,
+    /// Who logged in.
+    user: Option<Box<[u8]>>,
+    failed_logins: u32,
     questions: u32,
     errors: u32,
     bad_recipients: u32,
@@ -135,6 +148,8 @@ impl Session {
             in_long_line: false,
             is_draining: false,
             helo: None,
+            user: None,
+            failed_logins: 0,
             questions: 0,
             errors: 0,
             bad_recipients: 0,
@@ -156,6 +171,11 @@ impl Session {
                 self.recipient_answered(question, answer, out);
                 self.resume(out);
             }
+            Input::Login(answer) => {
+                self.progress = now.boot;
+                self.login_answered(answer, out);
+                self.resume(out);
+            }
             Input::Queue(answer) => {
                 self.progress = now.boot;
                 self.queue_answered(&answer, out);
@@ -172,7 +192,7 @@ impl Session {
     /// May the driver read from the client now?
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.state, State::Committing { .. } | State::Closed(_)) && !self.is_asking()
+        !matches!(self.state, State::Judging | State::Committing { .. } | State::Closed(_)) && !self.is_asking()
     }
 
     /// When [`Input::Deadline`] is due, in [`Now::boot`]. Open questions have deadlines of their own, which the driver keeps.
@@ -212,6 +232,12 @@ impl Session {
         self.helo.as_ref().map(|helo| &helo.name[..]).filter(|name| !name.is_empty())
     }
 
+    /// Who logged in, by the account's own name.
+    #[must_use]
+    pub fn user(&self) -> Option<&[u8]> {
+        self.user.as_deref()
+    }
+
     #[must_use]
     pub fn peer(&self) -> &Connection {
         &self.peer
@@ -225,6 +251,17 @@ impl Session {
 
     fn databytes(&self) -> u64 {
         self.peer.databytes.unwrap_or(self.config.limits.databytes)
+    }
+
+    /// May the client send to any domain?
+    fn is_relay_client(&self) -> bool {
+        self.peer.relay_client.is_some() || self.user.is_some()
+    }
+
+    /// A submission that is nobody's yet. Networks of `control/relayclients` need no login: they are authorized by their address
+    /// (RFC 6409 §4.3).
+    fn needs_login(&self) -> bool {
+        self.peer.is_submission && !self.is_relay_client()
     }
 
     fn is_asking(&self) -> bool {
@@ -263,8 +300,8 @@ impl Session {
     /// One step; false when it needs more input or an answer first.
     fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
         match &self.state {
-            State::Idle | State::Mail(_) | State::BetweenChunks(_) => return self.line(rest, out),
-            State::Committing { .. } => return false,
+            State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
+            State::Judging | State::Committing { .. } => return false,
             State::Closed(_) => {
                 *rest = &[];
                 return false;
@@ -284,11 +321,12 @@ impl Session {
         true
     }
 
-    /// One command line, which ends in LF; a CR before it is not part of it (as with qmail).
+    /// One line, a command or a response, which ends in LF; a CR before it is not part of it (as with qmail).
     fn line(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
+        let len_max = if matches!(self.state, State::Exchange(_)) { RESPONSE_LEN_MAX } else { COMMAND_LEN_MAX };
         let Some(lf) = memchr::memchr(b'\n', rest) else {
             // One byte more may be the CR.
-            let is_too_long = rest.len() > COMMAND_LEN_MAX.saturating_add(1) && !self.is_asking();
+            let is_too_long = rest.len() > len_max.saturating_add(1) && !self.is_asking();
             if self.in_long_line || is_too_long {
                 self.in_long_line = true;
                 *rest = &[];
@@ -305,25 +343,40 @@ impl Session {
         }
         *rest = behind.get(1..).unwrap_or_default();
         self.progress = self.now.boot;
-        if std::mem::take(&mut self.in_long_line) || line.len() > COMMAND_LEN_MAX {
+        let is_too_long = std::mem::take(&mut self.in_long_line) || line.len() > len_max;
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Exchange(exchange) => self.response(exchange, line, is_too_long, out),
+            state => {
+                self.state = state;
+                self.command_line(line, is_too_long, out);
+            }
+        }
+        true
+    }
+
+    fn command_line(&mut self, line: &[u8], is_too_long: bool, out: &mut Actions) {
+        if is_too_long {
             self.refuse(replies::LINE_TOO_LONG, out);
         } else if memchr::memchr(0, line).is_some() {
             self.refuse(replies::NUL, out);
         } else {
             self.command(Command::parse(line), out);
         }
-        true
     }
 
     fn command(&mut self, command: Command<'_>, out: &mut Actions) {
         match command {
             Command::Helo(name) => self.hello(name, false, out),
             Command::Ehlo(name) => self.hello(name, true, out),
+            Command::Mail(_) | Command::Rcpt(_) | Command::Data(_) | Command::Vrfy | Command::Expn if self.needs_login() => {
+                self.refuse(replies::LOGIN_FIRST, out);
+            }
             Command::Mail(_) if matches!(self.state, State::BetweenChunks(_)) => self.refuse(replies::BDAT_OPEN, out),
             Command::Mail(argument) => self.mail(argument, out),
             Command::Rcpt(argument) => self.rcpt(argument, out),
             Command::Data(argument) => self.data(argument, out),
             Command::Bdat(argument) => self.bdat(argument, out),
+            Command::Auth(argument) => self.auth(argument, out),
             Command::Rset => {
                 self.reset(out);
                 out.reply(replies::RSET.as_bytes());
@@ -351,10 +404,12 @@ impl Session {
             return out.reply(&[b"250 ", greeting].concat());
         }
         let size = format!("SIZE {}", self.databytes());
-        let verp = self.peer.relay_client.is_some().then_some("XVERP");
+        let verp = self.is_relay_client().then_some("XVERP");
+        // Not where it would be refused (RFC 4954 §4), and so not once more.
+        let auth = (self.peer.logins == Logins::Offered && self.user.is_none()).then_some("AUTH PLAIN LOGIN");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions.into_iter().chain(verp) {
+        for extension in extensions.into_iter().chain(verp).chain(auth) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");
@@ -404,7 +459,7 @@ impl Session {
 
     /// Ends the session if the system goes down and no message is under way.
     fn end_if_draining(&mut self, out: &mut Actions) {
-        if self.is_draining && matches!(self.state, State::Idle | State::Mail(_)) {
+        if self.is_draining && matches!(self.state, State::Idle | State::Mail(_) | State::Exchange(_)) {
             self.close(End::Drain, Some(replies::GOING_DOWN), out);
         }
     }

@@ -23,7 +23,7 @@ pub struct Received<'a> {
     pub remote_info: Option<&'a [u8]>,
     pub helo: Option<&'a [u8]>,
     pub local_host: &'a [u8],
-    /// `SMTP`, `ESMTP`, `UTF8SMTP` (RFC 5321 §4.4, RFC 6531 §4.3).
+    /// `SMTP`, `ESMTP`, `UTF8SMTP`, and with an `A` behind it after a login (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3).
     pub protocol: &'a str,
     pub unix_s: u64,
 }

@@ -19,7 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
-use smtp::server::{Action, Actions, Connection, End, Envelope, Input, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session};
+use smtp::server::{
+    Action, Actions, Connection, End, Envelope, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session,
+};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -116,6 +118,9 @@ fn connection(relayclients: &Networks) -> Connection {
         local_ip: local,
         local_host: ["TCPLOCALHOST", "TCPLOCALIP"].into_iter().find_map(fact).or_else(|| text(local)).or_else(|| Some(unknown())),
         relay_client: variable("RELAYCLIENT").or_else(|| is_relay.then(Box::default)),
+        // qmail-auth may not answer the caller, and what kind of connection it is only the caller knows.
+        logins: Logins::NotHere,
+        is_submission: false,
         databytes,
     }
 }
@@ -185,6 +190,10 @@ impl Talk {
                 Action::CheckRecipient { question, recipient } => {
                     let answer = self.directory.check(recipient);
                     self.session.step(now(), Input::Recipient { question, answer }, &mut self.actions);
+                }
+                // Not offered, so it does not come.
+                Action::LogIn { .. } => {
+                    self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
                 }
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),

@@ -13,7 +13,7 @@ use ipc_async::{Client, service};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, Logins, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -60,6 +60,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let gate = Gate {
             admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
             relayclients: control.relayclients.clone(),
+            cleartext: control.cleartext.clone(),
             bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
                 config(control, Vec::new()),
@@ -69,7 +70,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         };
         let listeners = listeners
             .into_iter()
-            .map(|(name, fd)| Ok((name.starts_with("smtp:"), service::tcp_listener(fd)?)))
+            .map(|(name, fd)| Ok((Door::of(&name), service::tcp_listener(fd)?)))
             .collect::<io::Result<Vec<_>>>()?;
         sandbox::enter_as(NAME, root.path(), &[])?;
         let end = end_of_service(lifeline, signals)?;
@@ -79,19 +80,41 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
     })
 }
 
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    Smtp,
+    Submission,
+    /// Of the process table, not of this version.
+    NotOffered,
+}
+
+impl Door {
+    /// By the service in the name of the inherited descriptor.
+    fn of(name: &str) -> Self {
+        match name.split(':').next() {
+            Some("smtp") => Self::Smtp,
+            Some("submission") => Self::Submission,
+            _ => Self::NotOffered,
+        }
+    }
+}
+
 /// Who comes in, and what serves him.
 pub(crate) struct Gate {
     pub(crate) admission: Rc<Admission>,
     pub(crate) relayclients: Networks,
+    /// Who may send a password without TLS.
+    pub(crate) cleartext: Networks,
     /// The bound of an address holds for this host, too.
     pub(crate) bounds_this_host: bool,
     pub(crate) worker: Rc<Worker>,
 }
 
-/// Accepts on `listeners` (true: SMTP) until `end`, then drains.
-pub(crate) async fn serve_until(gate: Rc<Gate>, listeners: Vec<(bool, TcpListener)>, end: oneshot::Receiver<()>) {
+/// Accepts on `listeners` until `end`, then drains.
+pub(crate) async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, end: oneshot::Receiver<()>) {
     let loops: Vec<_> =
-        listeners.into_iter().map(|(is_smtp, listener)| spawn_local(accept(Rc::clone(&gate), listener, is_smtp))).collect();
+        listeners.into_iter().map(|(door, listener)| spawn_local(accept(Rc::clone(&gate), listener, door))).collect();
     // An error means that whoever would tell is gone.
     let _ = end.await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
@@ -103,13 +126,13 @@ pub(crate) async fn serve_until(gate: Rc<Gate>, listeners: Vec<(bool, TcpListene
     }
 }
 
-async fn accept(gate: Rc<Gate>, listener: TcpListener, is_smtp: bool) {
+async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door) {
     loop {
         let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
         match accepted {
             None => {}
-            Some(Ok((stream, _))) if !is_smtp => refuse(&stream, NOT_OFFERED),
-            Some(Ok((stream, peer))) => gate.admit(stream, peer.ip().to_canonical()),
+            Some(Ok((stream, _))) if door == Door::NotOffered => refuse(&stream, NOT_OFFERED),
+            Some(Ok((stream, peer))) => gate.admit(stream, peer.ip().to_canonical(), door),
             Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
@@ -143,7 +166,7 @@ fn share(sessions_max: usize, worker: &str) -> usize {
 }
 
 impl Gate {
-    fn admit(&self, stream: TcpStream, client: IpAddr) {
+    fn admit(&self, stream: TcpStream, client: IpAddr, door: Door) {
         let is_relay = self.relayclients.contains(client);
         let is_trusted = is_relay || (client.is_loopback() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
@@ -156,6 +179,8 @@ impl Gate {
             remote_ip: client.to_string().into_bytes().into(),
             local_ip: stream.local_addr().ok().map(|local| local.ip().to_canonical()),
             relay_client: is_relay.then(Box::default),
+            logins: if self.cleartext.contains(client) { Logins::Offered } else { Logins::NotInClear },
+            is_submission: door == Door::Submission,
             ..Connection::default()
         };
         spawn_local(serve(Rc::clone(&self.worker), stream, peer, place));

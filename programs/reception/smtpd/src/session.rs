@@ -9,7 +9,7 @@ use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{Action, Actions, Config, Connection, End, Input, RecipientAnswer, Session};
+use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Secret, Session};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -26,6 +26,8 @@ use wire::Address;
 /// What is read in one go. Less than the machine would hold while a question is open.
 const SCRATCH_LEN: usize = 64 * 1024;
 const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
+/// A refused login is answered so much later, whatever was wrong with it; as in POP3.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a client that sends on may take to read the last reply.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
@@ -68,6 +70,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         session,
         output: Vec::new(),
         questions: Vec::new(),
+        login: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -90,6 +93,8 @@ struct Talk {
     session: Session,
     output: Vec<u8>,
     questions: Vec<(u32, Address)>,
+    /// A name and a password that are to be judged.
+    login: Option<(Box<[u8]>, Secret)>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -103,6 +108,7 @@ impl Talk {
                 Action::Reply(bytes) if self.output.is_empty() => self.output = bytes,
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
+                Action::LogIn { user, password } => self.login = Some((user, password)),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -128,6 +134,10 @@ impl Talk {
         if !self.questions.is_empty() {
             return self.ask(actions).await;
         }
+        if let Some((user, password)) = self.login.take() {
+            let answer = Box::pin(self.log_in(user, password)).await;
+            return self.session.step(now(), Input::Login(answer), actions);
+        }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
         {
@@ -141,6 +151,21 @@ impl Talk {
             self.read(actions).await;
         } else {
             self.session.step(now(), Input::Closed, actions);
+        }
+    }
+
+    /// Asks qmail-auth; cannot-tell when it does not answer in time.
+    async fn log_in(&self, user: Box<[u8]>, mut password: Secret) -> LoginAnswer {
+        let remote = std::str::from_utf8(&self.session.peer().remote_ip).ok().and_then(|ip| ip.parse().ok());
+        let (login, password) = (user.into_vec().into(), std::mem::take(&mut *password.0).into());
+        let question = |id| auth::Request::Login { id, service: "smtp".into(), login, password, remote };
+        match self.worker.directory.ask(question).await {
+            Ok((auth::Answer::LoggedIn { user, .. }, _)) => LoginAnswer::Accepted { user: user.0.into() },
+            Ok((auth::Answer::Refused { .. }, _)) => {
+                sleep(FAILURE_PAUSE).await;
+                LoginAnswer::Refused
+            }
+            _ => LoginAnswer::Temporary,
         }
     }
 

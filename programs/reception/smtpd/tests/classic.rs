@@ -97,6 +97,13 @@ fn with_client(instance: Instance) -> Instance {
 }
 
 #[test]
+fn on_standard_input_nobody_logs_in() {
+    let instance = with_client(Instance::new()).env("TCPREMOTEIP", "127.0.0.1");
+    let replies = instance.talk(b"EHLO x\r\nAUTH PLAIN AGEAYg==\r\nQUIT\r\n").replies;
+    assert!(!replies.contains("-AUTH") && replies.contains("\n502 5.5.1 unimplemented\n221 "), "{replies}");
+}
+
+#[test]
 fn a_letter_reaches_the_queue_program() {
     let instance = with_client(Instance::new().capturing("exit 0"));
     let outcome = instance.talk(LETTER);

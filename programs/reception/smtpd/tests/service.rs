@@ -29,6 +29,7 @@ struct System {
     child: Child,
     lifeline: Option<OwnedFd>,
     port: u16,
+    submission_port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
     log: PathBuf,
 }
@@ -60,40 +61,37 @@ impl System {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&seen);
         serve(queue, move |number, client| take_messages(number, &client, &sink));
-        serve(auth, |_, client| answer_recipients(&client));
+        serve(auth, |_, client| answer_auth(&client));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let submission = TcpListener::bind("127.0.0.1:0").unwrap();
         let (lifeline_child, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (ready, ready_child) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let log = dir.path().join("log");
         let log_file = std::fs::File::create(&log).unwrap();
         let spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-smtpd"))).arg("--service").env("QMAIL_ROOT", dir.path());
         let spawn = spawn.stderr(log_file.as_fd()).fd("lifeline", lifeline_child.as_fd()).fd("ready", ready_child.as_fd());
-        let child = spawn.fd("run", run.as_fd()).fd("listen:smtp:0", listener.as_fd()).start().unwrap();
+        let spawn = spawn.fd("run", run.as_fd()).fd("listen:smtp:0", listener.as_fd());
+        let child = spawn.fd("listen:submission:1", submission.as_fd()).start().unwrap();
         drop((lifeline_child, ready_child));
         let mut byte = [0];
         assert_eq!(rustix::io::read(&ready, &mut byte).unwrap(), 1, "{}", std::fs::read_to_string(&log).unwrap());
-        let port = listener.local_addr().unwrap().port();
-        Self { dir, child, lifeline: Some(lifeline), port, seen, log }
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let (port, submission_port) = (port(&listener), port(&submission));
+        Self { dir, child, lifeline: Some(lifeline), port, submission_port, seen, log }
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
+        connect(self.port)
     }
 
     /// Sends it all at once and reads until the server closes.
     fn talk(&self, input: &[u8]) -> String {
-        let mut stream = self.connect();
-        let mut writing = stream.try_clone().unwrap();
-        let input = input.to_vec();
-        let writer = std::thread::spawn(move || {
-            let _ = writing.write_all(&input);
-        });
-        let mut replies = Vec::new();
-        let _ = stream.read_to_end(&mut replies);
-        writer.join().unwrap();
-        String::from_utf8(replies).unwrap().replace("\r\n", "\n")
+        talk(self.connect(), input)
+    }
+
+    /// As [`System::talk`], on the port of submission.
+    fn submit(&self, input: &str) -> String {
+        talk(connect(self.submission_port), input.replace('\n', "\r\n").as_bytes())
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -139,6 +137,24 @@ impl Drop for System {
     }
 }
 
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+fn talk(mut stream: TcpStream, input: &[u8]) -> String {
+    let mut writing = stream.try_clone().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        let _ = writing.write_all(&input);
+    });
+    let mut replies = Vec::new();
+    let _ = stream.read_to_end(&mut replies);
+    writer.join().unwrap();
+    String::from_utf8(replies).unwrap().replace("\r\n", "\n")
+}
+
 fn serve(listener: OwnedFd, each: impl Fn(usize, Seqpacket) + Send + Sync + 'static) {
     let each = Arc::new(each);
     std::thread::spawn(move || {
@@ -181,20 +197,35 @@ fn take_messages(number: usize, client: &Seqpacket, sink: &Mutex<Vec<Seen>>) {
     }
 }
 
-/// joe… exists, no… does not, te… cannot be told, si… is never answered; everything else is not ours.
-fn answer_recipients(client: &Seqpacket) {
+/// Recipients: joe… exists, no… does not, te… cannot be told, si… is never answered; everything else is not ours. Passwords: ok… is
+/// right, te… cannot be judged, si… is never answered.
+fn answer_auth(client: &Seqpacket) {
     use ipc::auth::{Answer, Directory, Request};
     let mut buf = vec![0; ipc::DATAGRAM_LEN_MAX];
     while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
-        let Request::Recipient { id, address } = Request::decode(&buf[..len]).unwrap() else { panic!("another request") };
-        let verdict = match address.as_bytes().get(..2).unwrap_or_default() {
-            b"jo" => Directory::Mailbox {},
-            b"no" => Directory::NoMailbox {},
-            b"te" => Directory::Temporary {},
-            b"si" => continue,
-            _ => Directory::NotMine {},
+        let answer = match Request::decode(&buf[..len]).unwrap() {
+            Request::Recipient { id, address } => {
+                let verdict = match address.as_bytes().get(..2).unwrap_or_default() {
+                    b"jo" => Directory::Mailbox {},
+                    b"no" => Directory::NoMailbox {},
+                    b"te" => Directory::Temporary {},
+                    b"si" => continue,
+                    _ => Directory::NotMine {},
+                };
+                Answer::Recipient { id, verdict }
+            }
+            Request::Login { id, service, login, password, remote } => {
+                assert_eq!((&*service, remote), (&b"smtp"[..], Some("127.0.0.1".parse().unwrap())));
+                match password.get(..2).unwrap_or_default() {
+                    b"ok" => Answer::LoggedIn { id, user: login.to_ascii_lowercase().into() },
+                    b"te" => Answer::Unavailable { id, text: "down".into() },
+                    b"si" => continue,
+                    _ => Answer::Refused { id },
+                }
+            }
+            Request::Route { .. } => panic!("a request of others"),
         };
-        let _ = client.send(&Answer::Recipient { id, verdict }.encode());
+        let _ = client.send(&answer.encode());
     }
 }
 
@@ -217,6 +248,62 @@ fn letters_go_to_the_queue() {
     );
     assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
     system.wait_for_log("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n", 1);
+}
+
+fn plain(user: &str, password: &str) -> String {
+    format!("AUTH PLAIN {}\n", wire::base64::encode(format!("\0{user}\0{password}").as_bytes()))
+}
+
+#[test]
+fn who_logs_in_sends_anywhere_on_both_ports() {
+    let system = System::start(&[]);
+    let letter = "MAIL FROM:<joe@ours.example> XVERP\nRCPT TO:<far@away.example>\nDATA\none\n.\nQUIT\n";
+    let whole = format!("EHLO me.example\n{}{letter}", plain("Joe@ours.example", "ok now"));
+    for (number, replies) in [system.talk(whole.replace('\n', "\r\n").as_bytes()), system.submit(&whole)].iter().enumerate() {
+        assert!(
+            replies.contains("\n250-AUTH PLAIN LOGIN\n250 HELP\n235 2.7.0 welcome\n250 2.1.0 ok\n250 2.1.5 ok\n"),
+            "{replies}"
+        );
+        let seen = system.seen()[number].clone();
+        assert_eq!((seen.sender.as_str(), &seen.recipients[..]), ("joe-@ours.example-@[]", &["far@away.example".to_owned()][..]));
+        assert!(String::from_utf8(seen.text).unwrap().contains(" with ESMTPA; "));
+    }
+    system.wait_for_log(" refused 0 seconds 0 user joe@ours.example helo me.example\n", 2);
+    let nobody = system.submit(&format!("EHLO me.example\n{letter}"));
+    assert!(nobody.contains("\n530 5.7.0 log in first\n530 5.7.0 log in first\n530 5.7.0 log in first\n"), "{nobody}");
+    assert_eq!(system.seen().len(), 2);
+    assert!(!system.log().contains("ok now") && !system.log().contains("b2sg"), "{}", system.log());
+}
+
+#[test]
+fn logins_that_fail_cost_time_and_then_the_connection() {
+    let system = System::start(&[]);
+    let started = Instant::now();
+    let tries =
+        [("joe@x", "wrong"), ("joe@x", "ten"), ("no@x", "wrong"), ("joe@x", "ok")].map(|(user, password)| plain(user, password));
+    let replies = system.submit(&format!("EHLO x\n{}", tries.concat()));
+    let end = "250 HELP\n535 5.7.8 wrong name or password\n454 4.7.0 cannot check that login now, try again later\n\
+        535 5.7.8 wrong name or password\n421 4.7.0 too many failed logins\n";
+    assert!(replies.ends_with(end), "{replies}");
+    assert!(started.elapsed() >= Duration::from_secs(2), "a second for each that is wrong");
+    system.wait_for_log("end 127.0.0.1 Limit: ", 1);
+    let silent = system.submit(&format!("EHLO x\n{}NOOP\nQUIT\n", plain("joe@x", "silence")));
+    assert!(silent.contains("\n454 4.7.0 cannot check that login now, try again later\n250 2.0.0 ok\n221 "), "{silent}");
+}
+
+#[test]
+fn passwords_are_taken_from_named_networks_only() {
+    let system = System::start(&[("authcleartext", "192.0.2.0/24\n")]);
+    let replies = system.submit(&format!("EHLO x\n{}MAIL FROM:<a@b>\nQUIT\n", plain("joe@x", "ok")));
+    assert!(!replies.contains("250-AUTH"), "{replies}");
+    assert!(
+        replies.contains("\n538 5.7.11 a password may not be sent over this connection, it is not encrypted\n530 5.7.0 "),
+        "{replies}"
+    );
+    // Networks that may relay need no login to submit, and those that may not log in can still send to us on the other port.
+    let named = System::start(&[("relayclients", "127.0.0.0/8\n"), ("authcleartext", "192.0.2.0/24\n")]);
+    assert!(named.submit(&format!("{}QUIT\n", letter("a@b", "x").replace("\r\n", "\n"))).contains(" qp 42\n"));
+    assert!(system.talk(format!("{}QUIT\r\n", letter("a@b", "x")).as_bytes()).contains(" qp 42\n"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::data::BareLf;
 use std::net::IpAddr;
 use std::time::Duration;
 use wire::Address;
+use zeroize::Zeroizing;
 
 /// Everything that can happen to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Input<'a> {
     Bytes(&'a [u8]),
     /// The directory's answer to [`Action::CheckRecipient`]; answers may come in any order.
     Recipient { question: u32, answer: RecipientAnswer },
+    /// The answer to [`Action::LogIn`].
+    Login(LoginAnswer),
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -33,6 +36,27 @@ pub enum RecipientAnswer {
     NotOurs,
     /// Cannot tell now, or there was no answer in time.
     Temporary,
+}
+
+/// What became of a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoginAnswer {
+    /// `user`: the account's own name for itself.
+    Accepted { user: Box<[u8]> },
+    /// Wrong name or wrong password; which one is never said. The driver takes its time before it says so.
+    Refused,
+    /// It could not be found out now.
+    Temporary,
+}
+
+/// A password. Never printed; wiped when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 /// What the queue said to a commit. Texts are for the client; an enhanced status code at their start, or in qmail's `(#x.y.z)`
@@ -67,6 +91,8 @@ pub enum Action {
     Reply(Vec<u8>),
     /// Ask the directory, answer by [`Input::Recipient`].
     CheckRecipient { question: u32, recipient: Address },
+    /// Have this login judged, answer by [`Input::Login`].
+    LogIn { user: Box<[u8]>, password: Secret },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -136,8 +162,22 @@ pub struct Connection {
     pub local_host: Option<Box<[u8]>>,
     /// The client may relay: RELAYCLIENT with its value, which is appended to each recipient.
     pub relay_client: Option<Box<[u8]>>,
+    pub logins: Logins,
+    /// For mail of this system's users only (RFC 6409): nothing goes without a login, unless the client is a relay client.
+    pub is_submission: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].
     pub databytes: Option<u64>,
+}
+
+/// May this client log in, decided before the first byte?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Logins {
+    /// There is nobody to judge a login.
+    #[default]
+    NotHere,
+    /// A password may not be sent over this connection: it has no TLS and does not come from `control/authcleartext`.
+    NotInClear,
+    Offered,
 }
 
 /// Bounds of a session. Each has a clear refusal.

@@ -1,7 +1,8 @@
 //! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
 
 use super::{
-    Action, Actions, Config, Connection, End, Envelope, HELD_LEN_MAX, Input, Limits, Now, QueueAnswer, RecipientAnswer, Session,
+    Action, Actions, Config, Connection, End, Envelope, HELD_LEN_MAX, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer,
+    RecipientAnswer, Session,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
@@ -15,6 +16,9 @@ pub struct Seen {
     pub replies: Vec<u8>,
     /// Envelopes and texts (without our Received field) that were committed.
     pub messages: Vec<(Envelope, Vec<u8>)>,
+    /// Names and passwords that were judged.
+    pub logins: Vec<(Vec<u8>, Vec<u8>)>,
+    pub user: Option<Vec<u8>>,
     pub log: Vec<Vec<u8>>,
     pub end: Option<End>,
 }
@@ -27,6 +31,16 @@ pub fn directory(recipient: &[u8]) -> RecipientAnswer {
         [b't', b'e', ..] => RecipientAnswer::Temporary,
         [b'f', b'a', ..] => RecipientAnswer::NotOurs,
         _ => RecipientAnswer::Exists,
+    }
+}
+
+/// The judge of these tests, by the first letter of the password.
+#[must_use]
+pub fn judge(user: &[u8], password: &[u8]) -> LoginAnswer {
+    match password.first() {
+        Some(b'o') => LoginAnswer::Accepted { user: user.to_ascii_lowercase().into() },
+        Some(b't') => LoginAnswer::Temporary,
+        _ => LoginAnswer::Refused,
     }
 }
 
@@ -46,6 +60,7 @@ pub fn run<'a>(config: &Arc<Config>, peer: &Connection, chunks: impl IntoIterato
     carry_out(&mut session, &mut out, &mut seen, &mut open);
     assert!(open.is_none(), "a message is left open");
     seen.end = session.end();
+    seen.user = session.user().map(<[u8]>::to_vec);
     seen
 }
 
@@ -57,6 +72,11 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                 Action::Reply(bytes) => seen.replies.extend(bytes),
                 Action::CheckRecipient { question, recipient } => {
                     answers.push(Input::Recipient { question, answer: directory(recipient.as_bytes()) });
+                }
+                Action::LogIn { user, password } => {
+                    assert!(session.peer().logins == Logins::Offered && session.user().is_none() && open.is_none());
+                    answers.push(Input::Login(judge(&user, &password.0)));
+                    seen.logins.push((user.into(), password.0.to_vec()));
                 }
                 Action::Begin(envelope) => {
                     assert!(open.is_none() && !envelope.recipients.is_empty());
@@ -89,7 +109,7 @@ fn without_received(text: &[u8]) -> Vec<u8> {
     text
 }
 
-/// A session with `data`: its first two bytes choose the configuration, the third how the rest is cut.
+/// A session with `data`: its first two bytes choose the configuration and who is connected, the third how the rest is cut.
 pub fn session(data: &[u8]) {
     let [choice, small, cut, bytes @ ..] = data else { return };
     let bytes = bytes.get(..HELD_LEN_MAX / 2).unwrap_or(bytes);
@@ -102,10 +122,23 @@ pub fn session(data: &[u8]) {
     };
     let barelf = if choice & 1 == 0 { BareLf::Reject } else { BareLf::Normalize };
     let config = Arc::new(Config { limits, barelf, ..Config::default() });
-    let peer = Connection { relay_client: (choice & 2 != 0).then(Box::default), ..Connection::default() };
+    let peer = Connection {
+        relay_client: (choice & 2 != 0).then(Box::default),
+        logins: if choice & 4 != 0 { Logins::Offered } else { Logins::NotInClear },
+        is_submission: small & 128 != 0,
+        ..Connection::default()
+    };
     let whole = run(&config, &peer, [bytes]);
     assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
     assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
+    assert!(
+        whole.logins.len() <= 4
+            && whole
+                .logins
+                .iter()
+                .all(|(user, password)| { [user, password].iter().all(|part| !part.is_empty() && !part.contains(&0)) })
+    );
+    assert!(!peer.is_submission || peer.relay_client.is_some() || whole.user.is_some() || whole.messages.is_empty());
     for line in whole.replies.split_inclusive(|b| *b == b'\n') {
         let is_code = |line: &[u8]| line.get(..3).is_some_and(|code| code.iter().all(u8::is_ascii_digit));
         assert!(line.ends_with(b"\r\n") && line.len() <= 512 && is_code(line), "{}", line.escape_ascii());

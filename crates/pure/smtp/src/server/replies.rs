@@ -10,6 +10,12 @@ pub(super) const RCPT: &str = "250 2.1.5 ok";
 pub(super) const DATA: &str = "354 go ahead";
 pub(super) const HELP: &str = "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030";
 pub(super) const VRFY: &str = "252 2.0.0 send some mail, i'll try my best";
+pub(super) const LOGGED_IN: &str = "235 2.7.0 welcome";
+/// The challenges of LOGIN, `Username:` and `Password:`: clients expect these words.
+pub(super) const LOGIN_NAME: &str = "334 VXNlcm5hbWU6";
+pub(super) const LOGIN_PASSWORD: &str = "334 UGFzc3dvcmQ6";
+/// The challenge of PLAIN, which says nothing (RFC 4954 §4).
+pub(super) const PLAIN_RESPONSE: &str = "334 ";
 
 pub(super) const UNIMPLEMENTED: &str = "502 5.5.1 unimplemented";
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 command line too long";
@@ -36,9 +42,23 @@ pub(super) const TOO_MANY_HOPS: &str = "554 5.4.6 too many hops, this message is
 pub(super) const BARE_LF: &str = "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html";
 pub(super) const TEXT_LINE_TOO_LONG: &str = "554 5.6.0 a line of this message is too long";
 
+pub(super) const LOGIN_FIRST: &str = "530 5.7.0 log in first";
+pub(super) const NO_LOGIN_IN_CLEAR: &str = "538 5.7.11 a password may not be sent over this connection, it is not encrypted";
+pub(super) const AUTH_AGAIN: &str = "503 5.5.1 you are logged in already";
+pub(super) const AUTH_BEFORE_EHLO: &str = "503 5.5.1 EHLO first";
+pub(super) const AUTH_IN_TRANSACTION: &str = "503 5.5.1 no AUTH within a transaction";
+pub(super) const AUTH_SYNTAX: &str = "501 5.5.4 AUTH needs a mechanism and at most one response";
+pub(super) const AUTH_MECHANISM: &str = "504 5.5.4 that mechanism is not known here";
+pub(super) const AUTH_CANCELLED: &str = "501 5.7.0 cancelled";
+pub(super) const AUTH_RESPONSE: &str = "501 5.5.2 no response that can be read";
+pub(super) const AUTH_LINE_TOO_LONG: &str = "500 5.5.6 response too long";
+pub(super) const WRONG_LOGIN: &str = "535 5.7.8 wrong name or password";
+pub(super) const CANNOT_LOG_IN: &str = "454 4.7.0 cannot check that login now, try again later";
+
 pub(super) const TIMEOUT: &str = "421 4.4.2 timeout";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 too many errors";
 pub(super) const TOO_MANY_BAD_RECIPIENTS: &str = "421 4.7.0 too many unknown recipients";
+pub(super) const TOO_MANY_FAILED_LOGINS: &str = "421 4.7.0 too many failed logins";
 pub(super) const TOO_MUCH_HELD: &str = "421 4.7.0 too much input before my answer";
 pub(super) const GOING_DOWN: &str = "421 4.3.2 going down, try again in a moment";
 

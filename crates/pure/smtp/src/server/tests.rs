@@ -18,6 +18,20 @@ fn config() -> Config {
     }
 }
 
+/// A client that may log in.
+fn local() -> Connection {
+    Connection { logins: Logins::Offered, ..Connection::default() }
+}
+
+fn submitter() -> Connection {
+    Connection { is_submission: true, ..local() }
+}
+
+/// A response of PLAIN. Passwords: o… is right, t… cannot be judged.
+fn response(identity: &str, user: &str, password: &str) -> String {
+    wire::base64::encode(format!("{identity}\0{user}\0{password}").as_bytes())
+}
+
 fn relay() -> Connection {
     Connection { relay_client: Some(Box::default()), ..Connection::default() }
 }
@@ -206,6 +220,25 @@ fn protocol_in_the_received_field() {
         let wanted =
             format!("Received: from unknown{helo} (192.0.2.1)\n  by mx.example.org with {protocol}; 1 Jan 1970 00:00:00 -0000\n");
         assert_eq!(String::from_utf8(body.clone()).unwrap(), wanted);
+    }
+}
+
+#[test]
+fn a_login_is_told_in_the_received_field() {
+    for (parameter, again, protocol) in
+        [("", "", "ESMTPA"), (" SMTPUTF8", "", "UTF8SMTPA"), ("", "HELO y\r\n", "ESMTPA"), ("", "EHLO y\r\n", "ESMTPA")]
+    {
+        let (mut out, auth) = (Actions::default(), response("", "joe", "ok"));
+        let mut session = Session::new(Arc::new(config()), local(), T0, &mut out);
+        session.step(T0, Input::Bytes(format!("EHLO x\r\nAUTH PLAIN {auth}\r\n").as_bytes()), &mut out);
+        session.step(T0, Input::Login(LoginAnswer::Accepted { user: b"joe".as_slice().into() }), &mut out);
+        let rest = format!("{again}MAIL FROM:<>{parameter}\r\nRCPT TO:<postmaster>\r\nDATA\r\n");
+        session.step(T0, Input::Bytes(rest.as_bytes()), &mut out);
+        let Some(Action::Body(body)) = out.0.iter().find(|action| matches!(action, Action::Body(_))) else {
+            panic!("{protocol}")
+        };
+        let body = String::from_utf8(body.clone()).unwrap();
+        assert!(body.contains(&format!(" with {protocol}; ")) && !body.contains("joe"), "{body}");
     }
 }
 
@@ -420,10 +453,12 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
         ("refused between chunks", format!("{start}BDAT 2\r\na\n")),
         ("skip", "BDAT 5\r\nab".to_owned()),
         ("committing", format!("{start}BDAT 2 LAST\r\nabNOOP\r\n")),
+        ("exchange", "EHLO x\r\nAUTH LOGIN\r\nZg==\r\n".to_owned()),
+        ("judging", format!("EHLO x\r\nAUTH PLAIN {}\r\nNOOP\r\n", response("", "joe", "ok"))),
         ("closed", "QUIT\r\n".to_owned()),
     ]
     .map(|(name, input)| {
-        let mut session = Session::new(Arc::new(config()), Connection::default(), T0, &mut Actions::default());
+        let mut session = Session::new(Arc::new(config()), local(), T0, &mut Actions::default());
         session.step(T0, Input::Bytes(input.as_bytes()), &mut Actions::default());
         (name, session)
     })
@@ -434,10 +469,10 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
     let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
-    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue"] {
+    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login"] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
-            let is_waiting = matches!(name, "asking" | "committing");
+            let is_waiting = matches!(name, "asking" | "committing" | "judging");
             match event {
                 "closed" => session.step(T0, Input::Closed, &mut out),
                 "deadline" => session.step(late, Input::Deadline, &mut out),
@@ -446,6 +481,7 @@ fn every_state_with_every_event() {
                 "bytes" => session.step(T0, Input::Bytes(b"\r\n"), &mut out),
                 "early deadline" => session.step(T0, Input::Deadline, &mut out),
                 "recipient" => session.step(T0, Input::Recipient { question: 1, answer: RecipientAnswer::NoMailbox }, &mut out),
+                "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
                 _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
             }
             let case = format!("{event} in {name}: {:?}", out.0);
@@ -455,12 +491,14 @@ fn every_state_with_every_event() {
                 "closed" => assert_eq!(session.end(), Some(End::Gone), "{case}"),
                 "deadline" | "late bytes" => assert_eq!(session.end() == Some(End::Timeout), !is_waiting, "{case}"),
                 "drain" => {
-                    let is_between = ["idle", "part of a line", "long line", "mail", "asking", "recipients"].contains(&name);
+                    let is_between =
+                        ["idle", "part of a line", "long line", "mail", "asking", "recipients", "exchange"].contains(&name);
                     assert_eq!(session.end() == Some(End::Drain), is_between, "{case}");
                 }
                 "early deadline" => assert!(out.0.is_empty(), "{case}"),
                 "recipient" => assert_eq!(out.0.is_empty(), name != "asking", "{case}"),
                 "queue" => assert_eq!(out.0.is_empty(), name != "committing", "{case}"),
+                "login" => assert_eq!(out.0.is_empty(), name != "judging", "{case}"),
                 _ => assert!(!is_closed, "{case}"),
             }
             let abandons = out.0.iter().filter(|action| **action == Action::Abandon).count();
@@ -555,19 +593,183 @@ fn strangers_bytes_reach_the_log_line_in_one_action() {
 }
 
 #[test]
+fn logins_that_are_right() {
+    let yes = "235 2.7.0 welcome\n";
+    let (name, password) = ("334 VXNlcm5hbWU6\n", "334 UGFzc3dvcmQ6\n");
+    for (exchange, wanted) in [
+        (format!("AUTH PLAIN {}\n", response("", "Joe", "ok o")), yes.to_owned()),
+        (format!("auth plain  {} \n", response("Joe", "Joe", "ok o")), yes.to_owned()),
+        (format!("AUTH PLAIN\n{}\n", response("", "Joe", "ok o")), format!("334 \n{yes}")),
+        ("AUTH LOGIN\nSm9l\nb2sgbw==\n".to_owned(), format!("{name}{password}{yes}")),
+        ("AUTH LOGIN Sm9l\nb2sgbw==\n".to_owned(), format!("{password}{yes}")),
+    ] {
+        let input = format!(
+            "EHLO x\n{exchange}AUTH PLAIN\nEHLO x\nMAIL FROM:<l@x> XVERP AUTH=<>\nRCPT TO:<far@y.z>\nDATA\n\r\n.\r\nQUIT\n"
+        );
+        let whole = deliver(config(), local(), input.as_bytes());
+        assert_eq!(run(&Arc::new(config()), &local(), input.as_bytes().chunks(1)), whole);
+        assert_eq!(whole.logins, [(b"Joe".to_vec(), b"ok o".to_vec())], "{exchange}");
+        assert_eq!(whole.user.as_deref(), Some(&b"joe"[..]));
+        assert_eq!(whole.messages[0].0.sender.to_string(), "l-@x-@[]", "XVERP and relaying are the user's");
+        let text = String::from_utf8(whole.replies).unwrap().replace("\r\n", "\n");
+        let (before, behind) = text.split_once(&wanted).unwrap();
+        assert!(before.ends_with("250-AUTH PLAIN LOGIN\n250 HELP\n") && !before.contains("XVERP"), "{before}");
+        assert!(
+            behind.starts_with("503 5.5.1 you are logged in already\n250-mx.example.org\n") && !behind.contains("AUTH PLAIN")
+        );
+        assert!(behind.contains("250-XVERP\n") && behind.ends_with("221 2.0.0 mx.example.org\n"), "{behind}");
+        assert!(whole.log.iter().all(|line| !line.windows(4).any(|part| part == b"ok o" || part == b"Sm9l")), "{:?}", whole.log);
+    }
+}
+
+#[test]
+fn logins_that_are_not() {
+    let wrong = "535 5.7.8 wrong name or password\n";
+    let unreadable = "501 5.5.2 no response that can be read\n";
+    for (exchange, wanted) in [
+        (format!("PLAIN {}", response("", "joe", "no")), wrong.to_owned()),
+        (format!("PLAIN {}", response("ann", "joe", "ok")), wrong.to_owned()),
+        (format!("PLAIN {}", response("", "joe", "te")), "454 4.7.0 cannot check that login now, try again later\n".to_owned()),
+        (format!("PLAIN {}", response("", "", "ok")), unreadable.to_owned()),
+        (format!("PLAIN {}", response("", "joe", "")), unreadable.to_owned()),
+        (format!("PLAIN {}", response("", "joe", "o\0k")), unreadable.to_owned()),
+        (format!("PLAIN {}", wire::base64::encode(b"joe\0ok")), unreadable.to_owned()),
+        ("PLAIN =".to_owned(), unreadable.to_owned()),
+        ("PLAIN ===".to_owned(), unreadable.to_owned()),
+        ("PLAIN\n=".to_owned(), format!("334 \n{unreadable}")),
+        ("PLAIN\n".to_owned(), format!("334 \n{unreadable}")),
+        ("PLAIN\nMAIL FROM:<a@b>".to_owned(), format!("334 \n{unreadable}")),
+        ("PLAIN\nAGpvZQBvaw== ".to_owned(), format!("334 \n{unreadable}")),
+        ("PLAIN\nAGpvZ\0QBvaw==".to_owned(), format!("334 \n{unreadable}")),
+        ("PLAIN *".to_owned(), "501 5.7.0 cancelled\n".to_owned()),
+        ("PLAIN\n*".to_owned(), "334 \n501 5.7.0 cancelled\n".to_owned()),
+        ("LOGIN =".to_owned(), unreadable.to_owned()),
+        ("LOGIN am8AZQ==".to_owned(), unreadable.to_owned()),
+        ("LOGIN am9l\n".to_owned(), format!("334 UGFzc3dvcmQ6\n{unreadable}")),
+        ("LOGIN am9l\n*".to_owned(), "334 UGFzc3dvcmQ6\n501 5.7.0 cancelled\n".to_owned()),
+        ("CRAM-MD5".to_owned(), "504 5.5.4 that mechanism is not known here\n".to_owned()),
+        ("".to_owned(), "501 5.5.4 AUTH needs a mechanism and at most one response\n".to_owned()),
+        ("PLAIN a b".to_owned(), "501 5.5.4 AUTH needs a mechanism and at most one response\n".to_owned()),
+    ] {
+        let input = format!("EHLO x\nAUTH {exchange}\nNOOP\nMAIL FROM:<>\nRCPT TO:<far@y.z>\n");
+        let seen = deliver(config(), local(), input.as_bytes());
+        assert_eq!(run(&Arc::new(config()), &local(), input.as_bytes().chunks(1)), seen);
+        assert_eq!(seen.user, None);
+        let text = String::from_utf8(seen.replies).unwrap().replace("\r\n", "\n");
+        let (_, behind) = text.split_once("250 HELP\n").unwrap();
+        let rest = "250 2.0.0 ok\n250 2.1.0 ok\n553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts\n";
+        assert_eq!(behind, format!("{wanted}{rest}"), "{exchange}");
+    }
+}
+
+#[test]
+fn where_and_when_nobody_logs_in() {
+    let auth = format!("AUTH PLAIN {}\r\n", response("", "joe", "ok"));
+    let in_clear = Connection { logins: Logins::NotInClear, ..Connection::default() };
+    let transaction = "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a>\r\n";
+    for (peer, before, reply) in [
+        (Connection::default(), "EHLO x\r\n", "502 5.5.1 unimplemented"),
+        (in_clear, "EHLO x\r\n", "538 5.7.11 a password may not be sent over this connection, it is not encrypted"),
+        (local(), "", "503 5.5.1 EHLO first"),
+        (local(), "HELO x\r\n", "503 5.5.1 EHLO first"),
+        (local(), "EHLO x\r\nMAIL FROM:<>\r\n", "503 5.5.1 no AUTH within a transaction"),
+        (local(), transaction, "503 5.5.1 no AUTH within a transaction"),
+        (local(), &format!("{transaction}BDAT 2\r\n\r\n"), "503 5.5.1 only BDAT or RSET until the last chunk is here"),
+    ] {
+        let seen = deliver(config(), peer.clone(), format!("{before}{auth}").as_bytes());
+        let text = String::from_utf8(seen.replies).unwrap();
+        assert!(text.ends_with(&format!("{reply}\r\n")), "{before}: {text}");
+        assert_eq!(
+            (text.contains("250-AUTH"), seen.logins.len()),
+            (peer.logins == Logins::Offered && before.contains("EHLO"), 0)
+        );
+    }
+}
+
+#[test]
+fn three_failed_logins_are_enough() {
+    let failed = |password: &str| format!("AUTH PLAIN {}\r\n", response("", "joe", password));
+    let input = format!("EHLO x\r\n{}{}RSET\r\n{}{}", failed("no"), failed("te"), failed("no"), failed("ok"));
+    let seen = deliver(config(), local(), input.as_bytes());
+    assert_eq!((seen.end, seen.logins.len(), seen.user), (Some(End::Limit), 3, None));
+    assert!(seen.replies.ends_with(b"535 5.7.8 wrong name or password\r\n421 4.7.0 too many failed logins\r\n"));
+}
+
+#[test]
+fn responses_have_a_bound() {
+    let pad = |len: usize| "A".repeat(len);
+    let start = "EHLO x\r\nAUTH PLAIN\r\n";
+    for (line, reply) in [
+        (pad(RESPONSE_LEN_MAX), "501 5.5.2 no response that can be read"),
+        (pad(RESPONSE_LEN_MAX + 1), "500 5.5.6 response too long"),
+        (pad(100_000), "500 5.5.6 response too long"),
+    ] {
+        let input = format!("{start}{line}\r\nNOOP\r\n");
+        for chunk in [1, 2049, 12_287, 65_536] {
+            let seen = run(&Arc::new(config()), &local(), input.as_bytes().chunks(chunk));
+            let text = String::from_utf8(seen.replies).unwrap();
+            assert!(text.ends_with(&format!("334 \r\n{reply}\r\n250 2.0.0 ok\r\n")), "{chunk}: {text}");
+        }
+    }
+    let longest = response("", &"u".repeat(4000), &format!("o{}", "p".repeat(5000)));
+    assert_eq!(deliver(config(), local(), format!("{start}{longest}\r\n").as_bytes()).logins[0].1.len(), 5001);
+    // The command itself is a command line.
+    let text = replies(config(), local(), format!("AUTH PLAIN {}\r\nNOOP\r\n", pad(COMMAND_LEN_MAX)).as_bytes());
+    assert_eq!(text, "500 5.5.2 command line too long\n250 2.0.0 ok\n");
+}
+
+#[test]
+fn what_is_pipelined_behind_a_login_waits_for_the_verdict() {
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), local(), T0, &mut out);
+    let input = format!("EHLO x\r\nAUTH PLAIN {}\r\nMAIL FROM:<l@x> XVERP\r\n", response("", "joe", "ok"));
+    session.step(T0, Input::Bytes(input.as_bytes()), &mut out);
+    assert!(matches!(out.0.last(), Some(Action::LogIn { user, .. }) if &user[..] == b"joe"));
+    assert!(format!("{:?}", out.0.last()).contains("password: Secret(…)"), "no password in a debugging text");
+    assert!(!session.wants_input() && session.deadline() == Duration::MAX);
+    out.0.clear();
+    session.step(T0, Input::Login(LoginAnswer::Accepted { user: b"joe@a".as_slice().into() }), &mut out);
+    assert_eq!(out.0, [Action::Reply(b"235 2.7.0 welcome\r\n250 2.1.0 ok\r\n".to_vec())]);
+    out.0.clear();
+    session.step(T0, Input::Login(LoginAnswer::Refused), &mut out);
+    assert!(out.0.is_empty(), "an answer to nothing");
+}
+
+#[test]
+fn a_submission_is_somebodys() {
+    let first = "530 5.7.0 log in first\n";
+    let text = replies(
+        config(),
+        submitter(),
+        b"NOOP\nRSET\nVRFY x\nEXPN x\nMAIL FROM:<a@b>\nRCPT TO:<joe@ours.example>\nDATA\nBDAT 6\nDATA\r\nNOOP\nQUIT\n",
+    );
+    assert_eq!(text, format!("250 2.0.0 ok\n250 2.0.0 flushed\n{}250 2.0.0 ok\n221 2.0.0 mx.example.org\n", first.repeat(6)));
+    let letter = "MAIL FROM:<a@b>\nRCPT TO:<far@y.z>\nDATA\r\n.\r\n";
+    let login = format!("EHLO x\nAUTH PLAIN {}\n{letter}", response("", "joe", "ok"));
+    let named = Connection { relay_client: Some(Box::default()), ..submitter() };
+    for (peer, input, messages) in
+        [(submitter(), &login, 1), (submitter(), &letter.to_owned(), 0), (named, &letter.to_owned(), 1)]
+    {
+        assert_eq!(deliver(config(), peer, input.as_bytes()).messages.len(), messages, "{input}");
+    }
+}
+
+#[test]
 fn arbitrary_bytes() {
     for seed in [
         &b"\0\xff\x07MAIL FROM:<>\r\nRCPT TO:<a>\r\nRCPT TO:<no>\r\nDATA\r\n.\r\nBDAT 3\r\nx"[..],
         b"",
         b"\xff\x00\x00EHLO x\r\nBDAT 9\r\nNOOP\r\nRSET\r\n",
+        b"\x04\xff\x02EHLO x\r\nAUTH LOGIN\r\nam9l\r\nb2s=\r\nMAIL FROM:<> AUTH=<>\r\nRCPT TO:<fa@d>\r\nDATA\r\n.\r\n",
     ] {
         fuzz::session(seed);
     }
-    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(3000), |(head: [u8; 3], words in proptest::collection::vec(0..24usize, 0..40), noise: Vec<u8>)| {
-        const WORDS: [&[u8]; 24] = [
+    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(3000), |(head: [u8; 3], words in proptest::collection::vec(0..30usize, 0..40), noise: Vec<u8>)| {
+        const WORDS: [&[u8]; 30] = [
             b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<no@d>", b"RCPT TO:<te@d>", b"RCPT TO:<fa@d>", b"DATA", b"BDAT 3", b"BDAT 0 LAST",
             b"BDAT 9 LAST", b"EHLO x", b"RSET", b"QUIT", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b".", b"\r\n.\r\n", b"Received: x\r\n",
             b"MAIL FROM:<> SIZE=9 XVERP", b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", b"\0", b"RCPT TO:<postmaster>\r\nDATA\r\n",
+            b"AUTH PLAIN AGpvZQBvaw==\r\n", b"AUTH PLAIN\r\n", b"AUTH login am9l\r\n", b"b2s=\r\n", b"AUTH PLAIN AGpvZQBubw==\r\n", b"*\r\n",
         ];
         let text: Vec<u8> = words.iter().flat_map(|n| WORDS[*n].iter().chain(if *n < 12 { &b"\r\n"[..] } else { b"" }).copied()).collect();
         fuzz::session(&[&head[..], &text, &noise].concat());

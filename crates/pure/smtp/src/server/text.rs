@@ -58,7 +58,7 @@ impl Session {
 
     /// A command that needs recipients, in a state that has none.
     fn refuse_in(&mut self, state: State, out: &mut Actions) {
-        let reply = wrong_state_reply(&state);
+        let reply = if self.needs_login() { replies::LOGIN_FIRST } else { wrong_state_reply(&state) };
         self.state = state;
         self.refuse(reply, out);
     }
@@ -83,7 +83,15 @@ impl Session {
         let (is_utf8, recipients) = (transaction.is_utf8(), transaction.recipients_count());
         out.push(Action::Begin(transaction.into_envelope()));
         let helo = self.helo.as_ref();
+        // AUTH needs EHLO, whatever came behind it (RFC 3848, RFC 6531 §4.3).
         let protocol = match helo {
+            _ if self.user.is_some() => {
+                if is_utf8 {
+                    "UTF8SMTPA"
+                } else {
+                    "ESMTPA"
+                }
+            }
             _ if is_utf8 => "UTF8SMTP",
             Some(helo) if helo.is_extended => "ESMTP",
             _ => "SMTP",

@@ -84,8 +84,7 @@ impl Session {
     fn judge_mail(&self, argument: &[u8]) -> Result<Transaction, (&'static str, Option<Address>)> {
         let (sender, parameters) =
             command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
-        let is_relay = self.peer.relay_client.is_some();
-        let refused = match MailParameters::parse(parameters, is_relay) {
+        let refused = match MailParameters::parse(parameters, self.is_relay_client()) {
             Err(why) => syntax_reply(why, replies::SENDER_SYNTAX),
             Ok(p) if self.databytes() != 0 && p.size > self.databytes() => replies::TOO_LARGE,
             // Nothing is that large: refused even where no bound is set.
@@ -176,7 +175,7 @@ impl Session {
 
     /// May this client send to a domain that is none of ours (promise 5)? An address without a domain never leaves this system.
     fn may_pass(&self, recipient: &Address) -> Verdict {
-        if self.peer.relay_client.is_some() {
+        if self.is_relay_client() {
             return Ok(());
         }
         match recipient.domain().map(|domain| self.config.rcpthosts.contains(domain)) {
