@@ -410,14 +410,14 @@ fn link_programs(dir: &Path) -> Result<()> {
     Ok(std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))?)
 }
 
-/// A base whose ports for SMTP and POP3 are free now; random, since tests run at the same time.
+/// A base whose ports for SMTP, submission and POP3 are free now; random, since tests run at the same time.
 fn free_base_port() -> Result<u16> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     for _ in 0..100 {
         let mut bytes = [0; 2];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
         let base = 10_000 + u16::from_ne_bytes(bytes) % 20_000;
-        if [25u16, 110].iter().all(|port| is_free(base + port)) {
+        if [25u16, 110, 587].iter().all(|port| is_free(base + port)) {
             return Ok(base);
         }
     }

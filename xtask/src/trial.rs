@@ -203,7 +203,12 @@ impl Trial {
     }
 
     fn explain(&self, passwords: &[(&str, String)]) {
-        println!("\nTry it yourself:\n  SMTP 127.0.0.1 port {}, POP3 127.0.0.1 port {}", self.port(25), self.port(110));
+        println!(
+            "\nTry it yourself:\n  SMTP 127.0.0.1 port {}, submission (log in to send anywhere) port {}, POP3 port {}",
+            self.port(25),
+            self.port(587),
+            self.port(110)
+        );
         for (user, password) in passwords {
             println!("  {user}@{DOMAIN}  password {password}");
         }
@@ -269,11 +274,11 @@ pub(crate) fn copy_programs(from: &Path, to: &Path) -> Result<()> {
     must(Command::new("chmod").args(["-R", "a+rX"]).arg(to))
 }
 
-/// A base so that the ports of SMTP and POP3 are free.
+/// A base so that the ports of SMTP, submission and POP3 are free.
 fn free_base_port() -> Result<u16> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut wanted = (2000..60_000u16).step_by(1000).map(|step| 8000 + (step % 50_000));
-    wanted.find(|base| [25u16, 110].iter().all(|port| is_free(base + port))).context("no free ports")
+    wanted.find(|base| [25u16, 110, 587].iter().all(|port| is_free(base + port))).context("no free ports")
 }
 
 fn random_word() -> Result<String> {

@@ -16,7 +16,7 @@ use crate::roles::{FIRST_DEFAULT, Nss, choose};
 use crate::{Failure, io_failure};
 
 /// The services that this version offers without TLS.
-const SERVICES: [Service; 2] = [Service::Smtp, Service::Pop3];
+const SERVICES: [Service; 3] = [Service::Smtp, Service::Submission, Service::Pop3];
 /// Addresses that must reach a person (RFC 5321 §4.5.1, RFC 2142) and those that systems write to.
 const ALIASES: [&str; 3] = ["postmaster", "mailer-daemon", "root"];
 
@@ -134,7 +134,8 @@ fn without_first_label(host: &[u8]) -> &[u8] {
     rest.filter(|rest| rest.contains(&b'.')).unwrap_or(host)
 }
 
-/// With `--base-port` on the loopback address; else SMTP for everybody, and POP3, which has no TLS yet, for this host.
+/// With `--base-port` on the loopback address; else SMTP for everybody, and what needs a password, since there is no TLS yet, for this
+/// host.
 fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
     let listener = |service: Service, address: &str, port: u16| -> Result<Listener, Failure> {
         let address = format!("{address}:{port}").parse().map_err(|_| Failure::temporary("an address of setup".to_owned()))?;
@@ -151,7 +152,9 @@ fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         all.push(listener(Service::Smtp, "[::]", Service::Smtp.port())?);
     }
-    all.push(listener(Service::Pop3, "127.0.0.1", Service::Pop3.port())?);
+    for service in [Service::Submission, Service::Pop3] {
+        all.push(listener(service, "127.0.0.1", service.port())?);
+    }
     Ok(all)
 }
 
@@ -186,10 +189,10 @@ mod tests {
     #[test]
     fn ports_are_shifted() {
         let all: Vec<String> = listeners(Some(10_000)).unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(all, ["smtp 127.0.0.1:10025", "pop3 127.0.0.1:10110"]);
+        assert_eq!(all, ["smtp 127.0.0.1:10025", "submission 127.0.0.1:10587", "pop3 127.0.0.1:10110"]);
         assert!(listeners(Some(65_500)).is_err());
         let own = listeners(None).unwrap();
         assert_eq!(own[0].to_string(), "smtp 0.0.0.0:25");
-        assert!(own.iter().all(|listener| listener.service != Service::Pop3 || listener.address.ip().is_loopback()));
+        assert!(own.iter().all(|listener| listener.service == Service::Smtp || listener.address.ip().is_loopback()));
     }
 }

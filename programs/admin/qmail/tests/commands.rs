@@ -151,7 +151,7 @@ fn setup_makes_everything_with_its_owner_and_mode() {
     let expected =
         ["mail.example.org\n", "example.org\n", "example.org\n", "mail.example.org\n", "mail.example.org\n", "./Maildir/\n"];
     assert_eq!(values[..6], expected);
-    assert_eq!(values[6], "smtp 127.0.0.1:12025\npop3 127.0.0.1:12110\n");
+    assert_eq!(values[6], "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\npop3 127.0.0.1:12110\n");
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 27] = [
+    let cases: [(&str, &str, &str, &str); 28] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -368,6 +368,7 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/listen", "qmtp 127.0.0.1:2\n", "no program of this version serves qmtp"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
+        ("warning", "etc/qmail/control/listen", "submission 0.0.0.0:587\n", "authcleartext"),
         ("error", "etc/qmail/control/databytes", "ten\n", "no number"),
         ("warning", "etc/qmail/control/databytes", "10M\n", "only the digits"),
         ("warning", "etc/qmail/control/concurrencyremote", "0\n", "held"),

@@ -94,7 +94,7 @@ fn listeners(root: &Root, found: &mut Findings) {
         if !served {
             found.error(&file, format!("no program of this version serves {}; take the line out", listener.service));
         }
-        if listener.service == Service::Pop3 && !listener.address.ip().is_loopback() {
+        if matches!(listener.service, Service::Pop3 | Service::Submission) && !listener.address.ip().is_loopback() {
             found.warning(
                 &file,
                 format!("{listener}: passwords without TLS are taken from control/authcleartext only; listen on 127.0.0.1"),
