@@ -1,0 +1,153 @@
+//! Mail of users who log in: swaks, curl, and what must not get through without a right password.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+use system_tests::line::Smtp;
+use system_tests::{Instance, Peer, tools, wait_for};
+
+const BOB: &str = "bob@example.test";
+
+/// A system that relays for nobody by address, and where letters to elsewhere.test go.
+fn instance(control: &[(&str, &str)]) -> (Instance, Peer) {
+    let peer = Peer::willing().unwrap();
+    let route = peer.route("elsewhere.test");
+    let control: Vec<_> = [("smtproutes", route.as_str())].into_iter().chain(control.iter().copied()).collect();
+    let instance = Instance::started(&control).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    (instance, peer)
+}
+
+fn wait_letters(peer: &Peer, count: usize) {
+    wait_for(&format!("{count} letters at the peer"), || Some(peer.letters()).filter(|all| all.len() == count)).unwrap();
+}
+
+fn plain(user: &str, password: &str) -> String {
+    format!("AUTH PLAIN {}", wire::base64::encode(format!("\0{user}\0{password}").as_bytes()))
+}
+
+/// Runs it; its exit code and all it said.
+fn run(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn swaks_logs_in_and_sends_anywhere() {
+    let Some(swaks) = tools::get("swaks_logs_in_and_sends_anywhere", "swaks", "usr/bin/swaks").unwrap() else { return };
+    let (instance, peer) = instance(&[("authcleartext", "127.0.0.1/32\n")]);
+    let send = |port: u16, more: &[&str]| {
+        let mut command = swaks.command();
+        command.args(["--server", "127.0.0.1", "--port", &instance.port(port).to_string(), "--helo", "client.example.test"]);
+        command.args(["--from", BOB, "--to", "x@elsewhere.test", "--header", "Subject: by swaks", "--body", "text"]);
+        run(command.args(more))
+    };
+    let login = |mechanism: &'static str, user: &'static str, password: &'static str| {
+        ["--auth", mechanism, "--auth-user", user, "--auth-password", password]
+    };
+    let mut sent = 0;
+    for port in [25, 587] {
+        for mechanism in ["PLAIN", "LOGIN"] {
+            let (code, said) = send(port, &login(mechanism, BOB, "bob-password"));
+            assert_eq!(code, Some(0), "{said}");
+            sent += 1;
+            wait_letters(&peer, sent);
+            let letter = peer.letters().pop().unwrap().text();
+            assert!(letter.contains(" with ESMTPA; ") && !letter.contains("bob-password"), "{letter}");
+            for (user, password) in [(BOB, "wrong"), ("nobody@example.test", "bob-password"), ("bob", "bob-password")] {
+                let (code, said) = send(port, &login(mechanism, user, password));
+                // swaks(1): 28 is an error at AUTH.
+                assert_eq!(code, Some(28), "{said}");
+                assert!(said.contains("535 5.7.8 wrong name or password"), "{said}");
+            }
+        }
+    }
+    instance.wait_log(&format!(" user {BOB} helo client.example.test")).unwrap();
+    instance.wait_log(&format!("login: service=smtp remote=127.0.0.1 user={BOB}")).unwrap();
+    instance.wait_log("login failed: service=smtp remote=127.0.0.1 user=nobody@example.test").unwrap();
+    // An address of this host that is not in the file: no offer, no login. swaks(1): 28 again, 23 is an error at MAIL.
+    let elsewhere = ["--local-interface", "127.0.0.2"];
+    let (code, said) = send(587, &[&login("PLAIN", BOB, "bob-password")[..], &elsewhere].concat());
+    assert!(code == Some(28) && !said.contains("250-AUTH"), "{said}");
+    let (code, said) = send(587, &elsewhere);
+    assert!(code == Some(23) && said.contains("530 5.7.0 log in first"), "{said}");
+    let (code, said) = send(25, &elsewhere);
+    // 24: an error at RCPT.
+    assert!(code == Some(24) && said.contains("553 5.7.1 "), "{said}");
+    assert_eq!(peer.letters().len(), sent);
+    assert!(!instance.log().contains("bob-password"));
+}
+
+#[test]
+fn curl_logs_in_and_sends_anywhere() {
+    let Some(curl) = tools::get("curl_logs_in_and_sends_anywhere", "curl", "usr/bin/curl").unwrap() else { return };
+    let (instance, peer) = instance(&[]);
+    let file = instance.dir().join("letter");
+    std::fs::write(&file, "Subject: by curl\r\n\r\ntext\r\n").unwrap();
+    let send = |mechanism: &str, password: &str| {
+        let mut command = curl.command();
+        command.args(["--silent", "--show-error", "--max-time", "60", "--url"]);
+        command.arg(format!("smtp://127.0.0.1:{}/client.example.test", instance.port(587)));
+        command.args(["--user", &format!("{BOB}:{password}"), "--login-options", &format!("AUTH={mechanism}")]);
+        run(command.args(["--mail-from", BOB, "--mail-rcpt", "x@elsewhere.test", "--upload-file"]).arg(&file))
+    };
+    for (mechanism, sent) in [("PLAIN", 1), ("LOGIN", 2)] {
+        let (code, said) = send(mechanism, "bob-password");
+        assert_eq!(code, Some(0), "{said}");
+        wait_letters(&peer, sent);
+        // 67: the login was refused.
+        assert_eq!(send(mechanism, "wrong").0, Some(67));
+    }
+}
+
+#[test]
+fn what_stands_behind_a_login_counts_for_what_it_is() {
+    let (instance, peer) = instance(&[]);
+    let letter = "MAIL FROM:<bob@example.test> XVERP\r\nRCPT TO:<x@elsewhere.test>\r\nRCPT TO:<y@elsewhere.test>\r\nDATA\r\n";
+    // Everything in one go: a login that is none, and what would be a letter if it were one.
+    for (auth, codes) in [
+        (plain(BOB, "wrong"), "535 555 503 503 503 221"),
+        (plain("x", "bob-password"), "535 555 503 503 503 221"),
+        // The response is MAIL itself.
+        ("AUTH PLAIN".to_owned(), "334 501 503 503 503 221"),
+        ("AUTH LOGIN".to_owned(), "334 501 503 503 503 221"),
+        ("AUTH CRAM-MD5".to_owned(), "504 555 503 503 503 221"),
+    ] {
+        let mut smtp = Smtp::open(instance.port(25)).unwrap();
+        smtp.0.raw(format!("EHLO c.test\r\n{auth}\r\n{letter}QUIT\r\n").as_bytes()).unwrap();
+        let ehlo = smtp.reply().unwrap();
+        assert!(ehlo.contains("250-AUTH PLAIN LOGIN") && !ehlo.contains("XVERP"), "{ehlo}");
+        let got: Vec<String> = (0..6).map(|_| smtp.reply().unwrap()[..3].to_owned()).collect();
+        assert_eq!(got.join(" "), codes, "{auth}");
+    }
+    // A right one: the letter behind it is the user's, and each recipient has his own sender.
+    let mut smtp = Smtp::open(instance.port(587)).unwrap();
+    let auth = plain(BOB, "bob-password");
+    smtp.0.raw(format!("EHLO c.test\r\n{auth}\r\n{letter}Subject: x\r\n\r\n.\r\nEHLO c.test\r\n{auth}\r\n").as_bytes()).unwrap();
+    let got: Vec<String> = (0..8).map(|_| smtp.reply().unwrap()).collect();
+    let codes: Vec<&str> = got.iter().map(|reply| &reply[..3]).collect();
+    assert_eq!(codes, ["250", "235", "250", "250", "250", "354", "250", "250"], "{got:?}");
+    assert!(got[7].contains("XVERP") && !got[7].contains("AUTH"), "{got:?}");
+    assert!(smtp.reply().unwrap().starts_with("503 5.5.1 "));
+    wait_letters(&peer, 2);
+    let mut senders: Vec<String> =
+        peer.letters().iter().map(|letter| letter.from.split(' ').next().unwrap().to_owned()).collect();
+    senders.sort_unstable();
+    assert_eq!(senders, ["<bob-x=elsewhere.test@example.test>", "<bob-y=elsewhere.test@example.test>"]);
+}
+
+#[test]
+fn guessing_is_slow_and_ends() {
+    let (instance, peer) = instance(&[]);
+    let mut smtp = Smtp::open(instance.port(587)).unwrap();
+    let started = std::time::Instant::now();
+    smtp.0.raw(b"EHLO c.test\r\n").unwrap();
+    smtp.reply().unwrap();
+    for guess in ["a", "b", "c"] {
+        smtp.0.raw(format!("{}\r\n", plain(BOB, guess)).as_bytes()).unwrap();
+        assert_eq!(smtp.reply().unwrap(), "535 5.7.8 wrong name or password");
+    }
+    assert_eq!(smtp.reply().unwrap(), "421 4.7.0 too many failed logins");
+    assert!(smtp.0.is_closed().unwrap() && started.elapsed() >= std::time::Duration::from_secs(3));
+    assert!(peer.letters().is_empty());
+}
