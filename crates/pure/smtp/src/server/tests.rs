@@ -441,6 +441,7 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
     let start = "MAIL FROM:<>\r\nRCPT TO:<postmaster>\r\n";
     [
         ("idle", String::new()),
+        ("greeted", "EHLO x\r\n".to_owned()),
         ("part of a line", "NOO".to_owned()),
         ("long line", "x".repeat(5000)),
         ("mail", "MAIL FROM:<>\r\n".to_owned()),
@@ -469,7 +470,7 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
     let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
-    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login"] {
+    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login", "auth"] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
             let is_waiting = matches!(name, "asking" | "committing" | "judging");
@@ -481,6 +482,10 @@ fn every_state_with_every_event() {
                 "bytes" => session.step(T0, Input::Bytes(b"\r\n"), &mut out),
                 "early deadline" => session.step(T0, Input::Deadline, &mut out),
                 "recipient" => session.step(T0, Input::Recipient { question: 1, answer: RecipientAnswer::NoMailbox }, &mut out),
+                "auth" => {
+                    let auth = format!("AUTH PLAIN {}\r\n", response("", "joe", "ok"));
+                    session.step(T0, Input::Bytes(auth.as_bytes()), &mut out);
+                }
                 "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
                 _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
             }
@@ -492,7 +497,8 @@ fn every_state_with_every_event() {
                 "deadline" | "late bytes" => assert_eq!(session.end() == Some(End::Timeout), !is_waiting, "{case}"),
                 "drain" => {
                     let is_between =
-                        ["idle", "part of a line", "long line", "mail", "asking", "recipients", "exchange"].contains(&name);
+                        ["idle", "greeted", "part of a line", "long line", "mail", "asking", "recipients", "exchange"]
+                            .contains(&name);
                     assert_eq!(session.end() == Some(End::Drain), is_between, "{case}");
                 }
                 "early deadline" => assert!(out.0.is_empty(), "{case}"),
@@ -501,6 +507,8 @@ fn every_state_with_every_event() {
                 "login" => assert_eq!(out.0.is_empty(), name != "judging", "{case}"),
                 _ => assert!(!is_closed, "{case}"),
             }
+            let asks = out.0.iter().any(|action| matches!(action, Action::LogIn { .. }));
+            assert_eq!(asks, event == "auth" && name == "greeted", "{case}");
             let abandons = out.0.iter().filter(|action| **action == Action::Abandon).count();
             assert_eq!(abandons == 1, is_closed && has_message.contains(&name) && name != "closed", "{case}");
             assert!(!out.0.contains(&Action::Commit) || (event == "bytes" && name == "data"), "{case}");
