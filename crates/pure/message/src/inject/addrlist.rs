@@ -4,7 +4,7 @@
 //! address when their end is seen. So the order in which addresses are found is from right to left, as in the classic program.
 
 use super::qualify::Qualifier;
-use crate::rfc822::{Kind, Token, parse, unparse, unquote};
+use crate::rfc822::{Kind, Token, Unparsable, parse, unparse, unquote};
 
 /// Fields are refolded to this (qmail-header(5)); RFC 5322 §2.1.1 recommends 78 and the classic algorithm stays two below.
 pub const LINE_LEN_MAX: usize = 80;
@@ -15,17 +15,24 @@ const NAME_TOKENS: usize = 2;
 /// Unquoted addresses in the order in which they were found.
 pub(super) type Found = Vec<Vec<u8>>;
 
-/// The rewritten field and the addresses in it. The error holds the addresses found before the field stopped making sense.
-pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Found), Found> {
-    let mut name = parse(raw).map_err(|_| Vec::new())?;
+/// A field that cannot be read as a list of addresses.
+pub(super) struct Unreadable {
+    pub reason: Unparsable,
+    /// The addresses found before the field stopped making sense.
+    pub found: Found,
+}
+
+/// The rewritten field and the addresses in it.
+pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Found), Unreadable> {
+    let mut name = parse(raw).map_err(|reason| Unreadable { reason, found: Vec::new() })?;
     let body = name.split_off(NAME_TOKENS.min(name.len()));
     let mut list = List { rest: body, out: Vec::new(), address: Vec::new(), qualifier, found: Vec::new(), in_group: false };
     if list.read().is_none() {
-        return Err(list.found);
+        return Err(Unreadable { reason: Unparsable::Form, found: list.found });
     }
+    list.out.extend(name.into_iter().rev());
     list.out.reverse();
-    name.append(&mut list.out);
-    Ok((unparse(&name, LINE_LEN_MAX), list.found))
+    Ok((unparse(&list.out, LINE_LEN_MAX), list.found))
 }
 
 /// The list under work. `out` and `address` grow from right to left.
