@@ -89,6 +89,9 @@ fn refused_code(refusal: &Refusal) -> u8 {
 /// Runs the program; gives its exit code.
 #[must_use]
 pub fn run() -> u8 {
+    if [0, 1].into_iter().any(sys::standard::was_closed) {
+        return Failure::Read.exit_code();
+    }
     let report_fds: Vec<OwnedFd> = [4, 6].into_iter().filter_map(sys::numbered::writable_pipe).collect();
     match queue(outgoing::CONNECT_DEADLINE) {
         Ok(()) => 0,

@@ -206,6 +206,19 @@ fn qmail_queue_refuses_a_bad_envelope_and_nothing_is_committed() {
 }
 
 #[test]
+fn a_closed_descriptor_is_not_an_empty_message() {
+    for (program, closed, code) in [(QUEUE, "0<&-", 54), (QUEUE, "1<&-", 54), (INJECT, "0<&-", 111), (SENDMAIL, "0<&-", 75)] {
+        let instance = Instance::new();
+        let _seen = instance.serve(accepted());
+        let mut command = instance.command("/bin/sh");
+        let line =
+            format!("printf 'Fa\\0Tb\\0\\0' > e; exec \"$0\" {closed}{}", if closed == "0<&-" { " 1<e" } else { " </dev/null" });
+        let ended = command.current_dir(instance.dir.path()).args(["-c", &line, program]).output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{program} {closed}: {ended:?}");
+    }
+}
+
+#[test]
 fn qmail_queue_tells_why_where_somebody_listens() {
     for (answer, code, text) in [
         (temporary("4.3.1 spool is full"), 53, "Zspool is full (#4.3.1)"),

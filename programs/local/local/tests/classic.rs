@@ -667,6 +667,18 @@ fn a_message_that_cannot_be_rewound_waits() {
 }
 
 #[test]
+fn a_closed_descriptor_is_not_an_empty_message() {
+    let run = prepare(&case("closed", "./m\n"));
+    let line = "exec \"$0\" joe \"$HOME\" joe '' '' h s ./m 0<&-";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_qmail-local")]).env("HOME", &run.home);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(111));
+    assert_eq!(output.stderr, b"Unable to rewind message. (#4.3.0)\n");
+    assert!(!run.home.join("m").exists());
+}
+
+#[test]
 fn a_queue_that_cannot_be_run_or_reached_is_temporary() {
     let case = case("no queue", "&a@b\n");
     let run = prepare(&case);
