@@ -73,15 +73,15 @@ mod tests {
 
     #[test]
     fn table() {
-        let long = [b"F".as_slice(), &[b'x'; 1001], b"\0\0"].concat();
-        let longest = [b"F".as_slice(), &[b'x'; 1000], b"\0\0"].concat();
+        let long = [b"F".as_slice(), &[b'x'; 1003], b"\0\0"].concat();
+        let longest = [b"F".as_slice(), &[b'x'; 1002], b"\0\0"].concat();
         for (bytes, expected) in [
             (&b"Fa@b\0Tc@d\0Te\0\0ignored"[..], Ok(("a@b", vec!["c@d", "e"]))),
             (b"F\0\0", Ok(("", vec![]))),
             (b"F\0T\0\0", Ok(("", vec![""]))),
-            (&longest, Ok((std::str::from_utf8(&[b'x'; 1000]).unwrap(), vec![]))),
+            (&longest, Ok((std::str::from_utf8(&[b'x'; 1002]).unwrap(), vec![]))),
             (&long, Err(Failure::AddressTooLong)),
-            (&long[..1002], Err(Failure::AddressTooLong)),
+            (&long[..1004], Err(Failure::AddressTooLong)),
             (b"", Err(Failure::Read)),
             (b"F", Err(Failure::Read)),
             (b"Fa@b\0", Err(Failure::Read)),

@@ -24,7 +24,7 @@ const CHUNK_LEN: usize = 32 * 1024;
 /// Why the message was not queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// An address over 1000 bytes.
+    /// An address over 1002 bytes.
     AddressTooLong,
     /// An address with a line end in it.
     AddressByte,

@@ -186,7 +186,7 @@ fn qmail_queue_streams_a_large_message_and_many_recipients() {
 
 #[test]
 fn qmail_queue_refuses_a_bad_envelope_and_nothing_is_committed() {
-    let long = [&b"Fa\0T"[..], &[b'x'; 1001], b"\0\0"].concat();
+    let long = [&b"Fa\0T"[..], &[b'x'; 1003], b"\0\0"].concat();
     for (envelope, code) in [
         (&b""[..], 54),
         (b"Fa", 54),
