@@ -169,8 +169,10 @@ pub const ADDRESSES_MAX: usize = 500_000;
 const REPORTED_LINES_MAX: usize = 50;
 const REPORTED_LINE_LEN_MAX: usize = 1000;
 
+/// TABs stay: they begin folded lines.
 fn visible_part(line: &[u8]) -> String {
-    wire::escape::visible(line.get(..REPORTED_LINE_LEN_MAX).unwrap_or(line))
+    let shown = line.get(..REPORTED_LINE_LEN_MAX).unwrap_or(line);
+    shown.split(|b| *b == b'\t').map(wire::escape::visible).collect::<Vec<_>>().join("\t")
 }
 
 impl From<AddressError> for InjectError {
@@ -378,8 +380,8 @@ mod tests {
 
     #[test]
     fn errors_show_no_control_byte() {
-        let error = rewrite(&options(), &fields(b"From: (\x1b[0m\n \x07\n")).unwrap_err();
-        assert_eq!(error.to_string(), "unable to parse this line:\nFrom: (\\x1b[0m\n \\x07");
+        let error = rewrite(&options(), &fields(b"From: (\x1b[0m\n\t\x07\n")).unwrap_err();
+        assert_eq!(error.to_string(), "unable to parse this line:\nFrom: (\\x1b[0m\n\t\\x07");
         let nul = Options { arguments: vec![b"a\0b".to_vec()], ..options() };
         assert_eq!(rewrite(&nul, &[]).unwrap_err().to_string(), "unable to parse address: a\\x00b");
     }
