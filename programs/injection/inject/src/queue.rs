@@ -11,7 +11,7 @@ use control::Root;
 use ipc::Refusal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::envelope::{ENVELOPE_LEN_MAX, Envelope};
+use crate::envelope::{Envelope, Reader};
 use crate::held::Held;
 use crate::outgoing::{self, Exit, Nature};
 
@@ -28,7 +28,7 @@ pub enum Failure {
     AddressTooLong,
     /// An address with a line end in it.
     AddressByte,
-    /// An envelope over [`ENVELOPE_LEN_MAX`], or with too many recipients.
+    /// An envelope over [`crate::envelope::ENVELOPE_LEN_MAX`], or with too many recipients.
     Memory,
     /// 24 hours are over.
     Timeout,
@@ -132,16 +132,9 @@ fn queue(wait: Duration) -> Result<(), Failure> {
 
 /// The envelope, read no further than its end.
 fn read_envelope(fd: BorrowedFd<'_>, deadline: Instant) -> Result<Envelope, Failure> {
-    let mut bytes: Vec<u8> = Vec::new();
-    read_all(fd, deadline, |chunk| {
-        let seam = bytes.len().saturating_sub(1);
-        bytes.extend_from_slice(chunk);
-        if bytes.len() > ENVELOPE_LEN_MAX {
-            return Err(Failure::Memory);
-        }
-        Ok(!Envelope::is_ended(bytes.get(seam..).unwrap_or_default()))
-    })?;
-    Envelope::parse(&bytes)
+    let mut reader = Reader::default();
+    read_all(fd, deadline, |chunk| Ok(!reader.feed(chunk)?))?;
+    reader.finish()
 }
 
 /// Reads until the end of the file or until `each` wants no more.

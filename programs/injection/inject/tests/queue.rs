@@ -206,6 +206,20 @@ fn qmail_queue_refuses_a_bad_envelope_and_nothing_is_committed() {
 }
 
 #[test]
+fn qmail_queue_waits_for_nobody_to_close_a_bad_envelope() {
+    for (envelope, code) in [(&b"Fa\0X"[..], 91), (&[b'F'; 2000], 11)] {
+        let instance = Instance::new();
+        let _seen = instance.serve(accepted());
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        rustix::io::write(&write, envelope).unwrap();
+        let null = fs::File::open("/dev/null").unwrap();
+        let spawn = Spawn::new(Path::new(QUEUE)).env("QMAIL_ROOT", instance.dir.path());
+        let child = spawn.stdin(null.as_fd()).stdout(read.as_fd()).start().unwrap();
+        assert!(matches!(child.wait(), Ended::Code(got) if got == code));
+    }
+}
+
+#[test]
 fn a_closed_descriptor_is_not_an_empty_message() {
     for (program, closed, code) in [(QUEUE, "0<&-", 54), (QUEUE, "1<&-", 54), (INJECT, "0<&-", 111), (SENDMAIL, "0<&-", 75)] {
         let instance = Instance::new();
