@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use control::Root;
 use ipc::Refusal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
 use crate::envelope::{Envelope, Reader};
 use crate::held::Held;
@@ -139,6 +140,11 @@ fn read_envelope(fd: BorrowedFd<'_>, deadline: Instant) -> Result<Envelope, Fail
 
 /// Reads until the end of the file or until `each` wants no more.
 fn read_all(fd: BorrowedFd<'_>, deadline: Instant, mut each: impl FnMut(&[u8]) -> Result<bool, Failure>) -> Result<(), Failure> {
+    // poll(2) would wait for ever on the writing end of a pipe.
+    let mode = rustix::fs::fcntl_getfl(fd).map_err(|_| Failure::Read)? & OFlags::RWMODE;
+    if mode == OFlags::WRONLY {
+        return Err(Failure::Read);
+    }
     let mut buf = vec![0; CHUNK_LEN];
     loop {
         wait_readable(fd, deadline)?;
@@ -197,6 +203,13 @@ mod tests {
         let (read, _write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let soon = outgoing::deadline_after(Duration::from_millis(30));
         assert_eq!(read_envelope(read.as_fd(), soon), Err(Failure::Timeout));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_descriptor_that_cannot_be_read() {
+        let (_read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let later = outgoing::deadline_after(Duration::from_secs(86_400));
+        assert_eq!(read_envelope(write.as_fd(), later), Err(Failure::Read));
     }
 
     #[test]
