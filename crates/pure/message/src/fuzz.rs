@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_corpus() {
-        let corpus: [&[u8]; 13] = [
+        let corpus: [&[u8]; 14] = [
             b"",
             b"\n",
             b"To: a\nFrom: b <c@d>\n\nbody\n",
@@ -126,6 +126,7 @@ mod tests {
             b"To: \"\xc3\xb6\"@\xc3\xb6\n",
             b"To: a@b (c) d <e> (f)\n",
             b"From\r: A < <a@b>\nSubject: s\n\nbody\n",
+            b"From\x0c\r:  a b\n",
         ];
         for text in corpus {
             for target in TARGETS {
