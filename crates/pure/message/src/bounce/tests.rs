@@ -194,6 +194,18 @@ fn qsbmf_recipients(body: &str) -> Vec<&str> {
     panic!("no break");
 }
 
+#[test]
+fn a_long_address_stands_whole_where_the_line_has_room() {
+    for (len, whole) in [(900, true), (950, true), (1000, false)] {
+        let address = a(&format!("{}@h", "x".repeat(len - 2)));
+        let got = bounce(&a("a@b"), 9, false, None, &[failure(&address, b"No. (#5.1.1)\n")]);
+        let text = String::from_utf8(got.prologue).unwrap();
+        assert_eq!(text.contains(&format!("\nFinal-Recipient: rfc822; {address}\n")), whole, "{len}");
+        assert_eq!(text.contains(&format!("\n<{address}>:\n")), whole, "{len}");
+        assert!(text.lines().all(|line| line.len() <= 998));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
