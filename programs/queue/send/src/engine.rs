@@ -305,13 +305,17 @@ impl<S: Spool> Engine<S> {
         }
     }
 
+    /// Looks at the files that count at once; to be called when something has happened, before [`Engine::turn`].
+    pub fn look_at_files(&mut self) {
+        if self.settings.refresh(&mut self.log) {
+            self.routes.forget();
+        }
+    }
+
     /// Starts what can be started now.
     pub fn turn(&mut self) {
         if self.stopping || self.spool.health() == Health::Stopped {
             return;
-        }
-        if self.settings.refresh(&mut self.log) {
-            self.routes.forget();
         }
         self.refill();
         self.start_deliveries();

@@ -437,6 +437,7 @@ impl<S: Spool> Service<S> {
 
     fn act(&mut self) {
         self.unfinished = false;
+        self.engine.look_at_files();
         for _ in 0..ROUNDS_TURN {
             self.connect();
             self.engine.give_up_questions();
