@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use rustix::process::Signal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use system_tests::facts::{self, Process};
@@ -126,6 +127,35 @@ fn sessions_go_on_while_new_ones_are_served_by_the_new_generation() {
     instance.wait_mail(BOB, 1).unwrap();
     let as_before = || ([processes("qmail-smtpd"), processes("qmail-popup")] == counts).then_some(());
     wait_for("the end of the old generation", as_before).unwrap();
+}
+
+#[test]
+fn reloads_under_traffic_cost_nobody_anything() {
+    const RELOADS: usize = 8;
+    let peer = Peer::willing().unwrap();
+    let mut instance = instance(&[("smtproutes", &peer.route("elsewhere.test"))]);
+    let is_over = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let send = || {
+            let mut sent = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                instance.smtp().unwrap().send(BOB, &["x@elsewhere.test", BOB], LETTER).unwrap();
+                sent += 1;
+            }
+            sent
+        };
+        let senders = [scope.spawn(send), scope.spawn(send)];
+        let reloads = scope.spawn(|| (1..=RELOADS).for_each(|count| reload(&instance, count)));
+        let reloaded = reloads.join();
+        is_over.store(true, Ordering::Relaxed);
+        reloaded.unwrap();
+        senders.map(|sender| sender.join().unwrap()).iter().sum::<usize>()
+    });
+    instance.wait_empty().unwrap();
+    instance.stop().unwrap();
+    let log = instance.log();
+    assert_eq!((log.matches(": success: ").count(), log.matches(": deferral: ").count()), (2 * sent, 0), "{log}");
+    assert_eq!(peer.letters().len(), sent);
 }
 
 /// Replaced generations that go on, at most.
