@@ -69,8 +69,8 @@ pub enum Out {
     Reply { client: u64, answer: ipc::queue::Answer },
     /// Answer the administrator.
     Admin { client: u64, answer: ipc::admin::QueueAnswer },
-    /// Send a job with its body.
-    Job { channel: Channel, datagram: Vec<u8>, body: Arc<OwnedFd> },
+    /// Send a job with its body, now or on the next connection; [`Engine::sent`] hears which.
+    Job { channel: Channel, number: u64, datagram: Vec<u8>, body: Arc<OwnedFd> },
     /// Ask qmail-auth.
     Route { id: u64, address: Address },
     /// Ask qmail-resolve.

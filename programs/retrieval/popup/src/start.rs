@@ -63,7 +63,7 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let service = Service { config, listeners, run: Rc::new(run) };
     // The listening sockets are open: who connects from now on is served.
     inherited.ready()?;
-    ipc_async::service::run(async move { service::serve(service, ipc_async::service::lifeline(lifeline)).await })
+    ipc_async::service::run(async move { service::serve(service, lifeline).await })
 }
 
 /// A line for the log; nobody reading it is no reason to stop.
