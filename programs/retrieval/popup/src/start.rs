@@ -33,7 +33,10 @@ pub fn main() -> ExitCode {
     }
     let mut args = args.into_iter();
     let (Some(host), Some(program)) = (args.next(), args.next()) else {
-        log("usage: qmail-popup HOST SUBPROG [ARGS]");
+        // As the classic program does: whoever waits for a greeting, a person or a client, learns why none comes.
+        const USAGE: &str = "usage: qmail-popup HOST SUBPROG [ARGS]";
+        let _ = io::stdout().write_all(&pop3::command::err(USAGE));
+        log(USAGE);
         return ExitCode::FAILURE;
     };
     // A host that is no single line would break the greeting.

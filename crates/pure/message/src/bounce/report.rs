@@ -58,14 +58,25 @@ fn paragraph(failure: &Failure<'_>, len_max: usize, out: &mut Vec<u8>) {
         push_char(if c.is_control() { '_' } else { c }, out);
     }
     out.extend_from_slice(b">:\n");
+    // An empty line would end the paragraph: as in the classic program it becomes a `/` before the next.
+    let mut slashes = 0;
     for line in lines(clip(failure.report, len_max)) {
-        // An empty line would end the paragraph: the classic program writes `/` there, too. A line like a break line is
-        // indented: there are parsers that look at lines, not at paragraphs.
-        if line.starts_with("---") {
+        if line.is_empty() && slashes < REPORT_LINE_LEN_MAX {
+            slashes = slashes.saturating_add(1);
+            continue;
+        }
+        out.extend(std::iter::repeat_n(b'/', slashes));
+        if slashes.saturating_add(line.len()) > REPORT_LINE_LEN_MAX {
+            out.push(b'\n');
+            slashes = 0;
+        }
+        // A line like a break line is indented: there are parsers that look at lines, not at paragraphs.
+        if slashes == 0 && line.starts_with("---") {
             out.push(b' ');
         }
         out.extend_from_slice(if line.is_empty() { b"/" } else { line.as_bytes() });
         out.push(b'\n');
+        slashes = 0;
     }
     out.push(b'\n');
 }
