@@ -29,7 +29,7 @@ pub fn descendants(pid: u32) -> Vec<Process> {
     all.into_iter().filter(|p| p.pid != pid && found.contains(&p.pid)).collect()
 }
 
-/// One process, unless it is gone or a zombie.
+/// One process, unless it is gone, a zombie or about to be one: its command line goes with its memory, before its state changes.
 #[must_use]
 pub fn process(pid: u32) -> Option<Process> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -40,7 +40,7 @@ pub fn process(pid: u32) -> Option<Process> {
     let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let program = cmdline.split(|b| *b == 0).next()?;
     let name = String::from_utf8_lossy(program).rsplit('/').next()?.to_owned();
-    (state != "Z").then_some(Process { pid, parent, name })
+    (state != "Z" && !name.is_empty()).then_some(Process { pid, parent, name })
 }
 
 #[must_use]

@@ -58,9 +58,9 @@ impl Line {
     }
 }
 
-/// An SMTP session.
+/// An SMTP session, and how the server greeted.
 #[derive(Debug)]
-pub struct Smtp(pub Line);
+pub struct Smtp(pub Line, String);
 
 impl Smtp {
     /// Connects and reads the greeting.
@@ -68,12 +68,18 @@ impl Smtp {
     /// # Errors
     /// Nobody listens, or the greeting is not 220.
     pub fn open(port: u16) -> Result<Self> {
-        let mut smtp = Self(Line::open(port)?);
-        let greeting = smtp.reply()?;
-        if !greeting.starts_with("220 ") {
-            bail!("greeted with {greeting}");
+        let mut smtp = Self(Line::open(port)?, String::new());
+        smtp.1 = smtp.reply()?;
+        if !smtp.1.starts_with("220 ") {
+            bail!("greeted with {}", smtp.1);
         }
         Ok(smtp)
+    }
+
+    /// What the server said first.
+    #[must_use]
+    pub fn greeting(&self) -> &str {
+        &self.1
     }
 
     /// A whole reply; lines joined by LF.

@@ -2,6 +2,9 @@
 //!
 //! `QMAIL_FDS="lifeline serve:queue listen:smtp:0"` says that 3 is the lifeline, 4 the listening Unix socket of that name and
 //! 5 a listening TCP socket. The set is taken once, at the start, and marked close-on-exec.
+//!
+//! The lifeline is a pipe from qmail-start. A byte in it: another generation serves from now on, so take nothing new and end when
+//! what is under way is done. Its end, which wins over a byte: drain for 5 s and exit; qmail-start is gone, or wants that.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -18,6 +18,7 @@ pub mod seqpacket;
 pub mod shutdown;
 pub mod signal;
 pub mod spawn;
+pub mod standard;
 pub mod wake;
 pub mod writeback;
 

@@ -152,6 +152,15 @@ impl Seqpacket {
         self.recv_in(buf, &mut RecvAncillaryBuffer::new(&mut space))
     }
 
+    /// Takes nothing more from the other side, whose next send is a `BrokenPipe`; what it sent before is still received, then comes
+    /// the end. Sending goes on. Nothing can fall in between: a datagram was taken whole before this, or its sender knows.
+    ///
+    /// # Errors
+    /// What shutdown(2) says.
+    pub fn shutdown_receiving(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.0, rustix::net::Shutdown::Read)?)
+    }
+
     fn recv_in(&self, buf: &mut [u8], control: &mut RecvAncillaryBuffer<'_>) -> io::Result<Received> {
         let message = rustix::io::retry_on_intr(|| {
             rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(buf)], control, RecvFlags::CMSG_CLOEXEC)
@@ -238,6 +247,28 @@ mod tests {
         drop(a);
         assert!(matches!(b.recv(&mut buf).unwrap(), Received::End));
         assert_eq!(b.send(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// As unix(7) does not say, and the retirement of qmail-remote needs.
+    #[test]
+    fn after_the_receiving_direction_is_shut_down_what_was_sent_is_received_and_answers_still_go_out() {
+        let (ours, theirs) = Seqpacket::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        theirs.send_with_fd(b"one", crate::memfd::sealed(b"body").unwrap().as_fd()).unwrap();
+        theirs.send(b"two").unwrap();
+        ours.shutdown_receiving().unwrap();
+        assert_eq!(theirs.send(b"three").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let mut buf = [0; 16];
+        assert!(matches!(ours.recv_with_fd(&mut buf).unwrap(), Received::Datagram(3, Some(_))));
+        assert!(matches!(ours.recv(&mut buf).unwrap(), Received::Datagram(3, None)));
+        assert!(matches!(ours.recv(&mut buf).unwrap(), Received::End));
+        // The other side hears of it only by sending: to its receiving nothing has happened.
+        assert_eq!(theirs.recv(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        ours.send(b"answer").unwrap();
+        assert!(matches!(theirs.recv(&mut buf).unwrap(), Received::Datagram(6, None)));
+        drop(ours);
+        assert!(matches!(theirs.recv(&mut buf).unwrap(), Received::End));
     }
 
     #[test]

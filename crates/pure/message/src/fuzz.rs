@@ -56,11 +56,23 @@ pub fn injection(data: &[u8]) {
     if let Ok(injection) = inject::rewrite(&options, &fields) {
         assert!(header::fields(&injection.header).all(|field| field.name().is_some()));
         assert_eq!(header::fields(&injection.header).map(|f| f.raw().len()).sum::<usize>(), injection.header.len());
-        // A second run changes nothing in the fields that the first one wrote.
         let again: Vec<Vec<u8>> = header::fields(&injection.header).map(|f| f.raw().to_vec()).collect();
+        let is_paired = again.iter().all(|field| brackets_pair(field));
         let again = inject::rewrite(&options, &again).map(|i| i.header);
-        assert_eq!(again.as_ref(), Ok(&injection.header));
+        // A second run changes nothing in the fields that the first one wrote. (What stands before a `<` that nothing closes is a
+        // phrase to the second run, though the first has completed it: as in the classic program.)
+        assert!(!is_paired || again == Ok(injection.header));
     }
+}
+
+/// Has each `<` its `>` before the next one?
+fn brackets_pair(field: &[u8]) -> bool {
+    let mut is_open = false;
+    rfc822::parse(field).unwrap_or_default().iter().all(|token| match token.kind {
+        rfc822::Kind::Left => !std::mem::replace(&mut is_open, true),
+        rfc822::Kind::Right => std::mem::replace(&mut is_open, false),
+        _ => true,
+    }) && !is_open
 }
 
 /// DOS text: no chunking matters.
@@ -100,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_corpus() {
-        let corpus: [&[u8]; 12] = [
+        let corpus: [&[u8]; 14] = [
             b"",
             b"\n",
             b"To: a\nFrom: b <c@d>\n\nbody\n",
@@ -113,6 +125,8 @@ mod tests {
             b"\x08--qmail-\n\n--- \r\n<x>:\n\n\n",
             b"To: \"\xc3\xb6\"@\xc3\xb6\n",
             b"To: a@b (c) d <e> (f)\n",
+            b"From\r: A < <a@b>\nSubject: s\n\nbody\n",
+            b"From\x0c\r:  a b\n",
         ];
         for text in corpus {
             for target in TARGETS {

@@ -20,7 +20,7 @@ pub use addrlist::LINE_LEN_MAX;
 pub use splitter::{HEADER_LEN_MAX, Splitter};
 
 use crate::rfc822::{self, Unparsable};
-use addrlist::rewrite_field;
+use addrlist::{Unreadable, rewrite_field};
 use fields::{Known, Seen};
 use qualify::Qualifier;
 use wire::quote;
@@ -169,8 +169,10 @@ pub const ADDRESSES_MAX: usize = 500_000;
 const REPORTED_LINES_MAX: usize = 50;
 const REPORTED_LINE_LEN_MAX: usize = 1000;
 
+/// TABs stay: they begin folded lines.
 fn visible_part(line: &[u8]) -> String {
-    wire::escape::visible(line.get(..REPORTED_LINE_LEN_MAX).unwrap_or(line))
+    let shown = line.get(..REPORTED_LINE_LEN_MAX).unwrap_or(line);
+    shown.split(|b| *b == b'\t').map(wire::escape::visible).collect::<Vec<_>>().join("\t")
 }
 
 impl From<AddressError> for InjectError {
@@ -211,6 +213,9 @@ pub fn rewrite(options: &Options, header: &[Vec<u8>]) -> Result<Injection, Injec
     let mut out = work.added_fields()?;
     out.append(&mut work.saved);
     if from != RecipientsFrom::Arguments {
+        if let Some(error) = work.lost {
+            return Err(error);
+        }
         recipients.append(if work.seen.is_resent() { &mut work.resent } else { &mut work.header });
     }
     let recipients = recipients.iter().map(|r| Address::new(r));
@@ -232,19 +237,21 @@ struct Work<'a> {
     /// Addresses of To and Cc, for Mail-Followup-To.
     to_cc: Vec<Vec<u8>>,
     address_count: usize,
+    /// A recipient field whose recipients stay unknown: none of them may be left out without a word.
+    lost: Option<InjectError>,
 }
 
 impl<'a> Work<'a> {
     fn new(options: &'a Options, qualifier: &'a Qualifier<'a>) -> Self {
         let seen = Seen::default();
         let (saved, header, resent, to_cc) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { options, qualifier, seen, saved, sender: None, header, resent, to_cc, address_count: 0 }
+        Self { options, qualifier, seen, saved, sender: None, header, resent, to_cc, address_count: 0, lost: None }
     }
 
     /// An address given outside the header: it is quoted, read and qualified like one inside.
     fn argument(&self, unquoted: &[u8]) -> Result<Vec<u8>, Unparsable> {
         if unquoted.contains(&0) {
-            return Err(Unparsable);
+            return Err(Unparsable::Nul);
         }
         let quoted = quote::address(unquoted);
         let mut tokens = rfc822::parse(&quoted)?;
@@ -277,7 +284,10 @@ impl<'a> Work<'a> {
     fn address_field(&mut self, known: Known, raw: &[u8]) -> Result<Option<Vec<u8>>, InjectError> {
         let (written, addresses) = match rewrite_field(raw, self.qualifier) {
             Ok((written, addresses)) => (Some(written), addresses),
-            Err(partial) if known.is_recipient() => (None, partial),
+            Err(Unreadable { reason, found }) if known.is_recipient() => {
+                self.lost = self.lost.take().or_else(|| loss(reason, raw));
+                (None, found)
+            }
             Err(_) => return Err(InjectError::Line(raw.to_vec())),
         };
         self.address_count = self.address_count.saturating_add(addresses.len());
@@ -314,6 +324,15 @@ impl<'a> Work<'a> {
     }
 }
 
+/// What is wrong with a recipient field besides its form, which the classic program tolerates.
+fn loss(reason: Unparsable, raw: &[u8]) -> Option<InjectError> {
+    match reason {
+        Unparsable::Form => None,
+        Unparsable::Nul => Some(InjectError::Line(raw.to_vec())),
+        Unparsable::TooLong => Some(InjectError::TooManyAddresses),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +351,8 @@ mod tests {
     fn everything_has_a_bound() {
         let line = ["To: ", &"a,".repeat(200_000), "\n"].concat();
         assert_eq!(rewrite(&options(), &fields(line.as_bytes())).unwrap().recipients.len(), 200_000);
+        let whole = ["To: ", &"user@host.example,".repeat(150_000), "\n"].concat();
+        assert_eq!(rewrite(&options(), &fields(whole.as_bytes())).unwrap().recipients.len(), 150_000);
         assert_eq!(rewrite(&options(), &fields(line.repeat(3).as_bytes())), Err(InjectError::TooManyAddresses));
         let mut splitter = Splitter::default();
         let chunk = b"X-A: b\n".repeat(10_000);
@@ -344,9 +365,23 @@ mod tests {
     }
 
     #[test]
+    fn a_field_whose_recipients_stay_unknown_is_no_message_to_nobody() {
+        let long = ["To: ", &"a@b.c,".repeat(200_000), "\n"].concat();
+        let from = |recipients_from| Options { recipients_from, arguments: vec![b"x@y.z".to_vec()], ..options() };
+        for (line, error) in [
+            (&long[..], InjectError::TooManyAddresses),
+            ("To: a@b.c, d\0@e.f\n", InjectError::Line(b"To: a@b.c, d\0@e.f\n".to_vec())),
+        ] {
+            assert_eq!(rewrite(&from(RecipientsFrom::Both), &fields(line.as_bytes())), Err(error));
+            let done = rewrite(&from(RecipientsFrom::Arguments), &fields(line.as_bytes())).unwrap();
+            assert!(done.recipients.len() == 1 && done.header.ends_with(line.as_bytes()));
+        }
+    }
+
+    #[test]
     fn errors_show_no_control_byte() {
-        let error = rewrite(&options(), &fields(b"From: (\x1b[0m\n \x07\n")).unwrap_err();
-        assert_eq!(error.to_string(), "unable to parse this line:\nFrom: (\\x1b[0m\n \\x07");
+        let error = rewrite(&options(), &fields(b"From: (\x1b[0m\n\t\x07\n")).unwrap_err();
+        assert_eq!(error.to_string(), "unable to parse this line:\nFrom: (\\x1b[0m\n\t\\x07");
         let nul = Options { arguments: vec![b"a\0b".to_vec()], ..options() };
         assert_eq!(rewrite(&nul, &[]).unwrap_err().to_string(), "unable to parse address: a\\x00b");
     }

@@ -9,9 +9,9 @@
 
 use std::borrow::Cow;
 
-/// Most tokens in one field: 80,000 addresses fit, and hostile text (`a,a,…`, each word completed to a whole address) stays under
-/// 256 MiB, so that the limit of the process (sandbox::table::TOOL) is never met.
-pub const TOKENS_MAX: usize = 1 << 19;
+/// Most tokens in one field: 170,000 addresses fit, and hostile text (`a,a,…`, each word completed to a whole address) stays far
+/// below the limit of the process (sandbox::table::TOOL).
+pub const TOKENS_MAX: usize = 1 << 20;
 
 /// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +67,16 @@ impl<'a> Token<'a> {
     }
 }
 
-/// The text cannot be read as tokens. Permanent.
+/// Why text cannot be read as tokens. Permanent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unparsable;
+pub enum Unparsable {
+    /// Something has no end, or an end without a start.
+    Form,
+    /// A NUL.
+    Nul,
+    /// More than [`TOKENS_MAX`].
+    TooLong,
+}
 
 /// Reads `text` into tokens.
 ///
@@ -94,11 +101,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<Token<'_>>, Unparsable> {
             b'(' => enclosed(Kind::Comment, after)?,
             b'"' => enclosed(Kind::Quote, after)?,
             b'[' => enclosed(Kind::Literal, after)?,
-            b')' | b']' => return Err(Unparsable),
+            b')' | b']' => return Err(Unparsable::Form),
             _ => atom(rest)?,
         };
         if tokens.len() >= TOKENS_MAX {
-            return Err(Unparsable);
+            return Err(Unparsable::TooLong);
         }
         tokens.push(token);
         rest = left;
@@ -117,11 +124,11 @@ fn enclosed(kind: Kind, input: &[u8]) -> Result<(Token<'_>, &[u8]), Unparsable> 
     let mut depth = 1usize;
     let mut rest = input;
     loop {
-        let (&byte, after) = rest.split_first().ok_or(Unparsable)?;
+        let (&byte, after) = rest.split_first().ok_or(Unparsable::Form)?;
         rest = after;
         match byte {
             b'\\' => {
-                let (&escaped, after) = rest.split_first().ok_or(Unparsable)?;
+                let (&escaped, after) = rest.split_first().ok_or(Unparsable::Form)?;
                 rest = after;
                 push_text(escaped, &mut text)?;
             }
@@ -140,7 +147,7 @@ fn enclosed(kind: Kind, input: &[u8]) -> Result<(Token<'_>, &[u8]), Unparsable> 
 
 fn push_text(byte: u8, text: &mut Vec<u8>) -> Result<(), Unparsable> {
     match byte {
-        0 => return Err(Unparsable),
+        0 => return Err(Unparsable::Nul),
         b'\r' | b'\n' => {}
         byte => text.push(byte),
     }
@@ -171,7 +178,7 @@ fn atom(input: &[u8]) -> Result<(Token<'_>, &[u8]), Unparsable> {
         }
     }
     if text.contains(&0) {
-        return Err(Unparsable);
+        return Err(Unparsable::Nul);
     }
     // `a\ b` is one word with a blank in it: without quotes it would read back as two.
     let is_atom_byte = |b: &u8| b.is_ascii_graphic() && !ends_atom(*b) && !b")]\\".contains(b);
@@ -309,8 +316,11 @@ mod tests {
         ] {
             assert_eq!(again(text), written, "{text}");
         }
-        for bad in ["To: (a", "To: \"a", "To: [a", "To: a )", "To: ]", "To: (a\\", "To: a\0b", "To: \"\0\""] {
-            assert_eq!(parse(bad.as_bytes()), Err(Unparsable), "{bad:?}");
+        for bad in ["To: (a", "To: \"a", "To: [a", "To: a )", "To: ]", "To: (a\\"] {
+            assert_eq!(parse(bad.as_bytes()), Err(Unparsable::Form), "{bad:?}");
+        }
+        for bad in ["To: a\0b", "To: \"\0\""] {
+            assert_eq!(parse(bad.as_bytes()), Err(Unparsable::Nul), "{bad:?}");
         }
     }
 
@@ -330,8 +340,8 @@ mod tests {
     fn depth_costs_nothing() {
         let deep = [vec![b'('; 1 << 20], vec![b')'; 1 << 20]].concat();
         assert_eq!(parse(&deep).unwrap().len(), 1);
-        assert_eq!(parse(&vec![b'('; 1 << 20]), Err(Unparsable));
-        assert_eq!(parse(&vec![b'.'; TOKENS_MAX + 1]), Err(Unparsable));
+        assert_eq!(parse(&vec![b'('; 1 << 20]), Err(Unparsable::Form));
+        assert_eq!(parse(&vec![b'.'; TOKENS_MAX + 1]), Err(Unparsable::TooLong));
     }
 
     proptest! {

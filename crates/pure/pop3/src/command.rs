@@ -1,6 +1,6 @@
 //! Command lines and the small pieces of replies that both machines share (RFC 1939 §3, RFC 2449 §4 and §8).
 
-/// Longest command line, without its ending. RFC 2449 §4 asks for 255 octets; a login may be an address of 1000 bytes.
+/// Longest command line, without its ending. RFC 2449 §4 asks for 255 octets; a login may be an address of 1000 bytes and more.
 pub const COMMAND_LEN_MAX: usize = 1024;
 
 /// A command line in two parts.

@@ -7,8 +7,8 @@
 
 use std::fmt;
 
-/// Longest address, in bytes (qmail-queue's limit of 1003 with the type byte and the NUL; envelopes(5)).
-pub const ADDRESS_LEN_MAX: usize = 1000;
+/// Longest address, in bytes: what the classic qmail-queue takes, 1003 with the NUL. (envelopes(5) promises 1000.)
+pub const ADDRESS_LEN_MAX: usize = 1002;
 /// Longest domain, in bytes (RFC 1035 §2.3.4), without the final dot.
 pub const DOMAIN_LEN_MAX: usize = 255;
 

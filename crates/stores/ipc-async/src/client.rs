@@ -93,7 +93,8 @@ impl<A: Answer> Client<A> {
         Self(Rc::new(Shared { run, path, deadline, next_id: Cell::new(1), connection: tokio::sync::Mutex::new(None) }))
     }
 
-    /// Asks, and waits for the answer to this question. `question` gets the id that the message must carry.
+    /// Asks, and waits for the answer to this question. `question` gets the id that the message must carry. It may be asked twice, if
+    /// the first server ends without an answer.
     ///
     /// # Errors
     /// [`Gone`].
@@ -101,7 +102,14 @@ impl<A: Answer> Client<A> {
         let id = self.0.next_id.get();
         self.0.next_id.set(id.wrapping_add(1));
         let datagram = question(id).encode_bounded().map_err(|_| Gone)?;
-        timeout(self.0.deadline, self.ask_encoded(id, &datagram)).await.map_err(|_| Gone)?
+        let answer = async {
+            match self.ask_encoded(id, &datagram).await {
+                // A process that was replaced took its questions with it: the next one is asked, once, within the same deadline.
+                Err(Gone) => self.ask_encoded(id, &datagram).await,
+                answered => answered,
+            }
+        };
+        timeout(self.0.deadline, answer).await.map_err(|_| Gone)?
     }
 
     async fn ask_encoded(&self, id: u64, datagram: &[u8]) -> Result<(A, Option<OwnedFd>), Gone> {

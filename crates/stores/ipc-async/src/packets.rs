@@ -79,6 +79,14 @@ impl Packets {
         self.0.get_ref().send_parts(&[io::IoSlice::new(datagram)], fd)
     }
 
+    /// As [`Seqpacket::shutdown_receiving`]: a [`Packets::recv`] that waits gives what is left, then the end.
+    ///
+    /// # Errors
+    /// What shutdown(2) says.
+    pub fn shutdown_receiving(&self) -> io::Result<()> {
+        self.0.get_ref().shutdown_receiving()
+    }
+
     /// The next datagram, with the descriptor beside it; `None` at the end of the connection.
     ///
     /// # Errors

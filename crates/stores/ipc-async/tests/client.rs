@@ -43,6 +43,14 @@ fn answers_find_their_questions_and_a_lost_server_is_found_again() {
             answer(&packets, 999).await;
             answer(&packets, second).await;
             answer(&packets, first).await;
+            let unanswered = next_id(&packets).await;
+            drop(packets);
+            let packets = listener.accept().await.unwrap();
+            assert_eq!(next_id(&packets).await, unanswered);
+            answer(&packets, unanswered).await;
+            next_id(&packets).await;
+            drop(packets);
+            let packets = listener.accept().await.unwrap();
             next_id(&packets).await;
             drop(packets);
             let packets = listener.accept().await.unwrap();
@@ -51,7 +59,8 @@ fn answers_find_their_questions_and_a_lost_server_is_found_again() {
         let asker = async {
             let (a, b) = tokio::join!(client.ask(question("a")), client.ask(question("b")));
             assert!(a.is_ok() && b.is_ok());
-            assert_eq!(client.ask(question("c")).await.unwrap_err(), Gone, "the server closed");
+            assert!(client.ask(question("c")).await.is_ok(), "the server closed: the next one is asked");
+            assert_eq!(client.ask(question("c")).await.unwrap_err(), Gone, "that closed, too");
             assert!(client.ask(question("d")).await.is_ok(), "it is found again");
         };
         tokio::join!(server, asker);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 /// A delivery or a mailbox that failed.
 #[derive(Debug)]
 pub enum Error {
@@ -57,9 +59,32 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The system's text for an error, as strerror(3) gives it: without the number that Rust adds.
+/// What went wrong in the words that classic reports use for it, for those errors that a home and a mailbox can give. They stand in
+/// logs and in bounces, where programs look for them.
+const CLASSIC_TEXTS: [(Errno, &str); 14] = [
+    (Errno::NOENT, "file does not exist"),
+    (Errno::ACCESS, "access denied"),
+    (Errno::PERM, "permission denied"),
+    (Errno::NOTDIR, "not a directory"),
+    (Errno::ISDIR, "is a directory"),
+    (Errno::INVAL, "invalid argument"),
+    (Errno::FBIG, "file too big"),
+    (Errno::NOSPC, "out of disk space"),
+    (Errno::DQUOT, "disk quota exceeded"),
+    (Errno::ROFS, "read-only file system"),
+    (Errno::IO, "input/output error"),
+    (Errno::LOOP, "symbolic link loop"),
+    (Errno::NAMETOOLONG, "file name too long"),
+    (Errno::MFILE, "process cannot open more files"),
+];
+
+/// The text for an error of the system: the classic one, else that of strerror(3) without the number that Rust adds.
 #[must_use]
 pub fn errno_text(error: &io::Error) -> String {
+    let is_this = |(errno, _): &&(Errno, &str)| error.raw_os_error() == Some(errno.raw_os_error());
+    if let Some((_, text)) = CLASSIC_TEXTS.iter().find(is_this) {
+        return (*text).to_owned();
+    }
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(at) => text.get(..at).unwrap_or(&text).to_owned(),
@@ -78,8 +103,8 @@ mod tests {
             (Error::NoMaildir(e()), "Unable to chdir to maildir. (#4.2.1)"),
             (Error::Read(e()), "Unable to read message. (#4.3.0)"),
             (Error::Write(e()), "Temporary error on maildir delivery. (#4.3.0)"),
-            (Error::OpenMbox(b"./M\x1b".to_vec(), e()), "Unable to open ./M\\x1b: Permission denied. (#4.2.1)"),
-            (Error::WriteMbox(b"/m".to_vec(), e()), "Unable to write /m: Permission denied. (#4.3.0)"),
+            (Error::OpenMbox(b"./M\x1b".to_vec(), e()), "Unable to open ./M\\x1b: access denied. (#4.2.1)"),
+            (Error::WriteMbox(b"/m".to_vec(), e()), "Unable to write /m: access denied. (#4.3.0)"),
             (Error::Locked, "File has been locked for 30 seconds straight. (#4.3.0)"),
         ] {
             assert_eq!(error.to_string(), text);

@@ -57,6 +57,12 @@ impl Entry {
         self.name.split(|b| *b == b':').next().unwrap_or_default()
     }
 
+    /// Its file's directory and name: no two messages share it.
+    #[must_use]
+    pub fn place(&self) -> (bool, &[u8]) {
+        (self.is_new, &self.name)
+    }
+
     /// Is it in `new/`, never marked?
     #[must_use]
     pub fn is_new(&self) -> bool {
@@ -95,6 +101,10 @@ impl Mailbox {
         let mut removed: usize = 0;
         for entry in entries.flatten() {
             let name = entry.file_name();
+            // What starts with a dot is no delivery's.
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
             let Ok(stat) = rustix::fs::statat(tmp, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             // A file system mounted noatime says when it was made: the last write must be old as well.
             let touched_s = u64::try_from(stat.st_atime.max(stat.st_mtime)).unwrap_or(0);
@@ -146,7 +156,8 @@ impl Mailbox {
         gone_is_fine(self.disk.unlink(&path_in(if entry.is_new { "new" } else { "cur" }, &entry.name)))
     }
 
-    /// Moves a message from `new/X` to `cur/X:2,`: it has been seen by a reader, with no flags. Others stay as they are.
+    /// Moves a message from `new/X` to `cur/X:2,`: it has been seen by a reader, with no flags. Others stay as they are; another
+    /// message of that name is not replaced.
     ///
     /// # Errors
     /// It is still in `new/`.
@@ -155,7 +166,7 @@ impl Mailbox {
             return Ok(());
         }
         let marked = [&entry.name[..], b":2,"].concat();
-        gone_is_fine(self.disk.rename(&path_in("new", &entry.name), &path_in("cur", &marked)))
+        gone_is_fine(self.disk.rename_new(&path_in("new", &entry.name), &path_in("cur", &marked)))
     }
 
     fn dir(&self, entry: &Entry) -> BorrowedFd<'_> {
@@ -260,10 +271,11 @@ mod tests {
         let tmp = dir.path().join("Maildir/tmp");
         std::fs::write(tmp.join("left"), "x").unwrap();
         std::fs::create_dir(tmp.join("dir")).unwrap();
+        std::fs::write(tmp.join(".hidden"), "x").unwrap();
         let now_s = sys::clock::unix_s();
         assert_eq!(mailbox.sweep(now_s + TMP_AGE_MAX_S - 60), 0);
         assert_eq!(mailbox.sweep(now_s + TMP_AGE_MAX_S + 60), 1);
-        assert!(tmp.join("dir").exists() && !tmp.join("left").exists());
+        assert!(tmp.join("dir").exists() && tmp.join(".hidden").exists() && !tmp.join("left").exists());
         assert_eq!(uids(&mailbox), ["a"]);
     }
 }

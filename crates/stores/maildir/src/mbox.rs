@@ -278,9 +278,9 @@ mod tests {
     fn what_cannot_be_opened_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = deliver_text(dir.path(), b"./no/m", b"a").unwrap_err();
-        assert_eq!(error.to_string(), "Unable to open ./no/m: No such file or directory. (#4.2.1)");
+        assert_eq!(error.to_string(), "Unable to open ./no/m: file does not exist. (#4.2.1)");
         let error = deliver_text(dir.path(), b".", b"a").unwrap_err();
-        assert_eq!(error.to_string(), "Unable to open .: Is a directory. (#4.2.1)");
+        assert_eq!(error.to_string(), "Unable to open .: is a directory. (#4.2.1)");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Running {
     splitter: Splitter,
     ready: Option<OwnedFd>,
     is_ready: bool,
-    /// Closed to make it drain.
+    /// A byte in it retires the process; closed, it makes it drain.
     lifeline: Option<OwnedFd>,
     since: Duration,
 }
@@ -95,6 +95,12 @@ impl Running {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.is_ready
+    }
+
+    /// Tells it that another generation serves from now on: it takes nothing new, and ends when what it has under way is done.
+    pub fn retire(&self) {
+        // The pipe has room for the one byte. One who has closed its end has ended.
+        let _ = self.lifeline.as_ref().map(|lifeline| rustix::io::write(lifeline, b"r"));
     }
 
     /// Tells it to drain and end.

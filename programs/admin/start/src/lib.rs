@@ -2,7 +2,8 @@
 //!
 //! Guarantees: it never reads mail, never talks to the network, parses nothing but control files and the table. Each child holds
 //! a lifeline, a pipe whose other end only qmail-start has: however qmail-start ends, the others drain and end too, so a new one
-//! always begins clean. A configuration that does not work is never used in place of one that does.
+//! always begins clean. A configuration that does not work is never used in place of one that does, and processes that are replaced
+//! go on with what they have under way, within bounds of time and number.
 //!
 //! stdout carries the line `ready`, nothing else; the log of all processes goes to stderr.
 #![forbid(unsafe_code)]

@@ -9,7 +9,7 @@ use control::{Listener, Root};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sandbox::{Place, Process};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -18,6 +18,11 @@ use sys::spawn::Ended;
 
 /// A process that was told to drain (5 s) and has not ended by then is killed.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(7);
+/// So long a replaced generation may go on with what it had under way: longer than SMTP sessions and deliveries of even large letters
+/// take (RFC 5321 §4.5.3.2 has single replies take ten minutes). Then it drains.
+const RETIRED_FOR: Duration = Duration::from_secs(60 * 60);
+/// Replaced generations that go on; with one more, the oldest drains. Each has its own bounds on sessions and memory.
+const RETIRED_MAX: usize = 4;
 /// All processes are ready within this time, or the start has failed.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest sleep of the loop.
@@ -45,7 +50,8 @@ pub fn run(root: &Root) -> Result<(), String> {
         bound,
         log,
         slots: slots(planned),
-        draining: Vec::new(),
+        leaving: Vec::new(),
+        generation: 0,
         candidate: None,
         restarts: BTreeMap::new(),
         stirred: Vec::new(),
@@ -74,10 +80,23 @@ struct Candidate {
 }
 
 /// A process that was told to end.
-struct Draining {
+struct Leaving {
     process: &'static Process,
     running: Running,
-    kill_at: Duration,
+    step: Step,
+}
+
+/// What comes next for a process that does not end by itself.
+#[derive(Clone, Copy)]
+enum Step {
+    /// It is retired, with this generation, and drains at that time.
+    Drain {
+        generation: u64,
+        at: Duration,
+    },
+    Kill {
+        at: Duration,
+    },
 }
 
 struct Supervisor<'a> {
@@ -86,7 +105,9 @@ struct Supervisor<'a> {
     bound: Vec<Bound>,
     log: Log,
     slots: Vec<Slot>,
-    draining: Vec<Draining>,
+    leaving: Vec<Leaving>,
+    /// Counts the generations that were replaced.
+    generation: u64,
     candidate: Option<Candidate>,
     restarts: BTreeMap<&'static str, u64>,
     /// Descriptors that the last poll(2) found ready: with a dozen processes, reading all of them for each line would cost more than
@@ -134,7 +155,7 @@ impl Supervisor<'_> {
                 *self.restarts.entry(name).or_default() += 1;
                 self.write_restarts();
             }
-            self.look_at_draining(now);
+            self.look_at_leaving(now);
             self.look_at_candidate(now);
             if let Err(problem) = self.start_due() {
                 self.log.say(&format!("alert: {problem}"));
@@ -162,11 +183,11 @@ impl Supervisor<'_> {
         self.slots.iter_mut().filter_map(|slot| slot.look(log, stirred, now)).collect()
     }
 
-    fn look_at_draining(&mut self, now: Duration) {
+    fn look_at_leaving(&mut self, now: Duration) {
         let (log, stirred) = (&self.log, &self.stirred);
-        self.draining.retain_mut(|old| {
-            if old.kill_at <= now {
-                old.running.signal(Signal::KILL);
+        self.leaving.retain_mut(|old| {
+            if old.step.at() <= now {
+                old.next_step(now);
             }
             old.running.look(log, stirred).is_none()
         });
@@ -213,7 +234,7 @@ impl Supervisor<'_> {
         } else if candidate.slots.iter().all(Slot::is_ready) {
             let (kept, old) = std::mem::take(&mut self.slots).into_iter().partition(|slot| REREAD.contains(&slot.name()));
             self.slots = kept;
-            self.drain(old, now);
+            self.retire(old, now);
             self.slots.extend(candidate.slots);
             self.bound = candidate.bound;
             self.log.say("the new configuration is in use");
@@ -225,11 +246,34 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Those who are replaced go on with what they have, within bounds.
+    fn retire(&mut self, slots: Vec<Slot>, now: Duration) {
+        self.generation = self.generation.saturating_add(1);
+        let step = Step::Drain { generation: self.generation, at: now.saturating_add(RETIRED_FOR) };
+        for Slot { planned, running, .. } in slots {
+            if let Some(running) = running {
+                running.retire();
+                self.leaving.push(Leaving { process: planned.process, running, step });
+            }
+        }
+        let generations: BTreeSet<u64> = self.leaving.iter().filter_map(|old| old.step.generation()).collect();
+        if let Some(newest) = generations.into_iter().rev().nth(RETIRED_MAX) {
+            self.drain_retired(newest, now);
+        }
+    }
+
+    /// The retired generations up to `newest` drain.
+    fn drain_retired(&mut self, newest: u64, now: Duration) {
+        let retired = |old: &&mut Leaving| old.step.generation().is_some_and(|generation| generation <= newest);
+        self.leaving.iter_mut().filter(retired).for_each(|old| old.drain(now));
+    }
+
     fn drain(&mut self, slots: Vec<Slot>, now: Duration) {
         for Slot { planned, running, .. } in slots {
-            if let Some(mut running) = running {
-                running.drain();
-                self.draining.push(Draining { process: planned.process, running, kill_at: now.saturating_add(DRAIN_DEADLINE) });
+            if let Some(running) = running {
+                let mut old = Leaving { process: planned.process, running, step: Step::Kill { at: now } };
+                old.drain(now);
+                self.leaving.push(old);
             }
         }
     }
@@ -240,19 +284,20 @@ impl Supervisor<'_> {
         if let Some(candidate) = self.candidate.take() {
             self.drain(candidate.slots, now);
         }
+        self.drain_retired(u64::MAX, now);
         loop {
             let now = sys::clock::boottime();
             let _ = self.look_at_slots();
-            self.look_at_draining(now);
+            self.look_at_leaving(now);
             self.slots.retain(|slot| slot.running.is_some());
             let alive: Vec<&'static Process> =
-                self.slots.iter().map(|slot| slot.planned.process).chain(self.draining.iter().map(|old| old.process)).collect();
+                self.slots.iter().map(|slot| slot.planned.process).chain(self.leaving.iter().map(|old| old.process)).collect();
             let has_callers =
                 |slot: &Slot| alive.iter().any(|other| other.calls.iter().any(|s| slot.planned.process.serves.contains(s)));
             let (served, free) = std::mem::take(&mut self.slots).into_iter().partition(has_callers);
             self.slots = served;
             self.drain(free, now);
-            if self.slots.is_empty() && self.draining.is_empty() {
+            if self.slots.is_empty() && self.leaving.is_empty() {
                 return;
             }
             self.wait_for(&[]);
@@ -276,13 +321,13 @@ impl Supervisor<'_> {
         let mut fds = fds.to_vec();
         let candidates = self.candidate.iter().flat_map(|candidate| &candidate.slots);
         let slots = self.slots.iter().chain(candidates);
-        let running = slots.clone().filter_map(|slot| slot.running.as_ref()).chain(self.draining.iter().map(|old| &old.running));
+        let running = slots.clone().filter_map(|slot| slot.running.as_ref()).chain(self.leaving.iter().map(|old| &old.running));
         for running in running {
             running.poll_fds(&mut fds);
         }
         let starts = slots.filter(|slot| slot.running.is_none()).map(|slot| slot.start_at);
-        let kills = self.draining.iter().map(|old| old.kill_at);
-        let until = starts.chain(kills).chain(self.candidate.iter().map(|c| c.until)).min();
+        let steps = self.leaving.iter().map(|old| old.step.at());
+        let until = starts.chain(steps).chain(self.candidate.iter().map(|c| c.until)).min();
         let now = sys::clock::boottime();
         // Never longer than this, so that a moment which is in no list cannot be missed for good.
         let pause = until.map_or(LOOK_AGAIN, |until| until.saturating_sub(now)).min(LOOK_AGAIN);
@@ -290,6 +335,36 @@ impl Supervisor<'_> {
         let _ = poll(&mut fds, Some(&pause));
         let stirred = fds.iter().filter(|fd| !fd.revents().is_empty()).map(|fd| fd.as_fd().as_raw_fd()).collect();
         self.stirred = stirred;
+    }
+}
+
+impl Step {
+    fn at(self) -> Duration {
+        match self {
+            Self::Drain { at, .. } | Self::Kill { at } => at,
+        }
+    }
+
+    /// Of a retired process.
+    fn generation(self) -> Option<u64> {
+        match self {
+            Self::Drain { generation, .. } => Some(generation),
+            Self::Kill { .. } => None,
+        }
+    }
+}
+
+impl Leaving {
+    fn drain(&mut self, now: Duration) {
+        self.running.drain();
+        self.step = Step::Kill { at: now.saturating_add(DRAIN_DEADLINE) };
+    }
+
+    fn next_step(&mut self, now: Duration) {
+        match self.step {
+            Step::Drain { .. } => self.drain(now),
+            Step::Kill { .. } => self.running.signal(Signal::KILL),
+        }
     }
 }
 

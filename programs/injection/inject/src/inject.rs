@@ -119,6 +119,9 @@ pub(crate) fn report(name: &str, done: Result<(), Fatal>, exit_temporary: u8) ->
 /// # Errors
 /// [`Fatal`]
 pub fn inject(root: &Root, command: Command, env: &Env) -> Result<(), Fatal> {
+    if sys::standard::was_closed(0) {
+        return Err(Fatal::Read(io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error())));
+    }
     let print = command.print;
     let options = options(root, command, env)?;
     let exit = if print { None } else { Some(exit(root, env)?) };

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use control::Root;
 use ipc::Refusal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 
-use crate::envelope::{ENVELOPE_LEN_MAX, Envelope};
+use crate::envelope::{Envelope, Reader};
 use crate::held::Held;
 use crate::outgoing::{self, Exit, Nature};
 
@@ -24,11 +25,11 @@ const CHUNK_LEN: usize = 32 * 1024;
 /// Why the message was not queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// An address over 1000 bytes.
+    /// An address over 1002 bytes.
     AddressTooLong,
     /// An address with a line end in it.
     AddressByte,
-    /// An envelope over [`ENVELOPE_LEN_MAX`], or with too many recipients.
+    /// An envelope over [`crate::envelope::ENVELOPE_LEN_MAX`], or with too many recipients.
     Memory,
     /// 24 hours are over.
     Timeout,
@@ -89,6 +90,9 @@ fn refused_code(refusal: &Refusal) -> u8 {
 /// Runs the program; gives its exit code.
 #[must_use]
 pub fn run() -> u8 {
+    if [0, 1].into_iter().any(sys::standard::was_closed) {
+        return Failure::Read.exit_code();
+    }
     let report_fds: Vec<OwnedFd> = [4, 6].into_iter().filter_map(sys::numbered::writable_pipe).collect();
     match queue(outgoing::CONNECT_DEADLINE) {
         Ok(()) => 0,
@@ -129,20 +133,18 @@ fn queue(wait: Duration) -> Result<(), Failure> {
 
 /// The envelope, read no further than its end.
 fn read_envelope(fd: BorrowedFd<'_>, deadline: Instant) -> Result<Envelope, Failure> {
-    let mut bytes: Vec<u8> = Vec::new();
-    read_all(fd, deadline, |chunk| {
-        let seam = bytes.len().saturating_sub(1);
-        bytes.extend_from_slice(chunk);
-        if bytes.len() > ENVELOPE_LEN_MAX {
-            return Err(Failure::Memory);
-        }
-        Ok(!Envelope::is_ended(bytes.get(seam..).unwrap_or_default()))
-    })?;
-    Envelope::parse(&bytes)
+    let mut reader = Reader::default();
+    read_all(fd, deadline, |chunk| Ok(!reader.feed(chunk)?))?;
+    reader.finish()
 }
 
 /// Reads until the end of the file or until `each` wants no more.
 fn read_all(fd: BorrowedFd<'_>, deadline: Instant, mut each: impl FnMut(&[u8]) -> Result<bool, Failure>) -> Result<(), Failure> {
+    // poll(2) would wait for ever on the writing end of a pipe.
+    let mode = rustix::fs::fcntl_getfl(fd).map_err(|_| Failure::Read)? & OFlags::RWMODE;
+    if mode == OFlags::WRONLY {
+        return Err(Failure::Read);
+    }
     let mut buf = vec![0; CHUNK_LEN];
     loop {
         wait_readable(fd, deadline)?;
@@ -201,6 +203,13 @@ mod tests {
         let (read, _write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let soon = outgoing::deadline_after(Duration::from_millis(30));
         assert_eq!(read_envelope(read.as_fd(), soon), Err(Failure::Timeout));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_descriptor_that_cannot_be_read() {
+        let (_read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let later = outgoing::deadline_after(Duration::from_secs(86_400));
+        assert_eq!(read_envelope(write.as_fd(), later), Err(Failure::Read));
     }
 
     #[test]

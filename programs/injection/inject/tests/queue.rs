@@ -186,7 +186,7 @@ fn qmail_queue_streams_a_large_message_and_many_recipients() {
 
 #[test]
 fn qmail_queue_refuses_a_bad_envelope_and_nothing_is_committed() {
-    let long = [&b"Fa\0T"[..], &[b'x'; 1001], b"\0\0"].concat();
+    let long = [&b"Fa\0T"[..], &[b'x'; 1003], b"\0\0"].concat();
     for (envelope, code) in [
         (&b""[..], 54),
         (b"Fa", 54),
@@ -202,6 +202,33 @@ fn qmail_queue_refuses_a_bad_envelope_and_nothing_is_committed() {
         let seen = instance.serve(accepted());
         assert_eq!(queue(&instance, b"x\n", envelope, Some(6)), (code, Vec::new()), "{}", envelope.escape_ascii());
         assert_eq!(seen.recv().unwrap(), Seen::default());
+    }
+}
+
+#[test]
+fn qmail_queue_waits_for_nobody_to_close_a_bad_envelope() {
+    for (envelope, code) in [(&b"Fa\0X"[..], 91), (&[b'F'; 2000], 11)] {
+        let instance = Instance::new();
+        let _seen = instance.serve(accepted());
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        rustix::io::write(&write, envelope).unwrap();
+        let null = fs::File::open("/dev/null").unwrap();
+        let spawn = Spawn::new(Path::new(QUEUE)).env("QMAIL_ROOT", instance.dir.path());
+        let child = spawn.stdin(null.as_fd()).stdout(read.as_fd()).start().unwrap();
+        assert!(matches!(child.wait(), Ended::Code(got) if got == code));
+    }
+}
+
+#[test]
+fn a_closed_descriptor_is_not_an_empty_message() {
+    for (program, closed, code) in [(QUEUE, "0<&-", 54), (QUEUE, "1<&-", 54), (INJECT, "0<&-", 111), (SENDMAIL, "0<&-", 75)] {
+        let instance = Instance::new();
+        let _seen = instance.serve(accepted());
+        let mut command = instance.command("/bin/sh");
+        let line =
+            format!("printf 'Fa\\0Tb\\0\\0' > e; exec \"$0\" {closed}{}", if closed == "0<&-" { " 1<e" } else { " </dev/null" });
+        let ended = command.current_dir(instance.dir.path()).args(["-c", &line, program]).output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{program} {closed}: {ended:?}");
     }
 }
 

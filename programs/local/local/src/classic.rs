@@ -118,8 +118,9 @@ fn run(args: &Args<'_>) -> Result<String, Failure> {
 
 fn message() -> Result<Body, Failure> {
     let fd = io::stdin().as_fd().try_clone_to_owned().map_err(|e| Failure::system("Unable to read message", &e))?;
-    rustix::fs::seek(&fd, rustix::fs::SeekFrom::Start(0))
-        .map_err(|_| Failure::temporary("Unable to rewind message. (#4.3.0)"))?;
+    if sys::standard::was_closed(0) || rustix::fs::seek(&fd, rustix::fs::SeekFrom::Start(0)).is_err() {
+        return Err(Failure::temporary("Unable to rewind message. (#4.3.0)"));
+    }
     Body::new(File::from(fd)).map_err(|e| Failure::system("Unable to read message", &e))
 }
 

@@ -149,7 +149,7 @@ mod tests {
             let copy = Copy { sender: b"", recipients: &[recipient], delivered_to: b"", body: &body };
             Forwarder::Socket(None).submit(&copy).unwrap_err()
         };
-        assert!(submit(&[b'a'; 1001]).is_permanent);
+        assert!(submit(&[b'a'; 1003]).is_permanent);
         assert!(!submit(b"a@b\r").is_permanent);
         assert_eq!(submit(b"a@b").text, b"Unable to forward message: qq trouble making network connection (#4.3.0).");
     }

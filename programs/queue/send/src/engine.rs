@@ -69,8 +69,8 @@ pub enum Out {
     Reply { client: u64, answer: ipc::queue::Answer },
     /// Answer the administrator.
     Admin { client: u64, answer: ipc::admin::QueueAnswer },
-    /// Send a job with its body.
-    Job { channel: Channel, datagram: Vec<u8>, body: Arc<OwnedFd> },
+    /// Send a job with its body, now or on the next connection; [`Engine::sent`] hears which.
+    Job { channel: Channel, number: u64, datagram: Vec<u8>, body: Arc<OwnedFd> },
     /// Ask qmail-auth.
     Route { id: u64, address: Address },
     /// Ask qmail-resolve.
@@ -305,13 +305,17 @@ impl<S: Spool> Engine<S> {
         }
     }
 
+    /// Looks at the files that count at once; to be called when something has happened, before [`Engine::turn`].
+    pub fn look_at_files(&mut self) {
+        if self.settings.refresh(&mut self.log) {
+            self.routes.forget();
+        }
+    }
+
     /// Starts what can be started now.
     pub fn turn(&mut self) {
         if self.stopping || self.spool.health() == Health::Stopped {
             return;
-        }
-        if self.settings.refresh(&mut self.log) {
-            self.routes.forget();
         }
         self.refill();
         self.start_deliveries();

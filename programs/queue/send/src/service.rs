@@ -167,7 +167,7 @@ impl<S: Spool> Service<S> {
                     self.engine.bounced(order, written);
                 }
             }
-            Source::Link(to) => self.on_link(to, event.writable),
+            Source::Link(to, connection) => self.on_link(to, connection, event.writable),
             Source::Client(number) => self.on_client(number, event.hung_up),
         }
     }
@@ -322,36 +322,49 @@ impl<S: Spool> Service<S> {
         let now = now().boot;
         for to in Links::ALL {
             let link = self.links.to(to);
-            if !link.connect(self.doors.run.as_fd(), now) {
-                continue;
-            }
-            if link.fd().is_none_or(|fd| self.events.add(fd, Source::Link(to)).is_err()) {
-                link.close(now);
+            let Some(connection) = link.connect(self.doors.run.as_fd(), now) else { continue };
+            if link.fd().is_none_or(|fd| self.events.add(fd, Source::Link(to, connection)).is_err()) {
+                link.close(connection, now);
                 continue;
             }
             self.connected(to);
+            self.flush(to);
         }
     }
 
     fn connected(&mut self, to: Socket) {
-        match to {
-            Socket::Lspawn => self.engine.connected(Channel::Local),
-            Socket::Remote => self.engine.connected(Channel::Remote),
-            Socket::Auth => {
-                for (id, address) in self.engine.open_questions() {
-                    self.links.to(Socket::Auth).send(ipc::auth::Request::Route { id, address }.encode(), None);
-                }
+        if let Some(channel) = channel(to) {
+            return self.engine.connected(channel);
+        }
+        if to == Socket::Auth {
+            for (id, address) in self.engine.open_questions() {
+                self.links.to(Socket::Auth).ask(ipc::auth::Request::Route { id, address }.encode());
             }
-            _ => {}
         }
     }
 
-    fn lost(&mut self, to: Socket) {
-        let now = now().boot;
-        self.links.to(to).close(now);
+    /// The other side takes nothing more, and may still answer what it has: it is being replaced, or it is gone, which reading tells.
+    fn retire(&mut self, to: Socket, channel: Channel) {
+        let link = self.links.to(to);
+        if let Some(fd) = link.fd() {
+            let _ = self.events.want(fd, Source::Link(to, link.connection()), true, false);
+        }
+        let oldest = link.retire(now().boot);
+        self.engine.disconnected(channel);
+        if let Some(oldest) = oldest {
+            self.lost(to, oldest);
+        }
+    }
+
+    fn lost(&mut self, to: Socket, connection: u64) {
+        let was_last = self.links.to(to).close(connection, now().boot);
+        if let Some(channel) = channel(to) {
+            if was_last {
+                self.engine.disconnected(channel);
+            }
+            return self.engine.connection_lost(channel, connection);
+        }
         match to {
-            Socket::Lspawn => self.engine.disconnected(Channel::Local),
-            Socket::Remote => self.engine.disconnected(Channel::Remote),
             Socket::Resolve => self.engine.resolve_lost(),
             // What changes from now on is not heard of.
             Socket::Auth => self.engine.routes_changed(),
@@ -359,33 +372,32 @@ impl<S: Spool> Service<S> {
         }
     }
 
-    fn on_link(&mut self, to: Socket, writable: bool) {
+    fn on_link(&mut self, to: Socket, connection: u64, writable: bool) {
         if writable {
             self.flush(to);
         }
         for _ in 0..DATAGRAMS_TURN {
             let mut buf = std::mem::take(&mut self.buf);
-            let heard = self.links.to(to).recv(&mut buf);
+            let heard = self.links.to(to).recv(connection, &mut buf);
             let understood = match &heard {
-                Heard::Datagram(len) => self.answer(to, buf.get(..*len).unwrap_or_default()),
+                Heard::Datagram(len) => self.answer(to, connection, buf.get(..*len).unwrap_or_default()),
                 Heard::Nothing | Heard::Lost => true,
             };
             self.buf = buf;
             match heard {
                 Heard::Datagram(_) if understood => {}
                 Heard::Nothing => return,
-                Heard::Datagram(_) | Heard::Lost => return self.lost(to),
+                Heard::Datagram(_) | Heard::Lost => return self.lost(to, connection),
             }
         }
     }
 
     /// False if it is no answer at all: the connection is made anew.
-    fn answer(&mut self, to: Socket, datagram: &[u8]) -> bool {
+    fn answer(&mut self, to: Socket, connection: u64, datagram: &[u8]) -> bool {
+        if let Some(channel) = channel(to) {
+            return ipc::job::Answer::decode(datagram).map(|answer| self.engine.answered(channel, connection, answer)).is_ok();
+        }
         match to {
-            Socket::Lspawn | Socket::Remote => {
-                let channel = if to == Socket::Lspawn { Channel::Local } else { Channel::Remote };
-                ipc::job::Answer::decode(datagram).map(|answer| self.engine.answered(channel, answer)).is_ok()
-            }
             Socket::Auth => match ipc::auth::Answer::decode(datagram) {
                 Ok(ipc::auth::Answer::Route { id, target }) => {
                     self.engine.routed(id, &target);
@@ -424,12 +436,16 @@ impl<S: Spool> Service<S> {
 
     fn flush(&mut self, to: Socket) {
         let link = self.links.to(to);
-        if link.flush().is_err() {
-            return self.lost(to);
+        let (engine, connection) = (&mut self.engine, link.connection());
+        if let Err(error) = link.flush(|number| engine.sent(number, connection)) {
+            return match channel(to) {
+                Some(channel) if error.kind() == io::ErrorKind::BrokenPipe => self.retire(to, channel),
+                _ => self.lost(to, connection),
+            };
         }
         let waits = link.waits_anew();
         if let (Some(fd), Some(waits)) = (link.fd(), waits) {
-            let _ = self.events.want(fd, Source::Link(to), true, waits);
+            let _ = self.events.want(fd, Source::Link(to, connection), true, waits);
         }
     }
 
@@ -437,6 +453,7 @@ impl<S: Spool> Service<S> {
 
     fn act(&mut self) {
         self.unfinished = false;
+        self.engine.look_at_files();
         for _ in 0..ROUNDS_TURN {
             self.connect();
             self.engine.give_up_questions();
@@ -461,17 +478,17 @@ impl<S: Spool> Service<S> {
         match out {
             Out::Reply { client, answer } => self.reply(client, &answer),
             Out::Admin { client, answer } => self.admin_reply(client, &answer),
-            Out::Job { channel, datagram, body } => {
+            Out::Job { channel, number, datagram, body } => {
                 let to = if channel == Channel::Local { Socket::Lspawn } else { Socket::Remote };
-                self.links.to(to).send(datagram, Some(body));
+                self.links.to(to).send_job(number, datagram, body);
                 touched.jobs = true;
             }
             Out::Route { id, address } => {
-                self.links.to(Socket::Auth).send(ipc::auth::Request::Route { id, address }.encode(), None);
+                self.links.to(Socket::Auth).ask(ipc::auth::Request::Route { id, address }.encode());
                 touched.questions = true;
             }
             Out::Site { id, domain } => {
-                self.links.to(Socket::Resolve).send(ipc::resolve::Request::Site { id, domain }.encode(), None);
+                self.links.to(Socket::Resolve).ask(ipc::resolve::Request::Site { id, domain }.encode());
                 touched.questions = true;
             }
             Out::Bounce(order) => self.writer.order(*order),
@@ -508,6 +525,15 @@ impl<S: Spool> Service<S> {
             client.heard = sys::clock::boottime();
             let _ = self.events.want(&client.socket, Source::Client(number), true, false);
         }
+    }
+}
+
+/// The deliveries that a link's jobs are; `None` if it carries questions.
+fn channel(to: Socket) -> Option<Channel> {
+    match to {
+        Socket::Lspawn => Some(Channel::Local),
+        Socket::Remote => Some(Channel::Remote),
+        _ => None,
     }
 }
 

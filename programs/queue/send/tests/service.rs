@@ -3,6 +3,7 @@
 
 mod harness;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -339,6 +340,84 @@ fn a_worker_that_dies_is_not_the_recipients_fault() {
     send.wait_for(&format!("end msg {id}\n"));
 }
 
+/// The next connection of qmail-send.
+fn accept(door: &OwnedFd) -> Seqpacket {
+    rustix::io::ioctl_fionbio(door, false).unwrap();
+    let socket = sys::seqpacket::accept(door.as_fd()).unwrap();
+    socket.set_nonblocking(false).unwrap();
+    socket.set_deadline(Duration::from_secs(20)).unwrap();
+    socket
+}
+
+/// The number and the first recipient of the next job.
+fn next_job(worker: &Seqpacket) -> (u64, String) {
+    let mut buf = vec![0; ipc::DATAGRAM_LEN_MAX];
+    let Received::Datagram(len, Some(_)) = worker.recv_with_fd(&mut buf).unwrap() else { panic!("no job") };
+    let (number, recipients) = of(&Job::decode(&buf[..len]).unwrap());
+    (number, recipients[0].to_string())
+}
+
+fn succeed(worker: &Seqpacket, number: u64) {
+    let outcomes = vec![Outcome { recipient: 0, verdict: OK.0, text: OK.1.into() }];
+    worker.send(&Answer::Done { number, outcomes, untried: vec![], last: true }.encode()).unwrap();
+}
+
+#[test]
+fn a_worker_that_is_replaced_answers_what_it_has_and_the_next_one_gets_the_rest() {
+    let instance = Instance::new(&[]);
+    let door = instance.door(Socket::Remote);
+    let send = instance.start();
+    let old = accept(&door);
+    let inject = instance.connect(Socket::Inject);
+    for recipient in ["a@a.example", "b@b.example"] {
+        submit(&inject, "", &[recipient], BODY);
+    }
+    let had = [next_job(&old), next_job(&old)];
+    old.shutdown_receiving().unwrap();
+    submit(&inject, "", &["c@c.example"], BODY);
+    let new = accept(&door);
+    let (third, recipient) = next_job(&new);
+    assert_eq!(recipient, "c@c.example", "what could not be sent goes to the next one");
+    let success = |number: u64| format!("delivery {number}: success: did_1+0+0/\n");
+    succeed(&old, had[0].0);
+    send.wait_for(&success(had[0].0));
+    drop(old);
+    send.wait_for(&format!("delivery {}: deferral: Connection_to_qmail-remote_lost._(#4.3.0)/\n", had[1].0));
+    succeed(&new, third);
+    send.wait_for(&success(third));
+    let (again, recipient) = next_job(&new);
+    assert_eq!(recipient, had[1].1, "what it did not answer comes again");
+    succeed(&new, again);
+    let log = send.wait_for(&success(again));
+    assert_eq!((log.matches(": deferral: ").count(), log.matches("starting delivery ").count()), (1, 4), "{log}");
+}
+
+#[test]
+fn a_worker_that_crashes_loses_what_it_did_not_answer_once() {
+    let instance = Instance::new(&[]);
+    let door = instance.door(Socket::Lspawn);
+    let send = instance.start();
+    let old = accept(&door);
+    let inject = instance.connect(Socket::Inject);
+    for recipient in ["a@here.example", "b@here.example", "c@here.example"] {
+        submit(&inject, "", &[recipient], BODY);
+    }
+    let had = [next_job(&old), next_job(&old), next_job(&old)];
+    succeed(&old, had[1].0);
+    drop(old);
+    let lost = |number: u64| format!("delivery {number}: deferral: Connection_to_qmail-lspawn_lost._(#4.3.0)/\n");
+    send.wait_for(&lost(had[0].0));
+    send.wait_for(&lost(had[2].0));
+    let new = accept(&door);
+    for _ in 0..2 {
+        let (again, recipient) = next_job(&new);
+        assert!(recipient == had[0].1 || recipient == had[2].1, "{recipient}");
+        succeed(&new, again);
+    }
+    let log = send.wait_until("the end", |log| log.matches("\nend msg ").count() == 3);
+    assert_eq!((log.matches(": deferral: ").count(), log.matches(": success: ").count()), (2, 3), "{log}");
+}
+
 #[test]
 fn the_queue_lifetime_ends_with_a_last_attempt() {
     let instance = Instance::new(&[("queuelifetime", "0\n")]);
@@ -402,5 +481,3 @@ fn whatever_bytes_come_it_goes_on() {
     assert!(!log.contains("lost@here.example"));
     send.wait_for("end msg ");
 }
-
-use std::os::fd::AsFd;

@@ -7,12 +7,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
+use tokio::sync::Notify;
 
 #[derive(Debug)]
 pub(crate) struct Admission {
     sessions_max: usize,
     per_address_max: usize,
     counts: RefCell<Counts>,
+    /// The last session has ended.
+    empty: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,15 +34,18 @@ pub(crate) struct Place {
 
 impl Admission {
     pub(crate) fn new(sessions_max: usize, per_address_max: usize) -> Self {
-        Self { sessions_max, per_address_max, counts: RefCell::default() }
+        Self { sessions_max, per_address_max, counts: RefCell::default(), empty: Notify::new() }
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.counts.borrow().all >= self.sessions_max
     }
 
-    pub(crate) fn sessions(&self) -> usize {
-        self.counts.borrow().all
+    /// Waits until there is no session.
+    pub(crate) async fn left_by_all(&self) {
+        while self.counts.borrow().all > 0 {
+            self.empty.notified().await;
+        }
     }
 
     /// A place for one more session, if there is one. `is_trusted`: no bound for its address.
@@ -65,6 +71,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.admission.counts.borrow_mut();
         counts.all = counts.all.saturating_sub(1);
+        if counts.all == 0 {
+            self.admission.empty.notify_waiters();
+        }
         if let Some(address) = self.address
             && let Some(of_address) = counts.by_address.get_mut(&address)
         {
@@ -99,7 +108,7 @@ mod tests {
         let other = admission.admit(ip("2001:db8::1"), false);
         assert!(other.is_some() && admission.is_full() && admission.admit(ip("192.0.2.7"), true).is_none());
         drop((a, trusted));
-        assert_eq!(admission.sessions(), 2);
+        assert_eq!(admission.counts.borrow().all, 2);
         assert!(admission.admit(ip("192.0.2.1"), false).is_some());
         drop((b, other));
         assert!(admission.counts.borrow().by_address.is_empty());

@@ -1,7 +1,8 @@
 //! The service face: start-up, the loops over the listening sockets, and the end.
 //!
-//! Start-up in the one order: control files, descriptors, runtime, sandbox, `ready`, the first connection. On the end of the lifeline
-//! or SIGTERM no further connection is accepted, sessions end behind their message, and after [`DRAIN_MAX`] the process does.
+//! Start-up in the one order: control files, descriptors, runtime, sandbox, `ready`, the first connection. Retired, the process accepts
+//! no further connection and ends with its last session, which hears nothing of it. On the end of the lifeline or SIGTERM sessions end
+//! behind their message, and after [`DRAIN_MAX`] the process does.
 
 use crate::admission::Admission;
 use crate::config::config;
@@ -9,7 +10,8 @@ use crate::log_line;
 use crate::queue::Pool;
 use crate::session::{Worker, serve};
 use control::{Networks, Root};
-use ipc_async::{Client, service};
+use ipc_async::Client;
+use ipc_async::service::{self, Lifeline, Word};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sandbox::Socket;
@@ -17,13 +19,11 @@ use smtp::server::{Connection, Logins, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
@@ -33,8 +33,6 @@ const NAME: &str = "qmail-smtpd";
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 /// For messages under way at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// How often the end looks whether all sessions are gone.
-const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// How often a worker without room looks whether a connection is waiting.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// A connection that waits for so long is one that no worker has room for.
@@ -73,16 +71,16 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             .map(|(name, fd)| Ok((Door::of(&name), service::tcp_listener(fd)?)))
             .collect::<io::Result<Vec<_>>>()?;
         sandbox::enter_as(NAME, root.path(), &[])?;
-        let end = end_of_service(lifeline, signals)?;
+        let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         inherited.ready()?;
-        serve_until(Rc::new(gate), listeners, end).await;
+        serve_until(Rc::new(gate), listeners, &lifeline).await;
         Ok(())
     })
 }
 
 /// What is spoken on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Door {
+enum Door {
     Smtp,
     Submission,
     /// Of the process table, not of this version.
@@ -101,29 +99,27 @@ impl Door {
 }
 
 /// Who comes in, and what serves him.
-pub(crate) struct Gate {
-    pub(crate) admission: Rc<Admission>,
-    pub(crate) relayclients: Networks,
+struct Gate {
+    admission: Rc<Admission>,
+    relayclients: Networks,
     /// Who may send a password without TLS.
-    pub(crate) cleartext: Networks,
+    cleartext: Networks,
     /// The bound of an address holds for this host, too.
-    pub(crate) bounds_this_host: bool,
-    pub(crate) worker: Rc<Worker>,
+    bounds_this_host: bool,
+    worker: Rc<Worker>,
 }
 
-/// Accepts on `listeners` until `end`, then drains.
-pub(crate) async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, end: oneshot::Receiver<()>) {
+/// Accepts on `listeners` until the lifeline says otherwise, then lets the sessions end, or drains.
+async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, lifeline: &Lifeline) {
     let loops: Vec<_> =
         listeners.into_iter().map(|(door, listener)| spawn_local(accept(Rc::clone(&gate), listener, door))).collect();
-    // An error means that whoever would tell is gone.
-    let _ = end.await;
+    let word = lifeline.word().await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
-    gate.worker.begin_to_drain();
-    let mut left = DRAIN_MAX;
-    while gate.admission.sessions() > 0 && !left.is_zero() {
-        sleep(DRAIN_STEP).await;
-        left = left.saturating_sub(DRAIN_STEP);
+    if word == Word::Retire {
+        lifeline.end_or(gate.admission.left_by_all()).await;
     }
+    gate.worker.begin_to_drain();
+    let _ = timeout(DRAIN_MAX, gate.admission.left_by_all()).await;
 }
 
 async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door) {
@@ -190,23 +186,6 @@ impl Gate {
 /// One line, if the client takes it at once.
 fn refuse(stream: &TcpStream, line: &str) {
     let _ = stream.try_write(format!("{line}\r\n").as_bytes());
-}
-
-/// Fires when the lifeline ends or SIGTERM comes. A thread waits for them, since it costs less than another dependency.
-fn end_of_service(lifeline: OwnedFd, signals: Signals) -> io::Result<oneshot::Receiver<()>> {
-    let (tell, told) = oneshot::channel();
-    std::thread::Builder::new().name("end".to_owned()).stack_size(64 * 1024).spawn(move || {
-        loop {
-            let mut fds = [PollFd::new(&lifeline, PollFlags::IN), PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-            match poll(&mut fds, None) {
-                Err(rustix::io::Errno::INTR) => {}
-                _ => break,
-            }
-        }
-        // The receiver is gone only when the process ends anyway.
-        let _ = tell.send(());
-    })?;
-    Ok(told)
 }
 
 #[cfg(test)]

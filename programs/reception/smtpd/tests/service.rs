@@ -533,6 +533,45 @@ fn the_end_waits_for_messages_under_way() {
     }
 }
 
+/// Retires the server and returns when it accepts nobody any more.
+fn retire(system: &System) {
+    rustix::io::write(system.lifeline.as_ref().unwrap(), b"r").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(("127.0.0.1", system.port)).is_ok() {
+        assert!(Instant::now() < deadline, "it goes on to accept");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_retired_server_ends_with_its_last_session_which_hears_nothing_of_it() {
+    let system = System::start(&[]);
+    let mut session = system.connect();
+    session.write_all(b"EHLO c\r\n").unwrap();
+    assert!(greeting(&session).starts_with("220 "));
+    retire(&system);
+    session.write_all(format!("{}{}QUIT\r\n", letter("a@b", "one"), letter("a@b", "two")).as_bytes()).unwrap();
+    let mut rest = String::new();
+    session.read_to_string(&mut rest).unwrap();
+    assert_eq!(
+        (rest.matches(" qp 42").count(), rest.matches("\r\n221 ").count(), rest.matches("421").count()),
+        (2, 1, 0),
+        "{rest}"
+    );
+    assert_eq!(system.ended(), Ended::Code(0));
+}
+
+#[test]
+fn a_retired_server_drains_when_its_lifeline_ends() {
+    let mut system = System::start(&[]);
+    let idle = system.connect();
+    assert!(greeting(&idle).starts_with("220 "));
+    retire(&system);
+    system.lifeline = None;
+    assert_eq!(greeting(&idle), "421 4.3.2 going down, try again in a moment\r\n");
+    assert_eq!(system.ended(), Ended::Code(0));
+}
+
 #[test]
 fn a_client_that_never_ends_its_message_is_left_behind_after_five_seconds() {
     let mut system = System::start(&[]);

@@ -1,17 +1,21 @@
 //! The process: control files, descriptors, sandbox; then qmail-send's connections and their jobs until the lifeline ends.
+//!
+//! Retired, it takes no job more: what qmail-send had sent before is carried out and answered, what it sends then is refused by the
+//! kernel and goes to the next process.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use control::Root;
 use ipc::Message as _;
 use ipc::job::Job;
-use ipc_async::{Client, Listener, Packets, service};
+use ipc_async::service::{self, Lifeline, Word};
+use ipc_async::{Client, Listener, Packets};
 use rustix::process::Signal;
 use sandbox::Socket;
 use sys::inherited::Inherited;
@@ -67,9 +71,14 @@ fn start(root: &Root) -> io::Result<()> {
         let jobs = Jobs::default();
         inherited.ready()?;
         let callers = |uid| sandbox::may_call(Socket::Remote, uid, |role| ids.uid_of(role.name()));
-        tokio::select! {
-            end = service::end(lifeline, &signals) => end?,
-            end = serve(&listener, &courier, &jobs, callers) => end?,
+        let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
+        let word = tokio::select! {
+            word = lifeline.word() => word,
+            end = serve(&listener, &courier, &jobs, callers) => return end,
+        };
+        if word == Word::Retire {
+            drop(listener);
+            lifeline.end_or(jobs.retired()).await;
         }
         courier.pool.close();
         // Whoever is not done by then is in flight when the process ends: qmail-send tries those again.
@@ -94,24 +103,50 @@ pub fn courier(control: control::Remote, interfaces: Vec<std::net::IpAddr>, run:
     }
 }
 
-/// Jobs under way, of all connections.
+/// What is under way: the connections and the jobs of all of them.
 #[derive(Debug, Clone, Default)]
-pub struct Jobs(Rc<(Cell<usize>, Notify)>);
+pub struct Jobs(Rc<UnderWay>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    jobs: Cell<usize>,
+    /// A connection lives until its end was received and its last job is answered.
+    connections: RefCell<Vec<Weak<Packets>>>,
+    /// A job or a connection has ended.
+    ended: Notify,
+}
 
 impl Jobs {
     fn begun(&self) {
-        self.0.0.set(self.0.0.get().saturating_add(1));
+        self.0.jobs.set(self.0.jobs.get().saturating_add(1));
     }
 
     fn ended(&self) {
-        self.0.0.set(self.0.0.get().saturating_sub(1));
-        self.0.1.notify_waiters();
+        self.0.jobs.set(self.0.jobs.get().saturating_sub(1));
+        self.0.ended.notify_waiters();
     }
 
-    /// Waits until none is under way.
+    fn connected(&self, connection: &Rc<Packets>) {
+        let mut connections = self.0.connections.borrow_mut();
+        connections.retain(|known| known.strong_count() > 0);
+        connections.push(Rc::downgrade(connection));
+    }
+
+    /// Waits until no job is under way.
     pub async fn finished(&self) {
-        while self.0.0.get() > 0 {
-            self.0.1.notified().await;
+        while self.0.jobs.get() > 0 {
+            self.0.ended.notified().await;
+        }
+    }
+
+    /// Takes no further job of any connection, and waits until all that were sent before are carried out and answered.
+    pub async fn retired(&self) {
+        for connection in self.0.connections.borrow().iter().filter_map(Weak::upgrade) {
+            // One that cannot be shut down is gone.
+            let _ = connection.shutdown_receiving();
+        }
+        while self.0.connections.borrow().iter().any(|connection| connection.strong_count() > 0) {
+            self.0.ended.notified().await;
         }
     }
 }
@@ -124,13 +159,19 @@ pub async fn serve(listener: &Listener, courier: &Rc<Courier>, jobs: &Jobs, call
     loop {
         let connection = listener.accept().await?;
         if connection.peer().is_ok_and(|peer| callers(peer.uid)) {
-            spawn_local(receive(Rc::new(connection), Rc::clone(courier), jobs.clone()));
+            let connection = Rc::new(connection);
+            jobs.connected(&connection);
+            let (courier, jobs) = (Rc::clone(courier), jobs.clone());
+            spawn_local(async move {
+                receive(connection, courier, &jobs).await;
+                jobs.0.ended.notify_waiters();
+            });
         }
     }
 }
 
 /// Takes jobs off one connection. When it ends, jobs under way go on; nobody hears of their results.
-async fn receive(connection: Rc<Packets>, courier: Rc<Courier>, jobs: Jobs) {
+async fn receive(connection: Rc<Packets>, courier: Rc<Courier>, jobs: &Jobs) {
     let places = Arc::new(Semaphore::new(JOBS_MAX));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         let Ok(Some((datagram, body))) = connection.recv().await else { return };
@@ -143,8 +184,8 @@ async fn receive(connection: Rc<Packets>, courier: Rc<Courier>, jobs: Jobs) {
                     break;
                 }
             }
+            drop((connection, place));
             jobs.ended();
-            drop(place);
         });
     }
 }

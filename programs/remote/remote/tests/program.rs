@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc;
@@ -83,6 +83,10 @@ fn obey(stream: TcpStream, tell: &mpsc::Sender<()>) -> std::io::Result<()> {
 }
 
 fn send_job(client: &Seqpacket, number: u64, address: SocketAddr) {
+    job(client, number, address).unwrap();
+}
+
+fn job(client: &Seqpacket, number: u64, address: SocketAddr) -> std::io::Result<()> {
     let job = Job::Remote {
         number,
         message: 1,
@@ -92,7 +96,7 @@ fn send_job(client: &Seqpacket, number: u64, address: SocketAddr) {
         flags: 0,
         size: LETTER.len() as u64,
     };
-    client.send_with_fd(&job.encode(), sys::memfd::sealed(LETTER).unwrap().as_fd()).unwrap();
+    client.send_with_fd(&job.encode(), sys::memfd::sealed(LETTER).unwrap().as_fd())
 }
 
 fn result(client: &Seqpacket) -> (u64, u8, String) {
@@ -102,23 +106,36 @@ fn result(client: &Seqpacket) -> (u64, u8, String) {
     (number, outcomes[0].verdict.letter(), String::from_utf8_lossy(&outcomes[0].text).into_owned())
 }
 
+/// The program as qmail-start runs it.
+struct Running {
+    child: sys::spawn::Child,
+    lifeline: OwnedFd,
+    run: std::fs::File,
+    _listener: OwnedFd,
+    _dir: tempfile::TempDir,
+}
+
+fn start() -> Running {
+    let dir = instance();
+    let run = std::fs::File::open(dir.path().join("run/qmail")).unwrap();
+    let listener = sys::seqpacket::listen(run.as_fd(), "roles/remote.sock").unwrap();
+    let socket = dir.path().join("run/qmail/roles/remote.sock");
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let ((theirs, lifeline), (said, ready)) = (pipe(), pipe());
+    let stderr = std::io::stderr();
+    let spawn = Spawn::new(Path::new(PROGRAM)).arg("--service").env("QMAIL_ROOT", dir.path()).stderr(stderr.as_fd());
+    let spawn = spawn.fd("lifeline", theirs.as_fd()).fd("ready", ready.as_fd()).fd("run", run.as_fd());
+    let child = spawn.fd("serve:remote", listener.as_fd()).start().unwrap();
+    drop((ready, theirs));
+    assert_eq!(rustix::io::read(&said, &mut [0u8; 1][..]), Ok(1));
+    Running { child, lifeline, run, _listener: listener, _dir: dir }
+}
+
 #[test]
 fn the_confined_service_delivers_and_ends_what_it_has_begun() {
     for by_signal in [false, true] {
-        let dir = instance();
-        let run = std::fs::File::open(dir.path().join("run/qmail")).unwrap();
-        let listener = sys::seqpacket::listen(run.as_fd(), "roles/remote.sock").unwrap();
-        let socket = dir.path().join("run/qmail/roles/remote.sock");
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let ((lifeline, ours), (said, ready)) = (pipe(), pipe());
-        let stderr = std::io::stderr();
-        let spawn = Spawn::new(Path::new(PROGRAM)).arg("--service").env("QMAIL_ROOT", dir.path()).stderr(stderr.as_fd());
-        let spawn = spawn.fd("lifeline", lifeline.as_fd()).fd("ready", ready.as_fd()).fd("run", run.as_fd());
-        let child = spawn.fd("serve:remote", listener.as_fd()).start().unwrap();
-        drop((ready, lifeline));
-        assert_eq!(rustix::io::read(&said, &mut [0u8; 1][..]), Ok(1));
-
+        let Running { child, lifeline: ours, run, _listener, _dir } = start();
         if rustix::process::geteuid().is_root() {
             let stranger = connect(&run, 64_199);
             assert!(matches!(stranger.recv(&mut [0; 100]), Ok(Received::End) | Err(_)), "not a caller of this socket");
@@ -141,6 +158,34 @@ fn the_confined_service_delivers_and_ends_what_it_has_begun() {
         assert_eq!(child.wait(), Ended::Code(0));
         assert!(start.elapsed() < Duration::from_secs(6));
     }
+}
+
+#[test]
+fn retired_it_answers_all_that_it_took_and_ends() {
+    let running = start();
+    let client = connect(&running.run, QMAILQ);
+    let (address, body_came) = slow_server();
+    let mut taken = 1;
+    send_job(&client, 1, address);
+    body_came.recv().unwrap();
+    rustix::io::write(&running.lifeline, b"r").unwrap();
+    // Until it has heard of it, it takes jobs.
+    while job(&client, taken + 1, address).is_ok() {
+        taken += 1;
+        assert!(taken < 1000, "it goes on to take jobs");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(job(&client, 0, address).unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    let mut answered: Vec<u64> = (0..taken)
+        .map(|_| match result(&client) {
+            (number, b'K', _) => number,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (1..=taken).collect::<Vec<_>>());
+    assert!(matches!(client.recv(&mut [0; 100]), Ok(Received::End)));
+    assert_eq!(running.child.wait(), Ended::Code(0));
 }
 
 #[test]

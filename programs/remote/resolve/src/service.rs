@@ -8,7 +8,8 @@ use std::sync::Arc;
 use control::Root;
 use ipc::Message;
 use ipc::resolve::{Answer, Request};
-use ipc_async::{Listener, Packets, service};
+use ipc_async::service::{self, Lifeline};
+use ipc_async::{Listener, Packets};
 use rustix::process::Signal;
 use sandbox::Socket;
 use sys::inherited::Inherited;
@@ -51,8 +52,10 @@ fn start(root: &Root) -> io::Result<()> {
         let listener = Listener::new(listener)?;
         inherited.ready()?;
         let callers = move |uid| sandbox::may_call(Socket::Resolve, uid, |role| ids.uid_of(role.name()));
+        let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         tokio::select! {
-            end = service::end(lifeline, &signals) => end,
+            // Retired or at the end is the same here.
+            _ = lifeline.word() => Ok(()),
             end = serve(&listener, &dns, callers) => end,
         }
         // Requests under way are dropped: their askers see the end of the connection and ask the next process.

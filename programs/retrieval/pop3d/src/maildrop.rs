@@ -89,25 +89,36 @@ impl Drop {
         // Another session may have moved what is to be removed; under its old name it would seem to be gone.
         let any = (0..self.count()).any(|index| transaction.is_deleted(index));
         let mut all = !any || self.look_again(transaction).is_ok();
-        for (index, message) in self.messages.iter().enumerate() {
-            if transaction.is_deleted(index) {
-                all &= self.mailbox.delete(&message.entry).is_ok();
-            } else if transaction.is_present(index) {
-                // One that stays in new/ is shown again as new: no loss.
-                let _ = self.mailbox.mark_seen(&message.entry);
-            }
+        for (_, message) in self.messages.iter().enumerate().filter(|(index, _)| transaction.is_deleted(*index)) {
+            all &= self.mailbox.delete(&message.entry).is_ok();
+        }
+        for (_, message) in self.messages.iter().enumerate().filter(|(index, _)| transaction.is_present(*index)) {
+            // One that stays in new/ is shown again as new: no loss.
+            let _ = self.mailbox.mark_seen(&message.entry);
         }
         all
     }
 
-    /// Takes note of what other clients renamed and removed since the last look.
+    /// Takes note of what other clients renamed and removed since the last look. A message that is where it was has not moved, whatever
+    /// else has its name now: of two with one name, the other would be removed in its place.
     fn look_again(&mut self, transaction: &mut Transaction) -> io::Result<()> {
         let now = self.mailbox.list().map_err(|error| io::Error::other(error.to_string()))?;
-        let places: HashMap<&[u8], &Entry> = now.iter().map(|entry| (entry.uid(), entry)).collect();
-        for (index, message) in self.messages.iter_mut().enumerate() {
-            match places.get(message.entry.uid()) {
-                Some(entry) => message.entry = (*entry).clone(),
-                None => transaction.gone(index),
+        let places: HashSet<_> = now.iter().map(Entry::place).collect();
+        let has_moved = |message: &Message| !places.contains(&message.entry.place());
+        let known: HashSet<_> = self.messages.iter().map(|message| message.entry.place()).collect();
+        let new_places = now.iter().filter(|entry| !known.contains(&entry.place()));
+        let mut moved: HashMap<&[u8], &Entry> = new_places.map(|entry| (entry.uid(), entry)).collect();
+        let moves: Vec<_> = self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| has_moved(message))
+            .map(|(index, message)| (index, moved.remove(message.entry.uid()).cloned()))
+            .collect();
+        for (index, entry) in moves {
+            match (entry, self.messages.get_mut(index)) {
+                (Some(entry), Some(message)) => message.entry = entry,
+                _ => transaction.gone(index),
             }
         }
         Ok(())

@@ -185,6 +185,34 @@ fn a_marked_message_is_removed_wherever_another_session_moved_it() {
 }
 
 #[test]
+fn of_twins_only_the_marked_one_is_removed_and_none_replaces_the_other() {
+    let content = |home: &Home| {
+        let read = |name: &String| std::fs::read_to_string(home.path(name)).unwrap();
+        home.files().iter().map(|name| format!("{name}={}", read(name))).collect::<Vec<_>>()
+    };
+    for (first, second, commands, left) in [
+        ("cur/x:2,S", "new/x", "DELE 1\r\nQUIT\r\n", &["cur/x:2,=two"][..]),
+        ("cur/x:2,S", "new/x", "DELE 2\r\nQUIT\r\n", &["cur/x:2,S=one"]),
+        ("new/x", "cur/x:2,S", "DELE 1\r\nQUIT\r\n", &["cur/x:2,S=two"]),
+        ("new/x", "cur/x:2,S", "DELE 2\r\nQUIT\r\n", &["cur/x:2,=one"]),
+        ("cur/x:2,S", "cur/x:2,F", "DELE 1\r\nQUIT\r\n", &["cur/x:2,F=two"]),
+        ("cur/x:2,S", "new/x", "DELE 1\r\nDELE 2\r\nQUIT\r\n", &[]),
+        ("new/x", "cur/x:2,", "QUIT\r\n", &["cur/x:2,=two", "new/x=one"]),
+        ("new/x", "cur/x:2,", "DELE 2\r\nQUIT\r\n", &["cur/x:2,=one"]),
+        ("cur/x:2,", "new/x", "DELE 1\r\nQUIT\r\n", &["cur/x:2,=two"]),
+    ] {
+        let home = home(&[(first, b"one"), (second, b"two")]);
+        home.say(commands);
+        assert_eq!(content(&home), left, "{first} {second} {commands}");
+    }
+    let home = home(&[("cur/x:2,S", b"one"), ("new/x", b"two")]);
+    let maildrop = home.drop();
+    std::fs::rename(home.path("new/x"), home.path("cur/x:2,F")).unwrap();
+    say(maildrop, "DELE 2\r\nQUIT\r\n");
+    assert_eq!(content(&home), ["cur/x:2,S=one"], "one of them has moved");
+}
+
+#[test]
 fn mail_that_cannot_be_removed_is_said() {
     let plan = Plan::new(|call| matches!(call, Call::Unlink | Call::Rename));
     plan.fail(0, u64::MAX, rustix::io::Errno::ROFS.raw_os_error());

@@ -1,9 +1,11 @@
-//! The service face: accepts connections within its bounds, one task for each, until the lifeline ends.
+//! The service face: accepts connections within its bounds, one task for each, until the lifeline says otherwise. Retired, the process
+//! ends with its last session, which hears nothing of it; on the end of the lifeline it does so within [`DRAIN`].
 
 use crate::session::Session;
 use crate::start::log;
 use control::popup::Popup;
 use ipc_async::Client;
+use ipc_async::service::{Lifeline, Word};
 use sandbox::Socket;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,14 +15,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
 /// A login waits for a hash, behind others' hashes, and for the session to be started.
 const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
 /// When the lifeline has ended, sessions may go on for so long.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How often the drain looks whether all are gone.
-const DRAIN_STEP: Duration = Duration::from_millis(50);
 /// Pause when no connection can be accepted for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Refusals for want of room are logged at most so often.
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) auth: Client<ipc::auth::Answer>,
     places: RefCell<HashMap<IpAddr, usize>>,
     sessions: Cell<usize>,
+    /// The last session has ended.
+    empty: Notify,
     full_logged: Cell<Option<Instant>>,
 }
 
@@ -73,19 +76,33 @@ impl Drop for Seat {
             }
         }
         self.shared.sessions.set(self.shared.sessions.get().saturating_sub(1));
+        if self.shared.sessions.get() == 0 {
+            self.shared.empty.notify_waiters();
+        }
     }
 }
 
-/// Serves until `lifeline` ends, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
+impl Shared {
+    /// Waits until there is no session.
+    async fn left_by_all(&self) {
+        while self.sessions.get() > 0 {
+            self.empty.notified().await;
+        }
+    }
+}
+
+/// Serves as long as `lifeline` says, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
 ///
 /// # Errors
-/// A listener cannot be watched.
-pub async fn serve(service: Service, lifeline: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+/// A listener or the lifeline cannot be watched.
+pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
+    let lifeline = Lifeline::new(lifeline)?;
     let shared = Rc::new(Shared {
         config: service.config,
         auth: Client::new(service.run, Socket::Auth.path(), LOGIN_DEADLINE),
         places: RefCell::default(),
         sessions: Cell::new(0),
+        empty: Notify::new(),
         full_logged: Cell::new(None),
     });
     let mut accepting = Vec::new();
@@ -93,14 +110,13 @@ pub async fn serve(service: Service, lifeline: impl Future<Output = io::Result<(
         let listener = ipc_async::service::tcp_listener(fd)?;
         accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&shared))));
     }
-    let ended = lifeline.await;
+    let word = lifeline.word().await;
     accepting.iter().for_each(|task| task.abort());
-    drop(accepting);
-    let until = Instant::now() + DRAIN;
-    while shared.sessions.get() > 0 && Instant::now() < until {
-        sleep(DRAIN_STEP).await;
+    if word == Word::Retire {
+        lifeline.end_or(shared.left_by_all()).await;
     }
-    ended
+    let _ = timeout(DRAIN, shared.left_by_all()).await;
+    Ok(())
 }
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {

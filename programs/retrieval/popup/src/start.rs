@@ -33,7 +33,10 @@ pub fn main() -> ExitCode {
     }
     let mut args = args.into_iter();
     let (Some(host), Some(program)) = (args.next(), args.next()) else {
-        log("usage: qmail-popup HOST SUBPROG [ARGS]");
+        // As the classic program does: whoever waits for a greeting, a person or a client, learns why none comes.
+        const USAGE: &str = "usage: qmail-popup HOST SUBPROG [ARGS]";
+        let _ = io::stdout().write_all(&pop3::command::err(USAGE));
+        log(USAGE);
         return ExitCode::FAILURE;
     };
     // A host that is no single line would break the greeting.
@@ -63,7 +66,7 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let service = Service { config, listeners, run: Rc::new(run) };
     // The listening sockets are open: who connects from now on is served.
     inherited.ready()?;
-    ipc_async::service::run(async move { service::serve(service, ipc_async::service::lifeline(lifeline)).await })
+    ipc_async::service::run(async move { service::serve(service, lifeline).await })
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

@@ -54,8 +54,15 @@ fn before_a_login() {
     assert_eq!((split(&out).1.as_str(), code), (replies, 1));
     let (out, code) = run("echo never", b"USER joe\r\nPASS x");
     assert_eq!((split(&out).1.as_str(), code), ("+OK \r\n", 1), "a line that does not end is no command");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qmail-popup"));
-    assert_eq!(command.arg("host").stderr(Stdio::null()).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn without_a_helper_the_client_is_told_that_the_program_is_misused() {
+    for args in [&[][..], &["host"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_qmail-popup")).args(args).output().unwrap();
+        assert_eq!(output.stdout, b"-ERR usage: qmail-popup HOST SUBPROG [ARGS]\r\n");
+        assert_eq!(output.status.code(), Some(1));
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn worker(files: &[(&str, &str)]) -> Worker {
         let config = Popup::read(&root).unwrap();
         let run: OwnedFd = std::fs::File::open(root.run()).unwrap().into();
         let service = Service { config, listeners: vec![listener.into()], run: Rc::new(run) };
-        ipc_async::service::run(async move { serve(service, ipc_async::service::lifeline(far.into())).await }).unwrap();
+        ipc_async::service::run(async move { serve(service, far.into()).await }).unwrap();
     });
     Worker { dir, address, lifeline: Some(lifeline), thread: Some(thread) }
 }
@@ -279,4 +279,25 @@ fn the_lifeline_lets_sessions_end() {
     std::thread::sleep(Duration::from_millis(200));
     stream.write_all(b"QUIT\r\n").unwrap();
     assert_eq!(rest(&mut stream), "QUIT\r\n");
+}
+
+#[test]
+fn a_retired_server_ends_with_its_last_session() {
+    let worker = worker(&[]);
+    worker.auth(echo);
+    let mut stream = worker.connect();
+    stream.write_all(LOGIN.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; GREETING.len() + 12]).unwrap();
+    worker.lifeline.as_ref().unwrap().write_all(b"r").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(worker.address).is_ok() {
+        assert!(Instant::now() < deadline, "it goes on to accept");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stream.write_all(b"QUIT\r\n").unwrap();
+    assert_eq!(rest(&mut stream), "QUIT\r\n");
+    while !worker.thread.as_ref().unwrap().is_finished() {
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -12,8 +12,10 @@ pub(super) const REPORT_LEN_MAX: usize = 4096;
 /// Most bytes of all reports together: with more failures each gets its share, but [`REPORT_LEN_MIN`].
 const REPORTS_LEN_MAX: usize = 4 << 20;
 const REPORT_LEN_MIN: usize = 256;
-/// Lines are broken here (RFC 5322 §2.1.1: 998 at most, so there is room for `/` and a fold).
-const LINE_LEN_MAX: usize = 900;
+/// RFC 5322 §2.1.1: no line is longer, without its end.
+const LINE_LEN_MAX: usize = 998;
+/// Lines of reports are broken here, so that there is room for the name of a field or a fold.
+const REPORT_LINE_LEN_MAX: usize = 900;
 
 /// One recipient that failed.
 #[derive(Debug, Clone, Copy)]
@@ -52,23 +54,34 @@ fn report_len_max(count: usize) -> usize {
 /// `<address>:`, the report, an empty line.
 fn paragraph(failure: &Failure<'_>, len_max: usize, out: &mut Vec<u8>) {
     out.push(b'<');
-    for c in text_of(failure.recipient.as_bytes()).chars() {
+    for c in cut(&text_of(failure.recipient.as_bytes()), "<>:".len()).chars() {
         push_char(if c.is_control() { '_' } else { c }, out);
     }
     out.extend_from_slice(b">:\n");
+    // An empty line would end the paragraph: as in the classic program it becomes a `/` before the next.
+    let mut slashes = 0;
     for line in lines(clip(failure.report, len_max)) {
-        // An empty line would end the paragraph: the classic program writes `/` there, too. A line like a break line is
-        // indented: there are parsers that look at lines, not at paragraphs.
-        if line.starts_with("---") {
+        if line.is_empty() && slashes < REPORT_LINE_LEN_MAX {
+            slashes = slashes.saturating_add(1);
+            continue;
+        }
+        out.extend(std::iter::repeat_n(b'/', slashes));
+        if slashes.saturating_add(line.len()) > REPORT_LINE_LEN_MAX {
+            out.push(b'\n');
+            slashes = 0;
+        }
+        // A line like a break line is indented: there are parsers that look at lines, not at paragraphs.
+        if slashes == 0 && line.starts_with("---") {
             out.push(b' ');
         }
         out.extend_from_slice(if line.is_empty() { b"/" } else { line.as_bytes() });
         out.push(b'\n');
+        slashes = 0;
     }
     out.push(b'\n');
 }
 
-/// The lines of a report: valid UTF-8, no control bytes but TAB, none empty at the end, none over [`LINE_LEN_MAX`] bytes.
+/// The lines of a report: valid UTF-8, no control bytes but TAB, none empty at the end, none over [`REPORT_LINE_LEN_MAX`] bytes.
 fn lines(report: &[u8]) -> Vec<String> {
     let text = text_of(report);
     let mut out = Vec::new();
@@ -76,7 +89,7 @@ fn lines(report: &[u8]) -> Vec<String> {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let mut part = String::new();
         for c in line.chars() {
-            if part.len().saturating_add(c.len_utf8()) > LINE_LEN_MAX {
+            if part.len().saturating_add(c.len_utf8()) > REPORT_LINE_LEN_MAX {
                 out.push(std::mem::take(&mut part));
             }
             part.push(if c.is_control() && c != '\t' { '?' } else { c });
@@ -150,11 +163,15 @@ fn diagnostic(out: &mut Vec<u8>, name: &str, report: &[u8], is_smtputf8: bool) {
 /// One line of a field, cut where it is too long; control characters become `?`.
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
-    let shown = value.get(..value.floor_char_boundary(LINE_LEN_MAX)).unwrap_or_default();
-    for c in shown.chars() {
+    for c in cut(value, name.len()).chars() {
         push_char(if c.is_control() { '?' } else { c }, out);
     }
     out.push(b'\n');
+}
+
+/// As much of `text` as fits into a line with `taken` other bytes.
+fn cut(text: &str, taken: usize) -> &str {
+    text.get(..text.floor_char_boundary(LINE_LEN_MAX.saturating_sub(taken))).unwrap_or_default()
 }
 
 /// A message/delivery-status is ASCII: other characters are written `\x{HEX}` (RFC 6533 §3, utf-8-addr-xtext), bytes that are no

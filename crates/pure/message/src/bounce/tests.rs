@@ -61,8 +61,7 @@ Sorry, no mailbox here by that name. (#5.1.1)
 <x@c.example>:
 192.0.2.7 does not like recipient.
 Remote host said: 550 5.7.1 go
-/
- away
+/ away
 Giving up on 192.0.2.7.
 
 
@@ -80,8 +79,7 @@ Sorry, no mailbox here by that name. (#5.1.1)
 <x@c.example>:
 192.0.2.7 does not like recipient.
 Remote host said: 550 5.7.1 go
-/
- away
+/ away
 Giving up on 192.0.2.7.
 
 --- Below this line is a copy of the message.
@@ -124,6 +122,25 @@ fn a_bounce_byte_for_byte() {
     assert_eq!(String::from_utf8(got.prologue).unwrap(), SINGLE);
     assert_eq!(got.copy_len, 1000);
     assert_eq!(got.epilogue, b"\n--qmail-0123456789abcdef0011223344556677--\n");
+}
+
+#[test]
+fn empty_lines_of_a_report_become_slashes_before_the_next() {
+    let recipient = a("joe@h.example");
+    for (report, paragraph) in [
+        ("no\n\nway\n", "no\n/way\n"),
+        ("no\n\n\nway", "no\n//way\n"),
+        ("\nno\n", "/no\n"),
+        ("no\n\n--- Below\n", "no\n/--- Below\n"),
+        ("no\n--- Below\n", "no\n --- Below\n"),
+        ("no\n\n", "no\n"),
+        ("", ""),
+    ] {
+        let got = bounce(&a("a@b"), 9, false, None, &[failure(&recipient, report.as_bytes())]);
+        let text = String::from_utf8(got.prologue).unwrap();
+        let wanted = format!("\n\n<joe@h.example>:\n{paragraph}\n");
+        assert!(text.contains(&wanted), "{report:?}: {text}");
+    }
 }
 
 #[test]
@@ -192,6 +209,18 @@ fn qsbmf_recipients(body: &str) -> Vec<&str> {
         }
     }
     panic!("no break");
+}
+
+#[test]
+fn a_long_address_stands_whole_where_the_line_has_room() {
+    for (len, whole) in [(900, true), (950, true), (1000, false)] {
+        let address = a(&format!("{}@h", "x".repeat(len - 2)));
+        let got = bounce(&a("a@b"), 9, false, None, &[failure(&address, b"No. (#5.1.1)\n")]);
+        let text = String::from_utf8(got.prologue).unwrap();
+        assert_eq!(text.contains(&format!("\nFinal-Recipient: rfc822; {address}\n")), whole, "{len}");
+        assert_eq!(text.contains(&format!("\n<{address}>:\n")), whole, "{len}");
+        assert!(text.lines().all(|line| line.len() <= 998));
+    }
 }
 
 proptest! {

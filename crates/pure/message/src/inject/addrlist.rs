@@ -4,28 +4,41 @@
 //! address when their end is seen. So the order in which addresses are found is from right to left, as in the classic program.
 
 use super::qualify::Qualifier;
-use crate::rfc822::{Kind, Token, parse, unparse, unquote};
+use crate::header::field_name;
+use crate::rfc822::{Kind, Token, Unparsable, parse, unparse, unquote};
 
 /// Fields are refolded to this (qmail-header(5)); RFC 5322 §2.1.1 recommends 78 and the classic algorithm stays two below.
 pub const LINE_LEN_MAX: usize = 80;
 
-/// The tokens of `Name:`, which no rewriting touches.
-const NAME_TOKENS: usize = 2;
-
 /// Unquoted addresses in the order in which they were found.
 pub(super) type Found = Vec<Vec<u8>>;
 
-/// The rewritten field and the addresses in it. The error holds the addresses found before the field stopped making sense.
-pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Found), Found> {
-    let mut name = parse(raw).map_err(|_| Vec::new())?;
-    let body = name.split_off(NAME_TOKENS.min(name.len()));
-    let mut list = List { rest: body, out: Vec::new(), address: Vec::new(), qualifier, found: Vec::new(), in_group: false };
+/// A field that cannot be read as a list of addresses.
+pub(super) struct Unreadable {
+    pub reason: Unparsable,
+    /// The addresses found before the field stopped making sense.
+    pub found: Found,
+}
+
+/// The rewritten field and the addresses in it.
+pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Result<(Vec<u8>, Found), Unreadable> {
+    let unreadable = |reason, found| Unreadable { reason, found };
+    // The name is no text to be read: a form feed behind it would become part of a quoted string.
+    let (name, body) = split_name(raw).ok_or_else(|| unreadable(Unparsable::Form, Vec::new()))?;
+    let rest = parse(body).map_err(|reason| unreadable(reason, Vec::new()))?;
+    let mut list = List { rest, out: Vec::new(), address: Vec::new(), qualifier, found: Vec::new(), in_group: false };
     if list.read().is_none() {
-        return Err(list.found);
+        return Err(unreadable(Unparsable::Form, list.found));
     }
+    list.out.extend([Token::special(Kind::Colon), Token::text(Kind::Atom, name)]);
     list.out.reverse();
-    name.append(&mut list.out);
-    Ok((unparse(&name, LINE_LEN_MAX), list.found))
+    Ok((unparse(&list.out, LINE_LEN_MAX), list.found))
+}
+
+/// The name of a field, without blanks behind it, and what follows its colon.
+fn split_name(raw: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr::memchr(b':', raw)?;
+    Some((field_name(raw)?, raw.get(colon.checked_add(1)?..)?))
 }
 
 /// The list under work. `out` and `address` grow from right to left.

@@ -111,5 +111,13 @@ impl Work<'_> {
 }
 
 fn host_tokens(host: Option<&Vec<u8>>) -> impl Iterator<Item = Token<'_>> {
-    host.into_iter().flat_map(|host| [Token::special(Kind::At), Token::text(Kind::Atom, host.as_slice())])
+    host.into_iter().flat_map(|host| [Token::special(Kind::At), host_token(host)])
+}
+
+/// `[192.0.2.1]` is a domain literal: as an atom it would be written with backslashes, which no reader takes.
+fn host_token(host: &[u8]) -> Token<'_> {
+    match host.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")) {
+        Some(inner) => Token::text(Kind::Literal, inner),
+        None => Token::text(Kind::Atom, host),
+    }
 }

@@ -183,6 +183,19 @@ fn recipients_are_rewritten_before_they_are_asked_for() {
 }
 
 #[test]
+fn a_sender_at_our_own_address_is_one_at_localiphost() {
+    let ours = || Connection { local_ip: Some("192.0.2.1".parse::<IpAddr>().unwrap()), ..Connection::default() };
+    let input = b"MAIL FROM:<joe@[192.0.2.1]>\r\nRCPT TO:<joe@b>\r\nDATA\r\n.\r\n";
+    assert_eq!(deliver(config(), ours(), input).messages[0].0.sender.to_string(), "joe@example.org");
+    assert_eq!(deliver(config(), Connection::default(), input).messages[0].0.sender.to_string(), "joe@[192.0.2.1]");
+    let bad = Config { badmailfrom: BadMailFrom::new(["joe@example.org"]), ..config() };
+    assert_eq!(
+        replies(bad, ours(), b"MAIL FROM:<joe@[192.0.2.1]>\r\n"),
+        "553 5.7.1 sorry, your envelope sender is in my badmailfrom list\n"
+    );
+}
+
+#[test]
 fn verp_is_for_relay_clients() {
     let ehlo = replies(config(), relay(), b"EHLO x\r\n");
     assert!(ehlo.contains("\n250-XVERP\n"));

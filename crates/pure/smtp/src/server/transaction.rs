@@ -84,6 +84,7 @@ impl Session {
     fn judge_mail(&self, argument: &[u8]) -> Result<Transaction, (&'static str, Option<Address>)> {
         let (sender, parameters) =
             command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
+        let sender = self.with_localiphost(sender).map_err(|sender| (replies::PATH_TOO_LONG, Some(sender)))?;
         let refused = match MailParameters::parse(parameters, self.is_relay_client()) {
             Err(why) => syntax_reply(why, replies::SENDER_SYNTAX),
             Ok(p) if self.databytes() != 0 && p.size > self.databytes() => replies::TOO_LARGE,
@@ -158,15 +159,18 @@ impl Session {
         }
     }
 
-    /// RELAYCLIENT's value goes behind the recipient; `user@[our address]` is `user@localiphost`.
-    fn rewritten(&self, recipient: Address) -> Result<Address, Address> {
+    /// `user@[our address]` is `user@localiphost`: of a recipient, and of a sender, whose bounces would leave this host to come back.
+    fn with_localiphost(&self, address: Address) -> Result<Address, Address> {
         let is_ours = |host: &[u8]| command::literal(host).is_some_and(|ip| Some(ip.to_canonical()) == self.peer.local_ip);
-        let recipient = match recipient.domain() {
-            Some(host) if is_ours(host) => {
-                Address::join(recipient.local(), &self.config.localiphost).map_err(|_| recipient.clone())?
-            }
-            _ => recipient,
-        };
+        match address.domain() {
+            Some(host) if is_ours(host) => Address::join(address.local(), &self.config.localiphost).map_err(|_| address),
+            _ => Ok(address),
+        }
+    }
+
+    /// RELAYCLIENT's value goes behind the recipient.
+    fn rewritten(&self, recipient: Address) -> Result<Address, Address> {
+        let recipient = self.with_localiphost(recipient)?;
         match self.peer.relay_client.as_deref() {
             Some(suffix) if !suffix.is_empty() => Address::new(&[recipient.as_bytes(), suffix].concat()).map_err(|_| recipient),
             _ => Ok(recipient),

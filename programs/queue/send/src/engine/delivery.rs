@@ -44,9 +44,18 @@ pub(super) struct Job {
     target: Option<Target>,
     slot: Option<Slot>,
     sent: bool,
+    /// The connection that it went out on.
+    connection: Option<u64>,
     /// Its last answer came; only the writing of the results is missing.
     over: bool,
     feedback: Feedback,
+}
+
+impl Job {
+    /// It went out on this connection and has no last answer.
+    fn runs_on(&self, channel: Channel, connection: u64) -> bool {
+        !self.over && self.channel == channel && self.connection == Some(connection)
+    }
 }
 
 impl<S: Spool> Engine<S> {
@@ -120,8 +129,9 @@ impl<S: Spool> Engine<S> {
         }
         self.log_status();
         let open = vec![true; count];
-        let (target, sent, over, feedback) = (None, false, false, Feedback::Nothing);
-        let job = Job { number, channel, message, recipients, open, route, target, slot: Some(slot), sent, over, feedback };
+        let (target, sent, connection, over, feedback) = (None, false, None, false, Feedback::Nothing);
+        let slot = Some(slot);
+        let job = Job { number, channel, message, recipients, open, route, target, slot, sent, connection, over, feedback };
         self.jobs.insert(number, job);
         self.advance(number);
     }
@@ -256,10 +266,14 @@ impl<S: Spool> Engine<S> {
             return self.answer_self(number, Verdict::Deferral, b"This alias has too many targets. (#4.3.5)\n");
         };
         job.sent = true;
-        if !self.up(channel) {
-            return self.lost(number);
+        self.out.push(Out::Job { channel, number, datagram, body });
+    }
+
+    /// A job went out on this connection: if that ends before the last answer, the job is lost.
+    pub fn sent(&mut self, number: u64, connection: u64) {
+        if let Some(job) = self.jobs.get_mut(&number) {
+            job.connection = Some(connection);
         }
-        self.out.push(Out::Job { channel, datagram, body });
     }
 
     fn job_message(&self, number: u64) -> Option<JobMessage> {
@@ -303,10 +317,9 @@ impl<S: Spool> Engine<S> {
     }
 
     /// A worker answered. Numbers it was not given, outcomes it gave already and anything else it may make up change nothing.
-    pub fn answered(&mut self, channel: Channel, answer: job::Answer) {
+    pub fn answered(&mut self, channel: Channel, connection: u64, answer: job::Answer) {
         let job::Answer::Done { number, outcomes, untried, last } = answer;
-        let sent = self.jobs.get(&number).is_some_and(|job| job.sent && !job.over && job.channel == channel);
-        if sent {
+        if self.jobs.get(&number).is_some_and(|job| job.runs_on(channel, connection)) {
             self.results(number, &outcomes, &untried, last);
         }
     }
@@ -502,12 +515,16 @@ impl<S: Spool> Engine<S> {
         }
     }
 
-    /// A worker's connection is gone: what it had is deferred, for a short while and without a mark against anybody.
+    /// There is no connection that takes jobs: none is started until there is one again. Those handed out wait for it.
     pub fn disconnected(&mut self, channel: Channel) {
         if let Some(up) = self.up.get_mut(at(channel)) {
             *up = false;
         }
-        let ran = |job: &&Job| job.channel == channel && job.sent && !job.over;
+    }
+
+    /// A connection has ended: what it had is deferred, for a short while and without a mark against anybody.
+    pub fn connection_lost(&mut self, channel: Channel, connection: u64) {
+        let ran = |job: &&Job| job.runs_on(channel, connection);
         let numbers: Vec<u64> = self.jobs.values().filter(ran).map(|job| job.number).collect();
         numbers.into_iter().for_each(|number| self.lost(number));
     }

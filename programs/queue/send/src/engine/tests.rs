@@ -22,6 +22,10 @@ struct Rig {
     engine: Engine<Model>,
     _dir: tempfile::TempDir,
     jobs: Vec<(Channel, JobMessage)>,
+    /// The connection that each job went out on.
+    went: HashMap<u64, u64>,
+    /// The connections that take jobs, or the next ones.
+    connections: [u64; 2],
     said: HashMap<u64, Said>,
     admin: Vec<QueueAnswer>,
     log: String,
@@ -54,7 +58,8 @@ impl Rig {
         let now = Now { s: START_S, boot: Duration::from_secs(1000) };
         let engine = Engine::new(Model::new().unwrap(), Vec::new(), settings, Identity { uid: 5, pid: 6 }, now);
         let (jobs, said, admin) = (Vec::new(), HashMap::new(), Vec::new());
-        let mut rig = Self { engine, _dir: dir, jobs, said, admin, log: String::new(), next_client: 1 };
+        let (went, connections) = (HashMap::new(), [1; 2]);
+        let mut rig = Self { engine, _dir: dir, jobs, went, connections, said, admin, log: String::new(), next_client: 1 };
         rig.engine.connected(Channel::Local);
         rig.engine.connected(Channel::Remote);
         rig
@@ -104,7 +109,12 @@ impl Rig {
                 match out {
                     Out::Reply { client, answer } => assert!(self.said.insert(client, answer).is_none(), "two answers"),
                     Out::Admin { answer, .. } => self.admin.push(answer),
-                    Out::Job { channel, datagram, .. } => self.jobs.push((channel, JobMessage::decode(&datagram).unwrap())),
+                    Out::Job { channel, number, datagram, .. } => {
+                        let connection = self.connections[at(channel)];
+                        assert!(self.went.insert(number, connection).is_none(), "sent twice");
+                        self.engine.sent(number, connection);
+                        self.jobs.push((channel, JobMessage::decode(&datagram).unwrap()));
+                    }
                     Out::Bounce(mut order) => {
                         let written = bounce::write(&mut order);
                         self.engine.bounced(*order, written);
@@ -124,7 +134,26 @@ impl Rig {
             Outcome { recipient, verdict, text: text.into() }
         });
         let answer = Answer::Done { number, outcomes: outcomes.collect(), untried: vec![], last: true };
-        self.engine.answered(channel, answer);
+        self.engine.answered(channel, self.went[&number], answer);
+        self.turn();
+    }
+
+    /// The worker takes no more jobs on its connection; another one does.
+    fn retire(&mut self, channel: Channel) {
+        self.engine.disconnected(channel);
+        self.connections[at(channel)] += 1;
+        self.turn();
+        self.engine.connected(channel);
+        self.turn();
+    }
+
+    /// The connection ends, whether it is the one that takes jobs or a retired one.
+    fn lose(&mut self, channel: Channel, connection: u64) {
+        if connection == self.connections[at(channel)] {
+            self.retire(channel);
+        }
+        self.engine.connection_lost(channel, connection);
+        self.jobs.retain(|(of_channel, job)| *of_channel != channel || self.went[&of(job).0] != connection);
         self.turn();
     }
 
@@ -280,11 +309,40 @@ fn a_restart_goes_on_where_it_was() {
     engine.connected(Channel::Local);
     engine.connected(Channel::Remote);
     let (jobs, said, admin) = (Vec::new(), HashMap::new(), Vec::new());
-    let mut rig = Rig { engine, _dir, jobs, said, admin, log: String::new(), next_client: 1 };
+    let (went, connections) = (HashMap::new(), [1; 2]);
+    let mut rig = Rig { engine, _dir, jobs, went, connections, said, admin, log: String::new(), next_client: 1 };
     rig.turn();
     assert_eq!(rig.jobs.iter().map(|(_, job)| of(job).2).collect::<Vec<_>>(), [[a("c@y.example")]]);
     rig.answer(0, |_| (Verdict::Success, ""));
     assert!(rig.log.contains("\nbounce msg "), "{}", rig.log);
+}
+
+#[test]
+fn answers_of_a_retired_connection_count_and_its_end_defers_what_it_had_alone() {
+    let mut rig = Rig::new(&[]);
+    for name in ["answered", "lost"] {
+        rig.submit("", &[&format!("{name}@a.example")]);
+    }
+    rig.retire(Channel::Remote);
+    rig.submit("", &["next@b.example"]);
+    assert_eq!(rig.jobs.len(), 3);
+    // An answer from where the job never was changes nothing.
+    let outcomes = vec![Outcome { recipient: 0, verdict: Verdict::Failure, text: "made up".into() }];
+    let (number, ..) = of(&rig.jobs[2].1);
+    rig.engine.answered(Channel::Remote, 1, Answer::Done { number, outcomes, untried: vec![], last: true });
+    rig.answer(0, |_| (Verdict::Success, ""));
+    rig.lose(Channel::Remote, 1);
+    let lost = "delivery 2: deferral: Connection_to_qmail-remote_lost._(#4.3.0)/\n";
+    assert_eq!((rig.log.matches(lost).count(), rig.log.matches(" deferral: ").count()), (1, 1), "{}", rig.log);
+    assert!(rig.log.contains("delivery 1: success: ") && !rig.log.contains("made_up"), "{}", rig.log);
+    rig.lose(Channel::Remote, 1);
+    rig.answer(0, |address| {
+        assert_eq!(address, &a("next@b.example"));
+        (Verdict::Success, "")
+    });
+    rig.pass(10);
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert_eq!((rig.log.matches(" success: ").count(), rig.engine.backlog.len()), (3, 0), "{}", rig.log);
 }
 
 #[test]
@@ -334,11 +392,12 @@ proptest! {
                 }
                 10 => {
                     let channel = if n % 2 == 0 { Channel::Local } else { Channel::Remote };
-                    rig.engine.disconnected(channel);
-                    rig.jobs.retain(|(of, _)| *of != channel);
-                    rig.turn();
-                    rig.engine.connected(channel);
-                    rig.turn();
+                    let connection = rig.connections[at(channel)];
+                    match n % 3 {
+                        0 => rig.retire(channel),
+                        1 => rig.lose(channel, connection),
+                        _ => rig.lose(channel, connection.saturating_sub(1 + u64::from(arg) / 3 % 3)),
+                    }
                 }
                 11 => rig.pass(u64::from(arg)),
                 12 => { rig.engine.retry_all(); rig.turn(); }

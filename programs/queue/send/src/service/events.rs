@@ -13,6 +13,8 @@ const BATCH: usize = 256;
 /// The upper bits say what, the lower ones which.
 const KIND_SHIFT: u32 = 60;
 const NUMBER_MASK: u64 = (1 << KIND_SHIFT) - 1;
+/// The number of a socket, below the number of its connection.
+const SOCKET_BITS: u32 = 4;
 
 /// Where an event comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +26,8 @@ pub(super) enum Source {
     Spool,
     /// The bounce writer.
     Writer,
-    /// A connection that we made.
-    Link(Socket),
+    /// A connection that we made, with its number.
+    Link(Socket, u64),
     /// A connection that was made to us.
     Client(u64),
 }
@@ -39,7 +41,7 @@ impl Source {
             Self::Door(socket) => (2, of(socket)),
             Self::Spool => (3, 0),
             Self::Writer => (4, 0),
-            Self::Link(socket) => (5, of(socket)),
+            Self::Link(socket, connection) => (5, (connection << SOCKET_BITS) | of(socket)),
             Self::Client(number) => (6, number),
         };
         (kind << KIND_SHIFT) | (number & NUMBER_MASK)
@@ -47,14 +49,19 @@ impl Source {
 
     fn decode(code: u64) -> Self {
         let number = code & NUMBER_MASK;
-        let socket = || usize::try_from(number).ok().and_then(|at| Socket::ALL.get(at).copied()).unwrap_or(Socket::Queue);
+        let socket = || {
+            usize::try_from(number & ((1 << SOCKET_BITS) - 1))
+                .ok()
+                .and_then(|at| Socket::ALL.get(at).copied())
+                .unwrap_or(Socket::Queue)
+        };
         match code >> KIND_SHIFT {
             0 => Self::Lifeline,
             1 => Self::Signals,
             2 => Self::Door(socket()),
             3 => Self::Spool,
             4 => Self::Writer,
-            5 => Self::Link(socket()),
+            5 => Self::Link(socket(), number >> SOCKET_BITS),
             _ => Self::Client(number),
         }
     }
@@ -123,7 +130,10 @@ mod tests {
 
     #[test]
     fn a_source_comes_back() {
-        let sockets = Socket::ALL.into_iter().flat_map(|socket| [Source::Door(socket), Source::Link(socket)]);
+        assert!(Socket::ALL.len() <= 1 << SOCKET_BITS);
+        let sockets = Socket::ALL
+            .into_iter()
+            .flat_map(|socket| [Source::Door(socket), Source::Link(socket, 0), Source::Link(socket, 1 << 50)]);
         let others =
             [Source::Lifeline, Source::Signals, Source::Spool, Source::Writer, Source::Client(1), Source::Client(NUMBER_MASK)];
         for source in sockets.chain(others) {
