@@ -73,7 +73,7 @@ impl Engine {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && why == Refusal::Full => {
                     return Err(rustix::io::Errno::NOSPC.into());
                 }
-                spare => (spare?, true),
+                taken => taken?,
             },
         };
         if is_spare {
@@ -369,9 +369,11 @@ impl Engine {
                 }
             }
             Err(_) => match prepare::take_spare(&self.shared) {
-                Ok(ready) => {
-                    self.shared.set_health(Health::Full);
-                    self.advance(ready, true);
+                Ok((ready, is_spare)) => {
+                    if is_spare {
+                        self.shared.set_health(Health::Full);
+                    }
+                    self.advance(ready, is_spare);
                 }
                 Err(_) => self.park(queue),
             },
@@ -425,7 +427,7 @@ impl Engine {
         let from = self.active.synced;
         let ready = match prepare::next(&self.shared) {
             Ok(ready) => Some((ready, false)),
-            Err(_) => prepare::take_spare(&self.shared).ok().map(|ready| (ready, true)),
+            Err(_) => prepare::take_spare(&self.shared).ok(),
         };
         let Some((ready, is_spare)) = ready else { return self.stop(items, why) };
         self.active = Active::new(&self.shared, ready, is_spare);

@@ -10,6 +10,7 @@ use sys::fs::{Access, Disk};
 
 use crate::conformance::{Random, answer, body, content, envelope};
 use crate::inline::Inline;
+use crate::prepare;
 use crate::segment;
 use crate::shared::lock;
 use crate::types::{
@@ -363,4 +364,21 @@ fn a_message_to_a_hundred_thousand_recipients() {
     spool.engine.sync_results();
     spool.keep_house();
     assert!(disk.list("bodies".as_ref()).unwrap().is_empty() && spool.stats().messages == 0);
+}
+
+/// The housekeeper makes a segment ready while the engine, which just found none, goes for the spare: what is written later must
+/// stand in a segment with a higher number, or the next start would replay an end before its accept.
+#[test]
+fn the_spare_is_never_taken_past_a_segment_that_got_ready_meanwhile() {
+    let (_, plan, mut spool) = faulty(|_| false);
+    spool.keep_house();
+    let shared = &spool.front.shared;
+    plan.set_full(true);
+    while prepare::next(shared).is_ok() {}
+    plan.set_full(false);
+    prepare::fill(shared);
+    let (taken, is_spare) = prepare::take_spare(shared).unwrap();
+    assert!(!is_spare);
+    let left = lock(&shared.ready).next.iter().map(|segment| segment.header.number).min();
+    assert!(left.is_none_or(|left| left > taken.header.number), "{left:?} would be written after {}", taken.header.number);
 }

@@ -50,11 +50,17 @@ fn take_ready(shared: &Shared) -> Option<ReadySegment> {
     segment
 }
 
-/// Makes the spare a segment. It is written out already: only its header and its name have to reach the disk.
+/// Makes the spare a segment. It is written out already: only its header and its name have to reach the disk. The flag says that
+/// it is the spare: if the housekeeper got another segment ready since [`next`] found none, that one goes first. Its number is
+/// lower, and what is written later must never stand in a segment that a start replays earlier.
 ///
 /// # Errors
 /// There is no spare, or the disk fails.
-pub(crate) fn take_spare(shared: &Shared) -> io::Result<ReadySegment> {
+pub(crate) fn take_spare(shared: &Shared) -> io::Result<(ReadySegment, bool)> {
+    let _preparing = lock(&shared.preparing);
+    if let Some(segment) = take_ready(shared) {
+        return Ok((segment, false));
+    }
     {
         let mut ready = lock(&shared.ready);
         if !ready.has_spare {
@@ -62,7 +68,7 @@ pub(crate) fn take_spare(shared: &Shared) -> io::Result<ReadySegment> {
         }
         ready.has_spare = false;
     }
-    name_segment(shared, SPARE_NAME)
+    Ok((name_segment(shared, SPARE_NAME)?, true))
 }
 
 /// Brings the stock up to what it should be: first the spare, then the next segments.
