@@ -382,3 +382,44 @@ fn the_spare_is_never_taken_past_a_segment_that_got_ready_meanwhile() {
     let left = lock(&shared.ready).next.iter().map(|segment| segment.header.number).min();
     assert!(left.is_none_or(|left| left > taken.header.number), "{left:?} would be written after {}", taken.header.number);
 }
+
+/// Mail over many segments that ends at one blow.
+fn many_segments_at_once(spool: &mut Inline) {
+    let ids: Vec<MessageId> = (1..400).map(|key| accepted(&accept(spool, key))).collect();
+    assert!(spool.stats().segments > 20);
+    for id in ids {
+        spool.end(id, 5000);
+        assert!(matches!(answer(spool, 5000), Completion::Written { .. }));
+    }
+}
+
+/// The file system gets back all but a few, however many die together.
+#[test]
+fn segments_that_die_together_are_given_back_to_the_file_system() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    many_segments_at_once(&mut spool);
+    while spool.keep_house() {}
+    assert!(spool.stats().segments_free <= 4, "{:?}", spool.stats());
+    assert!(disk.list("segments".as_ref()).unwrap().len() <= 14, "{:?}", disk.list("segments".as_ref()));
+}
+
+/// Segments whose going could not be made durable go with the next try; until then they keep compaction from no other.
+#[test]
+fn segments_whose_freeing_failed_once_are_freed_all_the_same() {
+    for (call, skip) in [(Call::SyncDir, 0), (Call::Rename, 0), (Call::Rename, 1), (Call::Unlink, 0)] {
+        let strikes = match call {
+            Call::SyncDir => |call| call == Call::SyncDir,
+            Call::Rename => |call| call == Call::Rename,
+            _ => |call| call == Call::Unlink,
+        };
+        let (_, plan, mut spool) = faulty(strikes);
+        many_segments_at_once(&mut spool);
+        prepare::fill(&spool.front.shared);
+        plan.fail(skip, 1, EIO);
+        for _ in 0..100 {
+            spool.keep_house();
+        }
+        assert!(spool.stats().segments <= 6, "{call:?}: {:?}", spool.stats());
+    }
+}
