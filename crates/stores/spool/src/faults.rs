@@ -423,3 +423,47 @@ fn segments_whose_freeing_failed_once_are_freed_all_the_same() {
         assert!(spool.stats().segments <= 6, "{call:?}: {:?}", spool.stats());
     }
 }
+
+/// A record that rots takes its message from the index; what else there is of that message must still be there for whoever
+/// repairs it, and is put beside the damaged bytes.
+#[test]
+fn a_body_whose_record_is_damaged_is_set_aside_not_removed() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let mut side = spool.side_file();
+    side.write(vec![7; 100_000]);
+    spool.accept(letter(1).0, Body::Side(side), 1);
+    accepted(&answer(&mut spool, 1));
+    accepted(&accept(&mut spool, 2));
+    drop(spool);
+    for header in [false, true] {
+        let copy = disk.snapshot().kill();
+        copy.rot("segments/0000000000000001".as_ref(), if header { 20 } else { segment::RECORDS_AT + 60 });
+        let (spool, living) = Inline::open(Arc::new(copy.clone()), SEGMENT_BYTES).unwrap();
+        assert_eq!(living.len(), usize::from(!header));
+        drop(spool);
+        let kept: Vec<_> =
+            copy.list("quarantine".as_ref()).unwrap().into_iter().filter_map(|name| name.into_string().ok()).collect();
+        let body = kept.iter().find(|name| name.starts_with("body-")).unwrap_or_else(|| panic!("{kept:?}"));
+        let file = copy.open(format!("quarantine/{body}").as_ref(), Access::Read).unwrap();
+        assert_eq!(file.size().unwrap(), 100_000);
+        // Nothing new is damaged: what nobody wants goes as ever.
+        copy.create("bodies/00000000000000aa".as_ref(), 0o600).unwrap();
+        drop(Inline::open(Arc::new(copy.clone()), SEGMENT_BYTES).unwrap());
+        assert!(copy.list("bodies".as_ref()).unwrap().is_empty());
+        assert!(copy.open("quarantine/body-00000000000000aa".as_ref(), Access::Read).is_err());
+    }
+}
+
+/// The number of a segment that was set aside is not given again, though the start that did it got no further.
+#[test]
+fn ids_do_not_repeat_after_a_segment_was_set_aside() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let id = accepted(&accept(&mut spool, 1));
+    drop(spool);
+    disk.rot("segments/0000000000000001".as_ref(), 20);
+    crate::replay::recover(&disk).unwrap();
+    let (mut spool, _) = Inline::open(Arc::new(disk), SEGMENT_BYTES).unwrap();
+    assert!(accepted(&accept(&mut spool, 2)) > id);
+}
