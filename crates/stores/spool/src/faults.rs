@@ -467,3 +467,99 @@ fn ids_do_not_repeat_after_a_segment_was_set_aside() {
     let (mut spool, _) = Inline::open(Arc::new(disk), SEGMENT_BYTES).unwrap();
     assert!(accepted(&accept(&mut spool, 2)) > id);
 }
+
+/// Results of a segment that is full to the brim when its sync fails: there is room for each of them, and for the void, in the next.
+#[test]
+fn no_result_of_a_full_segment_is_lost_when_its_sync_fails() {
+    for reply_len in 900..1010 {
+        let (disk, plan, mut spool) = faulty(|call| call == Call::Sync);
+        let id = accepted(&accept(&mut spool, 2));
+        spool.keep_house();
+        let segments = |spool: &Inline| spool.stats().segments;
+        let mut due_s = 0;
+        let mut progress = |spool: &mut Inline| {
+            due_s += 1;
+            let state = RecipientState::Pending { attempts: 1, due_s, last_reply: vec![b'x'; reply_len] };
+            spool.progress(id, vec![Change { recipient: 0, state: state.clone() }], OUTLOOK, 5000);
+            assert!(matches!(answer(spool, 5000), Completion::Written { .. }));
+            state
+        };
+        let before = segments(&spool);
+        while segments(&spool) == before {
+            progress(&mut spool);
+        }
+        let mut count = 1;
+        while segments(&spool) == before + 1 {
+            progress(&mut spool);
+            count += 1;
+        }
+        // The next segment has one now; as many as the last one took fill it.
+        let last = (2..count).map(|_| progress(&mut spool)).last();
+        assert_eq!(segments(&spool), before + 2);
+        plan.fail(0, 1, EIO);
+        spool.engine.sync_results();
+        assert_eq!(segments(&spool), before + 3);
+        for spool in [&mut spool, &mut reopened(&disk).0] {
+            spool.read_envelope(id, 6000);
+            let Completion::Envelope { states, .. } = answer(spool, 6000) else { panic!("no envelope") };
+            assert_eq!(states.first(), last.as_ref(), "{reply_len}");
+        }
+    }
+}
+
+/// Segments of another length that an earlier start left: one that is shorter could not take what an older one holds.
+#[test]
+fn segments_of_another_length_are_not_mixed() {
+    for (earlier, now) in [(16 * 1024, SEGMENT_BYTES), (SEGMENT_BYTES, 16 * 1024)] {
+        let disk = PowerDisk::new();
+        let (mut spool, _) = Inline::open(Arc::new(disk.clone()), earlier).unwrap();
+        let first = accepted(&accept(&mut spool, 1));
+        many_segments_at_once(&mut spool);
+        while spool.keep_house() {}
+        drop(spool);
+        let (mut spool, _) = Inline::open(Arc::new(disk.clone()), now).unwrap();
+        for key in 2..100 {
+            accepted(&accept(&mut spool, key));
+        }
+        assert!(prepare::take_spare(&spool.front.shared).is_ok());
+        let of_now = |spool: &Inline| {
+            let state = lock(&spool.front.shared.state);
+            state.segments.iter().rev().take(5).all(|(_, segment)| segment.bytes == now)
+        };
+        assert!(of_now(&spool));
+        check(&mut spool, first, 1);
+    }
+}
+
+/// More broken chains than one segment holds: each message is mended, none waits for the others.
+#[test]
+fn many_broken_chains_are_mended_in_parts() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let pending = |recipient: u32| Change {
+        recipient,
+        state: RecipientState::Pending { attempts: 1, due_s: 9, last_reply: vec![b'r'; 4000] },
+    };
+    let ids: Vec<MessageId> = (1..=8).map(|n| accepted(&accept(&mut spool, n * 3 + 2))).collect();
+    let mut damaged = Vec::new();
+    for id in &ids {
+        for recipient in 0..3 {
+            spool.progress(*id, vec![pending(recipient)], OUTLOOK, 5000);
+            let place = lock(&spool.front.shared.state).get(id.0).unwrap().entry.state;
+            if recipient == 1 {
+                damaged.push(place);
+            }
+        }
+    }
+    let disk = disk.snapshot().kill();
+    for place in damaged {
+        disk.rot(segment::path(&segment::name(place.segment())).as_ref(), place.offset() + 60);
+    }
+    let (mut again, living) = Inline::open(Arc::new(disk), SEGMENT_BYTES).unwrap();
+    assert_eq!(living.len(), ids.len());
+    for id in ids {
+        again.read_envelope(id, 6000);
+        let Completion::Envelope { states, .. } = answer(&mut again, 6000) else { panic!("{id} cannot be read") };
+        assert_eq!((&states[0], &states[2]), (&pending(0).state, &pending(2).state));
+    }
+}
