@@ -309,6 +309,19 @@ mod tests {
         id
     }
 
+    /// Killed at its deadline, a one-shot must not leave its programs behind: the message will be given to them again.
+    #[test]
+    fn a_one_shot_and_the_programs_it_started_end_together() {
+        let (_dir, mut service, _client) = service();
+        service.programs.run_as_caller();
+        let id = queue(&mut service, 1, "ok");
+        let target = service.tasks[&id].target.clone().unwrap();
+        let (child, _socket) = service.programs.start_once(&target).unwrap();
+        assert_eq!(rustix::process::getpgid(Some(child.pid)).unwrap(), child.pid, "it leads the group that is killed");
+        kill(&child);
+        assert_eq!(child.wait(), sys::spawn::Ended::Signal(9));
+    }
+
     /// What was nobody's may be a new user's the next moment: its mail must not go on to alias, which may refuse it for good.
     #[test]
     fn that_nobody_is_behind_a_name_is_not_remembered() {
