@@ -210,7 +210,7 @@ impl Engine {
                 let covers_all = *covers >= entry.recipients;
                 let chain_max = u16::try_from(entry.recipients / 16).unwrap_or(u16::MAX).clamp(CHAIN_MIN, u16::MAX - 1);
                 if !covers_all && entry.chain >= chain_max {
-                    lock(&self.shared.ready).tangled.push(*id);
+                    lock(&self.shared.ready).tangled.insert(*id);
                 }
                 self.place_progress(state, *id, records, *outlook, covers_all, &mut placed.undo);
             }

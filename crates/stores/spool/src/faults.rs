@@ -563,3 +563,17 @@ fn many_broken_chains_are_mended_in_parts() {
         assert_eq!((&states[0], &states[2]), (&pending(0).state, &pending(2).state));
     }
 }
+
+/// A state that is spread over too many records is written anew once, not once for each of the records that were too many.
+#[test]
+fn a_long_chain_is_written_anew_once() {
+    let (mut spool, _) = Inline::open(Arc::new(PowerDisk::new()), 1024 * 1024).unwrap();
+    let id = accepted(&accept(&mut spool, 2));
+    for n in 0..500 {
+        spool.progress(id, vec![deferred(n % 3)], OUTLOOK, 5000);
+    }
+    spool.keep_house();
+    assert_eq!(spool.stats().moved, 1);
+    assert!(lock(&spool.front.shared.state).get(id.0).unwrap().entry.chain <= 1);
+    check(&mut spool, id, 2);
+}
