@@ -32,6 +32,7 @@ pub struct Spawn<'a> {
     stderr: Option<BorrowedFd<'a>>,
     fds: Vec<(String, BorrowedFd<'a>)>,
     dies_with_parent: bool,
+    leads_group: bool,
 }
 
 /// A started program: its process id and a descriptor that becomes readable when it ends.
@@ -56,6 +57,7 @@ impl<'a> Spawn<'a> {
             stderr: None,
             fds: Vec::new(),
             dies_with_parent: false,
+            leads_group: false,
         }
     }
 
@@ -117,6 +119,13 @@ impl<'a> Spawn<'a> {
         self
     }
 
+    /// The child leads a process group of its own, so that what it starts can be ended with it.
+    #[must_use]
+    pub fn leads_group(mut self) -> Self {
+        self.leads_group = true;
+        self
+    }
+
     /// Forks and execs.
     ///
     /// # Errors
@@ -125,6 +134,9 @@ impl<'a> Spawn<'a> {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(stdio(self.stdin)?).stdout(stdio(self.stdout)?).stderr(stdio(self.stderr)?);
+        if self.leads_group {
+            command.process_group(0);
+        }
         let names: Vec<&str> = self.fds.iter().map(|(name, _)| name.as_str()).collect();
         if !names.is_empty() {
             command.env(inherited::VARIABLE, names.join(" "));

@@ -136,10 +136,12 @@ pub(crate) fn same_story(seed: u64, steps: u64, one: &mut dyn Log, other: &mut d
             }
             5..=7 => {
                 let count = if random.below(2) == 0 { recipients } else { 1 };
+                // Sometimes any, the same twice or one that there is not.
+                let any = random.below(4) == 0;
                 let changes: Vec<Change> = (0..count.min(300))
-                    .map(|number| Change {
-                        recipient: u32::try_from((number + ticket) % recipients).unwrap(),
-                        state: state(&mut random),
+                    .map(|number| {
+                        let recipient = if any { random.below(recipients + 1) } else { (number + ticket) % recipients };
+                        Change { recipient: u32::try_from(recipient).unwrap(), state: state(&mut random) }
                     })
                     .collect();
                 let outlook = Outlook { pending: 1, due_s: random.below(1 << 40), held: random.below(2) == 0 };

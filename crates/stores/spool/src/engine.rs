@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use sys::fs::{DiskFile, is_full};
 
-use crate::op::{HouseOp, Op};
+use crate::op::{HouseOp, Op, RECORD_OVERHEAD};
 use crate::prepare;
 use crate::record::{AcceptNote, Deps, Note, Place, Summary, encode, record_len};
 use crate::segment::{self, Header, RECORDS_AT};
@@ -23,6 +23,8 @@ use crate::types::{Completion, Health, MessageId, Outlook, Refusal};
 pub(crate) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The batch buffer is given back when it grew beyond this.
 const BUFFER_BYTES_KEPT: usize = 512 * 1024;
+/// What a void takes in the segment that it opens.
+const VOID_SPACE: u64 = RECORD_OVERHEAD as u64;
 /// A message may have this many progress records, or one for each 16 recipients, before its state is written anew.
 const CHAIN_MIN: u16 = 64;
 
@@ -73,7 +75,7 @@ impl Engine {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && why == Refusal::Full => {
                     return Err(rustix::io::Errno::NOSPC.into());
                 }
-                spare => (spare?, true),
+                taken => taken?,
             },
         };
         if is_spare {
@@ -176,7 +178,7 @@ impl Engine {
     }
 
     fn refusal_of(&self, op: &Op) -> Option<Refusal> {
-        if op.space() > self.shared.segment_bytes.saturating_sub(RECORDS_AT + segment::FOOTER_LEN) {
+        if op.space() > self.shared.segment_bytes.saturating_sub(RECORDS_AT + segment::FOOTER_LEN + VOID_SPACE) {
             return Some(Refusal::TooLarge);
         }
         (self.active.is_spare && op.is_new_mail()).then_some(Refusal::Full)
@@ -200,15 +202,15 @@ impl Engine {
                 let summary = Summary { id: placed.id, prev: Place::NONE, note: Note::Accept(accept.note) };
                 placed.undo.push(self.write_record(state, &summary, &accept.rest, &accept.body));
             }
-            Op::Progress { id, records, changes, outlook, ticket } => {
+            Op::Progress { id, records, covers, outlook, ticket } => {
                 let Some(entry) = state.table.get(*id) else {
                     self.answers.push(Completion::Unwritten { ticket: *ticket });
                     return None;
                 };
-                let covers_all = *changes >= entry.recipients;
+                let covers_all = *covers >= entry.recipients;
                 let chain_max = u16::try_from(entry.recipients / 16).unwrap_or(u16::MAX).clamp(CHAIN_MIN, u16::MAX - 1);
                 if !covers_all && entry.chain >= chain_max {
-                    lock(&self.shared.ready).tangled.push(*id);
+                    lock(&self.shared.ready).tangled.insert(*id);
                 }
                 self.place_progress(state, *id, records, *outlook, covers_all, &mut placed.undo);
             }
@@ -369,9 +371,11 @@ impl Engine {
                 }
             }
             Err(_) => match prepare::take_spare(&self.shared) {
-                Ok(ready) => {
-                    self.shared.set_health(Health::Full);
-                    self.advance(ready, true);
+                Ok((ready, is_spare)) => {
+                    if is_spare {
+                        self.shared.set_health(Health::Full);
+                    }
+                    self.advance(ready, is_spare);
                 }
                 Err(_) => self.park(queue),
             },
@@ -425,7 +429,7 @@ impl Engine {
         let from = self.active.synced;
         let ready = match prepare::next(&self.shared) {
             Ok(ready) => Some((ready, false)),
-            Err(_) => prepare::take_spare(&self.shared).ok().map(|ready| (ready, true)),
+            Err(_) => prepare::take_spare(&self.shared).ok(),
         };
         let Some((ready, is_spare)) = ready else { return self.stop(items, why) };
         self.active = Active::new(&self.shared, ready, is_spare);
@@ -463,8 +467,8 @@ impl Engine {
         )];
         let (mut again, mut refused) = (Vec::new(), Vec::new());
         for item in items {
-            let is_result = matches!(item.op, Op::Progress { .. } | Op::End { .. });
-            if is_result && self.active.room() >= item.op.space() {
+            // There is room for each: see `Active::room`. One left out would be taken back though it was said to be written.
+            if matches!(item.op, Op::Progress { .. } | Op::End { .. }) {
                 let answered = item.answered;
                 again.extend(self.place(&mut state, item.op).map(|placed| Placed { answered, ..placed }));
             } else {
@@ -535,8 +539,9 @@ impl Active {
         Self { header, file: ready.file, at: RECORDS_AT, synced: RECORDS_AT, index: Vec::new(), is_spare }
     }
 
-    /// Bytes left for records and their index entries.
+    /// Bytes left for records and their index entries. What it leaves free is for a void: should this segment fail, all of it has to
+    /// fit into the next, behind that.
     fn room(&self) -> u64 {
-        self.header.limit().saturating_sub(self.at + self.index.len() as u64)
+        self.header.limit().saturating_sub(self.at + self.index.len() as u64 + VOID_SPACE)
     }
 }

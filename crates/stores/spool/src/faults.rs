@@ -10,6 +10,7 @@ use sys::fs::{Access, Disk};
 
 use crate::conformance::{Random, answer, body, content, envelope};
 use crate::inline::Inline;
+use crate::prepare;
 use crate::segment;
 use crate::shared::lock;
 use crate::types::{
@@ -363,4 +364,216 @@ fn a_message_to_a_hundred_thousand_recipients() {
     spool.engine.sync_results();
     spool.keep_house();
     assert!(disk.list("bodies".as_ref()).unwrap().is_empty() && spool.stats().messages == 0);
+}
+
+/// The housekeeper makes a segment ready while the engine, which just found none, goes for the spare: what is written later must
+/// stand in a segment with a higher number, or the next start would replay an end before its accept.
+#[test]
+fn the_spare_is_never_taken_past_a_segment_that_got_ready_meanwhile() {
+    let (_, plan, mut spool) = faulty(|_| false);
+    spool.keep_house();
+    let shared = &spool.front.shared;
+    plan.set_full(true);
+    while prepare::next(shared).is_ok() {}
+    plan.set_full(false);
+    prepare::fill(shared);
+    let (taken, is_spare) = prepare::take_spare(shared).unwrap();
+    assert!(!is_spare);
+    let left = lock(&shared.ready).next.iter().map(|segment| segment.header.number).min();
+    assert!(left.is_none_or(|left| left > taken.header.number), "{left:?} would be written after {}", taken.header.number);
+}
+
+/// Mail over many segments that ends at one blow.
+fn many_segments_at_once(spool: &mut Inline) {
+    let ids: Vec<MessageId> = (1..400).map(|key| accepted(&accept(spool, key))).collect();
+    assert!(spool.stats().segments > 20);
+    for id in ids {
+        spool.end(id, 5000);
+        assert!(matches!(answer(spool, 5000), Completion::Written { .. }));
+    }
+}
+
+/// The file system gets back all but a few, however many die together.
+#[test]
+fn segments_that_die_together_are_given_back_to_the_file_system() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    many_segments_at_once(&mut spool);
+    while spool.keep_house() {}
+    assert!(spool.stats().segments_free <= 4, "{:?}", spool.stats());
+    assert!(disk.list("segments".as_ref()).unwrap().len() <= 14, "{:?}", disk.list("segments".as_ref()));
+}
+
+/// Segments whose going could not be made durable go with the next try; until then they keep compaction from no other.
+#[test]
+fn segments_whose_freeing_failed_once_are_freed_all_the_same() {
+    for (call, skip) in [(Call::SyncDir, 0), (Call::Rename, 0), (Call::Rename, 1), (Call::Unlink, 0)] {
+        let strikes = match call {
+            Call::SyncDir => |call| call == Call::SyncDir,
+            Call::Rename => |call| call == Call::Rename,
+            _ => |call| call == Call::Unlink,
+        };
+        let (_, plan, mut spool) = faulty(strikes);
+        many_segments_at_once(&mut spool);
+        prepare::fill(&spool.front.shared);
+        plan.fail(skip, 1, EIO);
+        for _ in 0..100 {
+            spool.keep_house();
+        }
+        assert!(spool.stats().segments <= 6, "{call:?}: {:?}", spool.stats());
+    }
+}
+
+/// A record that rots takes its message from the index; what else there is of that message must still be there for whoever
+/// repairs it, and is put beside the damaged bytes.
+#[test]
+fn a_body_whose_record_is_damaged_is_set_aside_not_removed() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let mut side = spool.side_file();
+    side.write(vec![7; 100_000]);
+    spool.accept(letter(1).0, Body::Side(side), 1);
+    accepted(&answer(&mut spool, 1));
+    accepted(&accept(&mut spool, 2));
+    drop(spool);
+    for header in [false, true] {
+        let copy = disk.snapshot().kill();
+        copy.rot("segments/0000000000000001".as_ref(), if header { 20 } else { segment::RECORDS_AT + 60 });
+        let (spool, living) = Inline::open(Arc::new(copy.clone()), SEGMENT_BYTES).unwrap();
+        assert_eq!(living.len(), usize::from(!header));
+        drop(spool);
+        let kept: Vec<_> =
+            copy.list("quarantine".as_ref()).unwrap().into_iter().filter_map(|name| name.into_string().ok()).collect();
+        let body = kept.iter().find(|name| name.starts_with("body-")).unwrap_or_else(|| panic!("{kept:?}"));
+        let file = copy.open(format!("quarantine/{body}").as_ref(), Access::Read).unwrap();
+        assert_eq!(file.size().unwrap(), 100_000);
+        // Nothing new is damaged: what nobody wants goes as ever.
+        copy.create("bodies/00000000000000aa".as_ref(), 0o600).unwrap();
+        drop(Inline::open(Arc::new(copy.clone()), SEGMENT_BYTES).unwrap());
+        assert!(copy.list("bodies".as_ref()).unwrap().is_empty());
+        assert!(copy.open("quarantine/body-00000000000000aa".as_ref(), Access::Read).is_err());
+    }
+}
+
+/// The number of a segment that was set aside is not given again, though the start that did it got no further.
+#[test]
+fn ids_do_not_repeat_after_a_segment_was_set_aside() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let id = accepted(&accept(&mut spool, 1));
+    drop(spool);
+    disk.rot("segments/0000000000000001".as_ref(), 20);
+    crate::replay::recover(&disk).unwrap();
+    let (mut spool, _) = Inline::open(Arc::new(disk), SEGMENT_BYTES).unwrap();
+    assert!(accepted(&accept(&mut spool, 2)) > id);
+}
+
+/// Results of a segment that is full to the brim when its sync fails: there is room for each of them, and for the void, in the next.
+#[test]
+fn no_result_of_a_full_segment_is_lost_when_its_sync_fails() {
+    for reply_len in 900..1010 {
+        let (disk, plan, mut spool) = faulty(|call| call == Call::Sync);
+        let id = accepted(&accept(&mut spool, 2));
+        spool.keep_house();
+        let segments = |spool: &Inline| spool.stats().segments;
+        let mut due_s = 0;
+        let mut progress = |spool: &mut Inline| {
+            due_s += 1;
+            let state = RecipientState::Pending { attempts: 1, due_s, last_reply: vec![b'x'; reply_len] };
+            spool.progress(id, vec![Change { recipient: 0, state: state.clone() }], OUTLOOK, 5000);
+            assert!(matches!(answer(spool, 5000), Completion::Written { .. }));
+            state
+        };
+        let before = segments(&spool);
+        while segments(&spool) == before {
+            progress(&mut spool);
+        }
+        let mut count = 1;
+        while segments(&spool) == before + 1 {
+            progress(&mut spool);
+            count += 1;
+        }
+        // The next segment has one now; as many as the last one took fill it.
+        let last = (2..count).map(|_| progress(&mut spool)).last();
+        assert_eq!(segments(&spool), before + 2);
+        plan.fail(0, 1, EIO);
+        spool.engine.sync_results();
+        assert_eq!(segments(&spool), before + 3);
+        for spool in [&mut spool, &mut reopened(&disk).0] {
+            spool.read_envelope(id, 6000);
+            let Completion::Envelope { states, .. } = answer(spool, 6000) else { panic!("no envelope") };
+            assert_eq!(states.first(), last.as_ref(), "{reply_len}");
+        }
+    }
+}
+
+/// Segments of another length that an earlier start left: one that is shorter could not take what an older one holds.
+#[test]
+fn segments_of_another_length_are_not_mixed() {
+    for (earlier, now) in [(16 * 1024, SEGMENT_BYTES), (SEGMENT_BYTES, 16 * 1024)] {
+        let disk = PowerDisk::new();
+        let (mut spool, _) = Inline::open(Arc::new(disk.clone()), earlier).unwrap();
+        let first = accepted(&accept(&mut spool, 1));
+        many_segments_at_once(&mut spool);
+        while spool.keep_house() {}
+        drop(spool);
+        let (mut spool, _) = Inline::open(Arc::new(disk.clone()), now).unwrap();
+        for key in 2..100 {
+            accepted(&accept(&mut spool, key));
+        }
+        assert!(prepare::take_spare(&spool.front.shared).is_ok());
+        let of_now = |spool: &Inline| {
+            let state = lock(&spool.front.shared.state);
+            state.segments.iter().rev().take(5).all(|(_, segment)| segment.bytes == now)
+        };
+        assert!(of_now(&spool));
+        check(&mut spool, first, 1);
+    }
+}
+
+/// More broken chains than one segment holds: each message is mended, none waits for the others.
+#[test]
+fn many_broken_chains_are_mended_in_parts() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let pending = |recipient: u32| Change {
+        recipient,
+        state: RecipientState::Pending { attempts: 1, due_s: 9, last_reply: vec![b'r'; 4000] },
+    };
+    let ids: Vec<MessageId> = (1..=8).map(|n| accepted(&accept(&mut spool, n * 3 + 2))).collect();
+    let mut damaged = Vec::new();
+    for id in &ids {
+        for recipient in 0..3 {
+            spool.progress(*id, vec![pending(recipient)], OUTLOOK, 5000);
+            let place = lock(&spool.front.shared.state).get(id.0).unwrap().entry.state;
+            if recipient == 1 {
+                damaged.push(place);
+            }
+        }
+    }
+    let disk = disk.snapshot().kill();
+    for place in damaged {
+        disk.rot(segment::path(&segment::name(place.segment())).as_ref(), place.offset() + 60);
+    }
+    let (mut again, living) = Inline::open(Arc::new(disk), SEGMENT_BYTES).unwrap();
+    assert_eq!(living.len(), ids.len());
+    for id in ids {
+        again.read_envelope(id, 6000);
+        let Completion::Envelope { states, .. } = answer(&mut again, 6000) else { panic!("{id} cannot be read") };
+        assert_eq!((&states[0], &states[2]), (&pending(0).state, &pending(2).state));
+    }
+}
+
+/// A state that is spread over too many records is written anew once, not once for each of the records that were too many.
+#[test]
+fn a_long_chain_is_written_anew_once() {
+    let (mut spool, _) = Inline::open(Arc::new(PowerDisk::new()), 1024 * 1024).unwrap();
+    let id = accepted(&accept(&mut spool, 2));
+    for n in 0..500 {
+        spool.progress(id, vec![deferred(n % 3)], OUTLOOK, 5000);
+    }
+    spool.keep_house();
+    assert_eq!(spool.stats().moved, 1);
+    assert!(lock(&spool.front.shared.state).get(id.0).unwrap().entry.chain <= 1);
+    check(&mut spool, id, 2);
 }

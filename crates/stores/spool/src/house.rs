@@ -5,6 +5,7 @@
 //! is gone from the disk, durably, before the next one's turn: [`crate::state::State::moving`] says why that matters.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,11 +46,13 @@ pub(crate) struct House {
     scrub_at: Option<Instant>,
     /// Segments that hold something unreadable: they are left alone until the next start.
     stuck: BTreeSet<u64>,
+    /// Segments whose names were taken away, with the new names of their extents if they are kept, until that is durable.
+    going: Vec<(u64, Option<String>)>,
 }
 
 impl House {
     pub(crate) fn new(shared: Arc<Shared>, scrub_bytes_per_s: u64) -> Self {
-        Self { shared, scrub_bytes_per_s, scrub_next: 0, scrub_at: None, stuck: BTreeSet::new() }
+        Self { shared, scrub_bytes_per_s, scrub_next: 0, scrub_at: None, stuck: BTreeSet::new(), going: Vec::new() }
     }
 
     /// Does some of what is to be done; `true` if there is more.
@@ -59,6 +62,7 @@ impl House {
         self.remove_side_files();
         self.untangle(submit);
         let freed = self.free_dead(submit);
+        self.give_back();
         let compacted = self.victim().is_some_and(|victim| self.compact(victim, submit));
         self.scrub();
         freed || compacted
@@ -91,24 +95,25 @@ impl House {
     }
 
     /// Frees segments that nothing needs any more.
-    fn free_dead(&self, submit: &mut Submit<'_>) -> bool {
-        let dead: Vec<u64> = {
-            let state = lock(&self.shared.state);
-            let dead = state.segments.iter().filter(|(_, segment)| {
-                let needed = segment.refs > 0 || !segment.deps.is_empty() || segment.voids.is_some() || segment.pins > 0;
-                segment.phase != Phase::Active && !needed
-            });
-            dead.map(|(number, _)| *number).collect()
-        };
+    fn free_dead(&mut self, submit: &mut Submit<'_>) -> bool {
+        let dead = self.dead();
         // What made them dead was only written so far; nothing may be lost with them that is not durable elsewhere.
         if dead.is_empty() || !submit(Vec::new()) {
             return false;
         }
-        let (freed, names): (Vec<u64>, Vec<Option<String>>) =
-            dead.into_iter().filter_map(|number| self.free(number).ok().map(|name| (number, name))).unzip();
-        if freed.is_empty() || self.shared.disk.sync_dir(DIR.as_ref(), "segment freed").is_err() {
+        // A result that had to be taken back meanwhile may have brought one back to life.
+        for number in self.dead().intersection(&dead) {
+            if self.going.iter().any(|(going, _)| going == number) {
+                continue;
+            }
+            if let Ok(name) = self.free(*number) {
+                self.going.push((*number, name));
+            }
+        }
+        if self.going.is_empty() || self.shared.disk.sync_dir(DIR.as_ref(), "segment freed").is_err() {
             return false;
         }
+        let (freed, names): (Vec<u64>, Vec<Option<String>>) = self.going.drain(..).unzip();
         {
             let mut state = lock(&self.shared.state);
             freed.iter().for_each(|number| state.forget_segment(*number));
@@ -118,21 +123,47 @@ impl House {
         true
     }
 
+    fn dead(&self) -> BTreeSet<u64> {
+        let state = lock(&self.shared.state);
+        let dead = state.segments.iter().filter(|(_, segment)| {
+            let needed = segment.refs > 0 || !segment.deps.is_empty() || segment.voids.is_some() || segment.pins > 0;
+            segment.phase != Phase::Active && !needed
+        });
+        dead.map(|(number, _)| *number).collect()
+    }
+
     /// Takes a segment's name away; with the new name of its extents, if they are kept.
-    fn free(&self, number: u64) -> std::io::Result<Option<String>> {
+    fn free(&self, number: u64) -> io::Result<Option<String>> {
         self.shared.forget_file(number);
+        // It may have been completed, and died, since its index block was last looked for: there is no place for that any more.
+        lock(&self.shared.ready).sealed.retain(|sealed| sealed.header.number != number);
         let name = segment::name(number);
-        let keeps = {
-            let sound = lock(&self.shared.state).segments.get(&number).is_some_and(|segment| segment.phase != Phase::Failed);
-            sound && lock(&self.shared.ready).free.len() < FREE_MAX
-        };
-        if !keeps {
-            self.shared.disk.unlink(&segment::path(&name))?;
-            return Ok(None);
-        }
+        let is_sound = lock(&self.shared.state).segments.get(&number).is_some_and(|segment| segment.phase != Phase::Failed);
         let free = format!("{name}.free");
-        self.shared.disk.rename(&segment::path(&name), &segment::path(&free))?;
-        Ok(Some(free))
+        let result = if is_sound {
+            self.shared.disk.rename(&segment::path(&name), &segment::path(&free))
+        } else {
+            self.shared.disk.unlink(&segment::path(&name))
+        };
+        match result {
+            Ok(()) => Ok(is_sound.then_some(free)),
+            // An attempt that was called a failure did it after all; what it left is found at the next start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Of the segments that are free, all but a few go back to the file system, however many died together.
+    fn give_back(&self) {
+        let too_many = {
+            let mut ready = lock(&self.shared.ready);
+            let kept = ready.free.len().min(FREE_MAX);
+            ready.free.split_off(kept)
+        };
+        for name in too_many {
+            // What cannot be removed now is found at the next start.
+            let _ = self.shared.disk.unlink(&segment::path(&name));
+        }
     }
 
     /// The segment whose emptying gains most, if any is worth it.
@@ -171,11 +202,7 @@ impl House {
             return false;
         }
         lock(&self.shared.state).moving = Some(victim);
-        let mut batch = Batch {
-            ops: Vec::new(),
-            bytes: 0,
-            bytes_max: MOVE_BYTES_MAX.min(crate::bytes::index(self.shared.segment_bytes / 8)),
-        };
+        let mut batch = Batch { ops: Vec::new(), bytes: 0, bytes_max: move_bytes_max(&self.shared) };
         let moved = living.iter().all(|id| self.take_living(*id, victim).is_none_or(|op| batch.add(op, &self.shared, submit)));
         let carried =
             moved && records.iter().filter_map(|record| ended_by(record, victim)).all(|op| batch.add(op, &self.shared, submit));
@@ -301,11 +328,29 @@ fn state_of(whole: &Whole) -> Option<(Vec<Vec<u8>>, Outlook)> {
 /// At the start: gives the messages whose chain a power cut broke a whole state again, made of all that is left of it.
 pub(crate) fn mend(shared: &Shared, engine: &mut Engine) {
     let broken = std::mem::take(&mut lock(&shared.state).broken);
-    let ops: Vec<HouseOp> = broken.into_iter().filter_map(|(id, heads)| mended(shared, id, &heads)).collect();
+    let bytes_max = move_bytes_max(shared);
+    let (mut ops, mut bytes) = (Vec::new(), 0);
+    for op in broken.into_iter().filter_map(|(id, heads)| mended(shared, id, &heads)) {
+        if bytes + op.space() > bytes_max {
+            commit_all(engine, &mut ops);
+            bytes = 0;
+        }
+        bytes += op.space();
+        ops.push(op);
+    }
+    commit_all(engine, &mut ops);
+}
+
+fn commit_all(engine: &mut Engine, ops: &mut Vec<HouseOp>) {
     if !ops.is_empty() {
         let (done, _) = std::sync::mpsc::channel();
-        engine.commit(vec![Op::House { ops, done }]);
+        engine.commit(vec![Op::House { ops: std::mem::take(ops), done }]);
     }
+}
+
+/// What goes to the engine at once: it must fit into a segment.
+fn move_bytes_max(shared: &Shared) -> usize {
+    MOVE_BYTES_MAX.min(crate::bytes::index(shared.segment_bytes / 8))
 }
 
 fn mended(shared: &Shared, id: u64, heads: &[Place]) -> Option<HouseOp> {
@@ -320,4 +365,38 @@ fn mended(shared: &Shared, id: u64, heads: &[Place]) -> Option<HouseOp> {
         outlook = trail.outlook.or(outlook);
     }
     Some(HouseOp::Move { id, seen, accept: None, state: Some((envelope::encode_states(&states, envelope.arrival_s), outlook?)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{answer, body, envelope};
+    use crate::inline::Inline;
+    use crate::types::{Body, Completion, Log as _};
+    use sys::fs::power::PowerDisk;
+
+    /// A segment can be completed and die between two looks of the housekeeper, before its index block is written. Its extents are
+    /// another segment's then, and nothing of the old one may be written there.
+    #[test]
+    fn no_index_block_is_written_into_extents_that_are_used_again() {
+        let (mut spool, _) = Inline::open(Arc::new(PowerDisk::new()), 32 * 1024).unwrap();
+        for key in 1..60 {
+            spool.accept(envelope(key, 1), Body::Inline(body(key, 1500)), key);
+            let Completion::Accepted { id, .. } = answer(&mut spool, key) else { panic!("not accepted") };
+            spool.end(id, 1000);
+        }
+        let shared = Arc::clone(&spool.front.shared);
+        let mut sealed = std::mem::take(&mut lock(&shared.ready).sealed);
+        assert!(sealed.len() > 2);
+        let mut house = House::new(Arc::clone(&shared), 0);
+        let freed = house.free_dead(&mut |_| {
+            spool.engine.sync_results();
+            lock(&shared.ready).sealed.append(&mut sealed);
+            true
+        });
+        let state = lock(&shared.state);
+        assert!(freed);
+        let waiting: Vec<u64> = lock(&shared.ready).sealed.iter().map(|sealed| sealed.header.number).collect();
+        assert!(waiting.iter().all(|number| state.segments.contains_key(number)), "{waiting:?}");
+    }
 }

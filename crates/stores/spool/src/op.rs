@@ -9,7 +9,7 @@ use crate::state::Entry;
 use crate::types::Outlook;
 
 /// What the headers, notes and index entries of one record take at most.
-const RECORD_OVERHEAD: usize = 48 + 61 + 61 + INDEX_ENTRY_LEN + 8;
+pub(crate) const RECORD_OVERHEAD: usize = 48 + 61 + 61 + INDEX_ENTRY_LEN + 8;
 
 /// An accept, ready to be written. The id and what the end outlives are filled in when it is placed.
 pub(crate) struct AcceptOp {
@@ -35,7 +35,8 @@ pub(crate) enum Op {
     Progress {
         id: u64,
         records: Vec<Vec<u8>>,
-        changes: u32,
+        /// So many recipients, from the first on, are named: if these are all, it is the whole state.
+        covers: u32,
         outlook: Outlook,
         ticket: u64,
     },

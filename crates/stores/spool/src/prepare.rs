@@ -7,11 +7,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sys::fs::{Access, is_full};
+use sys::fs::{Access, Disk, is_full};
 
 use crate::record::Nonce;
-use crate::segment::{self, DIR, Header, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SPARE_NAME};
-use crate::shared::{ReadySegment, Shared, lock};
+use crate::segment::{self, DIR, Header, SPARE_NAME};
+use crate::shared::{Ready, ReadySegment, Shared, lock};
 use crate::types::Refusal;
 
 /// Segments kept ready: with a fast stream of mail the second is being written out while the first is used.
@@ -50,11 +50,17 @@ fn take_ready(shared: &Shared) -> Option<ReadySegment> {
     segment
 }
 
-/// Makes the spare a segment. It is written out already: only its header and its name have to reach the disk.
+/// Makes the spare a segment. It is written out already: only its header and its name have to reach the disk. The flag says that
+/// it is the spare: if the housekeeper got another segment ready since [`next`] found none, that one goes first. Its number is
+/// lower, and what is written later must never stand in a segment that a start replays earlier.
 ///
 /// # Errors
 /// There is no spare, or the disk fails.
-pub(crate) fn take_spare(shared: &Shared) -> io::Result<ReadySegment> {
+pub(crate) fn take_spare(shared: &Shared) -> io::Result<(ReadySegment, bool)> {
+    let _preparing = lock(&shared.preparing);
+    if let Some(segment) = take_ready(shared) {
+        return Ok((segment, false));
+    }
     {
         let mut ready = lock(&shared.ready);
         if !ready.has_spare {
@@ -62,7 +68,22 @@ pub(crate) fn take_spare(shared: &Shared) -> io::Result<ReadySegment> {
         }
         ready.has_spare = false;
     }
-    name_segment(shared, SPARE_NAME)
+    Ok((name_segment(shared, SPARE_NAME)?, true))
+}
+
+/// At the start: extents that are shorter than segments are now (the file system has grown) are given back.
+pub(crate) fn discard_short(disk: &dyn Disk, ready: &mut Ready, segment_bytes: u64) {
+    let is_long = |name: &str| {
+        let path = segment::path(name);
+        let is_long = disk.open(&path, Access::Read).and_then(|file| file.size()).is_ok_and(|bytes| bytes >= segment_bytes);
+        if !is_long {
+            // What cannot be removed now is found at the next start.
+            let _ = disk.unlink(&path);
+        }
+        is_long
+    };
+    ready.free.retain(|name| is_long(name));
+    ready.has_spare = ready.has_spare && is_long(SPARE_NAME);
 }
 
 /// Brings the stock up to what it should be: first the spare, then the next segments.
@@ -129,8 +150,9 @@ fn name_segment(shared: &Shared, name: &str) -> io::Result<ReadySegment> {
     };
     let (from, to) = (segment::path(name), segment::path(&segment::name(number)));
     let result = shared.disk.open(&from, Access::ReadWrite).and_then(|file| {
-        let bytes = file.size()?;
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) {
+        // All segments of a run have the same length, so that what one holds fits into another.
+        let bytes = shared.segment_bytes;
+        if file.size()? < bytes {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let header = Header { number, bytes, nonce: Nonce(sys::random::bytes16()?) };

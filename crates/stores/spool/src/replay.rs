@@ -117,6 +117,11 @@ fn look(disk: &dyn Disk) -> Result<Names, SpoolError> {
             _ => {}
         }
     }
+    // One that was set aside keeps its number: with it, ids would be given again.
+    for name in list(disk, "quarantine")? {
+        let number = name.strip_prefix("segment-").and_then(|rest| segment::number_of(rest.get(..16)?));
+        names.number = names.number.max(number.unwrap_or(0));
+    }
     sort_stock(disk, &mut names, stock)?;
     Ok(names)
 }
@@ -321,12 +326,23 @@ impl Replay {
         disk.sync_dir(DIR.as_ref(), "segment freed").map_err(io("sync the segments' directory"))
     }
 
+    /// Side files that belong to no message go. When this start found damage they may be all that is left of a message whose record
+    /// it was: then they are put beside it.
     fn remove_orphans(&mut self, disk: &dyn Disk) -> Result<(), SpoolError> {
         let wanted: BTreeSet<u64> = self.state.side_numbers().collect();
+        let mut kept: u64 = 0;
         for name in list(disk, "bodies")? {
-            if let Some(number) = segment::number_of(&name).filter(|number| !wanted.contains(number)) {
+            let Some(number) = segment::number_of(&name).filter(|number| !wanted.contains(number)) else { continue };
+            if self.damaged == 0 {
                 disk.unlink(&side_path(number)).map_err(io("remove a side file without a message"))?;
+            } else {
+                let to = format!("quarantine/body-{name}");
+                disk.rename(&side_path(number), to.as_ref()).map_err(io("set a side file without a message aside"))?;
+                kept += 1;
             }
+        }
+        if kept > 0 {
+            self.alerts.push(format!("{kept} files of messages that are not known (any more) are kept as quarantine/body-*"));
         }
         Ok(())
     }

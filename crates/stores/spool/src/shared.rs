@@ -3,7 +3,7 @@
 //! Locks are held for moments, in this order if ever two: preparing, state, ready, files, outbox. A thread that panicked while it held one
 //! leaves data that is still whole: every change is one assignment or is undone by the commit thread.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -92,7 +92,7 @@ pub(crate) struct Ready {
     /// Side files whose message has ended, durably.
     pub(crate) trash: Vec<u64>,
     /// Messages whose state is spread over so many records that it should be written anew.
-    pub(crate) tangled: Vec<u64>,
+    pub(crate) tangled: BTreeSet<u64>,
 }
 
 #[derive(Default)]

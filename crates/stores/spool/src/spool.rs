@@ -21,6 +21,7 @@ use crate::engine::{BATCH_BYTES_MAX, Engine};
 use crate::envelope;
 use crate::house::{self, House};
 use crate::op::{AcceptOp, Op};
+use crate::prepare;
 use crate::reader;
 use crate::record::AcceptNote;
 use crate::replay;
@@ -181,8 +182,10 @@ pub(crate) fn open_parts(disk: Arc<dyn Disk>, segment_bytes: Option<u64>, is_inl
     };
     let segment_bytes = segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
     let io = |error| SpoolError::Io { doing: "open a new segment", error };
+    let mut ready = found.ready;
+    prepare::discard_short(disk.as_ref(), &mut ready, segment_bytes);
     // The housekeeper does not run yet: the first segment is prepared here.
-    let shared = Arc::new(Shared::new(disk, segment_bytes, found.state, found.ready, is_inline).map_err(io)?);
+    let shared = Arc::new(Shared::new(disk, segment_bytes, found.state, ready, is_inline).map_err(io)?);
     Counters::add(&shared.counters.damaged, found.damaged);
     found.alerts.into_iter().for_each(|text| shared.outbox.alert(text));
     let mut engine = Engine::start(Arc::clone(&shared)).map_err(io)?;
@@ -236,9 +239,17 @@ impl Front {
     }
 
     pub(crate) fn progress(id: MessageId, changes: &[Change], outlook: Outlook, ticket: u64) -> Op {
-        let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
-        Op::Progress { id: id.0, records: envelope::encode_changes(changes), changes: count, outlook, ticket }
+        Op::Progress { id: id.0, records: envelope::encode_changes(changes), covers: covered(changes), outlook, ticket }
     }
+}
+
+/// How many recipients, from the first on without a gap, these changes name: with all of them they are the whole state. Their mere
+/// number does not say that: a recipient may be named twice, and one that there is not.
+fn covered(changes: &[Change]) -> u32 {
+    let mut named: Vec<u32> = changes.iter().map(|change| change.recipient).collect();
+    named.sort_unstable();
+    named.dedup();
+    (0..).zip(named).take_while(|(number, named)| number == named).count().try_into().unwrap_or(u32::MAX)
 }
 
 /// What waits for the commit thread.

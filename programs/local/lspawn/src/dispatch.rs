@@ -309,6 +309,43 @@ mod tests {
         id
     }
 
+    /// Killed at its deadline, a one-shot must not leave its programs behind: the message will be given to them again.
+    #[test]
+    fn a_one_shot_and_the_programs_it_started_end_together() {
+        let (_dir, mut service, _client) = service();
+        service.programs.run_as_caller();
+        let id = queue(&mut service, 1, "ok");
+        let target = service.tasks[&id].target.clone().unwrap();
+        let (child, _socket) = service.programs.start_once(&target).unwrap();
+        assert_eq!(rustix::process::getpgid(Some(child.pid)).unwrap(), child.pid, "it leads the group that is killed");
+        kill(&child);
+        assert_eq!(child.wait(), sys::spawn::Ended::Signal(9));
+    }
+
+    /// What was nobody's may be a new user's the next moment: its mail must not go on to alias, which may refuse it for good.
+    #[test]
+    fn that_nobody_is_behind_a_name_is_not_remembered() {
+        use ipc::getpw::Answer;
+        let (_dir, mut service, _client) = service();
+        let own = control::Id { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let alias = if own.uid == 0 { control::Id { uid: 61_106, gid: 61_106 } } else { own };
+        if own.uid == 0 {
+            service.rules.ids = control::Ids::parse(b"qmailq 61103 61100\nalias 61106 61106\n").unwrap();
+        }
+        let id = service.next_number();
+        let ask = Ask::Deliver { sender: Address::null() };
+        let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
+        let (origin, address) = (Origin { client: 7, number: 1 }, Address::new(b"newcomer@h").unwrap());
+        let task = Task { origin, ask, address, body: None, stage: Stage::Asked, deadline, target: None, retried: false };
+        service.tasks.insert(id, task);
+        service.programs.local = "/nonexistent/qmail-local".into();
+        let (user, ext) = ("alias".into(), "newcomer".into());
+        let home = service.rules.alias_home.to_str().unwrap().into();
+        service.on_getpw_answer(Answer::User { id, user, uid: alias.uid, gid: alias.gid, home, dash: "-".into(), ext });
+        assert!(!service.tasks.contains_key(&id), "it went to alias, whose worker cannot be started here");
+        assert!(service.claims.get(b"newcomer", sys::clock::boottime()).is_none());
+    }
+
     fn answers(client: &Seqpacket) -> Vec<(u64, String)> {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let mut all = Vec::new();

@@ -61,7 +61,7 @@ impl Pool {
         }
         let count_max = match key {
             Key::System(_) => PER_USER_MAX,
-            Key::Virtual(_) => PER_DOMAIN_MAX,
+            Key::Virtual(..) => PER_DOMAIN_MAX,
         };
         if own().count() < count_max {
             if self.0.len() < WORKERS_MAX {
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn an_idle_worker_first_then_new_ones_then_sharing_then_waiting() {
         let mut pool = Pool::default();
-        let key = Key::Virtual(Domain::new(b"v.example").unwrap());
+        let key = Key::Virtual(Domain::new(b"v.example").unwrap(), Id { uid: 1, gid: 1 }, "/m".into());
         assert_eq!(pool.choose(&key), Choice::Start);
         for id in 1..=4 {
             assert_eq!(pool.choose(&key), Choice::Start);

@@ -181,7 +181,8 @@ impl Service {
             }
             Ok(None) => match self.claims.get(task.address.local(), sys::clock::boottime()) {
                 Some(claim) => {
-                    let owner = claim.id.uid;
+                    // Home and group were found right when the claim was kept.
+                    let owner = claim.id;
                     let target = self.rules.claimed(claim, &task.address, |_| Some(owner));
                     self.settle(id, target);
                 }
@@ -276,7 +277,7 @@ impl Service {
         }
     }
 
-    fn on_getpw_answer(&mut self, answer: getpw::Answer) {
+    pub(crate) fn on_getpw_answer(&mut self, answer: getpw::Answer) {
         let (id, claim) = match answer {
             getpw::Answer::User { id, user, uid, gid, home, dash, ext } => {
                 (id, Ok(Claim { user, id: Id { uid, gid }, home, dash, ext }))
@@ -289,7 +290,7 @@ impl Service {
             Ok(claim) => {
                 let local = task.address.local().to_vec();
                 let target = self.rules.claimed(claim.clone(), &task.address, owner);
-                if target.as_ref().is_ok_and(|target| target.id == claim.id) {
+                if target.as_ref().is_ok_and(|target| target.id == claim.id) && !self.rules.is_alias(&claim) {
                     self.claims.insert(local, claim, sys::clock::boottime());
                 }
                 self.settle(id, target);
@@ -345,9 +346,9 @@ fn canonical(user: &[u8]) -> Option<UserName> {
     UserName::new(user).filter(|name| name.as_bytes() == user)
 }
 
-/// Whom a directory belongs to. qmail-getpw has looked at it a moment ago, so a file server that hangs has held up that
+/// To whom, and to which group, a directory belongs. qmail-getpw has looked at it a moment ago, so a file server that hangs has held up that
 /// process and not this one.
-fn owner(home: &Path) -> Option<u32> {
+fn owner(home: &Path) -> Option<Id> {
     let stat = rustix::fs::stat(home).ok()?;
-    FileType::from_raw_mode(stat.st_mode).is_dir().then_some(stat.st_uid)
+    FileType::from_raw_mode(stat.st_mode).is_dir().then_some(Id { uid: stat.st_uid, gid: stat.st_gid })
 }

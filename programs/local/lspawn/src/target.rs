@@ -19,8 +19,8 @@ use wire::{Address, Domain};
 pub enum Key {
     /// All addresses of a uid and gid.
     System(Id),
-    /// All users of a virtual domain.
-    Virtual(Domain),
+    /// All users of a virtual domain, as long as users/domains gives it this owner and place.
+    Virtual(Domain, Id, PathBuf),
 }
 
 /// Somebody for whom a worker may be started.
@@ -79,14 +79,14 @@ impl Rules {
         Ok(system(entry.id, recipient))
     }
 
-    /// A user that qmail-getpw names; `owner` says whom a directory belongs to. System accounts, service roles and root have no
+    /// A user that qmail-getpw names; `owner` says to whom and to which group a directory belongs. System accounts, service roles and root have no
     /// mailbox: their mail is alias's, where `.qmail-NAME` says what becomes of it.
     ///
     /// # Errors
     /// A claim that is not true, no alias in this instance, or another than the caller when not root.
-    pub fn claimed(&self, claim: Claim, address: &Address, owner: impl Fn(&Path) -> Option<u32>) -> Result<Target, Refusal> {
+    pub fn claimed(&self, claim: Claim, address: &Address, owner: impl Fn(&Path) -> Option<Id>) -> Result<Target, Refusal> {
         let local = address.local();
-        let is_alias = self.ids.get("alias").is_some_and(|alias| alias.uid == claim.id.uid) && claim.user[..] == b"alias"[..];
+        let is_alias = self.is_alias(&claim);
         let is_person = claim.id.uid != 0 && claim.id.uid >= self.uid_min && !self.ids.is_service(claim.id.uid);
         if is_alias || !is_person {
             let ext = if is_alias { alias_ext(&claim, local) } else { local };
@@ -97,8 +97,12 @@ impl Rules {
             return Err(refusal("qmail-getpw answered for another address (#4.3.0)"));
         }
         let home = Path::new(OsStr::from_bytes(&claim.home));
-        if !home.is_absolute() || owner(home) != Some(claim.id.uid) {
+        let Some(owner) = Some(home).filter(|home| home.is_absolute()).and_then(owner).filter(|owner| owner.uid == claim.id.uid)
+        else {
             return Err(refusal("the home directory is not there or does not belong to the user (#4.3.0)"));
+        };
+        if self.uid == 0 && !self.may_have_group(claim.id.gid, owner.gid) {
+            return Err(refusal("the user's group is a system's, and not that of the home directory (#4.3.0)"));
         }
         let domain = address.domain().unwrap_or_default().into();
         let recipient =
@@ -130,7 +134,20 @@ impl Rules {
             domain: address.domain().unwrap_or_else(|| domain.as_bytes()).into(),
         };
         let base = Some(entry.base().to_owned());
-        Ok(Target { key: Key::Virtual(domain.clone()), id: entry.id, base, recipient, may_exec })
+        let key = Key::Virtual(domain.clone(), entry.id, entry.base().to_owned());
+        Ok(Target { key, id: entry.id, base, recipient, may_exec })
+    }
+
+    /// Does the claim say that the local part is nobody's, or alias's own?
+    #[must_use]
+    pub fn is_alias(&self, claim: &Claim) -> bool {
+        self.ids.get("alias").is_some_and(|alias| alias.uid == claim.id.uid) && claim.user[..] == b"alias"[..]
+    }
+
+    /// Nothing but qmail-getpw says what group a user has, and some groups are as good as root. So one of the system's is believed
+    /// only where the home shows it (a user can give it no group that is not his), and that of the service roles never.
+    fn may_have_group(&self, gid: u32, home_gid: u32) -> bool {
+        self.ids.group() != Some(gid) && (gid >= self.uid_min || gid == home_gid)
     }
 
     fn alias(&self, ext: &[u8], address: &Address) -> Result<Target, Refusal> {
@@ -207,12 +224,51 @@ mod tests {
         Claim { user: user.into(), id: Id { uid, gid: uid }, home, dash: dash.into(), ext: ext.into() }
     }
 
-    fn owner(home: &Path) -> Option<u32> {
-        match home.to_str()? {
-            "/home/ann" => Some(1001),
-            "/home/bob" => Some(1002),
-            _ => None,
+    fn owner(home: &Path) -> Option<Id> {
+        let (uid, gid) = match home.to_str()? {
+            "/home/ann" => (1001, 1001),
+            "/home/bob" => (1002, 1002),
+            "/home/eve" => (1004, 100),
+            "/home/mal" => (1005, 64100),
+            _ => return None,
+        };
+        Some(Id { uid, gid })
+    }
+
+    /// A gid that is not the user's would open what belongs to others: the sockets of the service roles, the disks.
+    #[test]
+    fn a_group_that_getpw_claims_is_the_users() {
+        let rules = rules(0);
+        for (user, uid, gid, legal) in [
+            ("ann", 1001, 1001, true),
+            ("ann", 1001, 2000, true),
+            ("ann", 1001, 100, false),
+            ("ann", 1001, 6, false),
+            ("ann", 1001, 0, false),
+            ("ann", 1001, 64100, false),
+            ("eve", 1004, 100, true),
+            ("mal", 1005, 64100, false),
+        ] {
+            let claim = Claim { id: Id { uid, gid }, ..claim(user, uid, "", "") };
+            let got = rules.claimed(claim, &address(user), owner);
+            assert_eq!(got.is_ok(), legal, "{user} {gid}: {got:?}");
         }
+        let own = Rules { uid: 1001, ids: Ids::Caller(Id { uid: 1001, gid: 100 }), ..rules };
+        let claim = Claim { id: Id { uid: 1001, gid: 50 }, ..claim("ann", 1001, "", "") };
+        assert!(own.claimed(claim, &address("ann"), owner).is_ok(), "who cannot change ids runs as what he is");
+    }
+
+    /// A worker that runs as the old owner, or is confined to the old place, is of no use to the new one.
+    #[test]
+    fn a_domain_that_changed_hands_has_other_workers() {
+        let key = |uid, base: &str| {
+            let entry = VirtualDomain::new(Id { uid, gid: 64107 }, Path::new(base)).unwrap();
+            let domain = Domain::new(b"v.example").unwrap();
+            rules(0).mailbox(&domain, &entry, None, b"", &address("x@v.example"), false).unwrap().key
+        };
+        assert_eq!(key(5000, "/m/a"), key(5000, "/m/a"));
+        assert_ne!(key(5000, "/m/a"), key(5001, "/m/a"));
+        assert_ne!(key(5000, "/m/a"), key(5000, "/m/b"));
     }
 
     #[test]

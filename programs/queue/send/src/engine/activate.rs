@@ -9,7 +9,7 @@ use std::rc::Rc;
 use ipc::job;
 use schedule::backlog::Place;
 use schedule::fair::Work;
-use schedule::{Channel, Lane, retry};
+use schedule::{Backlog, Channel, Lane, retry};
 use spool::{Envelope, Log as Spool, ReadFailure, RecipientState};
 use users::Routed;
 use wire::{Address, Domain};
@@ -91,6 +91,12 @@ impl<S: Spool> Engine<S> {
 
     pub(super) fn unreadable(&mut self, id: u64, why: ReadFailure) {
         self.reads = self.reads.saturating_sub(1);
+        // It may have been held meanwhile, and stays so.
+        let rest = |backlog: &mut Backlog, due_s| {
+            if backlog.get(id).is_some_and(|known| known.place == Place::Active) {
+                backlog.rest(id, due_s);
+            }
+        };
         match why {
             ReadFailure::Unknown => {
                 self.log.warning(&format!("msg {id} is no longer in the spool"));
@@ -98,11 +104,11 @@ impl<S: Spool> Engine<S> {
             }
             ReadFailure::Damaged => {
                 self.log.alert(&format!("msg {id} is damaged on the disk; it is not tried before tomorrow"));
-                self.backlog.rest(id, self.now.s.saturating_add(DAMAGED_PAUSE_S));
+                rest(&mut self.backlog, self.now.s.saturating_add(DAMAGED_PAUSE_S));
             }
             ReadFailure::Temporary => {
                 self.log.warning(&format!("msg {id} cannot be read now; will try again"));
-                self.backlog.rest(id, self.now.s.saturating_add(UNREADABLE_PAUSE_S));
+                rest(&mut self.backlog, self.now.s.saturating_add(UNREADABLE_PAUSE_S));
             }
         }
     }

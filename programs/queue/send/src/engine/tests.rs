@@ -291,6 +291,21 @@ fn hold_and_remove_while_it_is_being_delivered() {
     assert!(rig.log.ends_with(&format!("end msg {id}\n")));
 }
 
+/// The disk fails just when a message is read that the administrator holds meanwhile.
+#[test]
+fn a_held_message_that_cannot_be_read_stays_held() {
+    for why in [ReadFailure::Temporary, ReadFailure::Damaged] {
+        let mut rig = Rig::new(&[("concurrencylocal", "0\n")]);
+        let client = rig.submit("s@x.example", &["a@here.example"]);
+        let id = rig.id(client);
+        rig.engine.reads += 1;
+        rig.engine.active.clear();
+        assert_eq!(rig.ask(&QueueRequest::Hold { id }), QueueAnswer::Ok { messages: 1 });
+        rig.engine.unreadable(id, why);
+        assert_eq!(rig.engine.backlog.held(), 1, "{why:?}");
+    }
+}
+
 #[test]
 fn a_restart_goes_on_where_it_was() {
     let mut rig = Rig::new(&[]);
