@@ -324,7 +324,20 @@ impl CommitQueue {
     }
 }
 
+/// Ends the process if the thread that holds it panics. Without the commit thread nothing would be answered any more, and a process
+/// that merely stands still is not started again; after a new start everything that was acknowledged is there.
+struct Indispensable;
+
+impl Drop for Indispensable {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 fn run_commits(mut engine: Engine, queue: &CommitQueue) {
+    let _thread = Indispensable;
     let mut due: Option<Instant> = None;
     loop {
         let (ops, closed) = queue.take(due);
@@ -469,5 +482,40 @@ impl Log for Spool {
 
     fn health(&self) -> Health {
         self.front.shared.health()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{answer, envelope};
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Command, Stdio};
+    use std::sync::atomic::AtomicBool;
+    use sys::fs::fault::{Call, FaultDisk, Plan};
+    use sys::fs::power::PowerDisk;
+
+    /// Without it nothing is ever answered again, and nobody would start the program anew.
+    #[test]
+    fn a_panic_of_the_commit_thread_ends_the_process() {
+        static ARMED: AtomicBool = AtomicBool::new(false);
+        const CHILD: &str = "SPOOL_TEST_PANIC";
+        if std::env::var_os(CHILD).is_none() {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "spool::tests::a_panic_of_the_commit_thread_ends_the_process"]).env(CHILD, "1");
+            let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+            return assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{status}");
+        }
+        let plan = Plan::new(|call| {
+            let strikes = ARMED.load(Relaxed) && call == Call::Write && std::thread::current().name() == Some("spool-commit");
+            assert!(!strikes);
+            false
+        });
+        let disk = FaultDisk::new(Arc::new(PowerDisk::new()), plan);
+        let options = Options { segment_bytes: Some(MIB), scrub_bytes_per_s: 0 };
+        let (mut spool, _) = Spool::open_on(Arc::new(disk), &options).unwrap();
+        ARMED.store(true, Relaxed);
+        spool.accept(envelope(1, 1), Body::Inline(Vec::new()), 1);
+        answer(&mut spool, 1);
     }
 }
