@@ -73,8 +73,8 @@ fn a_short_letter_is_synced_before_its_250_and_its_success() {
         return skip(name, "strace of confined processes needs root");
     }
     let all = way_of("durable-short", 300);
-    let record = next(&all, 0, "record", |call| is(call, "pwritev", &["/spool/qmail/segments/", "X-Id: durable-short\\n"]));
-    let synced = next(&all, record.end, "sync of the record", |call| is(call, "fdatasync", &["/spool/qmail/segments/"]));
+    let record = next(&all, 0, "record", |call| is(call, "pwritev", &["/spool/qmail/segments/0", "X-Id: durable-short\\n"]));
+    let synced = next(&all, record.end, "sync of the record", |call| is(call, "fdatasync", &["/spool/qmail/segments/0"]));
     let answer =
         next(&all, synced.start, "answer of qmail-send", |call| is(call, "sendmsg", &["iov_base=\"\\1\\1", "iov_len=14}"]));
     assert!(synced.end < answer.start && answer.start < said_yes(&all), "{}", list(&all));
@@ -100,8 +100,8 @@ fn a_long_letter_is_synced_with_its_name_before_its_record() {
         call.name.starts_with("renameat") && call.text.contains("/incoming>") && call.text.contains("/bodies>")
     });
     let named = next(&all, renamed.end, "fsync of bodies/", |call| is(call, "fsync", &["/spool/qmail/bodies>"]));
-    let record = next(&all, named.end, "record", |call| is(call, "pwritev", &["/spool/qmail/segments/"]));
-    let synced = next(&all, record.end, "sync of the record", |call| is(call, "fdatasync", &["/spool/qmail/segments/"]));
+    let record = next(&all, named.end, "record", |call| is(call, "pwritev", &["/spool/qmail/segments/0"]));
+    let synced = next(&all, record.end, "sync of the record", |call| is(call, "fdatasync", &["/spool/qmail/segments/0"]));
     assert!(synced.end < said_yes(&all), "{}", list(&all));
     assert!(
         !all.iter().any(|call| call.start < synced.end && is(call, "sendmsg", &["iov_len=14}"])),
