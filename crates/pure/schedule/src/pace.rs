@@ -109,7 +109,8 @@ mod tests {
             now += pace.wait(now);
         }
         assert!((5000..=5025).contains(&started), "{started}");
-        assert!(looks <= started, "{looks}");
+        // Half as often as it starts one.
+        assert!(looks <= 2510, "{looks}");
     }
 
     proptest! {
