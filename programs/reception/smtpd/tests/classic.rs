@@ -291,7 +291,8 @@ fn exit_codes() {
 
 #[test]
 fn who_takes_no_reply_for_timeoutsmtpd_is_let_go() {
-    let mut child = Instance::new().control("timeoutsmtpd", "1\n").start();
+    let instance = Instance::new().control("timeoutsmtpd", "1\n");
+    let mut child = instance.start();
     let mut stdin = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || while stdin.write_all(&b"HELP\r\n".repeat(10_000)).is_ok() {});
     let deadline = Instant::now() + Duration::from_secs(20);
