@@ -1,0 +1,12 @@
+//! TLS of all network programs: rustls with aws-lc-rs, versions 1.2 and 1.3, a post-quantum hybrid group first.
+//!
+//! Never here: a private key. Server signatures are asked for from qmail-keys.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+/// The one provider of cryptography, for servers and clients.
+#[must_use]
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
