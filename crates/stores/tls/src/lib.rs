@@ -3,6 +3,10 @@
 //! Never here: a private key. Server signatures are asked for from qmail-keys.
 #![forbid(unsafe_code)]
 
+pub mod stream;
+
+pub use stream::Stream;
+
 use std::sync::Arc;
 
 /// The one provider of cryptography, for servers and clients.

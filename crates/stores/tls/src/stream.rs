@@ -1,0 +1,335 @@
+//! TLS records over a TCP connection, for servers and clients.
+//!
+//! Guarantees: bytes come out only if TLS protected them; the peer's close_notify, an error or an end without one is final: nothing is read
+//! after it, whatever the socket still holds. Bounded: rustls keeps at most [`SEND_LEN_MAX`] bytes that wait to be sent.
+
+use rustls::Connection;
+use std::future::poll_fn;
+use std::io::{self, Read as _, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Plaintext that waits for the socket, in bytes.
+pub const SEND_LEN_MAX: usize = 64 * 1024;
+
+/// A connection with TLS.
+#[derive(Debug)]
+pub struct Stream {
+    io: TcpStream,
+    tls: Box<Connection>,
+    /// How reading ended, once it has.
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// close_notify.
+    Clean,
+    /// The connection ended without one, so something may be missing (RFC 8446 §6.1).
+    Cut,
+    Broken,
+}
+
+/// The socket as rustls wants it: blocking calls that never block.
+struct Nonblocking<'a>(&'a TcpStream);
+
+impl io::Read for Nonblocking<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buf)
+    }
+}
+
+impl io::Write for Nonblocking<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.try_write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// The handshake may be over or not.
+    #[must_use]
+    pub fn new(io: TcpStream, tls: impl Into<Connection>) -> Self {
+        let mut tls = Box::new(tls.into());
+        tls.set_buffer_limit(Some(SEND_LEN_MAX));
+        Self { io, tls, end: None }
+    }
+
+    /// Runs the handshake to its end. For clients: a server's signature would block its runtime here.
+    ///
+    /// # Errors
+    /// The peer is gone, speaks no TLS, or is not who it should be (`InvalidData`, with rustls' error inside). The alert has been sent if
+    /// the socket took it.
+    pub async fn handshake(&mut self) -> io::Result<()> {
+        poll_fn(|context| {
+            while self.tls.is_handshaking() {
+                ready!(self.poll_send(context))?;
+                if self.tls.is_handshaking() {
+                    ready!(self.poll_receive(context))?;
+                    if self.end.is_some() {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+            }
+            self.poll_send(context)
+        })
+        .await
+    }
+
+    /// What was negotiated.
+    #[must_use]
+    pub fn tls(&self) -> &Connection {
+        &self.tls
+    }
+
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        &self.io
+    }
+
+    /// Is the connection open, with nothing from the peer that was not read? Takes in what is no data, as session tickets.
+    pub fn is_quiet(&mut self) -> bool {
+        loop {
+            match self.tls.reader().read(&mut [0; 1]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return false,
+            }
+            match self.receive() {
+                Ok(()) if self.end.is_none() => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Ok(()) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// One read from the socket, and what it means.
+    fn receive(&mut self) -> io::Result<()> {
+        match self.tls.read_tls(&mut Nonblocking(&self.io)) {
+            Ok(0) => self.end = Some(End::Cut),
+            Ok(_) => {
+                let state = self.tls.process_new_packets().map_err(|error| {
+                    self.end = Some(End::Broken);
+                    // The alert that says why; a socket that takes it not now never gets it.
+                    let _ = self.tls.write_tls(&mut Nonblocking(&self.io));
+                    io::Error::new(io::ErrorKind::InvalidData, error)
+                })?;
+                if state.peer_has_closed() {
+                    self.end = Some(End::Clean);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) => {
+                self.end = Some(End::Cut);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.io.poll_read_ready(context))?;
+            match self.receive() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Sends what waits.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Nonblocking(&self.io)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.io.poll_write_ready(context))?,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match this.tls.reader().read(buf.initialize_unfilled()) {
+                Ok(len @ 1..) => {
+                    buf.advance(len);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(0) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            match this.end {
+                None => {}
+                Some(End::Clean) => return Poll::Ready(Ok(())),
+                Some(End::Cut) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Some(End::Broken) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            }
+            ready!(this.poll_receive(context))?;
+            // An answer that TLS itself gives, as to a key update; a socket that does not take it now gets it with the next data.
+            if this.tls.wants_write() {
+                let _ = this.poll_send(context)?;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        loop {
+            match this.tls.writer().write(buf)? {
+                0 if !buf.is_empty() => ready!(this.poll_send(context))?,
+                taken => {
+                    // What the socket does not take now waits for the next write or flush.
+                    let _ = this.poll_send(context)?;
+                    return Poll::Ready(Ok(taken));
+                }
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // Said once: rustls ignores it the second time.
+        this.tls.send_close_notify();
+        ready!(this.poll_send(context))?;
+        Pin::new(&mut this.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// Both ends of a connection, before the handshake.
+    async fn pair() -> (Stream, Stream) {
+        let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(crate::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(crate::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let name = ServerName::try_from("mx.example.org").unwrap();
+        (
+            Stream::new(near.unwrap(), ClientConnection::new(Arc::new(client), name).unwrap()),
+            Stream::new(far.unwrap().0, ServerConnection::new(Arc::new(server)).unwrap()),
+        )
+    }
+
+    async fn open() -> (Stream, Stream) {
+        let (mut client, mut server) = pair().await;
+        let (near, far) = tokio::join!(client.handshake(), server.handshake());
+        near.and(far).unwrap();
+        (client, server)
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn megabytes_go_both_ways_at_once() {
+        run(async {
+            let (client, server) = open().await;
+            let data: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[1]).collect();
+            let talk = |stream: Stream| {
+                let data = &data;
+                async move {
+                    let (mut reading, mut writing) = tokio::io::split(stream);
+                    let mut got = Vec::new();
+                    let send = async {
+                        writing.write_all(data).await.unwrap();
+                        writing.shutdown().await.unwrap();
+                    };
+                    tokio::join!(reading.read_to_end(&mut got), send).0.unwrap();
+                    assert!(got == *data, "{} bytes came", got.len());
+                }
+            };
+            tokio::join!(talk(client), talk(server));
+        });
+    }
+
+    #[test]
+    fn nothing_is_read_after_close_notify() {
+        run(async {
+            let (mut client, mut server) = open().await;
+            client.write_all(b"last words").await.unwrap();
+            client.tls.send_close_notify();
+            poll_fn(|context| client.poll_send(context)).await.unwrap();
+            client.io.write_all(b"MAIL FROM:<>\r\n").await.unwrap();
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"last words");
+            for _ in 0..3 {
+                assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 0, "close_notify is final");
+            }
+        });
+    }
+
+    #[test]
+    fn an_end_without_close_notify_and_bytes_that_are_no_tls_are_errors_for_good() {
+        run(async {
+            let (client, mut server) = open().await;
+            drop(client);
+            for _ in 0..2 {
+                let kind = server.read(&mut [0; 64]).await.unwrap_err().kind();
+                // A reset where the client had left session tickets unread.
+                assert!(matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset), "{kind:?}");
+            }
+            let (mut client, mut server) = open().await;
+            client.io.write_all(b"QUIT\r\nQUIT\r\n").await.unwrap();
+            for _ in 0..2 {
+                assert_eq!(server.read(&mut [0; 64]).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+            }
+        });
+    }
+
+    #[test]
+    fn a_quiet_connection_is_told_from_one_that_said_something_or_is_gone() {
+        run(async {
+            let (mut client, mut server) = open().await;
+            // The session tickets that a server sends after the handshake are nothing said.
+            server.flush().await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            assert!(client.is_quiet());
+            server.write_all(b"421 bye\r\n").await.unwrap();
+            client.io.readable().await.unwrap();
+            assert!(!client.is_quiet());
+            let (mut client, mut server) = open().await;
+            server.shutdown().await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            client.io.readable().await.unwrap();
+            assert!(!client.is_quiet());
+        });
+    }
+}
