@@ -14,7 +14,7 @@ const ROOT_PROGRAMS: [&str; 2] = ["qmail-start", "qmail-lspawn"];
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 7] = [
+const NEVER: [(&str, &[&str]); 8] = [
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts"]),
     ("qmail-popup", &["spool", "maildir", "accounts"]),
@@ -22,6 +22,7 @@ const NEVER: [(&str, &[&str]); 7] = [
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
     ("qmail-local", &["spool", "accounts", "smtp", "tokio"]),
     ("qmail-auth", &["spool", "smtp", "tokio"]),
+    ("qmail-authnet", &["spool", "maildir", "accounts", "smtp", "message"]),
 ];
 /// Licences that go together with ours.
 const LICENCES: [&str; 13] = [

@@ -19,6 +19,8 @@ pub enum Role {
     Remote,
     /// `qmailx`: DNS.
     Resolve,
+    /// `qmailn`: asks authentication services elsewhere.
+    Authnet,
     /// The user whose mailbox it is; not in etc/qmail/ids.
     Recipient,
     /// Whoever runs the program.
@@ -27,7 +29,8 @@ pub enum Role {
 
 impl Role {
     /// The service roles: each has a line in etc/qmail/ids, and no mail is ever delivered as one of them.
-    pub const SERVICE: [Self; 6] = [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve];
+    pub const SERVICE: [Self; 7] =
+        [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve, Self::Authnet];
 
     /// The name in etc/qmail/ids; for the others a word for people.
     #[must_use]
@@ -40,6 +43,7 @@ impl Role {
             Self::Queue => "qmailq",
             Self::Remote => "qmailr",
             Self::Resolve => "qmailx",
+            Self::Authnet => "qmailn",
             Self::Recipient => "recipient",
             Self::Caller => "caller",
         }
@@ -56,12 +60,13 @@ pub enum Socket {
     Auth,
     Getpw,
     Resolve,
+    Authnet,
     AdminSend,
     AdminAuth,
 }
 
 impl Socket {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -69,6 +74,7 @@ impl Socket {
         Self::Auth,
         Self::Getpw,
         Self::Resolve,
+        Self::Authnet,
         Self::AdminSend,
         Self::AdminAuth,
     ];
@@ -84,6 +90,7 @@ impl Socket {
             Self::Auth => "auth",
             Self::Getpw => "getpw",
             Self::Resolve => "resolve",
+            Self::Authnet => "authnet",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
         }
@@ -100,6 +107,7 @@ impl Socket {
             Self::Auth => "roles/auth.sock",
             Self::Getpw => "roles/getpw.sock",
             Self::Resolve => "roles/resolve.sock",
+            Self::Authnet => "roles/authnet.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
         }
@@ -218,12 +226,21 @@ pub const TABLE: &[Process] = &[
         confinement: None,
     },
     Process {
+        name: "qmail-authnet",
+        role: Role::Authnet,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Authnet],
+        calls: &[Socket::Resolve],
+        confinement: Some(Confinement { limits: limits(GIB, 1024), files: NO_FILES, network: Network::Internet, exec: false }),
+    },
+    Process {
         name: "qmail-auth",
         role: Role::Auth,
         count: Count::One,
         listens: &[],
         serves: &[Socket::Auth, Socket::AdminAuth],
-        calls: &[Socket::Lspawn],
+        calls: &[Socket::Lspawn, Socket::Authnet],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),
             files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),

@@ -6,9 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod authnet;
 pub mod error;
 pub mod inject;
+pub mod keyed;
+pub mod ldap;
 pub mod lspawn;
+pub mod oauth;
 pub mod popup;
 pub mod program;
 pub mod read;
@@ -16,16 +20,21 @@ pub mod remote;
 pub mod resolve;
 pub mod root;
 pub mod routes;
+pub mod secret;
 pub mod send;
 pub mod smtpd;
+pub mod url;
 pub mod watched;
 
 pub use error::ControlError;
 pub use inject::Inject;
+pub use ldap::Ldap;
+pub use oauth::Oauth;
 pub use remote::Remote;
 pub use resolve::Resolve;
 pub use root::Root;
 pub use routes::{Route, Routes};
+pub use secret::Secret;
 pub use smtpd::Smtpd;
 pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
 pub use watched::Watched;

@@ -31,6 +31,14 @@ pub trait Answer: Message + 'static {
     fn id(&self) -> u64;
 }
 
+impl Answer for ipc::authnet::Answer {
+    fn id(&self) -> u64 {
+        match self {
+            Self::Right { id, .. } | Self::Wrong { id } | Self::NoSuchUser { id } | Self::Unavailable { id, .. } => *id,
+        }
+    }
+}
+
 impl Answer for ipc::auth::Answer {
     fn id(&self) -> u64 {
         match self {

@@ -12,6 +12,7 @@
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
+//! | [`authnet`] | authnet.sock | qmail-auth → qmail-authnet |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
 //! | [`admin`] | admin/send.sock, admin/auth.sock | qmail → qmail-send, qmail-auth |
@@ -22,6 +23,7 @@ mod message;
 
 pub mod admin;
 pub mod auth;
+pub mod authnet;
 pub mod field;
 #[doc(hidden)]
 pub mod fuzz;
