@@ -1,12 +1,15 @@
-//! Logins: the hash is computed elsewhere, the session (for POP3) is made by qmail-lspawn, and an unknown user is answered like a wrong password.
+//! Logins: the sources of control/authsources are asked one after the other until one says yes. The accounts' hash is computed elsewhere,
+//! the session (for POP3) is made by qmail-lspawn, and an unknown user is answered like a wrong password.
 
 use crate::pool::{Outcome, Work};
 use crate::recipients::Asker;
 use crate::server::{LspawnWaiter, Place, Server, log};
 use accounts::{Directory, UserName};
+use control::authnet::Source;
 use ipc::Message;
 use ipc::auth::Answer;
 use ipc::field::Bytes;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use wire::{Address, Domain};
@@ -14,7 +17,7 @@ use zeroize::Zeroizing;
 
 /// What a login is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Service {
+pub(crate) enum Service {
     /// A session of the mailbox.
     Pop3,
     /// To send mail: the verdict is all.
@@ -25,7 +28,7 @@ impl Service {
     const ALL: [Self; 2] = [Self::Pop3, Self::Smtp];
 
     /// As callers and the log name it.
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Pop3 => "pop3",
             Self::Smtp => "smtp",
@@ -50,13 +53,18 @@ pub(crate) enum HashJob {
 
 /// A login whose password is being checked.
 pub(crate) struct Login {
-    asker: Asker,
-    service: Service,
-    login: Vec<u8>,
+    pub(crate) asker: Asker,
+    pub(crate) service: Service,
+    pub(crate) login: Vec<u8>,
     /// `None`: nobody of this name.
-    user: Option<(Domain, UserName)>,
-    suspended: bool,
-    remote: Option<IpAddr>,
+    pub(crate) user: Option<(Domain, UserName)>,
+    pub(crate) suspended: bool,
+    pub(crate) remote: Option<IpAddr>,
+    pub(crate) password: Zeroizing<Vec<u8>>,
+    /// Who is still to be asked.
+    pub(crate) sources: VecDeque<Source>,
+    /// Why a source gave no answer: then nobody can say that the login is wrong.
+    pub(crate) silent: Option<&'static str>,
 }
 
 impl Server {
@@ -65,29 +73,60 @@ impl Server {
         let Some(service) = Service::ALL.into_iter().find(|known| known.name().as_bytes() == service) else {
             return self.unavailable(asker, "this service has no logins");
         };
-        let user = match self.account_of(login) {
-            Ok(user) => user,
-            Err(text) => return self.unavailable(asker, &text),
-        };
-        let credentials = user.as_ref().map(|(domain, name)| self.accounts.credentials(domain, name.as_bytes())).transpose();
-        let credentials = match credentials {
-            Ok(credentials) => credentials.flatten(),
+        let sources = match self.sources.get() {
+            Ok(sources) => sources.passwords.iter().copied().collect(),
             Err(error) => {
-                self.trouble(&error.to_string());
-                return self.unavailable(asker, "the accounts cannot be read");
+                let text = error.to_string();
+                self.trouble(&text);
+                return self.unavailable(asker, "control/authsources cannot be read");
             }
         };
-        let suspended = credentials.as_ref().is_some_and(|c| c.suspended);
-        let user = user.filter(|_| credentials.is_some());
-        let login = Login { asker, service, login: login.to_vec(), user, suspended, remote };
-        let work = Work::Verify { stored: credentials.map(|c| c.password_hash), password };
+        let login = login.to_vec();
+        self.next_source(Login { asker, service, login, user: None, suspended: false, remote, password, sources, silent: None });
+    }
+
+    /// Asks the next source, or says that no one knows this login.
+    pub(crate) fn next_source(&mut self, mut login: Login) {
+        match (login.sources.pop_front(), login.silent) {
+            (Some(Source::Accounts), _) => self.ask_accounts(login),
+            (Some(Source::Ldap), _) => self.ask_authnet(login, "ldap"),
+            (None, Some(text)) => self.unavailable(login.asker, text),
+            (None, None) => self.judged(login, false),
+        }
+    }
+
+    fn ask_accounts(&mut self, mut login: Login) {
+        let user = match self.account_of(&login.login) {
+            Ok(user) => user,
+            Err(text) => return self.unavailable(login.asker, &text),
+        };
+        let credentials = match self.credentials(user.as_ref()) {
+            Ok(credentials) => credentials,
+            Err(text) => return self.unavailable(login.asker, text),
+        };
+        login.suspended = credentials.as_ref().is_some_and(|c| c.suspended);
+        login.user = user.filter(|_| credentials.is_some());
+        let work = Work::Verify { stored: credentials.map(|c| c.password_hash), password: login.password.clone() };
+        let asker = login.asker;
         if self.pool.submit(HashJob::Login(login), work).is_err() {
             self.unavailable(asker, "too many logins at once");
         }
     }
 
+    /// What the accounts know of a user; `None` also for nobody.
+    pub(crate) fn credentials(
+        &mut self,
+        user: Option<&(Domain, UserName)>,
+    ) -> Result<Option<accounts::Credentials>, &'static str> {
+        let read = user.map(|(domain, name)| self.accounts.credentials(domain, name.as_bytes())).transpose();
+        read.map(Option::flatten).map_err(|error| {
+            self.trouble(&error.to_string());
+            "the accounts cannot be read"
+        })
+    }
+
     /// The account that a login names: a whole address of a virtual domain, without extension. Nobody for anything else.
-    fn account_of(&mut self, login: &[u8]) -> Result<Option<(Domain, UserName)>, String> {
+    pub(crate) fn account_of(&mut self, login: &[u8]) -> Result<Option<(Domain, UserName)>, String> {
         let Ok(address) = Address::new(login) else { return Ok(None) };
         Ok(match self.place(&address)? {
             Place::Virtual(domain, local) => UserName::new(&local).map(|user| (domain, user)),
@@ -107,13 +146,19 @@ impl Server {
     }
 
     fn verified(&mut self, login: Login, verdict: Result<bool, accounts::Error>) {
-        let right = match verdict {
-            Ok(right) => right && !login.suspended,
+        match verdict {
+            Ok(true) => self.judged(login, true),
+            Ok(false) => self.next_source(login),
             Err(error) => {
                 self.trouble(&error.to_string());
-                return self.unavailable(login.asker, "the password cannot be checked");
+                self.unavailable(login.asker, "the password cannot be checked");
             }
-        };
+        }
+    }
+
+    /// The end of a login: logged and answered.
+    pub(crate) fn judged(&mut self, login: Login, right: bool) {
+        let right = right && !login.suspended;
         let service = login.service.name();
         let from = login.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
         // Last on its line, so that no name can pass for another field.

@@ -4,13 +4,14 @@
 
 use crate::admin::Listing;
 use crate::clients::{Client, Heard, Rights};
-use crate::login::HashJob;
+use crate::login::{HashJob, Login};
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution};
 use control::auth::Places;
-use control::{Ids, Root, Routed};
+use control::authnet::Sources;
+use control::{Ids, Root, Routed, Watched};
 use ipc::auth::{Answer, Directory as Verdict, Request, Target};
 use ipc::lspawn::Existence;
 use ipc::{DATAGRAM_LEN_MAX, Message};
@@ -68,6 +69,8 @@ pub struct Server {
     pub(crate) places: Places,
     pub(crate) pool: Pool<HashJob>,
     pub(crate) lspawn: Upstream<LspawnWaiter>,
+    pub(crate) authnet: Upstream<Login>,
+    pub(crate) sources: Watched<Sources>,
     pub(crate) listings: BTreeMap<u64, Listing>,
     recipients: Recipients,
     seen: (Generation, u64),
@@ -88,6 +91,7 @@ enum Source {
     Listener(Socket),
     Wake,
     Lspawn,
+    Authnet,
     Client(u64),
 }
 
@@ -98,9 +102,11 @@ impl Server {
         let wake = Wake::new()?;
         let mut server = Self {
             accounts: setup.accounts,
+            sources: crate::authnet::sources(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
-            lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
+            lspawn: Upstream::new(Arc::clone(&setup.run), Socket::Lspawn.path()),
+            authnet: Upstream::new(setup.run, Socket::Authnet.path()),
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
             seen: (Generation::default(), 0),
@@ -134,6 +140,7 @@ impl Server {
                     Source::Listener(socket) => self.accept(socket),
                     Source::Wake => self.wake.clear(),
                     Source::Lspawn => self.lspawn_ready(&mut buf),
+                    Source::Authnet => self.authnet_ready(&mut buf),
                     Source::Client(client) => self.client_ready(client, &mut buf),
                 }
             }
@@ -160,12 +167,13 @@ impl Server {
             }
         }
         self.lspawn.interest().into_iter().for_each(|(fd, flags)| add(Source::Lspawn, fd, flags));
+        self.authnet.interest().into_iter().for_each(|(fd, flags)| add(Source::Authnet, fd, flags));
         for (number, client) in &self.clients {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let timeout =
-            self.lspawn.due().map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
+        let due = [self.lspawn.due(), self.authnet.due()].into_iter().flatten().min();
+        let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -180,6 +188,7 @@ impl Server {
         for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
             self.lspawn_gone(waiter);
         }
+        self.authnet_advance(now);
     }
 
     fn accept(&mut self, socket: Socket) {

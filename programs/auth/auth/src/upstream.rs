@@ -1,4 +1,4 @@
-//! The connection to a server that is asked questions: qmail-lspawn. Non-blocking, made again when it breaks, every question
+//! The connection to a server that is asked questions: qmail-lspawn, qmail-authnet. Non-blocking, made again when it breaks, every question
 //! with a deadline and an answer: the server's, or that there is none.
 
 use ipc::DATAGRAM_LEN_MAX;
@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use sys::{Received, Seqpacket};
+use zeroize::Zeroizing;
 
 /// How long a question may take (DESIGN: all but commit and DNS).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
@@ -29,7 +30,8 @@ pub(crate) struct Upstream<W> {
     path: &'static str,
     connection: Option<Seqpacket>,
     connect_after: Duration,
-    outbox: VecDeque<Vec<u8>>,
+    /// May hold passwords.
+    outbox: VecDeque<Zeroizing<Vec<u8>>>,
     pending: BTreeMap<u64, Pending<W>>,
     next_id: u64,
 }
@@ -53,7 +55,7 @@ impl<W> Upstream<W> {
     /// The waiter back: there is no answer to be had now.
     pub(crate) fn ask(&mut self, datagram: impl FnOnce(u64) -> Vec<u8>, waiter: W, now: Duration) -> Result<(), W> {
         let id = self.next_id;
-        let datagram = datagram(id);
+        let datagram = Zeroizing::new(datagram(id));
         if self.pending.len() >= PENDING_MAX || datagram.len() > DATAGRAM_LEN_MAX {
             return Err(waiter);
         }
