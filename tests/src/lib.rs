@@ -10,6 +10,7 @@ pub mod line;
 pub mod loop_disk;
 pub mod peer;
 pub mod postfix;
+pub mod slapd;
 pub mod strace;
 pub mod targets;
 pub mod tools;

@@ -2,6 +2,7 @@
 //!
 //! It changes nothing. An error is what stops mail or makes it go wrong; a warning is what is surely not meant.
 
+mod authnet;
 mod control_files;
 mod host;
 mod places;
@@ -81,6 +82,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     let mut found = Findings::default();
     places::check(root, &mut found);
     control_files::check(root, &mut found);
+    authnet::check(root, &mut found);
     users_files::check(root, &mut found);
     host::check(root, &mut found);
     found.0.sort_by_key(|finding| finding.level);

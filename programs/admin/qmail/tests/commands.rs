@@ -398,6 +398,7 @@ fn check_names_file_problem_and_cure() {
         assert!(found.iter().find(hit).is_some(), "{file} = {text:?}: {found:?}");
     }
     check_of_places(&all);
+    check_of_authsources(&all);
     let fine = Instance::new();
     fine.must(&["domain", "add", "v.example"]);
     for (name, text) in [
@@ -413,6 +414,44 @@ fn check_names_file_problem_and_cure() {
         let path = path.display().to_string();
         let found: Vec<_> = all(&fine).into_iter().filter(|finding| finding.1 == path).collect();
         assert!(found.iter().all(|finding| finding.2.contains("in users/domains too")), "{name}: {found:?}");
+    }
+}
+
+fn check_of_authsources(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {
+    let ldap = "url ldaps://ldap.example.org\nbase dc=x\n";
+    for (level, file, files, problem) in [
+        ("error", "authsources", &[("authsources", "accounts\nldpa\n")][..], "`ldpa` is no source"),
+        ("warning", "authsources", &[("authsources", "oauth\n"), ("oauth", "introspection https://a/\n")], "only tokens"),
+        ("error", "ldap", &[("authsources", "ldap\n")], "missing"),
+        ("error", "oauth", &[("authsources", "accounts\noauth\n")], "missing"),
+        ("warning", "ldap", &[("ldap", ldap)], "is not used"),
+        ("error", "ldap", &[("authsources", "ldap\n"), ("ldap", "url http://a\nbase x\n")], "an `url` is"),
+        ("error", "ldap", &[("authsources", "ldap\n"), ("ldap", &format!("{ldap}filter (mail=%n\n"))], "`)` is missing"),
+        ("error", "ldap", &[("authsources", "ldap\n"), ("ldap", &format!("{ldap}filter (cn=*)\n"))], "none of %n"),
+        (
+            "warning",
+            "ldap",
+            &[("authsources", "ldap\n"), ("ldap", "url ldap://192.0.2.1\nstarttls no\nbase x\n")],
+            "192.0.2.1:389 without TLS",
+        ),
+        (
+            "error",
+            "open.secret",
+            &[("authsources", "ldap\n"), ("open.secret", "x"), ("ldap", &format!("{ldap}binddn x\nbindpwfile open.secret\n"))],
+            "secret",
+        ),
+        ("error", "oauth", &[("authsources", "accounts\noauth\n"), ("oauth", "introspection http://a.example/\n")], "https://"),
+        ("warning", "oauth", &[("authsources", "accounts\noauth\n"), ("oauth", "userinfo https://a.example/\n")], "any token"),
+    ] {
+        let instance = Instance::new();
+        let path = |name: &str| instance.at("etc/qmail/control").join(name);
+        files.iter().for_each(|(name, text)| fs::write(path(name), text).unwrap());
+        let (subject, found) = (path(file).display().to_string(), all(&instance));
+        let hit = |finding: &&(String, String, String)| finding.0 == level && finding.1 == subject && finding.2.contains(problem);
+        assert!(found.iter().find(hit).is_some(), "{file} of {files:?}: {found:?}");
+        let others =
+            |finding: &&(String, String, String)| finding.1 == subject && finding.2.contains("no program of this version");
+        assert_eq!(found.iter().find(others), None);
     }
 }
 

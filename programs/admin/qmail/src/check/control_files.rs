@@ -25,8 +25,9 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 31] = [
+const OTHERS: [&str; 34] = [
     "authcleartext",
+    "authsources",
     "badmailfrom",
     "barelf",
     "bouncefrom",
@@ -39,6 +40,7 @@ const OTHERS: [&str; 31] = [
     "envnoathost",
     "helohost",
     "idhost",
+    "ldap",
     "listen",
     "localiphost",
     "locals",
@@ -47,6 +49,7 @@ const OTHERS: [&str; 31] = [
     "morercpthosts",
     "moreipme",
     "notipme",
+    "oauth",
     "outgoingip",
     "percenthack",
     "plusdomain",
@@ -224,7 +227,7 @@ fn unknown(root: &Root, found: &mut Findings) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let known = name.to_str().is_some_and(|name| NUMBERS.contains(&name) || OTHERS.contains(&name));
-        if !known {
+        if !known && !super::authnet::secrets(root).contains(&entry.path()) {
             found.note(&entry.path(), "no program of this version reads it");
         }
     }

@@ -1,0 +1,90 @@
+//! control/authsources and what its sources need: control/ldap, control/oauth and the secrets that they name.
+
+use std::path::{Path, PathBuf};
+
+use control::ldap::Server;
+use control::oauth::Issuer;
+use control::{ControlError, Root, authnet, secret};
+
+use super::Findings;
+
+pub(super) fn check(root: &Root, found: &mut Findings) {
+    let wants = |source, found: &mut Findings| found.take(authnet::wants(root, source)).unwrap_or(false);
+    if let Some(text) = found.take(root.text(authnet::FILE)) {
+        let file = root.control_file(authnet::FILE);
+        match authnet::Sources::parse(text.as_deref()) {
+            Err(problem) => found.error(&file, problem),
+            Ok(sources) if sources.passwords.is_empty() => {
+                found.warning(&file, "names no source of passwords: only tokens log in")
+            }
+            Ok(_) => {}
+        }
+    }
+    if wants("ldap", found) {
+        ldap(root, found);
+    }
+    if wants("oauth", found) {
+        oauth(root, found);
+    }
+    for (name, source) in [(control::ldap::FILE, "ldap"), (control::oauth::FILE, "oauth")] {
+        if root.control_file(name).exists() && !wants(source, found) {
+            found.warning(&root.control_file(name), format!("is not used: control/authsources has no line `{source}`"));
+        }
+    }
+}
+
+fn ldap(root: &Root, found: &mut Findings) {
+    let Some(config) = found.take(control::Ldap::read(root)) else { return };
+    let file = root.control_file(control::ldap::FILE);
+    match ldap::Filter::parse(config.filter.as_bytes()) {
+        Err(problem) => found.error(&file, format!("`filter`: {problem}")),
+        Ok(filter) if !filter.depends_on_login() => {
+            found.error(&file, "`filter` has none of %n, %u, %d: it would find the same entry for everybody");
+        }
+        Ok(_) => {}
+    }
+    for server in &config.servers {
+        if let Server::Clear(endpoint) = server
+            && !endpoint.is_loopback()
+        {
+            found.warning(&file, format!("passwords go to {endpoint} without TLS; take `starttls no` out"));
+        }
+    }
+    if let Some((_, password)) = &config.bind {
+        private(root, password, found);
+    }
+}
+
+fn oauth(root: &Root, found: &mut Findings) {
+    let Some(config) = found.take(control::Oauth::read(root)) else { return };
+    let file = root.control_file(control::oauth::FILE);
+    match &config.issuer {
+        Issuer::Introspection { client: Some((_, secret)), .. } => private(root, secret, found),
+        Issuer::Introspection { client: None, .. } => {}
+        Issuer::UserInfo { .. } => found.warning(
+            &file,
+            "`userinfo` takes any token of this issuer, also one that was given to another service; use `introspection` with `audience`",
+        ),
+    }
+}
+
+/// The files with secrets that are named.
+pub(super) fn secrets(root: &Root) -> Vec<PathBuf> {
+    let bind = control::Ldap::read(root).ok().and_then(|config| config.bind);
+    let client = control::Oauth::read(root).ok().and_then(|config| match config.issuer {
+        Issuer::Introspection { client, .. } => client,
+        Issuer::UserInfo { .. } => None,
+    });
+    [bind, client].into_iter().flatten().map(|(_, file)| file).collect()
+}
+
+/// A secret is qmail-authnet's alone.
+fn private(root: &Root, path: &Path, found: &mut Findings) {
+    let reader = |root: &Root| -> Result<u32, ControlError> {
+        let ids = root.ids()?;
+        ids.uid_of(sandbox::Role::Authnet.name())
+            .ok_or_else(|| ControlError::new(&root.ids_file(), "has no line for qmailn; write `qmailn UID GID`"))
+    };
+    let Some(reader) = found.take(reader(root)) else { return };
+    found.take(secret::check_file(path, reader));
+}
