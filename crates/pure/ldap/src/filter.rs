@@ -1,7 +1,7 @@
 //! Search filters (RFC 4515) of the configuration, with places for the login.
 //!
-//! `%n` stands for the whole login, `%u` for what is before its last `@` (all of it if there is none), `%d` for what follows, `%%` for a
-//! percent sign. They may stand in values only. The filter is read into its structure before any login is known, and a login is put in as
+//! `%n` stands for the whole login, `%u` for what is before its last `@` (all of it if there is none), `%d` for what follows, `%t` for
+//! today in days since 1970, as shadowExpire counts (RFC 2307), `%%` for a percent sign. They may stand in values only. The filter is read into its structure before any login is known, and a login is put in as
 //! bytes of a value (RFC 4511 §4.5.1.7 has no special characters): there is nothing to escape, and nothing that could be forgotten.
 
 use crate::ber::{OCTET_STRING, SEQUENCE, put};
@@ -10,6 +10,8 @@ use crate::ber::{OCTET_STRING, SEQUENCE, put};
 pub const FILTER_LEN_MAX: usize = 4096;
 /// Filters inside filters.
 pub const DEPTH_MAX: usize = 16;
+
+const DAY_S: u64 = 86_400;
 
 const AND: u8 = 0xa0;
 const OR: u8 = 0xa1;
@@ -29,17 +31,19 @@ pub struct Login<'a> {
     local: &'a [u8],
     /// Empty if there is none.
     domain: &'a [u8],
+    day: u64,
 }
 
 impl<'a> Login<'a> {
+    /// `now_s`: UNIX seconds.
     #[must_use]
-    pub fn new(whole: &'a [u8]) -> Self {
+    pub fn new(whole: &'a [u8], now_s: u64) -> Self {
         let at = whole.iter().rposition(|b| *b == b'@');
         let (local, domain) = match at.and_then(|at| whole.split_at_checked(at)) {
             Some((local, domain)) => (local, domain.get(1..).unwrap_or_default()),
             None => (whole, &[][..]),
         };
-        Self { whole, local, domain }
+        Self { whole, local, domain, day: now_s / DAY_S }
     }
 }
 
@@ -76,6 +80,7 @@ enum Piece {
     Whole,
     Local,
     Domain,
+    Day,
 }
 
 impl Filter {
@@ -110,7 +115,7 @@ impl Filter {
 
 impl Node {
     fn depends_on_login(&self) -> bool {
-        let is_place = |value: &Value| value.iter().any(|piece| !matches!(piece, Piece::Bytes(_)));
+        let is_place = |value: &Value| value.iter().any(|piece| !matches!(piece, Piece::Bytes(_) | Piece::Day));
         match self {
             Self::Junction(_, inner) => inner.iter().any(Self::depends_on_login),
             Self::Compare(_, _, value) | Self::Extensible { value, .. } => is_place(value),
@@ -168,11 +173,16 @@ impl Node {
 fn filled(value: &Value, login: Login<'_>) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     for piece in value {
+        let day;
         let bytes = match piece {
-            Piece::Bytes(bytes) => bytes,
+            Piece::Bytes(bytes) => bytes.as_slice(),
             Piece::Whole => login.whole,
             Piece::Local => login.local,
             Piece::Domain => login.domain,
+            Piece::Day => {
+                day = login.day.to_string();
+                day.as_bytes()
+            }
         };
         if bytes.is_empty() {
             return None;
@@ -297,12 +307,13 @@ fn value(text: &[u8]) -> Result<Value, String> {
                 Some((b'n', _)) => Piece::Whole,
                 Some((b'u', _)) => Piece::Local,
                 Some((b'd', _)) => Piece::Domain,
+                Some((b't', _)) => Piece::Day,
                 Some((b'%', after)) => {
                     bytes.push(b'%');
                     rest = after;
                     continue;
                 }
-                _ => return Err("a percent sign stands before n, u, d or another percent sign".to_owned()),
+                _ => return Err("a percent sign stands before n, u, d, t or another percent sign".to_owned()),
             },
             byte => {
                 bytes.push(*byte);
@@ -326,7 +337,7 @@ mod tests {
     use super::*;
 
     fn encoded(filter: &str, login: &[u8]) -> Option<Vec<u8>> {
-        Filter::parse(filter.as_bytes()).unwrap().encode(Login::new(login))
+        Filter::parse(filter.as_bytes()).unwrap().encode(Login::new(login, 86_400 * 20_782 + 5))
     }
 
     #[test]
@@ -365,6 +376,7 @@ mod tests {
             assert!(part.ends_with(&expected), "{}", part.escape_ascii());
         }
         assert_eq!(encoded("(a=%u+%d)", b"x@y@z"), Some(b"\xa3\x0a\x04\x01a\x04\x05x@y+z".to_vec()));
+        assert_eq!(encoded("(a>=%t)", b"x"), Some(b"\xa5\x0a\x04\x01a\x04\x0520782".to_vec()));
         assert_eq!(encoded("(a=%u)", b"joe"), Some(b"\xa3\x08\x04\x01a\x04\x03joe".to_vec()));
     }
 
@@ -374,7 +386,7 @@ mod tests {
             assert_eq!(encoded(filter, login.as_bytes()), None, "{filter} {login}");
         }
         assert!(Filter::parse(b"(|(a=b)(c=*%u))").unwrap().depends_on_login());
-        assert!(!Filter::parse(b"(&(a=b)(c=*))").unwrap().depends_on_login());
+        assert!(!Filter::parse(b"(&(a=b)(c=*)(d>=%t))").unwrap().depends_on_login());
     }
 
     #[test]

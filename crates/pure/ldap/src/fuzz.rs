@@ -23,7 +23,7 @@ pub fn filters(data: &[u8]) {
     };
     let Ok(filter) = Filter::parse(text) else { return };
     let shape = |login: &[u8]| {
-        let bytes = filter.encode(Login::new(login))?;
+        let bytes = filter.encode(Login::new(login, 1_700_000_000))?;
         let mut reader = Reader(&bytes);
         let (tag, content) = reader.any().expect("one element");
         assert!(reader.is_empty());

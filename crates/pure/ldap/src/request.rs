@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(bind(3, b"cn=a", b""), None, "an empty password proves nothing");
         assert_eq!(unbind(7), b"\x30\x05\x02\x01\x07\x42\x00");
         assert_eq!(start_tls(1), b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037");
-        let filter = Filter::parse(b"(mail=%n)").unwrap().encode(Login::new(b"j")).unwrap();
+        let filter = Filter::parse(b"(mail=%n)").unwrap().encode(Login::new(b"j", 0)).unwrap();
         let wanted =
             Search { base: b"o=x", scope: Scope::Sub, filter: &filter, attributes: &[b"mail"], size_limit: 2, time_limit_s: 4 };
         let expected = b"\x30\x2c\x02\x01\x05\x63\x27\x04\x03o=x\x0a\x01\x02\x0a\x01\x00\x02\x01\x02\x02\x01\x04\x01\x01\x00\

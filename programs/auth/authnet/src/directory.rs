@@ -71,7 +71,7 @@ impl Directory {
         if password.is_empty() {
             return Verdict::Wrong;
         }
-        let Some(filter) = self.filter.encode(Login::new(login)) else { return Verdict::NoSuchUser };
+        let Some(filter) = self.filter.encode(Login::new(login, sys::clock::unix_s())) else { return Verdict::NoSuchUser };
         let Ok(_place) = self.places.try_acquire() else {
             return Verdict::Unavailable("too many logins at once for the directory".to_owned());
         };

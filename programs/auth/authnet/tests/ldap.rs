@@ -18,6 +18,7 @@ fn people() -> String {
         person("ann", "ann@a.example", "ann-password", ""),
         person("bob", "bob@a.example", "bob-password", ""),
         person("old", "old@a.example", "old-password", "shadowExpire: 1000\n"),
+        person("new", "new@a.example", "new-password", "shadowExpire: 99999\n"),
         person("two", "two@a.example", "two-password", "mail: zwei@a.example\n"),
         person("odd", "o*d@a.example", "odd-password", ""),
         person("none", "none@a.example", "none-password", "").replace("userPassword: none-password\n", ""),
@@ -95,8 +96,7 @@ fn filters_names_and_accounts_that_have_ended() {
     let instance = Instance::new();
     let test = "filters_names_and_accounts_that_have_ended";
     let Some(slapd) = Slapd::start(test, instance.dir(), &people(), None).unwrap() else { return };
-    // Days since 1970: 1000 is long ago, 99999 far off.
-    let filter = "(&(objectClass=inetOrgPerson)(uid=%u)(|(!(shadowExpire=*))(shadowExpire>=99999)))";
+    let filter = "(&(objectClass=inetOrgPerson)(uid=%u)(|(!(shadowExpire=*))(shadowExpire>=%t)))";
     let socket = slapd.socket().replace('/', "%2F");
     configure(&instance, &format!("url ldapi://{socket}"), &format!("filter {filter}\nuser uid\ndomain b.example\nscope one\n"));
     let people_base = format!("base ou=people,{BASE}");
@@ -108,6 +108,7 @@ fn filters_names_and_accounts_that_have_ended() {
             assert_eq!(authnet.login(login.as_bytes(), b"ann-password").await, Said::right("ann@b.example"), "{login}");
         }
         assert_eq!(authnet.login(b"old", b"old-password").await, Said::Nobody, "its account has ended");
+        assert_eq!(authnet.login(b"new", b"new-password").await, Said::right("new@b.example"), "its account goes on");
         assert_eq!(authnet.login(b"@b.example", b"x").await, Said::Nobody);
     });
 }
