@@ -53,10 +53,7 @@ pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Fa
     report.add(&root.ids_file(), make_file(&root.ids_file(), ids.to_text().as_bytes(), 0o644, None))?;
     control_files(root, &me, &listeners, &mut report)?;
     aliases(root, &ids, &mut report)?;
-    // A host whose name no certificate can have goes without.
-    if let Ok(files) = certificate::make_self_signed(root, me.as_bytes(), &ids) {
-        files.into_iter().try_for_each(|(path, is_new)| report.add(&path, Ok(is_new)))?;
-    }
+    first_certificate(root, &ids, &mut report)?;
     say(root, &report, printer)
 }
 
@@ -107,6 +104,16 @@ fn control_files(root: &Root, me: &Domain, listeners: &[Listener], report: &mut 
         report.add(&path, make_file(&path, &text, 0o644, None))?;
     }
     Ok(())
+}
+
+/// An instance begins with TLS; a host whose name no certificate can have goes without.
+fn first_certificate(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
+    if !certificate::all(root)?.is_empty() {
+        return Ok(());
+    }
+    let made = root.me().map(|me| certificate::make_self_signed(root, &me, ids));
+    let files = made.into_iter().flatten().flatten();
+    files.into_iter().try_for_each(|(path, is_new)| report.add(&path, Ok(is_new)))
 }
 
 /// Mail for the postmaster must not be lost on a fresh system: it goes to a Maildir of alias. Only a directory that is not there
