@@ -135,7 +135,8 @@ fn nothing_in_the_clear_counts_after_starttls() {
 /// Every input in the two states of STARTTLS and in those of a login: one end at most, and none of them by way of the clear.
 #[test]
 fn every_input_in_every_state() {
-    let states: [(&str, fn() -> Client); 6] = [
+    type State = (&'static str, fn() -> Client);
+    let states: [State; 6] = [
         ("STARTTLS", || {
             let mut client = greeted(Tls::May, None, false);
             client.handle(Input::Bytes(STARTTLS));
@@ -180,7 +181,10 @@ fn every_input_in_every_state() {
             let closed = actions.contains(&Action::Close);
             let unfinished = actions.iter().filter(|action| matches!(action, Action::Unusable(_) | Action::NoTls(_))).count();
             if number == 3 {
-                assert!(matches!(&actions[..], [Action::Finished(end)] if end.outcomes[0].letter() == b'Z'), "{state}: {actions:?}");
+                assert!(
+                    matches!(&actions[..], [Action::Finished(end)] if end.outcomes[0].letter() == b'Z'),
+                    "{state}: {actions:?}"
+                );
                 continue;
             }
             // A failed handshake in its state is the one end without a reply.
