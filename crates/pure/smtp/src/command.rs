@@ -5,7 +5,7 @@
 //!
 //! As generous as qmail: blanks after the colon, no angle brackets, dots anywhere in a local part, no domain. Stricter than
 //! qmail: bytes that RFC 5321 has no place for are refused, not carried along.
-//! Standards: RFC 5321 §4.1, RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3030 (BDAT), RFC 4954 §5 (AUTH=).
+//! Standards: RFC 5321 §4.1, RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 4954 §5 (AUTH=).
 //! Used by [`crate::server`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -27,6 +27,7 @@ pub enum Command<'a> {
     Data(&'a [u8]),
     Bdat(&'a [u8]),
     Auth(&'a [u8]),
+    StartTls(&'a [u8]),
     Rset,
     Noop,
     Quit,
@@ -59,6 +60,7 @@ impl<'a> Command<'a> {
             4 if is("HELP") => Self::Help,
             4 if is("VRFY") => Self::Vrfy,
             4 if is("EXPN") => Self::Expn,
+            8 if is("STARTTLS") => Self::StartTls(rest),
             _ => Self::Unknown,
         }
     }

@@ -13,8 +13,8 @@
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 4954, RFC 6152, RFC 6409, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
-//! may end in LF, HELO is not needed, a second MAIL starts over. STARTTLS would be a further state and action.
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 4954, RFC 6152, RFC 6409, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
+//! may end in LF, HELO is not needed, a second MAIL starts over.
 //! Used by qmail-smtpd.
 
 mod auth;
@@ -23,6 +23,7 @@ mod exchange;
 pub mod fuzz;
 mod policy;
 mod replies;
+mod starttls;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -31,6 +32,7 @@ mod transaction;
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
     Action, Actions, Config, Connection, Envelope, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer, RecipientAnswer, Secret,
+    StartTls, Tls, TlsAnswer,
 };
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
@@ -58,6 +60,8 @@ pub enum End {
     /// The client left without QUIT.
     Gone,
     Timeout,
+    /// STARTTLS came to nothing.
+    Tls,
     /// A bound was passed.
     Limit,
     /// The system goes down.
@@ -94,6 +98,8 @@ enum State {
     Exchange(Exchange),
     /// A login is being judged.
     Judging,
+    /// STARTTLS: what comes next is no SMTP.
+    Handshake,
     /// The queue has been asked.
     Committing {
         bytes: u64,
@@ -176,6 +182,10 @@ impl Session {
                 self.login_answered(answer, out);
                 self.resume(out);
             }
+            Input::Tls(answer) => {
+                self.progress = now.boot;
+                self.tls_answered(answer, out);
+            }
             Input::Queue(answer) => {
                 self.progress = now.boot;
                 self.queue_answered(&answer, out);
@@ -192,7 +202,8 @@ impl Session {
     /// May the driver read from the client now?
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.state, State::Judging | State::Committing { .. } | State::Closed(_)) && !self.is_asking()
+        !matches!(self.state, State::Judging | State::Handshake | State::Committing { .. } | State::Closed(_))
+            && !self.is_asking()
     }
 
     /// When [`Input::Deadline`] is due, in [`Now::boot`]. Open questions have deadlines of their own, which the driver keeps.
@@ -264,6 +275,11 @@ impl Session {
         self.peer.is_submission && !self.is_relay_client()
     }
 
+    /// Would a login have to wait for STARTTLS?
+    fn needs_tls(&self) -> bool {
+        self.peer.logins == Logins::NotInClear && self.peer.starttls == StartTls::Offered
+    }
+
     fn is_asking(&self) -> bool {
         matches!(&self.state, State::Mail(transaction) if transaction.is_asking())
     }
@@ -302,6 +318,13 @@ impl Session {
         match &self.state {
             State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
             State::Judging | State::Committing { .. } => return false,
+            State::Handshake => {
+                if !rest.is_empty() {
+                    *rest = &[];
+                    self.bytes_behind_starttls(out);
+                }
+                return false;
+            }
             State::Closed(_) => {
                 *rest = &[];
                 return false;
@@ -348,28 +371,29 @@ impl Session {
             State::Exchange(exchange) => self.response(exchange, line, is_too_long, out),
             state => {
                 self.state = state;
-                self.command_line(line, is_too_long, out);
+                self.command_line(line, is_too_long, rest.is_empty(), out);
             }
         }
         true
     }
 
-    fn command_line(&mut self, line: &[u8], is_too_long: bool, out: &mut Actions) {
+    /// `is_last`: the client has sent nothing behind the line.
+    fn command_line(&mut self, line: &[u8], is_too_long: bool, is_last: bool, out: &mut Actions) {
         if is_too_long {
             self.refuse(replies::LINE_TOO_LONG, out);
         } else if memchr::memchr(0, line).is_some() {
             self.refuse(replies::NUL, out);
         } else {
-            self.command(Command::parse(line), out);
+            self.command(Command::parse(line), is_last, out);
         }
     }
 
-    fn command(&mut self, command: Command<'_>, out: &mut Actions) {
+    fn command(&mut self, command: Command<'_>, is_last: bool, out: &mut Actions) {
         match command {
             Command::Helo(name) => self.hello(name, false, out),
             Command::Ehlo(name) => self.hello(name, true, out),
             Command::Mail(_) | Command::Rcpt(_) | Command::Data(_) | Command::Vrfy | Command::Expn if self.needs_login() => {
-                self.refuse(replies::LOGIN_FIRST, out);
+                self.refuse(if self.needs_tls() { replies::TLS_FIRST } else { replies::LOGIN_FIRST }, out);
             }
             Command::Mail(_) if matches!(self.state, State::BetweenChunks(_)) => self.refuse(replies::BDAT_OPEN, out),
             Command::Mail(argument) => self.mail(argument, out),
@@ -377,6 +401,7 @@ impl Session {
             Command::Data(argument) => self.data(argument, out),
             Command::Bdat(argument) => self.bdat(argument, out),
             Command::Auth(argument) => self.auth(argument, out),
+            Command::StartTls(argument) => self.starttls(argument, is_last, out),
             Command::Rset => {
                 self.reset(out);
                 out.reply(replies::RSET.as_bytes());
@@ -407,9 +432,10 @@ impl Session {
         let verp = self.is_relay_client().then_some("XVERP");
         // Not where it would be refused (RFC 4954 §4), and so not once more.
         let auth = (self.peer.logins == Logins::Offered && self.user.is_none()).then_some("AUTH PLAIN LOGIN");
+        let starttls = (self.peer.starttls == StartTls::Offered && self.peer.tls.is_none()).then_some("STARTTLS");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions.into_iter().chain(verp).chain(auth) {
+        for extension in extensions.into_iter().chain(verp).chain(starttls).chain(auth) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");

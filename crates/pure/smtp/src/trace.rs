@@ -23,8 +23,10 @@ pub struct Received<'a> {
     pub remote_info: Option<&'a [u8]>,
     pub helo: Option<&'a [u8]>,
     pub local_host: &'a [u8],
-    /// `SMTP`, `ESMTP`, `UTF8SMTP`, and with an `A` behind it after a login (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3).
+    /// `SMTP`, `ESMTP`, `UTF8SMTP`; with an `S` behind it over TLS and an `A` after a login (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3).
     pub protocol: &'a str,
+    /// The cipher suite by its IANA name (RFC 8314 §4.3).
+    pub tls: Option<&'a str>,
     pub unix_s: u64,
 }
 
@@ -50,6 +52,10 @@ impl Received<'_> {
         push_safe(&mut line, self.local_host);
         line.extend_from_slice(b" with ");
         line.extend_from_slice(self.protocol.as_bytes());
+        if let Some(cipher) = self.tls {
+            line.extend_from_slice(b" tls ");
+            line.extend(cipher.bytes().filter(|b| b.is_ascii_alphanumeric() || *b == b'_'));
+        }
         line.extend_from_slice(b"; ");
         line.extend_from_slice(Civil::from_unix(self.unix_s).rfc5322().as_bytes());
         line.push(b'\n');
@@ -73,6 +79,7 @@ mod tests {
         helo: None,
         local_host: b"mx.example.org",
         protocol: "ESMTP",
+        tls: None,
         unix_s: 0,
     };
 
@@ -83,6 +90,8 @@ mod tests {
             text(PLAIN),
             "Received: from unknown (192.0.2.1)\n  by mx.example.org with ESMTP; 1 Jan 1970 00:00:00 -0000\n"
         );
+        let tls = Received { protocol: "ESMTPS", tls: Some("TLS_AES_256_GCM_SHA384"), ..PLAIN };
+        assert!(text(tls).contains("\n  by mx.example.org with ESMTPS tls TLS_AES_256_GCM_SHA384; 1 Jan"));
         let all = Received { remote_host: b"a.b", helo: Some(b"c.d"), remote_info: Some(b"joe"), ..PLAIN };
         assert_eq!(
             text(all),

@@ -17,6 +17,8 @@ pub enum Input<'a> {
     Recipient { question: u32, answer: RecipientAnswer },
     /// The answer to [`Action::LogIn`].
     Login(LoginAnswer),
+    /// The answer to [`Action::StartTls`].
+    Tls(TlsAnswer),
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -47,6 +49,27 @@ pub enum LoginAnswer {
     Refused,
     /// It could not be found out now.
     Temporary,
+}
+
+/// What became of STARTTLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsAnswer {
+    /// There is no certificate now; nothing was said to the client.
+    Unavailable,
+    /// The client was told to go on, and the handshake did not come to its end.
+    Failed,
+    Started(Box<Tls>),
+}
+
+/// What protects a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The cipher suite's IANA name, as `TLS_AES_256_GCM_SHA384`: the `tls` clause of Received (RFC 8314 §4.3).
+    pub cipher: Box<str>,
+    /// Channel binding `tls-exporter` (RFC 9266).
+    pub exporter: [u8; 32],
+    /// Channel binding `tls-server-end-point` (RFC 5929), where the certificate's signature has a hash.
+    pub end_point: Option<Box<[u8]>>,
 }
 
 /// A password. Never printed; wiped when it is dropped.
@@ -93,6 +116,9 @@ pub enum Action {
     CheckRecipient { question: u32, recipient: Address },
     /// Have this login judged, answer by [`Input::Login`].
     LogIn { user: Box<[u8]>, password: Secret },
+    /// Send what waits and, if there is a certificate, `go`; then start the handshake. Answer by [`Input::Tls`]. Bytes of the client that
+    /// were read before are not part of it.
+    StartTls { go: Vec<u8> },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -163,6 +189,9 @@ pub struct Connection {
     /// The client may relay: RELAYCLIENT with its value, which is appended to each recipient.
     pub relay_client: Option<Box<[u8]>>,
     pub logins: Logins,
+    pub starttls: StartTls,
+    /// TLS from the first byte, or since STARTTLS.
+    pub tls: Option<Box<Tls>>,
     /// For mail of this system's users only (RFC 6409): nothing goes without a login, unless the client is a relay client.
     pub is_submission: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].
@@ -177,6 +206,15 @@ pub enum Logins {
     NotHere,
     /// A password may not be sent over this connection: it has no TLS and does not come from `control/authcleartext`.
     NotInClear,
+    Offered,
+}
+
+/// May a connection in the clear become one with TLS?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartTls {
+    /// There is no certificate, or nobody who could use it.
+    #[default]
+    NotHere,
     Offered,
 }
 

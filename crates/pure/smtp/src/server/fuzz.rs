@@ -2,7 +2,7 @@
 
 use super::{
     Action, Actions, Config, Connection, End, Envelope, HELD_LEN_MAX, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer,
-    RecipientAnswer, Session,
+    RecipientAnswer, Session, StartTls, Tls, TlsAnswer,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
@@ -89,6 +89,11 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     answers.push(Input::Queue(QueueAnswer::Accepted { qp: 1 }));
                 }
                 Action::Abandon => assert!(open.take().is_some(), "nothing to abandon"),
+                Action::StartTls { go } => {
+                    assert!(session.peer().starttls == StartTls::Offered && session.peer().tls.is_none() && open.is_none());
+                    seen.replies.extend(go);
+                    answers.push(Input::Tls(TlsAnswer::Started(tls())));
+                }
                 Action::Log(line) => seen.log.push(line),
                 Action::Close => assert!(session.end().is_some()),
             }
@@ -98,6 +103,12 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
             session.step(NOW, answer, out);
         }
     }
+}
+
+/// TLS of these tests.
+#[must_use]
+pub fn tls() -> Box<Tls> {
+    Box::new(Tls { cipher: "TLS_AES_128_GCM_SHA256".into(), exporter: [7; 32], end_point: None })
 }
 
 fn without_received(text: &[u8]) -> Vec<u8> {
@@ -126,11 +137,15 @@ pub fn session(data: &[u8]) {
         relay_client: (choice & 2 != 0).then(Box::default),
         logins: if choice & 4 != 0 { Logins::Offered } else { Logins::NotInClear },
         is_submission: small & 128 != 0,
+        starttls: if small & 64 != 0 { StartTls::Offered } else { StartTls::NotHere },
         ..Connection::default()
     };
     let whole = run(&config, &peer, [bytes]);
-    assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
-    assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
+    // STARTTLS alone makes a difference of what came in one go.
+    if peer.starttls == StartTls::NotHere || !bytes.to_ascii_lowercase().windows(8).any(|word| word == b"starttls") {
+        assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
+        assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
+    }
     assert!(
         whole.logins.len() <= 4
             && whole

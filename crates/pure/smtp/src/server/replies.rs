@@ -42,6 +42,13 @@ pub(super) const TOO_MANY_HOPS: &str = "554 5.4.6 too many hops, this message is
 pub(super) const BARE_LF: &str = "550 5.6.11 a CR or LF that is not part of a CRLF; see https://cr.yp.to/docs/smtplf.html";
 pub(super) const TEXT_LINE_TOO_LONG: &str = "554 5.6.0 a line of this message is too long";
 
+pub(super) const START_TLS: &str = "220 2.0.0 ready to start TLS";
+pub(super) const STARTTLS_ARGUMENT: &str = "501 5.5.4 STARTTLS has no parameters";
+pub(super) const TLS_AGAIN: &str = "503 5.5.1 this connection has TLS already";
+pub(super) const NO_TLS_NOW: &str = "454 4.7.0 TLS is not available now, try again later";
+pub(super) const BEHIND_STARTTLS: &str = "421 4.7.0 nothing may be sent behind STARTTLS before TLS has started";
+pub(super) const TLS_FIRST: &str = "530 5.7.0 STARTTLS first, then log in";
+
 pub(super) const LOGIN_FIRST: &str = "530 5.7.0 log in first";
 pub(super) const NO_LOGIN_IN_CLEAR: &str = "538 5.7.11 a password may not be sent over this connection, it is not encrypted";
 pub(super) const AUTH_AGAIN: &str = "503 5.5.1 you are logged in already";

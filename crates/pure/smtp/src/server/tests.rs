@@ -469,10 +469,12 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
         ("committing", format!("{start}BDAT 2 LAST\r\nabNOOP\r\n")),
         ("exchange", "EHLO x\r\nAUTH LOGIN\r\nZg==\r\n".to_owned()),
         ("judging", format!("EHLO x\r\nAUTH PLAIN {}\r\nNOOP\r\n", response("", "joe", "ok"))),
+        ("handshake", "EHLO x\r\nSTARTTLS\r\n".to_owned()),
         ("closed", "QUIT\r\n".to_owned()),
     ]
     .map(|(name, input)| {
-        let mut session = Session::new(Arc::new(config()), local(), T0, &mut Actions::default());
+        let peer = Connection { starttls: StartTls::Offered, ..local() };
+        let mut session = Session::new(Arc::new(config()), peer, T0, &mut Actions::default());
         session.step(T0, Input::Bytes(input.as_bytes()), &mut Actions::default());
         (name, session)
     })
@@ -483,10 +485,12 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
     let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
-    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login", "auth"] {
+    let events =
+        ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login", "auth", "tls"];
+    for event in events {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
-            let is_waiting = matches!(name, "asking" | "committing" | "judging");
+            let is_waiting = matches!(name, "asking" | "committing" | "judging" | "handshake");
             match event {
                 "closed" => session.step(T0, Input::Closed, &mut out),
                 "deadline" => session.step(late, Input::Deadline, &mut out),
@@ -500,6 +504,7 @@ fn every_state_with_every_event() {
                     session.step(T0, Input::Bytes(auth.as_bytes()), &mut out);
                 }
                 "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
+                "tls" => session.step(T0, Input::Tls(TlsAnswer::Started(fuzz::tls())), &mut out),
                 _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
             }
             let case = format!("{event} in {name}: {:?}", out.0);
@@ -518,6 +523,12 @@ fn every_state_with_every_event() {
                 "recipient" => assert_eq!(out.0.is_empty(), name != "asking", "{case}"),
                 "queue" => assert_eq!(out.0.is_empty(), name != "committing", "{case}"),
                 "login" => assert_eq!(out.0.is_empty(), name != "judging", "{case}"),
+                "tls" => {
+                    assert!(out.0.is_empty() && session.helo().is_none_or(|_| name != "handshake"), "{case}");
+                    assert_eq!(session.peer().tls.is_some(), name == "handshake", "{case}");
+                }
+                // Bytes in the clear where a handshake belongs.
+                "bytes" | "auth" if name == "handshake" => assert_eq!(session.end(), Some(End::Limit), "{case}"),
                 _ => assert!(!is_closed, "{case}"),
             }
             let asks = out.0.iter().any(|action| matches!(action, Action::LogIn { .. }));
@@ -773,6 +784,114 @@ fn a_submission_is_somebodys() {
     {
         assert_eq!(deliver(config(), peer, input.as_bytes()).messages.len(), messages, "{input}");
     }
+}
+
+/// Over a connection that offers STARTTLS: `before` the handshake, `after` it.
+fn over_tls(before: &str, after: &str) -> Seen {
+    let peer = Connection { logins: Logins::NotInClear, starttls: StartTls::Offered, ..submitter() };
+    fuzz::run(&Arc::new(config()), &peer, [before.as_bytes(), b"STARTTLS\r\n", after.as_bytes()])
+}
+
+#[test]
+fn after_starttls_everything_starts_over() {
+    let seen = over_tls("EHLO before\r\n", "MAIL FROM:<a@b>\r\nEHLO after\r\nSTARTTLS\r\n");
+    let replies = String::from_utf8(seen.replies).unwrap();
+    let (clear, protected) = replies.split_once("220 2.0.0 ready to start TLS\r\n").unwrap();
+    assert!(clear.contains("250-STARTTLS\r\n") && !clear.contains("AUTH"), "{clear}");
+    assert!(protected.contains("250-AUTH PLAIN LOGIN\r\n") && !protected.contains("STARTTLS"), "{protected}");
+    assert!(protected.starts_with("530 5.7.0 log in first\r\n"), "{protected}");
+    assert!(protected.ends_with("503 5.5.1 this connection has TLS already\r\n"), "{protected}");
+    // A transaction and a name of before are gone.
+    let peer = Connection { starttls: StartTls::Offered, ..local() };
+    let chunks = [
+        &b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a>\r\nSTARTTLS\r\n"[..],
+        b"DATA\r\n",
+        b"MAIL FROM:<>\r\nRCPT TO:<a>\r\nDATA\r\n.\r\n",
+    ];
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), peer, T0, &mut out);
+    let mut text = Vec::new();
+    let mut replies = Vec::new();
+    for chunk in chunks {
+        session.step(T0, Input::Bytes(chunk), &mut out);
+        while !out.0.is_empty() {
+            for action in std::mem::take(&mut out.0) {
+                match action {
+                    Action::CheckRecipient { question, .. } => {
+                        session.step(T0, Input::Recipient { question, answer: RecipientAnswer::Exists }, &mut out);
+                    }
+                    Action::StartTls { .. } => session.step(T0, Input::Tls(TlsAnswer::Started(fuzz::tls())), &mut out),
+                    Action::Body(piece) => text.extend(piece),
+                    Action::Reply(bytes) => replies.extend(bytes),
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(String::from_utf8(replies).unwrap().contains("\r\n503 5.5.1 MAIL first\r\n"));
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.starts_with("Received: from unknown ()\n  by mx.example.org with SMTP tls TLS_AES_128_GCM_SHA256; "),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_pipelined_behind_starttls_is_never_a_command() {
+    for (before, behind) in
+        [("EHLO x\r\n", "NOOP\r\n"), ("EHLO x\r\n", "x"), ("", "\0"), ("MAIL FROM:<>\r\nRCPT TO:<a>\r\n", "DATA\r\n.\r\n")]
+    {
+        let peer = Connection { starttls: StartTls::Offered, ..local() };
+        let input = format!("{before}STARTTLS\r\n{behind}");
+        let seen = fuzz::run(&Arc::new(config()), &peer, [input.as_bytes()]);
+        let replies = String::from_utf8(seen.replies).unwrap();
+        assert_eq!(seen.end, Some(End::Limit), "{input:?}");
+        assert!(replies.ends_with("421 4.7.0 nothing may be sent behind STARTTLS before TLS has started\r\n"), "{replies}");
+        assert!(!replies.contains("220 2.0.0") && seen.messages.is_empty(), "{replies}");
+    }
+}
+
+#[test]
+fn where_there_is_no_starttls() {
+    says("STARTTLS\r\n", "502 5.5.1 unimplemented\n");
+    let peer = Connection { starttls: StartTls::Offered, ..local() };
+    let seen =
+        fuzz::run(&Arc::new(config()), &peer, [&b"STARTTLS now\r\nMAIL FROM:<>\r\nRCPT TO:<a>\r\nBDAT 2\r\nabSTARTTLS\r\n"[..]]);
+    let replies = String::from_utf8(seen.replies).unwrap();
+    assert!(
+        replies.contains("501 5.5.4 STARTTLS has no parameters\r\n")
+            && replies.ends_with("503 5.5.1 only BDAT or RSET until the last chunk is here\r\n"),
+        "{replies}"
+    );
+    for (answer, end, reply) in [
+        (TlsAnswer::Unavailable, None, "454 4.7.0 TLS is not available now, try again later\r\n"),
+        (TlsAnswer::Failed, Some(End::Tls), ""),
+    ] {
+        let mut out = Actions::default();
+        let mut session = Session::new(Arc::new(config()), Connection { starttls: StartTls::Offered, ..local() }, T0, &mut out);
+        session.step(T0, Input::Bytes(b"STARTTLS\r\n"), &mut out);
+        assert!(!session.wants_input() && session.deadline() == Duration::MAX);
+        out.0.clear();
+        session.step(T0, Input::Tls(answer), &mut out);
+        assert_eq!(session.end(), end);
+        let said = out.0.iter().find_map(|action| match action {
+            Action::Reply(bytes) => Some(String::from_utf8(bytes.clone()).unwrap()),
+            _ => None,
+        });
+        assert_eq!(said.unwrap_or_default(), reply);
+    }
+}
+
+#[test]
+fn tls_is_told_in_the_received_field_and_lets_passwords_in() {
+    let mut peer = Connection { logins: Logins::NotInClear, ..submitter() };
+    peer.protect(fuzz::tls());
+    let login = format!("EHLO x\r\nAUTH PLAIN {}\r\nMAIL FROM:<a@b>\r\n", response("", "joe", "ok"));
+    let answers = replies(config(), peer, login.as_bytes());
+    assert!(answers.contains("235 2.7.0 welcome\n250 2.1.0 ok\n"), "{answers}");
+    let mut peer = Connection { logins: Logins::NotHere, ..local() };
+    peer.protect(fuzz::tls());
+    assert_eq!(peer.logins, Logins::NotHere, "there is still nobody to judge a login");
 }
 
 #[test]

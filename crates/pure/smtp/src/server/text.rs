@@ -84,17 +84,17 @@ impl Session {
         out.push(Action::Begin(transaction.into_envelope()));
         let helo = self.helo.as_ref();
         // AUTH needs EHLO, whatever came behind it (RFC 3848, RFC 6531 §4.3).
-        let protocol = match helo {
-            _ if self.user.is_some() => {
-                if is_utf8 {
-                    "UTF8SMTPA"
-                } else {
-                    "ESMTPA"
-                }
-            }
-            _ if is_utf8 => "UTF8SMTP",
-            Some(helo) if helo.is_extended => "ESMTP",
-            _ => "SMTP",
+        let is_extended = self.user.is_some() || helo.is_some_and(|helo| helo.is_extended);
+        let protocol = match (self.peer.tls.is_some(), self.user.is_some()) {
+            (false, true) if is_utf8 => "UTF8SMTPA",
+            (true, true) if is_utf8 => "UTF8SMTPSA",
+            (true, false) if is_utf8 => "UTF8SMTPS",
+            (false, false) if is_utf8 => "UTF8SMTP",
+            _ if !is_extended => "SMTP",
+            (false, true) => "ESMTPA",
+            (true, true) => "ESMTPSA",
+            (true, false) => "ESMTPS",
+            (false, false) => "ESMTP",
         };
         let received = Received {
             remote_host: self.peer.remote_host.as_deref().unwrap_or(b"unknown"),
@@ -103,6 +103,7 @@ impl Session {
             helo: self.helo(),
             local_host: self.peer.local_host.as_deref().unwrap_or(&self.config.me),
             protocol,
+            tls: self.peer.tls.as_ref().map(|tls| &*tls.cipher),
             unix_s: self.now.unix_s,
         };
         out.body(received.line());
