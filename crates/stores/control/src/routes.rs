@@ -62,6 +62,11 @@ impl Senders {
         Self(Routes::new(map))
     }
 
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.0.is_empty()
+    }
+
     /// The relay of a sender: that of the whole address, of its `@domain`, or of the empty key. `None` leaves it to smtproutes; so
     /// does an entry with nothing behind its colon.
     #[must_use]

@@ -20,7 +20,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore,
+    SignatureScheme,
 };
 use tokio::net::TcpStream;
 
@@ -78,7 +79,9 @@ impl Client {
     pub async fn connect(&self, tcp: TcpStream, host: &str, names: Option<&[String]>) -> Result<Stream, String> {
         let address = tcp.peer_addr().map_err(|error| said(&error))?.ip();
         let config = match names {
-            Some(_) if self.roots.is_empty() => return Err("no certificates of authorities are installed on this host".to_owned()),
+            Some(_) if self.roots.is_empty() => {
+                return Err("no certificates of authorities are installed on this host".to_owned());
+            }
             Some(names) => self.named(names).map_err(|error| described(&error))?,
             None => Arc::clone(&self.any),
         };

@@ -142,7 +142,7 @@ fn remote_recipients_go_together_by_domain_and_relay() {
             assert!(*size > BODY.len() as u64);
             let route = match route {
                 Route::Mx { domain } => domain.to_string(),
-                Route::Relay { host, port } => format!("{}:{port}", host.escape_ascii()),
+                Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
             };
             (route, recipients.len())
         })

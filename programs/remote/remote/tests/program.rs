@@ -92,7 +92,7 @@ fn job(client: &Seqpacket, number: u64, address: SocketAddr) -> std::io::Result<
         message: 1,
         sender: Address::null(),
         recipients: vec![Address::new(b"r@b.example").unwrap()],
-        route: Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port() },
+        route: Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port(), login: None },
         flags: 0,
         size: LETTER.len() as u64,
     };
