@@ -1,6 +1,8 @@
 //! qmail-remote against scripted SMTP servers on loopback, with a resolver of our own behind resolve.sock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod tls;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -188,6 +190,10 @@ impl World {
     }
 
     async fn send(&self, sender: &str, recipients: &[&str], route: Route, body: &[u8]) -> u64 {
+        self.send_flagged(sender, recipients, route, 0, body).await
+    }
+
+    async fn send_flagged(&self, sender: &str, recipients: &[&str], route: Route, flags: u32, body: &[u8]) -> u64 {
         let number = self.number.replace(self.number.get() + 1);
         let address = |text: &str| Address::new(text.as_bytes()).unwrap();
         let job = Job::Remote {
@@ -196,7 +202,7 @@ impl World {
             sender: address(sender),
             recipients: recipients.iter().map(|r| address(r)).collect(),
             route,
-            flags: 0,
+            flags,
             size: body.len() as u64,
         };
         let body = sys::memfd::sealed(body).unwrap();
