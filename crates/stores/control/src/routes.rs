@@ -84,6 +84,12 @@ pub fn without_credentials(value: &[u8]) -> &[u8] {
     split_credentials(value).0
 }
 
+/// Does this value have credentials?
+#[must_use]
+pub fn has_credentials(value: &[u8]) -> bool {
+    split_credentials(value).1.is_some()
+}
+
 /// Credentials stand behind a `|` or a blank: `relay|user|password`, `relay user password`. The password is the rest of the line.
 fn split_credentials(value: &[u8]) -> (&[u8], Option<Login>) {
     let is_blank = |b: &u8| matches!(b, b' ' | b'\t');

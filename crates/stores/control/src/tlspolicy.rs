@@ -130,10 +130,10 @@ impl TlsPolicies {
     }
 }
 
-/// Lower case, an address without its brackets.
+/// Lower case, an address without its brackets, a name without a dot at its end.
 fn key_of(host: &[u8]) -> Vec<u8> {
     let inner = host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")).unwrap_or(host);
-    inner.to_ascii_lowercase()
+    inner.strip_suffix(b".").unwrap_or(inner).to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -148,6 +148,7 @@ mod tests {
         let level = |host: &str| policies.lookup(host.as_bytes()).unwrap().level;
         for (host, expected) in [
             ("exact.EXAMPLE", Level::Verify),
+            ("exact.example.", Level::Verify),
             ("other.example", Level::Encrypt),
             ("a.deep.example", Level::None),
             ("deep.example", Level::Encrypt),

@@ -4,6 +4,7 @@
 
 mod control_files;
 mod host;
+mod outgoing;
 mod places;
 mod users_files;
 
@@ -81,6 +82,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     let mut found = Findings::default();
     places::check(root, &mut found);
     control_files::check(root, &mut found);
+    outgoing::check(root, &mut found);
     users_files::check(root, &mut found);
     host::check(root, &mut found);
     found.0.sort_by_key(|finding| finding.level);

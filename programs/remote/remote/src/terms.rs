@@ -141,3 +141,88 @@ pub struct Key {
     pub address: SocketAddr,
     pub terms: Rc<Terms>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smtp::client::Tls;
+    use wire::{Domain, Secret};
+
+    fn mx() -> Route {
+        Route::Mx { domain: Domain::new(b"b.example").unwrap() }
+    }
+
+    fn relay(login: bool) -> Route {
+        let login = login.then(|| Login { user: b"joe".to_vec(), password: Secret::new(b"pw".to_vec()) });
+        Route::Relay { host: "Relay.example.".into(), port: 587, login }
+    }
+
+    fn terms(policies: &str, route: Route, address: &str, host: &str) -> Terms {
+        let policies = TlsPolicies::parse(policies.as_bytes()).unwrap();
+        let candidate = Candidate { address: address.parse().unwrap(), rank: 0, host: host_text(host.as_bytes()).into() };
+        Wishes::new(&policies, route, false, || false).terms(&candidate)
+    }
+
+    /// A password goes by TLS, and without a line to the relay that its certificate names; at this host, anyhow.
+    #[test]
+    fn terms_of_a_login() {
+        let verified = (Level::Verify, Tls::Must, false);
+        for (policies, address, expected) in [
+            ("", "192.0.2.1:587", verified),
+            ("", "[2001:db8::1]:587", verified),
+            ("", "127.0.0.1:587", (Level::May, Tls::May, true)),
+            ("", "[::1]:587", (Level::May, Tls::May, true)),
+            ("", "[::ffff:127.0.0.1]:587", (Level::May, Tls::May, true)),
+            (":may\n", "192.0.2.1:587", (Level::Encrypt, Tls::Must, false)),
+            (":none\n", "192.0.2.1:587", (Level::None, Tls::No, false)),
+            ("relay.example:may cleartext\n", "192.0.2.1:587", (Level::May, Tls::May, true)),
+            ("relay.example:none cleartext\n", "192.0.2.1:587", (Level::None, Tls::No, true)),
+            ("relay.example:verify\n", "127.0.0.1:587", (Level::Verify, Tls::Must, true)),
+            ("", "192.0.2.1:465", (Level::Verify, Tls::Started, false)),
+        ] {
+            let found = terms(policies, relay(true), address, "Relay.example.");
+            let security = found.security(false);
+            assert_eq!((found.level, security.tls, security.cleartext), expected, "{policies} {address}");
+            assert!(security.login.is_some());
+            assert_eq!(found.names(), (expected.0 == Level::Verify).then_some(&["relay.example".to_owned()][..]));
+        }
+        assert_eq!(terms("", relay(false), "192.0.2.1:587", "relay.example").level, Level::May);
+        assert_eq!(terms("", relay(false), "192.0.2.1:465", "relay.example").security(true).tls, Tls::Started);
+        assert!(!terms(":none\n", relay(false), "192.0.2.1:465", "relay.example").implicit);
+    }
+
+    #[test]
+    fn names_of_certificates() {
+        for (policy, host, expected) in [
+            ("verify", "MX.b.example.", &["mx.b.example", "b.example"][..]),
+            ("verify", "b.example", &["b.example"]),
+            ("verify x.example .b.example", "mx.b.example", &["x.example", "mx.b.example"]),
+            ("verify .b.example", "mx.c.example", &[]),
+            ("verify .b.example", "notb.example", &[]),
+            ("encrypt", "mx.b.example", &[]),
+        ] {
+            assert_eq!(terms(&format!("b.example:{policy}\n"), mx(), "192.0.2.1:25", host).names, expected, "{policy} {host}");
+        }
+    }
+
+    #[test]
+    fn what_the_message_says() {
+        let policies = TlsPolicies::parse(b"b.example:encrypt\nrelay.example.:verify\n").unwrap();
+        let candidate = Candidate { address: "192.0.2.1:25".parse().unwrap(), rank: 0, host: "mx.b.example".into() };
+        let of = |route, requiretls, relaxed| Wishes::new(&policies, route, requiretls, move || relaxed).terms(&candidate);
+        assert_eq!(of(mx(), false, true).level, Level::May);
+        assert_eq!(of(mx(), true, true).level, Level::Verify);
+        assert_eq!(of(mx(), true, false).names, ["b.example", "mx.b.example"]);
+        // What the sender of a message says is nothing to our password.
+        assert_eq!(of(relay(true), false, true).level, Level::Verify);
+        assert_eq!(of(relay(false), false, true).level, Level::May);
+    }
+
+    #[test]
+    fn only_the_opportunistic_may_go_without() {
+        for (policy, tls) in [("may", Tls::No), ("none", Tls::No), ("encrypt", Tls::Must), ("verify", Tls::Must)] {
+            assert_eq!(terms(&format!(":{policy}\n"), mx(), "192.0.2.1:25", "h").security(true).tls, tls);
+        }
+        assert_eq!(terms(":may implicit\n", mx(), "192.0.2.1:25", "h").security(true).tls, Tls::Started);
+    }
+}

@@ -70,7 +70,7 @@ impl Client {
             return actions.push(Action::Ready);
         };
         if self.security.tls != Tls::Started && !self.security.cleartext {
-            return self.refuse("it does not offer TLS, and a password does not go without. (#4.7.11)", actions);
+            return self.refuse("there is no TLS, and a password does not go without. (#4.7.11)", actions);
         }
         let Some((sent, step)) = sasl::begin(login, &self.offers.auth) else {
             return self.refuse("it offers no login by CRAM-MD5, PLAIN or LOGIN. (#4.7.4)", actions);

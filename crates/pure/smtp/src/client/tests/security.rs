@@ -266,7 +266,8 @@ fn a_login_that_fails_is_temporary_and_shows_no_password() {
 #[test]
 fn no_password_in_the_clear_unless_that_is_allowed() {
     let ehlo: &[u8] = b"250-mx\r\n250 AUTH PLAIN\r\n";
-    let never = "(unusable Connected to 192.0.2.1 but it does not offer TLS, and a password does not go without. (#4.7.11)\n)QUIT\r\n(close)";
+    let never =
+        "(unusable Connected to 192.0.2.1 but there is no TLS, and a password does not go without. (#4.7.11)\n)QUIT\r\n(close)";
     for (tls, cleartext, expected) in [
         (Tls::No, false, never),
         (Tls::May, false, never),
