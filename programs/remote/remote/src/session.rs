@@ -269,7 +269,10 @@ impl Session {
     fn write(&mut self, outgoing: &mut Option<Outgoing<'_>>) -> Write {
         for _ in 0..CHUNKS_IN_A_ROW {
             while !self.is_flushed() {
-                match self.transport.try_write(self.out.get(self.written..).unwrap_or_default()) {
+                let rest = self.out.get(self.written..).unwrap_or_default();
+                match self.transport.try_write(rest) {
+                    // All is with TLS, and the socket does not take it from there.
+                    Ok(_) if rest.is_empty() && !self.is_flushed() => return Write::Waits,
                     Ok(len) => self.written = self.written.saturating_add(len),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Write::Waits,
                     // What the server said before it closed is still to be read; reading finds the end too.

@@ -99,16 +99,18 @@ struct Server {
     handshake: Handshake,
     inside: &'static str,
     auth: &'static str,
+    /// Reads nothing after DATA.
+    stalls: bool,
 }
 
 impl Server {
     fn new(config: Arc<ServerConfig>) -> Self {
         let handshake = Handshake::Done(config);
-        Self { implicit: false, clear: STARTTLS, starttls: "220 go|", handshake, inside: INSIDE, auth: "235 ok|" }
+        Self { implicit: false, clear: STARTTLS, starttls: "220 go|", handshake, inside: INSIDE, auth: "235 ok|", stalls: false }
     }
 
     fn broken(handshake: Handshake) -> Self {
-        Self { implicit: false, clear: STARTTLS, starttls: "220 go|", handshake, inside: INSIDE, auth: "235 ok|" }
+        Self { implicit: false, clear: STARTTLS, starttls: "220 go|", handshake, inside: INSIDE, auth: "235 ok|", stalls: false }
     }
 
     async fn start(self, address: &str) -> (SocketAddr, Heard) {
@@ -177,6 +179,9 @@ impl Server {
                 "STARTTLS" => self.starttls,
                 "DATA" => {
                     say(stream, "354 go|").await?;
+                    if self.stalls {
+                        return std::future::pending().await;
+                    }
                     let mut len = 0;
                     loop {
                         match text_line(stream).await?.as_str() {
@@ -516,5 +521,28 @@ fn large_bodies_and_many_at_once() {
         }
         assert_eq!(count(&heard, &format!("!(body {})", 14 + 2 + 60_000 * (line.len() + 1))), 1);
         assert_eq!(count(&heard, "!(body"), count_of);
+    });
+}
+
+/// Neither the socket's room nor that of TLS is without end, and waiting for it is no work.
+#[test]
+fn a_server_that_reads_nothing_holds_up_nobody() {
+    run(async {
+        let authority = Authority::new();
+        let server = Server::new(authority.server(Kind::SelfSigned, &["x"]));
+        let (stalled, _) = Server { stalls: true, ..server.clone() }.start("127.0.0.1:0").await;
+        let (good, _) = server.start("127.0.0.1:0").await;
+        let world = World::new(&[], Mx::new(), 25).await;
+        for len in [70_000, 8_000_000, 8_030_000] {
+            world.send("s@a.example", &["r@b.example"], relay(stalled), &vec![b'x'; len]).await;
+        }
+        sleep(Duration::from_millis(300)).await;
+        let start = Instant::now();
+        let number = world.send("s@a.example", &["r@b.example"], relay(good), LETTER).await;
+        assert_eq!(world.result().await, (number, vec![delivered("127.0.0.1", UNVERIFIED)]));
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        for _ in 0..3 {
+            assert!(world.result().await.1[0].starts_with("ZConnected to 127.0.0.1 but connection died."));
+        }
     });
 }
