@@ -15,7 +15,8 @@
 //! order; a recipient is `Delivered` only after a 2xx to the final dot; it has `Failed` only by a 5xx of the server or because
 //! the message cannot be expressed to this server; everything strange is temporary. A reply that nobody asked for ends the
 //! session. Nothing that came in the clear counts after STARTTLS was answered (RFC 3207 §4.2); credentials go out by TLS alone
-//! unless [`Security::cleartext`] says otherwise, and only in [`Action::SendSecret`]. Memory is bounded by the envelope, 2 KiB of reply line and 4 KiB of text per recipient.
+//! unless [`Security::cleartext`] says otherwise, and only in [`Action::SendSecret`]. Memory is bounded by the envelope, 2 KiB of
+//! reply line and 4 KiB of text per recipient.
 //! Never reads a clock: [`Action::Deadline`] names the stage, the driver times it and feeds [`Input::Timeout`].
 //! Used by qmail-remote.
 

@@ -23,7 +23,6 @@ use sys::signal::Signals;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-
 use zeroize::Zeroize as _;
 
 use crate::hosts::{Bad, Dice, PORT_SMTP};
