@@ -4,9 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod server;
 pub mod stream;
 pub mod transport;
 
+pub use server::Acceptor;
 pub use stream::Stream;
 pub use transport::Transport;
 

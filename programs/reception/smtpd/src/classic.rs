@@ -21,6 +21,7 @@ use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
     Action, Actions, Connection, End, Envelope, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session,
+    StartTls, TlsAnswer,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -120,6 +121,8 @@ fn connection(relayclients: &Networks) -> Connection {
         relay_client: variable("RELAYCLIENT").or_else(|| is_relay.then(Box::default)),
         // qmail-auth may not answer the caller, and what kind of connection it is only the caller knows.
         logins: Logins::NotHere,
+        starttls: StartTls::NotHere,
+        tls: None,
         is_submission: false,
         databytes,
     }
@@ -195,6 +198,8 @@ impl Talk {
                 Action::LogIn { .. } => {
                     self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
                 }
+                // Not offered: descriptors 0 and 1 belong to whoever started this program.
+                Action::StartTls { .. } => self.session.step(now(), Input::Tls(TlsAnswer::Unavailable), &mut self.actions),
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {

@@ -2,6 +2,7 @@
 
 use crate::relay;
 use crate::service::Shared;
+use crate::start::log;
 use ipc::auth::{Answer, Request};
 use pop3::authorization::{Action, Proof};
 use pop3::{Authorization, Offer, Verdict};
@@ -9,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
+use tls::Transport;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
@@ -20,7 +22,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 const INPUT_LEN: usize = 2048;
 
 pub(crate) struct Session<'a> {
-    stream: TcpStream,
+    stream: Transport,
     address: IpAddr,
     shared: &'a Shared,
     machine: Authorization,
@@ -34,13 +36,16 @@ struct Entered {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(stream: TcpStream, address: IpAddr, shared: &'a Shared) -> Self {
-        let offer = Offer {
-            cleartext: shared.config.allows_cleartext(address),
-            apop_timestamp: None,
-            response_codes: true,
-            failures_max: FAILURES_MAX,
-        };
-        Self { stream, address, shared, machine: Authorization::new(offer) }
+        let stream = Transport::Clear(stream);
+        let machine = Authorization::new(offer(shared, address, &stream));
+        Self { stream, address, shared, machine }
+    }
+
+    /// TLS from the first byte (RFC 8314 §3.3).
+    pub(crate) async fn run_tls(mut self) {
+        if self.handshake().await {
+            Box::pin(self.run()).await;
+        }
     }
 
     /// Serves the client to its end. What breaks a connection is nobody's business but the client's.
@@ -89,7 +94,22 @@ impl<'a> Session<'a> {
                         match action {
                             Action::Reply(reply) => replies.extend_from_slice(&reply),
                             Action::HandOver => return Ok(session),
-                            Action::Judge { .. } | Action::Close => {}
+                            Action::Judge { .. } | Action::StartTls { .. } | Action::Close => {}
+                        }
+                    }
+                }
+                Action::StartTls { go } if self.shared.tls.is_available() => {
+                    replies.extend_from_slice(&go);
+                    self.write(&std::mem::take(&mut replies)).await?;
+                    // Without a connection the next read finds the end.
+                    self.handshake().await;
+                }
+                Action::StartTls { .. } => {
+                    let mut more = Vec::new();
+                    self.machine.no_tls(&mut more);
+                    for action in more {
+                        if let Action::Reply(reply) = action {
+                            replies.extend_from_slice(&reply);
                         }
                     }
                 }
@@ -98,6 +118,22 @@ impl<'a> Session<'a> {
         }
         self.write(&replies).await?;
         Ok(None)
+    }
+
+    /// STLS, or the start of a session of pop3s: what was said before does not count any more.
+    async fn handshake(&mut self) -> bool {
+        let Some(stream) = self.stream.take_clear() else { return false };
+        match self.shared.tls.accept(stream).await {
+            Ok((stream, _)) => {
+                self.stream = Transport::Tls(stream);
+                self.machine = Authorization::new(offer(self.shared, self.address, &self.stream));
+                true
+            }
+            Err(refused) => {
+                log(&format!("TLS: remote={} {}", self.address, wire::escape::visible(refused.to_string().as_bytes())));
+                false
+            }
+        }
     }
 
     async fn judge(&self, user: Vec<u8>, proof: Proof) -> (Verdict, Option<UnixStream>) {
@@ -133,7 +169,19 @@ impl<'a> Session<'a> {
     }
 }
 
-fn try_read(stream: &TcpStream) -> io::Result<Vec<u8>> {
+/// What a connection may do: passwords over TLS, or from the networks that may do without.
+fn offer(shared: &Shared, address: IpAddr, stream: &Transport) -> Offer {
+    let is_clear = matches!(stream, Transport::Clear(_));
+    Offer {
+        cleartext: !is_clear || shared.config.allows_cleartext(address),
+        stls: is_clear && shared.tls.is_available(),
+        apop_timestamp: None,
+        response_codes: true,
+        failures_max: FAILURES_MAX,
+    }
+}
+
+fn try_read(stream: &Transport) -> io::Result<Vec<u8>> {
     let mut buf = [0; INPUT_LEN];
     let len = stream.try_read(&mut buf)?;
     Ok(buf.get(..len).unwrap_or_default().to_vec())

@@ -830,10 +830,7 @@ fn after_starttls_everything_starts_over() {
     }
     assert!(String::from_utf8(replies).unwrap().contains("\r\n503 5.5.1 MAIL first\r\n"));
     let text = String::from_utf8(text).unwrap();
-    assert!(
-        text.starts_with("Received: from unknown ()\n  by mx.example.org with SMTP tls TLS_AES_128_GCM_SHA256; "),
-        "{text}"
-    );
+    assert!(text.starts_with("Received: from unknown ()\n  by mx.example.org with SMTP tls TLS_AES_128_GCM_SHA256; "), "{text}");
 }
 
 #[test]
