@@ -135,7 +135,6 @@ fn bcrypt(hash: &str, password: &[u8]) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use super::super::verify;
-    use super::*;
 
     /// Hashes that crypt(3) of libxcrypt 4.4 (Debian 12) made, and their passwords.
     const KNOWN: [(&str, &str); 11] = [
