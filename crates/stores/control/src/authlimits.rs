@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn lines_and_mistakes() {
         assert_eq!(AuthLimits::parse(b""), Ok(AuthLimits::default()));
-        let text = b"# webmail\nexempt=192.0.2.7\nfailures = 3\naccount=0\nwindow=60\nblock=99999999\npause=99\nexempt=2001:db8::/32\n";
+        let text =
+            b"# webmail\nexempt=192.0.2.7\nfailures = 3\naccount=0\nwindow=60\nblock=99999999\npause=99\nexempt=2001:db8::/32\n";
         let limits = AuthLimits::parse(text).unwrap();
         assert_eq!((limits.failures, limits.account), (Some(3), None));
         assert_eq!([limits.window, limits.block, limits.pause_max].map(|time| time.as_secs()), [60, 86_400, 30]);

@@ -31,7 +31,9 @@ impl Server {
         let done = match request {
             AccountRequest::UserAdd { address, password } => return self.password(client, &address, password, true, false),
             AccountRequest::UserPassword { address, password } => return self.password(client, &address, password, false, false),
-            AccountRequest::UserKeepClear { address, password, add } => return self.password(client, &address, password, add, true),
+            AccountRequest::UserKeepClear { address, password, add } => {
+                return self.password(client, &address, password, add, true);
+            }
             AccountRequest::AppPasswordAdd { address, name, service } => {
                 return self.app_password_add(client, &address, &name, &service);
             }

@@ -54,9 +54,8 @@ pub(crate) struct Exchanges {
 impl Exchanges {
     fn begin(&mut self, exchange: Exchange) -> u64 {
         let neighbours = self.all.iter().filter(|(_, other)| other.remote == exchange.remote);
-        let (oldest, count) = neighbours.fold((None, 0usize), |(oldest, count), (number, _)| {
-            (oldest.or(Some(*number)), count.saturating_add(1))
-        });
+        let (oldest, count) =
+            neighbours.fold((None, 0usize), |(oldest, count), (number, _)| (oldest.or(Some(*number)), count.saturating_add(1)));
         match oldest {
             Some(oldest) if count >= PER_ADDRESS_MAX => drop(self.all.remove(&oldest)),
             _ if self.all.len() >= EXCHANGES_MAX => drop(self.all.pop_first()),

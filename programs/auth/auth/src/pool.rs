@@ -20,16 +20,9 @@ const STACK_LEN: usize = 256 * 1024;
 /// What to compute.
 pub(crate) enum Work {
     /// `None`: nobody's password; the work is done all the same.
-    Verify {
-        stored: Option<Zeroizing<String>>,
-        password: Zeroizing<Vec<u8>>,
-    },
+    Verify { stored: Option<Zeroizing<String>>, password: Zeroizing<Vec<u8>> },
     /// For a new password: its hash, if it is to have one, and SCRAM's keys with these salts.
-    Make {
-        password: Zeroizing<Vec<u8>>,
-        salts: Vec<(Hash, Salt)>,
-        with_hash: bool,
-    },
+    Make { password: Zeroizing<Vec<u8>>, salts: Vec<(Hash, Salt)>, with_hash: bool },
 }
 
 /// What was made of a password.
