@@ -1,4 +1,4 @@
-//! The AUTHORIZATION state (RFC 1939 §4): USER, PASS, APOP, CAPA, NOOP, QUIT, until somebody has been let in.
+//! The AUTHORIZATION state (RFC 1939 §4): USER, PASS, APOP, STLS (RFC 2595), CAPA, NOOP, QUIT, until somebody has been let in.
 //!
 //! The machine takes bytes and, after it asked, the [`Verdict`]; it returns [`Action`]s for a driver to do in order. While a verdict is
 //! outstanding it reads nothing: what a client pipelined behind its PASS stays with the driver, unread, and belongs to the session
@@ -8,7 +8,8 @@
 //! Guarantees: bounded lines, names and secrets; at most `failures_max` refused logins and [`COMMANDS_MAX`] commands before the
 //! connection is closed; a secret is asked for only where [`Offer::cleartext`] allows it (promise 4); no NUL ever gets into a name or a secret,
 //! so that nothing is injected into the NUL-separated message of checkpassword.
-//! STLS and AUTH will be two more arms of `command` and two more states; bytes that came before a handshake must then be dropped.
+//! STLS ends a machine: behind the handshake a new one begins, which knows nothing of what was said before. A client that sends
+//! anything behind its STLS in the clear is cut off.
 //! Used by qmail-popup, both faces.
 
 use crate::command::{COMMAND_LEN_MAX, Command, ResponseCode, err, err_code, multi_line, ok};
@@ -26,6 +27,8 @@ pub const USER_LEN_MAX: usize = wire::address::ADDRESS_LEN_MAX;
 pub struct Offer {
     /// May a password be sent here? Only with TLS or from `control/authcleartext`.
     pub cleartext: bool,
+    /// STLS is offered: there is a certificate, and no TLS yet.
+    pub stls: bool,
     /// The banner's `<PID.TIME@HOST>`; APOP is offered if it is there (RFC 1939 §7).
     pub apop_timestamp: Option<String>,
     /// Response codes and full CAPA; without them the replies are those of the classic qmail-popup.
@@ -60,6 +63,9 @@ pub enum Action {
     Reply(Vec<u8>),
     /// Have this judged and give the [`Verdict`]; feed nothing until then.
     Judge { user: Vec<u8>, proof: Proof },
+    /// Send what waits, then `go` and start the handshake; a new machine serves behind it. Where there is no certificate now, say so by
+    /// [`Authorization::no_tls`].
+    StartTls { go: Vec<u8> },
     /// The client is in: copy bytes between it and the session. The machine is done.
     HandOver,
     /// Close the connection after what was said. The machine is done.
@@ -100,6 +106,8 @@ enum State {
     Named { user: Vec<u8> },
     /// A verdict is outstanding.
     Judging,
+    /// STLS.
+    Handshake,
     /// Closed or handed over.
     Done,
 }
@@ -127,7 +135,7 @@ impl Authorization {
             match self.lines.next(input) {
                 None => return,
                 Some(Line::TooLong) => actions.push(Action::Reply(err("line too long"))),
-                Some(Line::Whole(line)) => self.command(&line, actions),
+                Some(Line::Whole(line)) => self.command(&line, input.is_empty(), actions),
             }
             self.count_command(actions);
         }
@@ -157,6 +165,14 @@ impl Authorization {
         }
     }
 
+    /// There is no certificate for [`Action::StartTls`] now; nothing was said to the client yet.
+    pub fn no_tls(&mut self, actions: &mut Vec<Action>) {
+        if self.state == State::Handshake {
+            self.state = State::Anonymous;
+            actions.push(Action::Reply(self.refusal(ResponseCode::SysTemp, "TLS is not available now")));
+        }
+    }
+
     /// May [`Authorization::receive`] make progress? Otherwise a verdict is due or all is over.
     #[must_use]
     pub fn is_reading(&self) -> bool {
@@ -169,7 +185,8 @@ impl Authorization {
         self.state == State::Done
     }
 
-    fn command(&mut self, line: &[u8], actions: &mut Vec<Action>) {
+    /// `is_last`: the client has sent nothing behind the line.
+    fn command(&mut self, line: &[u8], is_last: bool, actions: &mut Vec<Action>) {
         let command = Command::parse(line);
         let reply = if command.is("USER") {
             self.user(&command)
@@ -177,6 +194,8 @@ impl Authorization {
             return self.pass(&command, actions);
         } else if command.is("APOP") && self.offer.apop_timestamp.is_some() {
             return self.apop(&command, actions);
+        } else if command.is("STLS") && self.offer.stls {
+            return self.stls(&command, is_last, actions);
         } else if command.is("CAPA") {
             multi_line("capability list follows", &self.capabilities())
         } else if command.is("NOOP") {
@@ -231,6 +250,20 @@ impl Authorization {
         actions.push(Action::Judge { user: user.to_vec(), proof: Proof::ApopDigest(Secret(digest.to_vec())) });
     }
 
+    /// Bytes in the clear behind STLS were put there by somebody, or come from a client that would take our answers for those of the
+    /// protected session (promise 4).
+    fn stls(&mut self, command: &Command<'_>, is_last: bool, actions: &mut Vec<Action>) {
+        if !command.argument.is_empty() {
+            return actions.push(Action::Reply(err("STLS has no parameters")));
+        }
+        if !is_last {
+            actions.push(Action::Reply(err("nothing may be sent behind STLS before TLS has started")));
+            return self.close(actions);
+        }
+        self.state = State::Handshake;
+        actions.push(Action::StartTls { go: ok("begin TLS") });
+    }
+
     /// RFC 2449 §5 and §6: what is true in this state; USER only where it works.
     fn capabilities(&self) -> Vec<&'static str> {
         let mut lines = vec!["TOP", "UIDL", "PIPELINING", "EXPIRE NEVER"];
@@ -239,6 +272,9 @@ impl Authorization {
         }
         if self.offer.response_codes {
             lines.extend(["RESP-CODES", "AUTH-RESP-CODE"]);
+        }
+        if self.offer.stls {
+            lines.push("STLS");
         }
         lines
     }
@@ -268,7 +304,7 @@ mod tests {
     use super::*;
 
     fn offer() -> Offer {
-        Offer { cleartext: true, apop_timestamp: None, response_codes: true, failures_max: 3 }
+        Offer { cleartext: true, stls: false, apop_timestamp: None, response_codes: true, failures_max: 3 }
     }
 
     /// Feeds `input` in chunks, answering each question with the next verdict; the transcript of all actions and what was left unread.
@@ -298,6 +334,7 @@ mod tests {
                             }
                             queue.extend(more);
                         }
+                        Action::StartTls { go } => text += &format!("{}[tls]\n", String::from_utf8(go).unwrap()),
                         Action::HandOver => text.push_str("[in]\n"),
                         Action::Close => text.push_str("[close]\n"),
                     }
@@ -373,9 +410,36 @@ mod tests {
     }
 
     #[test]
+    fn stls_and_what_stands_behind_it() {
+        let offer = Offer { cleartext: false, stls: true, ..offer() };
+        let (text, left) = run(&offer, b"CAPA\r\nSTLS x\r\nSTLS\r\n", 99, &[]);
+        assert!(
+            text.contains("\r\nSTLS\r\n.\r\n-ERR STLS has no parameters\r\n+OK begin TLS\r\n[tls]\n") && left.is_empty(),
+            "{text}"
+        );
+        for behind in ["\r", "USER joe\r\n", "\0"] {
+            let (text, _) = run(&offer, format!("STLS\r\n{behind}").as_bytes(), 99, &[]);
+            assert_eq!(text, "-ERR nothing may be sent behind STLS before TLS has started\r\n[close]\n");
+        }
+        // Cut behind the command, the rest is not read at all.
+        let (text, left) = run(&offer, b"STLS\r\nUSER joe", 6, &[]);
+        assert_eq!((text.as_str(), &left[..]), ("+OK begin TLS\r\n[tls]\n", &b"USER joe"[..]));
+        let mut machine = Authorization::new(offer);
+        let mut actions = Vec::new();
+        machine.no_tls(&mut actions);
+        assert!(actions.is_empty());
+        machine.receive(&mut &b"STLS\n"[..], &mut actions);
+        assert!(!machine.is_reading() && !machine.is_done());
+        actions.clear();
+        machine.no_tls(&mut actions);
+        assert_eq!(actions, [Action::Reply(b"-ERR [SYS/TEMP] TLS is not available now\r\n".to_vec())]);
+        assert!(machine.is_reading());
+    }
+
+    #[test]
     fn the_classic_face_speaks_as_the_classic_program() {
         let stamp = "<12.34@host>".to_owned();
-        let classic = Offer { cleartext: true, apop_timestamp: Some(stamp), response_codes: false, failures_max: 1 };
+        let classic = Offer { apop_timestamp: Some(stamp), response_codes: false, failures_max: 1, ..offer() };
         assert_eq!(Authorization::new(classic.clone()).greeting(), b"+OK <12.34@host>\r\n");
         let (text, _) = run(&classic, b"APOP joe smith d1gest\n", 99, &[Verdict::Refused]);
         assert_eq!(text, "[apop joe smith d1gest]\n-ERR authorization failed\r\n[close]\n");

@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod stream;
+pub mod transport;
 
 pub use stream::Stream;
+pub use transport::Transport;
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! after it, whatever the socket still holds. Bounded: rustls keeps at most [`SEND_LEN_MAX`] bytes that wait to be sent.
 
 use rustls::Connection;
-use std::future::poll_fn;
+use std::cell::{Cell, Ref, RefCell};
 use std::io::{self, Read as _, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,13 +14,14 @@ use tokio::net::TcpStream;
 /// Plaintext that waits for the socket, in bytes.
 pub const SEND_LEN_MAX: usize = 64 * 1024;
 
-/// A connection with TLS.
+/// A connection with TLS. Besides `AsyncRead` and `AsyncWrite` it has tokio's `try_` interface of a `TcpStream`, which needs no `&mut`, so that
+/// reading and writing may be two tasks of a thread.
 #[derive(Debug)]
 pub struct Stream {
     io: TcpStream,
-    tls: Box<Connection>,
+    tls: RefCell<Box<Connection>>,
     /// How reading ended, once it has.
-    end: Option<End>,
+    end: Cell<Option<End>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +58,7 @@ impl Stream {
     pub fn new(io: TcpStream, tls: impl Into<Connection>) -> Self {
         let mut tls = Box::new(tls.into());
         tls.set_buffer_limit(Some(SEND_LEN_MAX));
-        Self { io, tls, end: None }
+        Self { io, tls: RefCell::new(tls), end: Cell::new(None) }
     }
 
     /// Runs the handshake to its end. For clients: a server's signature would block its runtime here.
@@ -66,25 +67,25 @@ impl Stream {
     /// The peer is gone, speaks no TLS, or is not who it should be (`InvalidData`, with rustls' error inside). The alert has been sent if
     /// the socket took it.
     pub async fn handshake(&mut self) -> io::Result<()> {
-        poll_fn(|context| {
-            while self.tls.is_handshaking() {
-                ready!(self.poll_send(context))?;
-                if self.tls.is_handshaking() {
-                    ready!(self.poll_receive(context))?;
-                    if self.end.is_some() {
-                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                    }
+        while self.tls.get_mut().is_handshaking() {
+            self.flush().await?;
+            if self.tls.get_mut().is_handshaking() {
+                self.io.readable().await?;
+                match self.receive() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    received => received?,
+                }
+                if self.end.get().is_some() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            self.poll_send(context)
-        })
-        .await
+        }
+        self.flush().await
     }
 
-    /// What was negotiated.
-    #[must_use]
-    pub fn tls(&self) -> &Connection {
-        &self.tls
+    /// What was negotiated. Not to be kept.
+    pub fn tls(&self) -> Ref<'_, Connection> {
+        Ref::map(self.tls.borrow(), |tls| &**tls)
     }
 
     #[must_use]
@@ -93,121 +94,171 @@ impl Stream {
     }
 
     /// Is the connection open, with nothing from the peer that was not read? Takes in what is no data, as session tickets.
-    pub fn is_quiet(&mut self) -> bool {
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Reads what there is; 0 is the end.
+    ///
+    /// # Errors
+    /// `WouldBlock`, or the connection is over: broken, or ended without the peer's word that it is whole (`UnexpectedEof`).
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.tls.reader().read(&mut [0; 1]) {
+            let read = self.tls.borrow_mut().reader().read(buf);
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) | Err(_) => return false,
+                read => return read,
             }
-            match self.receive() {
-                Ok(()) if self.end.is_none() => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Ok(()) | Err(_) => return false,
+            match self.end.get() {
+                None => {}
+                Some(End::Clean) => return Ok(0),
+                Some(End::Cut) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(End::Broken) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+            self.receive()?;
+        }
+    }
+
+    /// Takes what there is room for. [`Stream::flush`] sends what the socket did not take at once.
+    ///
+    /// # Errors
+    /// `WouldBlock`, or the connection is broken.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let taken = self.tls.borrow_mut().writer().write(bytes)?;
+            match taken {
+                0 if !bytes.is_empty() => {}
+                taken => {
+                    return match self.send() {
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                        _ => Ok(taken),
+                    };
+                }
+            }
+            self.send()?;
+        }
+    }
+
+    /// Waits until [`Stream::try_read`] may find something.
+    ///
+    /// # Errors
+    /// As of the socket.
+    pub async fn readable(&self) -> io::Result<()> {
+        let has_more = |state: rustls::IoState| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed();
+        // A failed process_new_packets fails again: that is for try_read to tell.
+        let is_ready = self.end.get().is_some() || self.tls.borrow_mut().process_new_packets().map_or(true, has_more);
+        if is_ready {
+            return Ok(());
+        }
+        self.io.readable().await
+    }
+
+    /// Waits until [`Stream::try_write`] may take something.
+    ///
+    /// # Errors
+    /// As of the socket.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.io.writable().await
+    }
+
+    /// Sends all that was written.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn flush(&self) -> io::Result<()> {
+        loop {
+            match self.send() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.io.writable().await?,
+                sent => return sent,
             }
         }
     }
 
+    /// Tells the peer that nothing follows, as far as the socket takes it now. Reading may go on.
+    ///
+    /// # Errors
+    /// As of the socket.
+    pub fn try_close(&self) -> io::Result<()> {
+        // Said once: rustls ignores it the second time.
+        self.tls.borrow_mut().send_close_notify();
+        self.send()
+    }
+
     /// One read from the socket, and what it means.
-    fn receive(&mut self) -> io::Result<()> {
-        match self.tls.read_tls(&mut Nonblocking(&self.io)) {
-            Ok(0) => self.end = Some(End::Cut),
+    fn receive(&self) -> io::Result<()> {
+        let mut tls = self.tls.borrow_mut();
+        match tls.read_tls(&mut Nonblocking(&self.io)) {
+            Ok(0) => self.end.set(Some(End::Cut)),
             Ok(_) => {
-                let state = self.tls.process_new_packets().map_err(|error| {
-                    self.end = Some(End::Broken);
+                let state = tls.process_new_packets().map_err(|error| {
+                    self.end.set(Some(End::Broken));
                     // The alert that says why; a socket that takes it not now never gets it.
-                    let _ = self.tls.write_tls(&mut Nonblocking(&self.io));
+                    let _ = tls.write_tls(&mut Nonblocking(&self.io));
                     io::Error::new(io::ErrorKind::InvalidData, error)
                 })?;
                 if state.peer_has_closed() {
-                    self.end = Some(End::Clean);
+                    self.end.set(Some(End::Clean));
+                }
+                // An answer that TLS itself gives, as to a key update; a socket that does not take it now gets it with the next data.
+                if tls.wants_write() && !tls.is_handshaking() {
+                    let _ = tls.write_tls(&mut Nonblocking(&self.io));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
             Err(error) => {
-                self.end = Some(End::Cut);
+                self.end.set(Some(End::Cut));
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.io.poll_read_ready(context))?;
-            match self.receive() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+    /// Sends what waits, as far as the socket takes it.
+    fn send(&self) -> io::Result<()> {
+        let mut tls = self.tls.borrow_mut();
+        while tls.wants_write() {
+            if tls.write_tls(&mut Nonblocking(&self.io))? == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
             }
         }
+        Ok(())
     }
+}
 
-    /// Sends what waits.
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.tls.wants_write() {
-            match self.tls.write_tls(&mut Nonblocking(&self.io)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.io.poll_write_ready(context))?,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+/// Repeats `attempt` until it does not block, waiting by `ready`.
+fn poll_with<T>(
+    mut attempt: impl FnMut() -> io::Result<T>,
+    mut ready: impl FnMut() -> Poll<io::Result<()>>,
+) -> Poll<io::Result<T>> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(ready())?,
+            done => return Poll::Ready(done),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            match this.tls.reader().read(buf.initialize_unfilled()) {
-                Ok(len @ 1..) => {
-                    buf.advance(len);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(0) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            match this.end {
-                None => {}
-                Some(End::Clean) => return Poll::Ready(Ok(())),
-                Some(End::Cut) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Some(End::Broken) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
-            }
-            ready!(this.poll_receive(context))?;
-            // An answer that TLS itself gives, as to a key update; a socket that does not take it now gets it with the next data.
-            if this.tls.wants_write() {
-                let _ = this.poll_send(context)?;
-            }
-        }
+        let len = ready!(poll_with(|| self.try_read(buf.initialize_unfilled()), || self.io.poll_read_ready(context)))?;
+        buf.advance(len);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        loop {
-            match this.tls.writer().write(buf)? {
-                0 if !buf.is_empty() => ready!(this.poll_send(context))?,
-                taken => {
-                    // What the socket does not take now waits for the next write or flush.
-                    let _ = this.poll_send(context)?;
-                    return Poll::Ready(Ok(taken));
-                }
-            }
-        }
+        poll_with(|| self.try_write(buf), || self.io.poll_write_ready(context))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_send(context)
+        poll_with(|| self.send(), || self.io.poll_write_ready(context))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        // Said once: rustls ignores it the second time.
-        this.tls.send_close_notify();
-        ready!(this.poll_send(context))?;
-        Pin::new(&mut this.io).poll_shutdown(context)
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(poll_with(|| self.try_close(), || self.io.poll_write_ready(context)))?;
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 
@@ -284,8 +335,7 @@ mod tests {
         run(async {
             let (mut client, mut server) = open().await;
             client.write_all(b"last words").await.unwrap();
-            client.tls.send_close_notify();
-            poll_fn(|context| client.poll_send(context)).await.unwrap();
+            client.try_close().unwrap();
             client.io.write_all(b"MAIL FROM:<>\r\n").await.unwrap();
             let mut got = Vec::new();
             server.read_to_end(&mut got).await.unwrap();
@@ -317,7 +367,7 @@ mod tests {
     #[test]
     fn a_quiet_connection_is_told_from_one_that_said_something_or_is_gone() {
         run(async {
-            let (mut client, mut server) = open().await;
+            let (client, mut server) = open().await;
             // The session tickets that a server sends after the handshake are nothing said.
             server.flush().await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -325,7 +375,7 @@ mod tests {
             server.write_all(b"421 bye\r\n").await.unwrap();
             client.io.readable().await.unwrap();
             assert!(!client.is_quiet());
-            let (mut client, mut server) = open().await;
+            let (client, mut server) = open().await;
             server.shutdown().await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             client.io.readable().await.unwrap();
