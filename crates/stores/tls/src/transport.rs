@@ -54,11 +54,7 @@ impl Transport {
     ///
     /// # Errors
     /// The connection is over.
-    pub fn poll_read(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
+    pub fn poll_read(&mut self, context: &mut std::task::Context<'_>, buf: &mut ReadBuf<'_>) -> std::task::Poll<io::Result<()>> {
         match self {
             Self::Clear(stream) => Pin::new(stream).poll_read(context, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buf),

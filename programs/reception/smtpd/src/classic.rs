@@ -21,6 +21,7 @@ use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
     Action, Actions, Connection, End, Envelope, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session,
+    StartTls,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -120,6 +121,8 @@ fn connection(relayclients: &Networks) -> Connection {
         relay_client: variable("RELAYCLIENT").or_else(|| is_relay.then(Box::default)),
         // qmail-auth may not answer the caller, and what kind of connection it is only the caller knows.
         logins: Logins::NotHere,
+        starttls: StartTls::NotHere,
+        tls: None,
         is_submission: false,
         databytes,
     }
@@ -195,6 +198,8 @@ impl Talk {
                 Action::LogIn { .. } | Action::SaslStart { .. } | Action::SaslStep { .. } => {
                     self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
                 }
+                // Not offered, so it does not come.
+                Action::StartTls { .. } => {}
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {

@@ -119,6 +119,8 @@ impl Talk {
                     self.login = Some(Box::new(login::Question::Start { mechanism, initial }));
                 }
                 Action::SaslStep { response } => self.login = Some(Box::new(login::Question::Step { response })),
+                // Not offered, so it does not come.
+                Action::StartTls { .. } => {}
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));

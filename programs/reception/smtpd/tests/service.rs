@@ -220,7 +220,7 @@ fn answer_auth(client: &Seqpacket) {
                     b"ok" => Answer::LoggedIn { id, user: login.to_ascii_lowercase().into() },
                     b"te" => Answer::Unavailable { id, text: "down".into() },
                     b"si" => continue,
-                    _ => Answer::Refused { id },
+                    _ => Answer::Refused { id, pause_s: 1 },
                 }
             }
             Request::Route { .. } => panic!("a request of others"),
@@ -261,7 +261,9 @@ fn who_logs_in_sends_anywhere_on_both_ports() {
     let whole = format!("EHLO me.example\n{}{letter}", plain("Joe@ours.example", "ok now"));
     for (number, replies) in [system.talk(whole.replace('\n', "\r\n").as_bytes()), system.submit(&whole)].iter().enumerate() {
         assert!(
-            replies.contains("\n250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n250 HELP\n235 2.7.0 welcome\n250 2.1.0 ok\n250 2.1.5 ok\n"),
+            replies.contains(
+                "\n250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n250 HELP\n235 2.7.0 welcome\n250 2.1.0 ok\n250 2.1.5 ok\n"
+            ),
             "{replies}"
         );
         let seen = system.seen()[number].clone();

@@ -1,29 +1,25 @@
 //! One client: the dialogue until it is in, then the copying.
 
+use crate::login::{Judge, Judged, Question};
 use crate::relay;
 use crate::service::Shared;
-use ipc::auth::{Answer, Request};
-use pop3::authorization::{Action, Proof};
-use pop3::{Authorization, Offer, Verdict};
+use pop3::authorization::Action;
+use pop3::{Authorization, Offer};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Refused logins before the connection is closed.
 const FAILURES_MAX: u32 = 3;
-/// A refused login is answered so much later, whatever was wrong with it.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes read at a time during the dialogue.
 const INPUT_LEN: usize = 2048;
 
 pub(crate) struct Session<'a> {
     stream: TcpStream,
-    address: IpAddr,
     shared: &'a Shared,
     machine: Authorization,
+    judge: Judge,
 }
 
 /// A client that is in: its session, and what it sent already for it.
@@ -34,13 +30,12 @@ struct Entered {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(stream: TcpStream, address: IpAddr, shared: &'a Shared) -> Self {
-        let offer = Offer {
-            cleartext: shared.config.allows_cleartext(address),
-            apop_timestamp: None,
-            response_codes: true,
-            failures_max: FAILURES_MAX,
-        };
-        Self { stream, address, shared, machine: Authorization::new(offer) }
+        let cleartext = shared.config.allows_cleartext(address);
+        let apop_timestamp = Some(&shared.mechanisms).filter(|set| cleartext && set.has_apop()).and_then(|_| timestamp(shared));
+        let judge = Judge::new(address, apop_timestamp.clone());
+        let offer = Offer { cleartext, stls: false, apop_timestamp, response_codes: true, failures_max: FAILURES_MAX };
+        let machine = Authorization::new(offer).with_sasl(shared.mechanisms, false);
+        Self { stream, shared, machine, judge }
     }
 
     /// Serves the client to its end. What breaks a connection is nobody's business but the client's.
@@ -78,43 +73,38 @@ impl<'a> Session<'a> {
     async fn perform(&mut self, actions: Vec<Action>) -> io::Result<Option<UnixStream>> {
         let mut replies = Vec::new();
         for action in actions {
-            match action {
-                Action::Reply(reply) => replies.extend_from_slice(&reply),
-                Action::Judge { user, proof } => {
-                    self.write(&std::mem::take(&mut replies)).await?;
-                    let (verdict, session) = self.judge(user, proof).await;
-                    let mut more = Vec::new();
-                    self.machine.verdict(verdict, &mut more);
-                    for action in more {
-                        match action {
-                            Action::Reply(reply) => replies.extend_from_slice(&reply),
-                            Action::HandOver => return Ok(session),
-                            Action::Judge { .. } | Action::Close => {}
-                        }
-                    }
+            let question = match action {
+                Action::Reply(reply) => {
+                    replies.extend_from_slice(&reply);
+                    continue;
                 }
-                Action::HandOver | Action::Close => {}
+                Action::Judge { user, proof } => Question::Proof { user, proof },
+                Action::SaslStart { mechanism, initial } => Question::Start { mechanism, initial },
+                Action::SaslStep { response } => Question::Step { response },
+                Action::HandOver | Action::Close | Action::StartTls { .. } => continue,
+            };
+            self.write(&std::mem::take(&mut replies)).await?;
+            let mut more = Vec::new();
+            let session = match self.judge.ask(&self.shared.auth, question).await {
+                Judged::Verdict(verdict, session) => {
+                    self.machine.verdict(verdict, &mut more);
+                    session
+                }
+                Judged::Challenge(data) => {
+                    self.machine.challenge(&data, &mut more);
+                    None
+                }
+            };
+            for action in more {
+                match action {
+                    Action::Reply(reply) => replies.extend_from_slice(&reply),
+                    Action::HandOver => return Ok(session),
+                    _ => {}
+                }
             }
         }
         self.write(&replies).await?;
         Ok(None)
-    }
-
-    async fn judge(&self, user: Vec<u8>, proof: Proof) -> (Verdict, Option<UnixStream>) {
-        let Proof::Password(secret) = proof else { return (Verdict::Refused, None) };
-        let remote = Some(self.address);
-        let question = |id| Request::Login { id, service: "pop3".into(), login: user.into(), password: secret.0.into(), remote };
-        match self.shared.auth.ask(question).await {
-            Ok((Answer::LoggedIn { .. }, Some(fd))) => match stream_of(fd) {
-                Ok(session) => (Verdict::Accepted, Some(session)),
-                Err(_) => (Verdict::Temporary, None),
-            },
-            Ok((Answer::Refused { .. }, _)) => {
-                sleep(FAILURE_PAUSE).await;
-                (Verdict::Refused, None)
-            }
-            _ => (Verdict::Temporary, None),
-        }
     }
 
     /// The next bytes; empty at the end. The buffer does not live while waiting.
@@ -139,8 +129,8 @@ fn try_read(stream: &TcpStream) -> io::Result<Vec<u8>> {
     Ok(buf.get(..len).unwrap_or_default().to_vec())
 }
 
-fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {
-    let stream = std::os::unix::net::UnixStream::from(fd);
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+/// The banner's timestamp, which no other has: that makes APOP's digests worthless the next time. Without random bytes there is no APOP.
+fn timestamp(shared: &Shared) -> Option<String> {
+    let random = u128::from_le_bytes(sys::random::bytes16().ok()?);
+    Some(format!("<{random:x}.{}@{}>", sys::clock::unix_s(), wire::escape::visible(&shared.config.me)))
 }

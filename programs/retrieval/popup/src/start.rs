@@ -55,6 +55,7 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let mut config = Popup::read(&root).map_err(io::Error::other)?;
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
     config.sessions_max = config.sessions_max.div_ceil(workers);
+    service::mechanisms(&config)?;
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
     let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
