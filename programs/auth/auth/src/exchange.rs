@@ -223,7 +223,7 @@ impl Server {
     /// `<random.time@host>` (RFC 2195 §2, after RFC 1939's timestamp).
     fn cram_md5_challenge(&mut self) -> std::io::Result<Vec<u8>> {
         let random = u128::from_le_bytes(sys::random::bytes16()?);
-        let host = self.places.routing().map(|routing| routing.envnoathost.clone()).unwrap_or_default();
+        let host = self.places.routing().map_or_else(|_| b"localhost".to_vec(), |routing| routing.envnoathost.clone());
         Ok([format!("<{random:x}.{}@", sys::clock::unix_s()).as_bytes(), &host, b">"].concat())
     }
 

@@ -131,12 +131,6 @@ impl Server {
 
     /// Whose login it is and what can prove it, unless it is refused unheard or the accounts are out of reach: that is answered here.
     pub(crate) fn find(&mut self, asker: Asker, service: Service, login: &[u8], remote: Option<IpAddr>) -> Option<Found> {
-        let attempt = self.limits.attempt(remote, login);
-        if self.is_refused(&attempt) {
-            let pause = self.auth_limits().pause_max;
-            self.refused(asker, pause);
-            return None;
-        }
         let user = match self.account_of(login) {
             Ok(user) => user,
             Err(text) => {
@@ -144,6 +138,14 @@ impl Server {
                 return None;
             }
         };
+        // By its own name, where it could have one: other spellings are no other account.
+        let own_name = user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat());
+        let attempt = self.limits.attempt(remote, own_name.as_deref().unwrap_or(login));
+        if self.is_refused(&attempt) {
+            let pause = self.auth_limits().pause_max;
+            self.refused(asker, pause);
+            return None;
+        }
         match self.look_up(user, service) {
             Ok((user, is_open, hash, apps)) => {
                 let login = Login { asker, service, login: login.to_vec(), user, is_open, attempt, remote, checked: None };
@@ -272,5 +274,80 @@ impl Server {
 
     pub(crate) fn unavailable(&mut self, asker: Asker, text: &str) {
         self.answer(asker.client, &Answer::Unavailable { id: asker.id, text: text.into() }, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Outcome;
+    use crate::server::{Listeners, Setup};
+    use accounts::Accounts;
+    use control::{Id, Ids, Root};
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    /// A server that nobody is connected to, with users ann, sue (suspended) and old (an imported hash), all with the password `x`.
+    fn server(dir: &std::path::Path) -> Server {
+        let root = Root::new(dir).unwrap();
+        for made in [root.control(), root.users()] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        std::fs::write(root.control_file("me"), "host.example\n").unwrap();
+        std::fs::write(root.domains_file(), "a.example:64107:64107:/m\n").unwrap();
+        let mut accounts = Accounts::in_memory().unwrap();
+        let domain = Domain::new(b"a.example").unwrap();
+        let hash = accounts::password::hash(b"x").unwrap();
+        for (name, hash) in [("ann", hash.as_str()), ("sue", &hash), ("old", "{PLAIN}x")] {
+            accounts.add_user(&domain, &UserName::new(name.as_bytes()).unwrap(), hash, 0).unwrap();
+        }
+        accounts.set_suspended(&domain, &UserName::new(b"sue").unwrap(), true).unwrap();
+        let id = Id { uid: rustix::process::geteuid().as_raw(), gid: 0 };
+        let run = Arc::new(std::fs::File::open(dir).unwrap().into());
+        Server::new(Setup { root, accounts, ids: Ids::Caller(id), run }, Listeners::default()).unwrap()
+    }
+
+    /// All that the pool computes within a moment after the first thing.
+    fn computed(server: &mut Server) -> Vec<&'static str> {
+        let (mut out, mut until) = (Vec::new(), Instant::now() + Duration::from_secs(20));
+        while Instant::now() < until {
+            let Some((job, outcome)) = server.pool.take() else {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            until = Instant::now() + Duration::from_millis(200);
+            out.push(match &outcome {
+                Outcome::Verified(_) => "verified",
+                Outcome::Made(_) => "made",
+            });
+            server.hashed(job, outcome);
+        }
+        out
+    }
+
+    /// What stands between a name that somebody has and one that nobody has is the time of a hash: so each takes one.
+    #[test]
+    fn the_work_for_a_name_that_nobody_has_is_that_for_one_that_somebody_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = server(dir.path());
+        let remote = Some("192.0.2.1".parse().unwrap());
+        for (login, password) in [
+            ("ann@a.example", "wrong"),
+            ("sue@a.example", "wrong"),
+            ("sue@a.example", "x"),
+            ("bob@a.example", "x"),
+            ("bob@elsewhere.example", "x"),
+            ("bob", "x"),
+            ("", "x"),
+            ("ann\0@a.example", "x"),
+        ] {
+            server.login(Asker { client: 0, id: 1 }, b"smtp", login.as_bytes(), password.into(), remote);
+            assert_eq!(computed(&mut server), ["verified"], "{login:?} {password}");
+        }
+        // The first right login makes what is missing; the next one finds it.
+        for expected in [&["verified", "made"][..], &["verified"]] {
+            server.login(Asker { client: 0, id: 1 }, b"smtp", b"old@a.example", "x".into(), remote);
+            assert_eq!(computed(&mut server), expected);
+        }
     }
 }
