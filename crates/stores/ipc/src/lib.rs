@@ -12,6 +12,7 @@
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
+//! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
 //! | [`admin`] | admin/send.sock, admin/auth.sock | qmail → qmail-send, qmail-auth |
@@ -27,6 +28,7 @@ pub mod field;
 pub mod fuzz;
 pub mod getpw;
 pub mod job;
+pub mod keys;
 pub mod lspawn;
 pub mod queue;
 pub mod queue_program;

@@ -36,6 +36,9 @@ pub enum Command {
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
+    /// Certificates for TLS
+    #[command(subcommand)]
+    Cert(Cert),
     /// Look for mistakes in the configuration and say what to do about them. Exit code 1 if there are errors.
     Check,
 }
@@ -186,6 +189,14 @@ pub enum Queue {
     Release { id: u64 },
     /// Counters
     Stats,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cert {
+    /// List the certificates, whom they are for and how long they last
+    List,
+    /// Make a certificate that only its own key vouches for, for a host that has none
+    SelfSigned { host: String },
 }
 
 #[cfg(test)]

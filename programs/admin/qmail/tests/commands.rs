@@ -122,7 +122,9 @@ fn setup_makes_everything_with_its_owner_and_mode() {
     let expected = [
         ("etc/qmail/control", 0o755, caller),
         ("etc/qmail/users", 0o755, caller),
-        ("etc/qmail/tls", 0o700, caller),
+        ("etc/qmail/tls", 0o755, caller),
+        ("etc/qmail/tls/mail.example.org/cert.pem", 0o644, caller),
+        ("etc/qmail/tls/mail.example.org/key.pem", 0o600, id("qmailk")),
         ("etc/qmail/ids", 0o644, caller),
         ("etc/qmail/control/me", 0o644, caller),
         ("etc/qmail/alias", 0o755, id("alias")),
@@ -139,9 +141,9 @@ fn setup_makes_everything_with_its_owner_and_mode() {
         assert_eq!((found.1, found.2, found.3), (mode, uid, gid), "{path}: {:o}", found.1);
     }
     if is_root() {
-        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx"].map(id);
+        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk"].map(id);
         let uids: std::collections::HashSet<u32> = roles.iter().map(|id| id.0).chain([id("alias").0, id("vmail").0]).collect();
-        assert_eq!(uids.len(), 8);
+        assert_eq!(uids.len(), 9);
         assert!(roles.iter().all(|role| role.1 == roles[0].1) && id("alias").1 != roles[0].1 && !uids.contains(&0));
     } else {
         assert_eq!(id("qmailq"), caller);
@@ -151,7 +153,10 @@ fn setup_makes_everything_with_its_owner_and_mode() {
     let expected =
         ["mail.example.org\n", "example.org\n", "example.org\n", "mail.example.org\n", "mail.example.org\n", "./Maildir/\n"];
     assert_eq!(values[..6], expected);
-    assert_eq!(values[6], "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\npop3 127.0.0.1:12110\n");
+    assert_eq!(
+        values[6],
+        "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\nsubmissions 127.0.0.1:12465\npop3 127.0.0.1:12110\npop3s 127.0.0.1:12995\n"
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
     Action, Actions, Connection, End, Envelope, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session,
-    StartTls,
+    StartTls, TlsAnswer,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -198,8 +198,8 @@ impl Talk {
                 Action::LogIn { .. } | Action::SaslStart { .. } | Action::SaslStep { .. } => {
                     self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
                 }
-                // Not offered, so it does not come.
-                Action::StartTls { .. } => {}
+                // Not offered: descriptors 0 and 1 belong to whoever started this program.
+                Action::StartTls { .. } => self.session.step(now(), Input::Tls(TlsAnswer::Unavailable), &mut self.actions),
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {

@@ -10,15 +10,15 @@ use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session};
+use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tls::{Acceptor, Transport};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -37,17 +37,19 @@ pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
     pub(crate) queue: Rc<Pool>,
     pub(crate) directory: Client<auth::Answer>,
+    pub(crate) tls: Acceptor,
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
     scratch: RefCell<Box<[u8]>>,
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>) -> Self {
+    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>, tls: Acceptor) -> Self {
         Self {
             config: Arc::new(config),
             queue: Rc::new(queue),
             directory,
+            tls,
             draining: Cell::new(false),
             drain: Notify::new(),
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
@@ -61,8 +63,34 @@ impl Worker {
     }
 }
 
+/// A connection whose first byte is TLS already.
+pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, mut peer: Connection, place: Place) {
+    match handshake(&worker.tls, stream, &peer).await {
+        Some((stream, tls)) => {
+            peer.protect(tls);
+            Box::pin(serve(worker, Transport::Tls(stream), peer, place)).await;
+        }
+        None => drop(place),
+    }
+}
+
+/// TLS on a connection, or a line in the log.
+async fn handshake(acceptor: &Acceptor, stream: TcpStream, peer: &Connection) -> Option<(tls::Stream, Box<Tls>)> {
+    match acceptor.accept(stream).await {
+        Ok((stream, facts)) => {
+            let end_point = facts.end_point.map(Into::into);
+            Some((stream, Box::new(Tls { cipher: facts.cipher.into(), exporter: facts.exporter, end_point })))
+        }
+        Err(refused) => {
+            let ip = wire::escape::visible(&peer.remote_ip);
+            log_line(format_args!("{ip} TLS: {}", wire::escape::visible(refused.to_string().as_bytes())));
+            None
+        }
+    }
+}
+
 /// One connection, from the greeting to the line in the log.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connection, _place: Place) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connection, _place: Place) {
     let mut actions = Actions::default();
     let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
     let mut talk = Talk {
@@ -73,6 +101,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         questions: Vec::new(),
         login: None,
         exchange: None,
+        starttls: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -84,14 +113,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
     talk.carry_out(&mut actions).await;
     let is_sent = talk.flush().await;
     log_end(&talk.session, now().boot, "");
-    if is_sent && talk.client_goes_on() {
+    let goes_on = is_sent && talk.client_goes_on();
+    talk.stream.end_output();
+    if goes_on {
         let _ = timeout(LINGER_MAX, talk.linger()).await;
     }
 }
 
 struct Talk {
     worker: Rc<Worker>,
-    stream: TcpStream,
+    stream: Transport,
     session: Session,
     output: Vec<u8>,
     questions: Vec<(u32, Address)>,
@@ -99,6 +130,8 @@ struct Talk {
     login: Option<Box<login::Question>>,
     /// qmail-auth's number for the exchange that is under way.
     exchange: Option<u64>,
+    /// What the client is told before the handshake that is due.
+    starttls: Option<Vec<u8>>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -119,8 +152,7 @@ impl Talk {
                     self.login = Some(Box::new(login::Question::Start { mechanism, initial }));
                 }
                 Action::SaslStep { response } => self.login = Some(Box::new(login::Question::Step { response })),
-                // Not offered, so it does not come.
-                Action::StartTls { .. } => {}
+                Action::StartTls { go } => self.starttls = Some(go),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -150,6 +182,10 @@ impl Talk {
             let answer = Box::pin(self.log_in(*question)).await;
             return self.session.step(now(), Input::Login(answer), actions);
         }
+        if let Some(go) = self.starttls.take() {
+            let answer = Box::pin(self.start_tls(go)).await;
+            return self.session.step(now(), Input::Tls(answer), actions);
+        }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
         {
@@ -163,6 +199,25 @@ impl Talk {
             self.read(actions).await;
         } else {
             self.session.step(now(), Input::Closed, actions);
+        }
+    }
+
+    /// STARTTLS.
+    async fn start_tls(&mut self, go: Vec<u8>) -> TlsAnswer {
+        if !self.worker.tls.is_available() {
+            return TlsAnswer::Unavailable;
+        }
+        self.output.extend_from_slice(&go);
+        if !self.flush().await {
+            return TlsAnswer::Failed;
+        }
+        let Some(stream) = self.stream.take_clear() else { return TlsAnswer::Failed };
+        match handshake(&self.worker.tls, stream, self.session.peer()).await {
+            Some((stream, tls)) => {
+                self.stream = Transport::Tls(stream);
+                TlsAnswer::Started(tls)
+            }
+            None => TlsAnswer::Failed,
         }
     }
 
@@ -218,7 +273,7 @@ impl Talk {
         let read = poll_fn(|context| {
             let mut scratch = worker.scratch.borrow_mut();
             let mut buf = ReadBuf::new(&mut scratch);
-            Pin::new(&mut *stream).poll_read(context, &mut buf).map_ok(|()| buf.filled().len())
+            stream.poll_read(context, &mut buf).map_ok(|()| buf.filled().len())
         });
         tokio::select! {
             biased;
@@ -242,13 +297,15 @@ impl Talk {
             Some(End::Gone) => false,
             Some(End::Limit) => true,
             // Asked of the socket itself: the runtime may not have heard of it yet.
-            _ => matches!(recv(&self.stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _))),
+            _ => self
+                .stream
+                .tcp()
+                .is_some_and(|tcp| matches!(recv(tcp, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))),
         }
     }
 
     /// Reads on without looking: to close over unread input would take the last reply back (RFC 1122 §4.2.2.13).
     async fn linger(&mut self) {
-        let _ = self.stream.shutdown().await;
         while self.stream.readable().await.is_ok() {
             match self.stream.try_read(&mut self.worker.scratch.borrow_mut()) {
                 Ok(1..) => {}
@@ -273,7 +330,12 @@ impl Talk {
                 Err(_) => return false,
             }
         }
-        true
+        match &self.stream {
+            Transport::Tls(stream) if !output.is_empty() => {
+                matches!(timeout(self.session.write_deadline(), stream.flush()).await, Ok(Ok(())))
+            }
+            _ => true,
+        }
     }
 }
 
@@ -306,11 +368,12 @@ mod tests {
         ipc_async::service::run(async {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
-            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory));
+            let tls = Acceptor::start(Arc::new(run.try_clone()?), "x")?;
+            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory, tls));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
-            let future = serve(worker, accepted?.0, Connection::default(), place);
+            let future = serve(worker, Transport::Clear(accepted?.0), Connection::default(), place);
             let size = std::mem::size_of_val(&future);
             assert!(size < 3072, "{size}");
             drop(client);

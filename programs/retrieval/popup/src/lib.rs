@@ -18,5 +18,5 @@ mod session;
 mod start;
 
 pub use classic::{Classic, serve as serve_classic};
-pub use service::{Service, serve};
+pub use service::{Door, Service, serve};
 pub use start::main;

@@ -38,11 +38,25 @@ pub(crate) struct Judge {
     timestamp: Option<String>,
     /// qmail-auth's number for the exchange that is under way.
     exchange: Option<u64>,
+    /// What the connection can be bound to, with TLS.
+    exporter: Option<Bytes>,
+    end_point: Option<Bytes>,
 }
 
 impl Judge {
     pub(crate) fn new(address: IpAddr, timestamp: Option<String>) -> Self {
-        Self { address, timestamp, exchange: None }
+        Self { address, timestamp, exchange: None, exporter: None, end_point: None }
+    }
+
+    /// TLS has started.
+    pub(crate) fn bind(&mut self, exporter: [u8; 32], end_point: Option<Vec<u8>>) {
+        self.exporter = Some(exporter.as_slice().into());
+        self.end_point = end_point.map(Bytes::from);
+    }
+
+    /// The banner's.
+    pub(crate) fn timestamp(&self) -> Option<String> {
+        self.timestamp.clone()
     }
 
     /// Asks qmail-auth; temporary when it does not answer in time. A refusal takes the time that it says.
@@ -84,8 +98,8 @@ impl Judge {
                 mechanism: mechanism.name().into(),
                 initial: initial.map(bytes),
                 remote,
-                exporter: None,
-                end_point: None,
+                exporter: self.exporter.clone(),
+                end_point: self.end_point.clone(),
             },
             Question::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response: bytes(response) },
         }

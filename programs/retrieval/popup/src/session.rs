@@ -3,10 +3,12 @@
 use crate::login::{Judge, Judged, Question};
 use crate::relay;
 use crate::service::Shared;
+use crate::start::log;
 use pop3::authorization::Action;
 use pop3::{Authorization, Offer};
 use std::io;
 use std::net::IpAddr;
+use tls::Transport;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -16,7 +18,8 @@ const FAILURES_MAX: u32 = 3;
 const INPUT_LEN: usize = 2048;
 
 pub(crate) struct Session<'a> {
-    stream: TcpStream,
+    stream: Transport,
+    address: IpAddr,
     shared: &'a Shared,
     machine: Authorization,
     judge: Judge,
@@ -30,12 +33,19 @@ struct Entered {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(stream: TcpStream, address: IpAddr, shared: &'a Shared) -> Self {
-        let cleartext = shared.config.allows_cleartext(address);
-        let apop_timestamp = Some(&shared.mechanisms).filter(|set| cleartext && set.has_apop()).and_then(|_| timestamp(shared));
-        let judge = Judge::new(address, apop_timestamp.clone());
-        let offer = Offer { cleartext, stls: false, apop_timestamp, response_codes: true, failures_max: FAILURES_MAX };
-        let machine = Authorization::new(offer).with_sasl(shared.mechanisms, false);
-        Self { stream, shared, machine, judge }
+        let timestamp = Some(shared).filter(|shared| shared.config.allows_cleartext(address)).and_then(timestamp);
+        let stream = Transport::Clear(stream);
+        let machine = machine(shared, offer(shared, address, &stream, timestamp.clone()), false);
+        Self { stream, address, shared, machine, judge: Judge::new(address, timestamp) }
+    }
+
+    /// TLS from the first byte (RFC 8314 §3.3).
+    pub(crate) async fn run_tls(mut self) {
+        // Nothing was said yet: the greeting comes behind the handshake.
+        self.judge = Judge::new(self.address, timestamp(self.shared));
+        if self.handshake().await {
+            Box::pin(self.run()).await;
+        }
     }
 
     /// Serves the client to its end. What breaks a connection is nobody's business but the client's.
@@ -81,7 +91,11 @@ impl<'a> Session<'a> {
                 Action::Judge { user, proof } => Question::Proof { user, proof },
                 Action::SaslStart { mechanism, initial } => Question::Start { mechanism, initial },
                 Action::SaslStep { response } => Question::Step { response },
-                Action::HandOver | Action::Close | Action::StartTls { .. } => continue,
+                Action::StartTls { go } => {
+                    self.start_tls(&go, &mut replies).await?;
+                    continue;
+                }
+                Action::HandOver | Action::Close => continue,
             };
             self.write(&std::mem::take(&mut replies)).await?;
             let mut more = Vec::new();
@@ -107,6 +121,43 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
+    /// STLS: tells the client to go on, or that it cannot.
+    async fn start_tls(&mut self, go: &[u8], replies: &mut Vec<u8>) -> io::Result<()> {
+        if self.shared.tls.is_available() {
+            replies.extend_from_slice(go);
+            self.write(&std::mem::take(replies)).await?;
+            // Without a connection the next read finds the end.
+            self.handshake().await;
+            return Ok(());
+        }
+        let mut more = Vec::new();
+        self.machine.no_tls(&mut more);
+        for action in more {
+            if let Action::Reply(reply) = action {
+                replies.extend_from_slice(&reply);
+            }
+        }
+        Ok(())
+    }
+
+    /// STLS, or the start of a session of pop3s: what was said before does not count any more.
+    async fn handshake(&mut self) -> bool {
+        let Some(stream) = self.stream.take_clear() else { return false };
+        match self.shared.tls.accept(stream).await {
+            Ok((stream, facts)) => {
+                self.stream = Transport::Tls(stream);
+                let offer = offer(self.shared, self.address, &self.stream, self.judge.timestamp());
+                self.machine = machine(self.shared, offer, true);
+                self.judge.bind(facts.exporter, facts.end_point);
+                true
+            }
+            Err(refused) => {
+                log(&format!("TLS: remote={} {}", self.address, wire::escape::visible(refused.to_string().as_bytes())));
+                false
+            }
+        }
+    }
+
     /// The next bytes; empty at the end. The buffer does not live while waiting.
     async fn read(&self) -> io::Result<Vec<u8>> {
         loop {
@@ -123,14 +174,33 @@ impl<'a> Session<'a> {
     }
 }
 
-fn try_read(stream: &TcpStream) -> io::Result<Vec<u8>> {
+/// What a connection may do: passwords over TLS, or from the networks that may do without.
+fn offer(shared: &Shared, address: IpAddr, stream: &Transport, apop_timestamp: Option<String>) -> Offer {
+    let is_clear = matches!(stream, Transport::Clear(_));
+    Offer {
+        cleartext: !is_clear || shared.config.allows_cleartext(address),
+        stls: is_clear && shared.tls.is_available(),
+        apop_timestamp,
+        response_codes: true,
+        failures_max: FAILURES_MAX,
+    }
+}
+
+fn try_read(stream: &Transport) -> io::Result<Vec<u8>> {
     let mut buf = [0; INPUT_LEN];
     let len = stream.try_read(&mut buf)?;
     Ok(buf.get(..len).unwrap_or_default().to_vec())
 }
 
-/// The banner's timestamp, which no other has: that makes APOP's digests worthless the next time. Without random bytes there is no APOP.
+/// `is_bound`: it has TLS.
+fn machine(shared: &Shared, offer: Offer, is_bound: bool) -> Authorization {
+    Authorization::new(offer).with_sasl(shared.mechanisms, is_bound)
+}
+
+/// The banner's timestamp where there is APOP. No other banner has it: that makes a digest worthless the next time. Without random bytes
+/// there is none.
 fn timestamp(shared: &Shared) -> Option<String> {
-    let random = u128::from_le_bytes(sys::random::bytes16().ok()?);
-    Some(format!("<{random:x}.{}@{}>", sys::clock::unix_s(), wire::escape::visible(&shared.config.me)))
+    let random = shared.mechanisms.has_apop().then(sys::random::bytes16)?.ok()?;
+    let (random, time) = (u128::from_le_bytes(random), sys::clock::unix_s());
+    Some(format!("<{random:x}.{time}@{}>", wire::escape::visible(&shared.config.me)))
 }

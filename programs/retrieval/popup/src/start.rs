@@ -1,12 +1,13 @@
 //! Start-up of both faces.
 
 use crate::classic::{self, Classic};
-use crate::service::{self, Service};
+use crate::service::{self, Door, Service};
 use control::Root;
 use control::popup::Popup;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -58,10 +59,9 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     service::mechanisms(&config)?;
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
-    let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
-    if !inherited.all("listen:pop3s:").is_empty() {
-        log("warning: this release has no TLS; listeners of pop3s are not served");
-    }
+    let of = |door, fds: Vec<(String, OwnedFd)>| fds.into_iter().map(move |(_, fd)| (door, fd));
+    let pop3 = of(Door::Pop3, inherited.all("listen:pop3:"));
+    let listeners = pop3.chain(of(Door::Pop3s, inherited.all("listen:pop3s:"))).collect();
     let run = inherited.one("run")?;
     sandbox::enter_as("qmail-popup", root.path(), &[])?;
     let service = Service { config, listeners, run: Rc::new(run) };
