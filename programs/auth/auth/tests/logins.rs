@@ -192,7 +192,7 @@ impl Client {
         let bare = format!("n={},r=nonce", login.replace('=', "=3D").replace(',', "=2C"));
         let (header, data) = if plus { ("p=tls-exporter,,", EXPORTER) } else { ("n,,", &b""[..]) };
         let name = if plus { format!("{}-PLUS", hash.name()) } else { hash.name().to_owned() };
-        let said = match self.start(&name, Some(format!("{header}{bare}").as_bytes()), plus) {
+        match self.start(&name, Some(format!("{header}{bare}").as_bytes()), plus) {
             Answer::Challenge { exchange, data: first, .. } => {
                 let header = [header.as_bytes(), data].concat();
                 let (last, signature) = client::prove(hash, password.as_bytes(), &bare, &first, &header).unwrap();
@@ -205,8 +205,7 @@ impl Client {
                 }
             }
             other => other,
-        };
-        said
+        }
     }
 }
 
