@@ -18,6 +18,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pop3_authorization", pop3::fuzz::authorization),
     ("pop3_encoder", pop3::fuzz::encoder),
     ("pop3_transaction", pop3::fuzz::transaction),
+    ("sasl_exchange", sasl::fuzz::exchange),
     ("schedule_backlog", schedule::fuzz::backlog),
     ("schedule_fair", schedule::fuzz::fair),
     ("smtp_client", smtp::client::fuzz::client),

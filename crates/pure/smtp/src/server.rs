@@ -31,15 +31,16 @@ mod transaction;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
-    Action, Actions, Config, Connection, Envelope, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer, RecipientAnswer, Secret,
+    Action, Actions, Config, Connection, Envelope, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer, RecipientAnswer,
     StartTls, Tls, TlsAnswer,
 };
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
+pub use sasl::Secret;
 pub use transaction::QUESTIONS_MAX;
 
 use crate::command::{COMMAND_LEN_MAX, Command};
-use auth::Exchange;
+use sasl::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
 use text::{Chunk, Message};
@@ -431,11 +432,13 @@ impl Session {
         let size = format!("SIZE {}", self.databytes());
         let verp = self.is_relay_client().then_some("XVERP");
         // Not where it would be refused (RFC 4954 §4), and so not once more.
-        let auth = (self.peer.logins == Logins::Offered && self.user.is_none()).then_some("AUTH PLAIN LOGIN");
+        let mechanisms = self.config.mechanisms.list(self.peer.tls.is_some());
+        let mechanisms = mechanisms.filter(|_| self.peer.logins == Logins::Offered && self.user.is_none());
+        let auth = mechanisms.map(|list| format!("AUTH {list}"));
         let starttls = (self.peer.starttls == StartTls::Offered && self.peer.tls.is_none()).then_some("STARTTLS");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions.into_iter().chain(verp).chain(starttls).chain(auth) {
+        for extension in extensions.into_iter().chain(verp).chain(starttls).chain(auth.as_deref()) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");

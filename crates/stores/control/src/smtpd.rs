@@ -8,6 +8,7 @@
 //! | `rcpthosts`, `morercpthosts.cdb` | nobody | domains anybody may send to, beside those we deliver for |
 //! | `relayclients` | nobody | networks whose clients may send anywhere (RELAYCLIENT set to nothing) |
 //! | `authcleartext` | this host | networks whose clients may log in without TLS |
+//! | `authmechanisms` | PLAIN, LOGIN, SCRAM | SASL mechanisms that are offered |
 //! | `badmailfrom` | – | envelope senders that are refused |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
 //! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
@@ -48,6 +49,8 @@ pub struct Smtpd {
     pub relayclients: Networks,
     /// Networks whose clients may send a password without TLS.
     pub cleartext: Networks,
+    /// Names of SASL mechanisms; `None`: the default ones.
+    pub mechanisms: Option<Vec<Vec<u8>>>,
     pub badmailfrom: Vec<Vec<u8>>,
     pub normalizes_bare_lf: bool,
     pub databytes: u64,
@@ -82,6 +85,7 @@ impl Smtpd {
             morercpthosts: root.text("morercpthosts.cdb")?,
             relayclients: root.networks("relayclients")?.unwrap_or_default(),
             cleartext: root.authcleartext()?,
+            mechanisms: root.lines("authmechanisms")?,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             normalizes_bare_lf: bare_lf(root)?,
             databytes: number("databytes", 0)?,

@@ -36,7 +36,8 @@ impl Answer for ipc::auth::Answer {
         match self {
             Self::Recipient { id, .. }
             | Self::LoggedIn { id, .. }
-            | Self::Refused { id }
+            | Self::Refused { id, .. }
+            | Self::Challenge { id, .. }
             | Self::Unavailable { id, .. }
             | Self::Route { id, .. } => *id,
             // Nobody's question, and nothing that a client of this kind asked to hear.

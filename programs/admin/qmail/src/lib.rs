@@ -8,6 +8,7 @@
 
 pub mod account;
 pub mod admin;
+pub mod app_password;
 pub mod certificate;
 pub mod check;
 pub mod cli;

@@ -10,7 +10,11 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod app_passwords;
 mod clients;
+mod exchange;
+mod hashing;
+mod limits;
 mod login;
 mod pool;
 mod recipients;

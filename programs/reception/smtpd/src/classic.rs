@@ -81,7 +81,7 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
-    let session = Session::new(Arc::new(config(control, virtual_domains)), peer, now(), &mut actions);
+    let session = Session::new(Arc::new(config(control, virtual_domains)?), peer, now(), &mut actions);
     Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
 }
 
@@ -195,7 +195,7 @@ impl Talk {
                     self.session.step(now(), Input::Recipient { question, answer }, &mut self.actions);
                 }
                 // Not offered, so it does not come.
-                Action::LogIn { .. } => {
+                Action::LogIn { .. } | Action::SaslStart { .. } | Action::SaslStep { .. } => {
                     self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
                 }
                 // Not offered: descriptors 0 and 1 belong to whoever started this program.

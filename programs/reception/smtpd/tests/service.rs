@@ -220,10 +220,15 @@ fn answer_auth(client: &Seqpacket) {
                     b"ok" => Answer::LoggedIn { id, user: login.to_ascii_lowercase().into() },
                     b"te" => Answer::Unavailable { id, text: "down".into() },
                     b"si" => continue,
-                    _ => Answer::Refused { id },
+                    _ => Answer::Refused { id, pause_s: 1 },
                 }
             }
-            Request::Route { .. } => panic!("a request of others"),
+            Request::SaslStart { id, mechanism, .. } => Answer::Challenge { id, exchange: 77, data: mechanism },
+            Request::SaslStep { id, exchange: 77, response } if &*response == b"ok" => {
+                Answer::LoggedIn { id, user: "joe@ours.example".into() }
+            }
+            Request::SaslStep { id, .. } => Answer::Refused { id, pause_s: 0 },
+            _ => panic!("a request of others"),
         };
         let _ = client.send(&answer.encode());
     }
@@ -261,7 +266,9 @@ fn who_logs_in_sends_anywhere_on_both_ports() {
     let whole = format!("EHLO me.example\n{}{letter}", plain("Joe@ours.example", "ok now"));
     for (number, replies) in [system.talk(whole.replace('\n', "\r\n").as_bytes()), system.submit(&whole)].iter().enumerate() {
         assert!(
-            replies.contains("\n250-AUTH PLAIN LOGIN\n250 HELP\n235 2.7.0 welcome\n250 2.1.0 ok\n250 2.1.5 ok\n"),
+            replies.contains(
+                "\n250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n250 HELP\n235 2.7.0 welcome\n250 2.1.0 ok\n250 2.1.5 ok\n"
+            ),
             "{replies}"
         );
         let seen = system.seen()[number].clone();
@@ -273,6 +280,20 @@ fn who_logs_in_sends_anywhere_on_both_ports() {
     assert!(nobody.contains("\n530 5.7.0 log in first\n530 5.7.0 log in first\n530 5.7.0 log in first\n"), "{nobody}");
     assert_eq!(system.seen().len(), 2);
     assert!(!system.log().contains("ok now") && !system.log().contains("b2sg"), "{}", system.log());
+}
+
+#[test]
+fn exchanges_are_relayed_with_their_number() {
+    let system = System::start(&[("authmechanisms", "SCRAM-SHA-256\n")]);
+    let b64 = |text: &str| wire::base64::encode(text.as_bytes());
+    let exchange = |response: &str| format!("AUTH SCRAM-SHA-256\n{}\n", b64(response));
+    let replies = system.submit(&format!("EHLO x\n{}{}MAIL FROM:<a@b>\nQUIT\n", exchange("no"), exchange("ok")));
+    let challenge = b64("SCRAM-SHA-256");
+    let wanted = format!(
+        "250-AUTH SCRAM-SHA-256\n250 HELP\n334 {challenge}\n535 5.7.8 wrong name or password\n334 {challenge}\n235 2.7.0 welcome\n250 2.1.0 ok\n"
+    );
+    assert!(replies.contains(&wanted), "{replies}");
+    system.wait_for_log(" user joe@ours.example ", 1);
 }
 
 #[test]

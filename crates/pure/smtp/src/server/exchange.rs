@@ -2,10 +2,10 @@
 
 use super::policy::{BadMailFrom, RcptHosts};
 use crate::data::BareLf;
+use sasl::{Mechanism, Mechanisms, Secret};
 use std::net::IpAddr;
 use std::time::Duration;
 use wire::Address;
-use zeroize::Zeroizing;
 
 /// Everything that can happen to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Input<'a> {
     Bytes(&'a [u8]),
     /// The directory's answer to [`Action::CheckRecipient`]; answers may come in any order.
     Recipient { question: u32, answer: RecipientAnswer },
-    /// The answer to [`Action::LogIn`].
+    /// The answer to [`Action::LogIn`], [`Action::SaslStart`] or [`Action::SaslStep`].
     Login(LoginAnswer),
     /// The answer to [`Action::StartTls`].
     Tls(TlsAnswer),
@@ -45,6 +45,8 @@ pub enum RecipientAnswer {
 pub enum LoginAnswer {
     /// `user`: the account's own name for itself.
     Accepted { user: Box<[u8]> },
+    /// The exchange goes on: only after [`Action::SaslStart`] and [`Action::SaslStep`].
+    Challenge(Box<[u8]>),
     /// Wrong name or wrong password; which one is never said. The driver takes its time before it says so.
     Refused,
     /// It could not be found out now.
@@ -70,16 +72,6 @@ pub struct Tls {
     pub exporter: [u8; 32],
     /// Channel binding `tls-server-end-point` (RFC 5929), where the certificate's signature has a hash.
     pub end_point: Option<Box<[u8]>>,
-}
-
-/// A password. Never printed; wiped when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Zeroizing<Vec<u8>>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 /// What the queue said to a commit. Texts are for the client; an enhanced status code at their start, or in qmail's `(#x.y.z)`
@@ -116,6 +108,10 @@ pub enum Action {
     CheckRecipient { question: u32, recipient: Address },
     /// Have this login judged, answer by [`Input::Login`].
     LogIn { user: Box<[u8]>, password: Secret },
+    /// Have this exchange begun, with what the client sent along, answer by [`Input::Login`].
+    SaslStart { mechanism: Mechanism, initial: Option<Secret> },
+    /// The client's response to the last [`LoginAnswer::Challenge`], answer by [`Input::Login`].
+    SaslStep { response: Secret },
     /// Send what waits and, if there is a certificate, `go`; then start the handshake. Answer by [`Input::Tls`]. Bytes of the client that
     /// were read before are not part of it.
     StartTls { go: Vec<u8> },
@@ -263,6 +259,8 @@ pub struct Config {
     /// `control/localiphost`, else me: the domain of `user@[address of this connection]`.
     pub localiphost: Vec<u8>,
     pub barelf: BareLf,
+    /// `control/authmechanisms`.
+    pub mechanisms: Mechanisms,
     pub rcpthosts: RcptHosts,
     pub badmailfrom: BadMailFrom,
 }

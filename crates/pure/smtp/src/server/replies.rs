@@ -11,11 +11,6 @@ pub(super) const DATA: &str = "354 go ahead";
 pub(super) const HELP: &str = "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030";
 pub(super) const VRFY: &str = "252 2.0.0 send some mail, i'll try my best";
 pub(super) const LOGGED_IN: &str = "235 2.7.0 welcome";
-/// The challenges of LOGIN, `Username:` and `Password:`: clients expect these words.
-pub(super) const LOGIN_NAME: &str = "334 VXNlcm5hbWU6";
-pub(super) const LOGIN_PASSWORD: &str = "334 UGFzc3dvcmQ6";
-/// The challenge of PLAIN, which says nothing (RFC 4954 §4).
-pub(super) const PLAIN_RESPONSE: &str = "334 ";
 
 pub(super) const UNIMPLEMENTED: &str = "502 5.5.1 unimplemented";
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 command line too long";

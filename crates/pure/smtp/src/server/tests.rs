@@ -645,10 +645,11 @@ fn logins_that_are_right() {
         assert_eq!(whole.messages[0].0.sender.to_string(), "l-@x-@[]", "XVERP and relaying are the user's");
         let text = String::from_utf8(whole.replies).unwrap().replace("\r\n", "\n");
         let (before, behind) = text.split_once(&wanted).unwrap();
-        assert!(before.ends_with("250-AUTH PLAIN LOGIN\n250 HELP\n") && !before.contains("XVERP"), "{before}");
         assert!(
-            behind.starts_with("503 5.5.1 you are logged in already\n250-mx.example.org\n") && !behind.contains("AUTH PLAIN")
+            before.ends_with("250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n250 HELP\n") && !before.contains("XVERP"),
+            "{before}"
         );
+        assert!(behind.starts_with("503 5.5.1 you are logged in already\n250-mx.example.org\n") && !behind.contains("-AUTH "));
         assert!(behind.contains("250-XVERP\n") && behind.ends_with("221 2.0.0 mx.example.org\n"), "{behind}");
         assert!(whole.log.iter().all(|line| !line.windows(4).any(|part| part == b"ok o" || part == b"Sm9l")), "{:?}", whole.log);
     }
@@ -768,6 +769,55 @@ fn what_is_pipelined_behind_a_login_waits_for_the_verdict() {
 }
 
 #[test]
+fn other_mechanisms_are_relayed() {
+    let b64 = |text: &str| wire::base64::encode(text.as_bytes());
+    let mechanisms = sasl::Mechanisms::parse(Some(&[b"SCRAM-SHA-1".to_vec(), b"CRAM-MD5".to_vec()])).unwrap();
+    let config = || Config { mechanisms, ..config() };
+    let (first, more, ok) = (b64("first"), b64("more"), b64("ok"));
+    let (re_first, re_more) = (b64("re first"), b64("re more"));
+    for (exchange, said) in [
+        (
+            format!("AUTH scram-sha-1 {first}\r\n{more}\r\n{ok}\r\n"),
+            format!("334 {re_first}\n334 {re_more}\n235 2.7.0 welcome\n"),
+        ),
+        (format!("AUTH SCRAM-SHA-1\r\n{ok}\r\n"), format!("334 {}\n235 2.7.0 welcome\n", b64("re "))),
+        (format!("AUTH CRAM-MD5 =\r\n{ok}\r\n"), format!("334 {}\n235 2.7.0 welcome\n", b64("re "))),
+        (format!("AUTH CRAM-MD5\r\n{}\r\n", b64("no")), format!("334 {}\n535 5.7.8 wrong name or password\n", b64("re "))),
+        (
+            format!("AUTH CRAM-MD5\r\n{}\r\n", b64("te")),
+            format!("334 {}\n454 4.7.0 cannot check that login now, try again later\n", b64("re ")),
+        ),
+        ("AUTH CRAM-MD5\r\n*\r\n".to_owned(), format!("334 {}\n501 5.7.0 cancelled\n", b64("re "))),
+        ("AUTH CRAM-MD5\r\nx!\r\n".to_owned(), format!("334 {}\n501 5.5.2 no response that can be read\n", b64("re "))),
+        ("AUTH SCRAM-SHA-1 x!\r\n".to_owned(), "501 5.5.2 no response that can be read\n".to_owned()),
+        ("AUTH SCRAM-SHA-1-PLUS\r\n".to_owned(), "504 5.5.4 that mechanism is not known here\n".to_owned()),
+        ("AUTH PLAIN\r\n".to_owned(), "504 5.5.4 that mechanism is not known here\n".to_owned()),
+    ] {
+        let text = replies(config(), local(), format!("EHLO x\r\n{exchange}").as_bytes());
+        let (greeting, said_then) = text.split_once("250 HELP\n").unwrap();
+        assert!(greeting.contains("250-AUTH SCRAM-SHA-1 CRAM-MD5\n"), "{greeting}");
+        assert_eq!(said_then, said, "{exchange}");
+    }
+    // Every message in the clear, of any mechanism, needs the same leave.
+    let in_clear = Connection { logins: Logins::NotInClear, ..Connection::default() };
+    assert!(replies(config(), in_clear, b"EHLO x\r\nAUTH CRAM-MD5\r\n").ends_with("it is not encrypted\n"));
+    // Without a mechanism there is nothing to announce.
+    let none = Config { mechanisms: sasl::Mechanisms::parse(Some(&[])).unwrap(), ..config() };
+    assert!(!replies(none, local(), b"EHLO x\r\n").contains("AUTH"));
+    // A challenge to nobody's question, or behind a login, is nothing.
+    let mut out = Actions::default();
+    let mut session = Session::new(Arc::new(config()), local(), T0, &mut out);
+    session.step(T0, Input::Bytes(b"EHLO x\r\nAUTH CRAM-MD5\r\n"), &mut out);
+    assert!(matches!(out.0.last(), Some(Action::SaslStart { initial: None, .. })) && !session.wants_input());
+    out.0.clear();
+    for expected in [&b"334 eA==\r\n"[..], b""] {
+        session.step(T0, Input::Login(LoginAnswer::Challenge(b"x".as_slice().into())), &mut out);
+        let said = out.0.drain(..).filter_map(|action| if let Action::Reply(bytes) = action { Some(bytes) } else { None });
+        assert_eq!(said.collect::<Vec<_>>().concat(), expected);
+    }
+}
+
+#[test]
 fn a_submission_is_somebodys() {
     let first = "530 5.7.0 log in first\n";
     let text = replies(
@@ -798,7 +848,11 @@ fn after_starttls_everything_starts_over() {
     let replies = String::from_utf8(seen.replies).unwrap();
     let (clear, protected) = replies.split_once("220 2.0.0 ready to start TLS\r\n").unwrap();
     assert!(clear.contains("250-STARTTLS\r\n") && !clear.contains("AUTH"), "{clear}");
-    assert!(protected.contains("250-AUTH PLAIN LOGIN\r\n") && !protected.contains("STARTTLS"), "{protected}");
+    assert!(
+        protected.contains("250-AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\r\n")
+            && !protected.contains("STARTTLS"),
+        "{protected}"
+    );
     assert!(protected.starts_with("530 5.7.0 log in first\r\n"), "{protected}");
     assert!(protected.ends_with("503 5.5.1 this connection has TLS already\r\n"), "{protected}");
     // A transaction and a name of before are gone.

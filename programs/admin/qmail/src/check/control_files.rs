@@ -25,8 +25,11 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 34] = [
+const OTHERS: [&str; 37] = [
+    "apppasswordsonly",
     "authcleartext",
+    "authlimits",
+    "authmechanisms",
     "authsenders",
     "badmailfrom",
     "barelf",
@@ -44,9 +47,9 @@ const OTHERS: [&str; 34] = [
     "localiphost",
     "locals",
     "me",
-    "morercpthosts.cdb",
-    "morercpthosts",
     "moreipme",
+    "morercpthosts",
+    "morercpthosts.cdb",
     "notipme",
     "outgoingip",
     "percenthack",
@@ -70,6 +73,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     hosts(root, found);
     values(root, found);
     programs(root, found);
+    logins(root, found);
     unknown(root, found);
 }
 
@@ -102,6 +106,23 @@ fn listeners(root: &Root, found: &mut Findings) {
                 format!("{listener}: passwords without TLS are taken from control/authcleartext only; listen on 127.0.0.1"),
             );
         }
+    }
+}
+
+fn logins(root: &Root, found: &mut Findings) {
+    if let Some(Some(text)) = found.take(root.text("authlimits"))
+        && let Err(problem) = control::AuthLimits::parse(&text)
+    {
+        found.error(&root.control_file("authlimits"), problem);
+    }
+    let Some(Some(lines)) = found.take(root.lines("authmechanisms")) else { return };
+    let file = root.control_file("authmechanisms");
+    match sasl::Mechanisms::parse(Some(&lines)) {
+        Err(name) => found.error(&file, format!("`{}` is no mechanism of this version", wire::escape::visible(&name))),
+        Ok(mechanisms) if mechanisms.has_apop() || mechanisms.contains(sasl::Mechanism::CramMd5) => {
+            found.warning(&file, "CRAM-MD5 and APOP work for passwords that are kept in clear (qmail user passwd --keep-clear)");
+        }
+        Ok(_) => {}
     }
 }
 
