@@ -7,9 +7,11 @@
 //! Guarantees:
 //! - 250 for a message is said only on the queue's [`QueueAnswer::Accepted`] (promise 1).
 //! - Only CRLF.CRLF ends DATA and only its size ends a chunk; no byte of a refused message is taken for a command (promise 2).
-//! - Memory has a bound: [`HELD_LEN_MAX`] of input, one command line, one envelope; text is never kept (promise 3).
+//! - Memory has a bound: [`HELD_LEN_MAX`] of input, one command line, one envelope; text is never kept but for
+//!   [`HEADER_LEN_MAX`] of a header that has to be judged (promise 3).
 //! - Nobody relays who is not named: a recipient passes if the directory knows it, rcpthosts lists its domain or the client is a
 //!   relay client or logged in (promise 5). In doubt the answer is temporary (promise 8).
+//! - Who is logged in sends as himself (RFC 6409 §6.1), and text of his message goes on only when its header has been judged.
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
@@ -23,6 +25,7 @@ mod exchange;
 pub mod fuzz;
 mod policy;
 mod replies;
+mod submission;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -30,16 +33,19 @@ mod transaction;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
-    Action, Actions, Config, Connection, Envelope, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer, RecipientAnswer, Secret,
+    Action, Actions, Config, Connection, Envelope, HeaderAnswer, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer,
+    RecipientAnswer, Secret, SenderAnswer, SendingLimit, SubmissionRules,
 };
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
+pub use submission::HEADER_LEN_MAX;
 pub use transaction::QUESTIONS_MAX;
 
 use crate::command::{COMMAND_LEN_MAX, Command};
 use auth::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
+use submission::Judged;
 use text::{Chunk, Message};
 use transaction::Transaction;
 use wire::Address;
@@ -94,6 +100,10 @@ enum State {
     Exchange(Exchange),
     /// A login is being judged.
     Judging,
+    /// Whether the sender is the user's is being looked up.
+    JudgingSender(Transaction),
+    /// The header is with whoever judges it.
+    JudgingHeader(Box<Judged>),
     /// The queue has been asked.
     Committing {
         bytes: u64,
@@ -176,6 +186,16 @@ impl Session {
                 self.login_answered(answer, out);
                 self.resume(out);
             }
+            Input::Sender(answer) => {
+                self.progress = now.boot;
+                self.sender_answered(answer, out);
+                self.resume(out);
+            }
+            Input::Header(answer) => {
+                self.progress = now.boot;
+                self.header_answered(answer, out);
+                self.resume(out);
+            }
             Input::Queue(answer) => {
                 self.progress = now.boot;
                 self.queue_answered(&answer, out);
@@ -192,7 +212,7 @@ impl Session {
     /// May the driver read from the client now?
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.state, State::Judging | State::Committing { .. } | State::Closed(_)) && !self.is_asking()
+        !self.is_waiting() && !matches!(self.state, State::Closed(_)) && !self.is_asking()
     }
 
     /// When [`Input::Deadline`] is due, in [`Now::boot`]. Open questions have deadlines of their own, which the driver keeps.
@@ -264,6 +284,11 @@ impl Session {
         self.peer.is_submission && !self.is_relay_client()
     }
 
+    /// Nothing can be done before an answer comes.
+    fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Committing { .. })
+    }
+
     fn is_asking(&self) -> bool {
         matches!(&self.state, State::Mail(transaction) if transaction.is_asking())
     }
@@ -301,7 +326,7 @@ impl Session {
     fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
         match &self.state {
             State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
-            State::Judging | State::Committing { .. } => return false,
+            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Committing { .. } => return false,
             State::Closed(_) => {
                 *rest = &[];
                 return false;
@@ -419,6 +444,7 @@ impl Session {
     fn reset(&mut self, out: &mut Actions) {
         let open = match &self.state {
             State::Data(message) | State::Chunk(message, _) | State::BetweenChunks(message) => message.is_open(),
+            State::JudgingHeader(_) => true,
             _ => false,
         };
         if open {

@@ -17,6 +17,10 @@ pub enum Input<'a> {
     Recipient { question: u32, answer: RecipientAnswer },
     /// The answer to [`Action::LogIn`].
     Login(LoginAnswer),
+    /// The answer to [`Action::CheckSender`].
+    Sender(SenderAnswer),
+    /// The answer to [`Action::JudgeHeader`].
+    Header(HeaderAnswer),
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -47,6 +51,41 @@ pub enum LoginAnswer {
     Refused,
     /// It could not be found out now.
     Temporary,
+}
+
+/// May who is logged in send as this address?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SenderAnswer {
+    Yes,
+    NotYours,
+    /// The account has sent as much as it may for now.
+    Limited(SendingLimit),
+    /// Cannot tell now, or there was no answer in time.
+    Temporary,
+}
+
+/// What became of the header of a message that is submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderAnswer {
+    /// The header as it goes on, ending in LF unless it is empty.
+    Accepted {
+        header: Vec<u8>,
+    },
+    /// It does not tell beyond doubt who wrote the message.
+    Unclear,
+    /// It names an author whom the client may not send as.
+    NotYours,
+    Limited(SendingLimit),
+    Temporary,
+}
+
+/// What an account has sent too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendingLimit {
+    MessagesPerHour,
+    RecipientsPerHour,
+    MessagesPerDay,
+    RecipientsPerDay,
 }
 
 /// A password. Never printed; wiped when it is dropped.
@@ -93,6 +132,11 @@ pub enum Action {
     CheckRecipient { question: u32, recipient: Address },
     /// Have this login judged, answer by [`Input::Login`].
     LogIn { user: Box<[u8]>, password: Secret },
+    /// May [`super::Session::user`] send as this address? Answer by [`Input::Sender`].
+    CheckSender { sender: Address },
+    /// Have the header of the message that began judged and completed, answer by [`Input::Header`]. Asked once for a message, of
+    /// clients that are logged in or submit; `recipients` counts those of the envelope.
+    JudgeHeader { header: Vec<u8>, recipients: u64 },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -227,4 +271,20 @@ pub struct Config {
     pub barelf: BareLf,
     pub rcpthosts: RcptHosts,
     pub badmailfrom: BadMailFrom,
+    pub submission: SubmissionRules,
+}
+
+/// What holds for who is logged in (`control/submission`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubmissionRules {
+    /// The envelope sender has to be an address of the account. Whoever judges the header has to look at its authors, too.
+    pub binds_senders: bool,
+    /// The Received field does not tell the client's address and its name for itself.
+    pub hides_client: bool,
+}
+
+impl Default for SubmissionRules {
+    fn default() -> Self {
+        Self { binds_senders: true, hides_client: false }
+    }
 }

@@ -750,10 +750,17 @@ fn what_is_pipelined_behind_a_login_waits_for_the_verdict() {
     assert!(!session.wants_input() && session.deadline() == Duration::MAX);
     out.0.clear();
     session.step(T0, Input::Login(LoginAnswer::Accepted { user: b"joe@a".as_slice().into() }), &mut out);
-    assert_eq!(out.0, [Action::Reply(b"235 2.7.0 welcome\r\n250 2.1.0 ok\r\n".to_vec())]);
+    let sender = Address::new(b"l@x").unwrap();
+    assert_eq!(out.0, [Action::Reply(b"235 2.7.0 welcome\r\n".to_vec()), Action::CheckSender { sender }]);
     out.0.clear();
     session.step(T0, Input::Login(LoginAnswer::Refused), &mut out);
     assert!(out.0.is_empty(), "an answer to nothing");
+    session.step(T0, Input::Sender(SenderAnswer::Yes), &mut out);
+    assert_eq!(out.0, [Action::Reply(b"250 2.1.0 ok\r\n".to_vec())]);
+    out.0.clear();
+    session.step(T0, Input::Sender(SenderAnswer::NotYours), &mut out);
+    session.step(T0, Input::Header(HeaderAnswer::Unclear), &mut out);
+    assert!(out.0.is_empty(), "answers to nothing");
 }
 
 #[test]
@@ -785,11 +792,12 @@ fn arbitrary_bytes() {
     ] {
         fuzz::session(seed);
     }
-    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(3000), |(head: [u8; 3], words in proptest::collection::vec(0..30usize, 0..40), noise: Vec<u8>)| {
-        const WORDS: [&[u8]; 30] = [
+    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(3000), |(head: [u8; 3], words in proptest::collection::vec(0..33usize, 0..40), noise: Vec<u8>)| {
+        const WORDS: [&[u8]; 33] = [
             b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<no@d>", b"RCPT TO:<te@d>", b"RCPT TO:<fa@d>", b"DATA", b"BDAT 3", b"BDAT 0 LAST",
             b"BDAT 9 LAST", b"EHLO x", b"RSET", b"QUIT", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b".", b"\r\n.\r\n", b"Received: x\r\n",
             b"MAIL FROM:<> SIZE=9 XVERP", b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", b"\0", b"RCPT TO:<postmaster>\r\nDATA\r\n",
+            b"Subject: x\r\n\r\n", b"!x\r\n\r\nx\r\n.\r\n", b"MAIL FROM:<no@x>\r\n",
             b"AUTH PLAIN AGpvZQBvaw==\r\n", b"AUTH PLAIN\r\n", b"AUTH login am9l\r\n", b"b2s=\r\n", b"AUTH PLAIN AGpvZQBubw==\r\n", b"*\r\n",
         ];
         let text: Vec<u8> = words.iter().flat_map(|n| WORDS[*n].iter().chain(if *n < 12 { &b"\r\n"[..] } else { b"" }).copied()).collect();

@@ -51,6 +51,10 @@ impl Transaction {
         !self.recipients.is_empty()
     }
 
+    pub(super) fn sender(&self) -> &Address {
+        &self.sender
+    }
+
     pub(super) fn is_utf8(&self) -> bool {
         self.parameters.utf8
     }
@@ -69,7 +73,11 @@ impl Session {
     /// MAIL; a second one starts over, as with qmail.
     pub(super) fn mail(&mut self, argument: &[u8], out: &mut Actions) {
         match self.judge_mail(argument) {
-            Ok(transaction) => {
+            Ok((transaction, sender)) if self.must_own(&sender) => {
+                self.state = State::JudgingSender(transaction);
+                out.push(Action::CheckSender { sender });
+            }
+            Ok((transaction, _)) => {
                 self.state = State::Mail(transaction);
                 out.reply(replies::MAIL.as_bytes());
             }
@@ -81,7 +89,8 @@ impl Session {
         }
     }
 
-    fn judge_mail(&self, argument: &[u8]) -> Result<Transaction, (&'static str, Option<Address>)> {
+    /// The transaction, and the sender before XVERP changed it.
+    fn judge_mail(&self, argument: &[u8]) -> Result<(Transaction, Address), (&'static str, Option<Address>)> {
         let (sender, parameters) =
             command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
         let sender = self.with_localiphost(sender).map_err(|sender| (replies::PATH_TOO_LONG, Some(sender)))?;
@@ -92,10 +101,13 @@ impl Session {
             Ok(p) if p.size == u64::MAX => replies::TOO_LARGE,
             Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
             Ok(_) if self.config.badmailfrom.contains(&sender) => replies::BAD_MAIL_FROM,
+            // What XVERP makes of the user's own address has to be a sub-address of it.
+            Ok(p) if self.is_bound() && !matches!(p.verp, None | Some(b'-' | b'+')) => replies::VALUE,
             Ok(parameters) => match with_verp(&sender, parameters.verp) {
-                Some(sender) => {
+                Some(expanded) => {
                     let (recipients, waiting) = (Vec::new(), VecDeque::new());
-                    return Ok(Transaction { sender, parameters, recipients, recipients_len: 0, waiting });
+                    let transaction = Transaction { sender: expanded, parameters, recipients, recipients_len: 0, waiting };
+                    return Ok((transaction, sender));
                 }
                 None => replies::VALUE,
             },
