@@ -18,6 +18,7 @@ pub mod root;
 pub mod routes;
 pub mod send;
 pub mod smtpd;
+pub mod submission;
 pub mod watched;
 
 pub use error::ControlError;

@@ -9,6 +9,7 @@
 //! | `relayclients` | nobody | networks whose clients may send anywhere (RELAYCLIENT set to nothing) |
 //! | `authcleartext` | this host | networks whose clients may log in without TLS |
 //! | `badmailfrom` | – | envelope senders that are refused |
+//! | `submission` | see [`crate::submission`] | what holds for who is logged in |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
 //! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
 //! | `maxrcpt` | 10000 | recipients of a message, 0 for no bound but that of memory; the rest gets 452 and comes in another transaction |
@@ -19,6 +20,7 @@
 
 use users::Networks;
 
+use crate::submission::Submission;
 use crate::{ControlError, Root};
 
 /// Recipients of a message by default (RFC 5321 §4.5.3.1.8 asks for 100 at least): a list of usual size passes in one transaction.
@@ -49,6 +51,7 @@ pub struct Smtpd {
     /// Networks whose clients may send a password without TLS.
     pub cleartext: Networks,
     pub badmailfrom: Vec<Vec<u8>>,
+    pub submission: Submission,
     pub normalizes_bare_lf: bool,
     pub databytes: u64,
     pub recipients_max: usize,
@@ -83,6 +86,7 @@ impl Smtpd {
             relayclients: root.networks("relayclients")?.unwrap_or_default(),
             cleartext: root.authcleartext()?,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
+            submission: Submission::read(root)?,
             normalizes_bare_lf: bare_lf(root)?,
             databytes: number("databytes", 0)?,
             recipients_max: match number("maxrcpt", RECIPIENTS_DEFAULT)? {

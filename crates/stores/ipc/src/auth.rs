@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use wire::{Address, Domain};
 
 messages! {
-    /// A question; `id` comes back in the answer. What a caller may ask depends on its role: qmaild asks `Recipient` and
-    /// `Login`, qmailq asks `Route`.
+    /// A question; `id` comes back in the answer. What a caller may ask depends on its role: qmaild asks `Recipient`,
+    /// `Login`, `MaySend` and `MaySubmit`, qmailq asks `Route`.
     pub enum Request {
         /// Is this envelope recipient ours, and is there somewhere to deliver?
         1 => Recipient { id: u64, address: Address },
@@ -14,6 +14,10 @@ messages! {
         2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },
+        /// May who logged in as `login` (the `user` of [`Answer::LoggedIn`]) send as this address, in the envelope or the header?
+        20 => MaySend { id: u64, login: Bytes, address: Address },
+        /// A message of `login` is about to go to so many recipients. Whether it may; if so, it counts as sent.
+        21 => MaySubmit { id: u64, login: Bytes, recipients: u32 },
     }
 }
 
@@ -30,6 +34,31 @@ messages! {
         /// To those who asked for routes, unasked and before the administrator has his answer: accounts changed, and no route that
         /// came before this counts any more.
         6 => Changed {},
+        /// To `MaySend` and `MaySubmit`.
+        20 => Permission { id: u64, permission: Permission },
+    }
+}
+
+messages! {
+    /// May it be sent?
+    pub enum Permission {
+        1 => Yes {},
+        /// The address is not the login's.
+        2 => NotYours {},
+        /// The login has sent as much as it may for now.
+        3 => Limited { limit: Limit },
+        /// Cannot tell now.
+        4 => Temporary {},
+    }
+}
+
+messages! {
+    /// What a login has sent too much of.
+    pub enum Limit {
+        1 => MessagesPerHour {},
+        2 => RecipientsPerHour {},
+        3 => MessagesPerDay {},
+        4 => RecipientsPerDay {},
     }
 }
 

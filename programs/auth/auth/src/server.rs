@@ -7,6 +7,7 @@ use crate::clients::{Client, Heard, Rights};
 use crate::login::HashJob;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::submission::Rules;
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution};
 use control::auth::Places;
@@ -69,6 +70,7 @@ pub struct Server {
     pub(crate) pool: Pool<HashJob>,
     pub(crate) lspawn: Upstream<LspawnWaiter>,
     pub(crate) listings: BTreeMap<u64, Listing>,
+    pub(crate) rules: Rules,
     recipients: Recipients,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
@@ -98,6 +100,7 @@ impl Server {
         let wake = Wake::new()?;
         let mut server = Self {
             accounts: setup.accounts,
+            rules: Rules::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
@@ -245,6 +248,12 @@ impl Server {
             }
             Ok(Request::Login { id, service, login, password, remote }) if rights.network => {
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
+            }
+            Ok(Request::MaySend { id, login, address }) if rights.network => {
+                self.may_send(Asker { client: number, id }, &login, &address);
+            }
+            Ok(Request::MaySubmit { id, login, recipients }) if rights.network => {
+                self.may_submit(Asker { client: number, id }, &login, recipients);
             }
             Ok(Request::Route { id, address }) if rights.queue => {
                 if let Some(client) = self.clients.get_mut(&number) {

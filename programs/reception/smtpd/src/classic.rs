@@ -20,7 +20,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
-    Action, Actions, Connection, End, Envelope, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session,
+    Action, Actions, Connection, End, Envelope, HeaderAnswer, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
+    RecipientAnswer, SenderAnswer, Session,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -194,6 +195,13 @@ impl Talk {
                 // Not offered, so it does not come.
                 Action::LogIn { .. } => {
                     self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
+                }
+                // There is no login, so these do not come either.
+                Action::CheckSender { .. } => {
+                    self.session.step(now(), Input::Sender(SenderAnswer::Temporary), &mut self.actions);
+                }
+                Action::JudgeHeader { .. } => {
+                    self.session.step(now(), Input::Header(HeaderAnswer::Temporary), &mut self.actions);
                 }
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),

@@ -5,6 +5,7 @@
 
 use crate::admission::Place;
 use crate::queue::{Draft, Pool};
+use crate::submission::{Judge, Judging};
 use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
@@ -71,6 +72,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         output: Vec::new(),
         questions: Vec::new(),
         login: None,
+        judging: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -95,6 +97,8 @@ struct Talk {
     questions: Vec<(u32, Address)>,
     /// A name and a password that are to be judged.
     login: Option<(Box<[u8]>, Secret)>,
+    /// A sender or a header that is to be judged.
+    judging: Option<Judging>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -109,6 +113,8 @@ impl Talk {
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
                 Action::LogIn { user, password } => self.login = Some((user, password)),
+                Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
+                Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -137,6 +143,19 @@ impl Talk {
         if let Some((user, password)) = self.login.take() {
             let answer = Box::pin(self.log_in(user, password)).await;
             return self.session.step(now(), Input::Login(answer), actions);
+        }
+        if let Some(judging) = self.judging.take() {
+            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            return match judging {
+                Judging::Sender(sender) => {
+                    let answer = Box::pin(judge.sender(sender)).await;
+                    self.session.step(now(), Input::Sender(answer), actions);
+                }
+                Judging::Header { header, recipients } => {
+                    let answer = Box::pin(judge.header(header, recipients)).await;
+                    self.session.step(now(), Input::Header(answer), actions);
+                }
+            };
         }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
