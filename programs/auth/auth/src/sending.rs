@@ -45,22 +45,18 @@ impl Sending {
     /// A message of `login` to so many recipients: counted, unless it would pass a limit.
     pub(crate) fn send(&mut self, login: &[u8], recipients: u32, limits: &SubmissionLimits, now: Duration) -> Sent {
         let usage = self.usage(login, now);
-        if let Some(limit) = usage.passed(recipients, limits, now) {
-            let is_news = now >= usage.quiet_until;
-            if is_news {
-                usage.quiet_until = now.saturating_add(Duration::from_secs(DAY_S));
-            }
-            return Sent::Limited { limit, is_news };
+        let sent = usage.judge(recipients, limits, now);
+        if sent == Sent::Yes {
+            usage.last = now;
+            usage.hour.add(recipients);
+            usage.day.add(recipients);
         }
-        usage.last = now;
-        usage.hour.add(recipients);
-        usage.day.add(recipients);
-        Sent::Yes
+        sent
     }
 
-    /// The limit that the next message of `login` would pass, whoever it is for.
-    pub(crate) fn passed(&mut self, login: &[u8], limits: &SubmissionLimits, now: Duration) -> Option<Limit> {
-        self.0.get_mut(login)?.passed(1, limits, now)
+    /// May the next message of `login` go to one recipient at least? Counts nothing.
+    pub(crate) fn look(&mut self, login: &[u8], limits: &SubmissionLimits, now: Duration) -> Sent {
+        self.0.get_mut(login).map_or(Sent::Yes, |usage| usage.judge(1, limits, now))
     }
 
     fn usage(&mut self, login: &[u8], now: Duration) -> &mut Usage {
@@ -87,6 +83,15 @@ impl Sending {
 }
 
 impl Usage {
+    fn judge(&mut self, recipients: u32, limits: &SubmissionLimits, now: Duration) -> Sent {
+        let Some(limit) = self.passed(recipients, limits, now) else { return Sent::Yes };
+        let is_news = now >= self.quiet_until;
+        if is_news {
+            self.quiet_until = now.saturating_add(Duration::from_secs(DAY_S));
+        }
+        Sent::Limited { limit, is_news }
+    }
+
     fn passed(&mut self, recipients: u32, limits: &SubmissionLimits, now: Duration) -> Option<Limit> {
         let (hour_messages, hour_recipients) = self.hour.sums(now);
         let (day_messages, day_recipients) = self.day.sums(now);
@@ -171,7 +176,7 @@ mod tests {
             assert_eq!(sending.send(b"a", 2, &limits, s(5)), Sent::Limited { limit: limit.clone(), is_news: true });
             assert_eq!(sending.send(b"a", 2, &limits, s(6)), Sent::Limited { limit, is_news: false });
             assert_eq!(sending.send(b"b", 2, &limits, s(5)), Sent::Yes, "another login");
-            assert_eq!(sending.passed(b"c", &limits, s(5)), None);
+            assert_eq!(sending.look(b"c", &limits, s(5)), Sent::Yes);
         }
         assert_eq!(Sending::default().send(b"a", u32::MAX, &NONE, s(5)), Sent::Yes);
     }
@@ -182,9 +187,13 @@ mod tests {
         let mut sending = Sending::default();
         assert_eq!(sending.send(b"a", 9, &limits, s(5)), Sent::Yes);
         assert!(matches!(sending.send(b"a", 2, &limits, s(5)), Sent::Limited { .. }));
-        assert_eq!(sending.passed(b"a", &limits, s(5)), None);
+        assert_eq!(sending.look(b"a", &limits, s(5)), Sent::Yes);
         assert_eq!(sending.send(b"a", 1, &limits, s(5)), Sent::Yes);
-        assert_eq!(sending.passed(b"a", &limits, s(5)), Some(Limit::RecipientsPerDay {}));
+        let limited = |is_news| Sent::Limited { limit: Limit::RecipientsPerDay {}, is_news };
+        assert_eq!(sending.look(b"a", &limits, s(5)), limited(false));
+        assert_eq!(sending.look(b"a", &limits, s(5 + 25 * HOUR_S)), Sent::Yes, "the window and a slot are over");
+        assert_eq!(sending.send(b"a", 10, &limits, s(5 + 2 * DAY_S)), Sent::Yes);
+        assert_eq!(sending.look(b"a", &limits, s(6 + 2 * DAY_S)), limited(true));
     }
 
     /// Whenever it sends what it can: no more in any window, and nearly so much.

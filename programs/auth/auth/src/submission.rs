@@ -12,7 +12,7 @@ use accounts::{Directory, Resolution};
 use control::Root;
 use control::submission::{SubmissionLimits, SubmissionSenders};
 use control::watched::Watched;
-use ipc::auth::{Answer, Permission};
+use ipc::auth::{Answer, Limit, Permission};
 use wire::{Address, Domain};
 
 /// Aliases on the way from an address to a mailbox.
@@ -46,33 +46,40 @@ impl Server {
 
     /// A message goes to so many recipients; counted if it may.
     pub(crate) fn may_submit(&mut self, asker: Asker, login: &[u8], recipients: u32) {
-        let now = sys::clock::boottime();
-        let permission = match self.rules.limits.get().cloned() {
-            Err(error) => {
-                self.trouble(&error.to_string());
-                Permission::Temporary {}
-            }
-            Ok(limits) => match self.rules.sending.send(&login.to_ascii_lowercase(), recipients, &limits, now) {
-                Sent::Yes => Permission::Yes {},
-                Sent::Limited { limit, is_news } => {
-                    if is_news {
-                        // Last on its line, so that no name can pass for another field.
-                        log(&format!("alert: submission limit reached: {limit:?} login={}", wire::escape::visible(login)));
-                    }
-                    Permission::Limited { limit }
-                }
-            },
-        };
+        let permission = self.within_limits(login, Some(recipients)).unwrap_or_else(|text| {
+            self.trouble(&text);
+            Permission::Temporary {}
+        });
         self.answer(asker.client, &Answer::Permission { id: asker.id, permission }, None);
+    }
+
+    /// `recipients`: of a message that is to be counted; `None`: there may be one.
+    fn within_limits(&mut self, login: &[u8], recipients: Option<u32>) -> Result<Permission, String> {
+        // An account's own limits would be looked up here.
+        let limits = *self.rules.limits.get().map_err(|error| error.to_string())?;
+        let (name, now) = (login.to_ascii_lowercase(), sys::clock::boottime());
+        let sending = &mut self.rules.sending;
+        let sent = match recipients {
+            Some(recipients) => sending.send(&name, recipients, &limits, now),
+            None => sending.look(&name, &limits, now),
+        };
+        Ok(match sent {
+            Sent::Yes => Permission::Yes {},
+            Sent::Limited { limit, is_news } => {
+                if is_news {
+                    // Last on its line, so that no name can pass for another field.
+                    log(&format!("alert: submission limit reached: {} login={}", words(&limit), wire::escape::visible(login)));
+                }
+                Permission::Limited { limit }
+            }
+        })
     }
 
     fn permission(&mut self, login: &[u8], address: &Address) -> Result<Permission, String> {
         if self.is_suspended(login)? || !self.is_own(login, address)? {
             return Ok(Permission::NotYours {});
         }
-        let limits = *self.rules.limits.get().map_err(|error| error.to_string())?;
-        let passed = self.rules.sending.passed(&login.to_ascii_lowercase(), &limits, sys::clock::boottime());
-        Ok(passed.map_or(Permission::Yes {}, |limit| Permission::Limited { limit }))
+        self.within_limits(login, None)
     }
 
     /// Since it logged in.
@@ -128,6 +135,15 @@ impl Server {
             }
         }
         Ok(false)
+    }
+}
+
+fn words(limit: &Limit) -> &'static str {
+    match limit {
+        Limit::MessagesPerHour {} => "messages-per-hour",
+        Limit::RecipientsPerHour {} => "recipients-per-hour",
+        Limit::MessagesPerDay {} => "messages-per-day",
+        Limit::RecipientsPerDay {} => "recipients-per-day",
     }
 }
 

@@ -25,7 +25,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 31] = [
+const OTHERS: [&str; 34] = [
     "authcleartext",
     "badmailfrom",
     "barelf",
@@ -55,6 +55,9 @@ const OTHERS: [&str; 31] = [
     "resolvers",
     "smtpgreeting",
     "smtproutes",
+    "submission",
+    "submissionlimits",
+    "submissionsenders",
     "virtualdomains",
     "vmailprograms",
 ];
@@ -211,6 +214,8 @@ fn routes(root: &Root, found: &mut Findings) {
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
+    found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
     found.take(control::send::Send::read(root));
     found.take(control::Remote::read(root));
