@@ -28,6 +28,7 @@ pub mod fuzz;
 pub mod getpw;
 pub mod job;
 pub mod lspawn;
+pub mod options;
 pub mod queue;
 pub mod queue_program;
 pub mod refusal;

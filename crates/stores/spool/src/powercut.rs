@@ -193,7 +193,7 @@ impl Story {
         for recipient in 0..recipients {
             if all || recipient == self.ticket % recipients {
                 let due_s = self.random.below(1 << 30);
-                let state = RecipientState::Pending { attempts: 1, due_s, last_reply: body(due_s, 20) };
+                let state = RecipientState::Pending { attempts: 1, due_s, last_reply: body(due_s, 20), warned: due_s % 2 == 0 };
                 changes.push(Change { recipient: u32::try_from(recipient).unwrap(), state });
             }
         }
