@@ -15,7 +15,7 @@
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 4954, RFC 6152, RFC 6409, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
 //! may end in LF, HELO is not needed, a second MAIL starts over. STARTTLS would be a further state and action.
 //! Used by qmail-smtpd.
 
@@ -33,15 +33,15 @@ mod transaction;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
-    Action, Actions, Config, Connection, Envelope, HeaderAnswer, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer,
-    RecipientAnswer, Secret, SenderAnswer, SendingLimit, SubmissionRules,
+    Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, LoginAnswer, Logins, Now,
+    QueueAnswer, RecipientAnswer, Secret, SenderAnswer, SendingLimit, SubmissionRules,
 };
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
 pub use submission::HEADER_LEN_MAX;
 pub use transaction::QUESTIONS_MAX;
 
-use crate::command::{COMMAND_LEN_MAX, Command};
+use crate::command::{COMMAND_LEN_MAX, Command, Offered};
 use auth::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,6 +278,17 @@ impl Session {
         self.peer.relay_client.is_some() || self.user.is_some()
     }
 
+    fn offered(&self) -> Offered {
+        let dsn = match self.config.dsn {
+            DsnOffer::Nobody => false,
+            DsnOffer::Relaying => self.is_relay_client(),
+            DsnOffer::Everybody => true,
+        };
+        // Whoever queues for another program cannot tell it to wait.
+        let hold = self.config.dsn != DsnOffer::Nobody && self.is_header_judged();
+        Offered { verp: self.is_relay_client(), dsn, hold }
+    }
+
     /// A submission that is nobody's yet. Networks of `control/relayclients` need no login: they are authorized by their address
     /// (RFC 6409 §4.3).
     fn needs_login(&self) -> bool {
@@ -433,8 +444,11 @@ impl Session {
         // Not where it would be refused (RFC 4954 §4), and so not once more.
         let auth = (self.peer.logins == Logins::Offered && self.user.is_none()).then_some("AUTH PLAIN LOGIN");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
+        let offered = self.offered();
+        let dsn = offered.dsn.then_some("DSN");
+        let hold = offered.hold.then(|| submission::hold_keyword(self.now.unix_s));
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions.into_iter().chain(verp).chain(auth) {
+        for extension in extensions.into_iter().chain(dsn).chain(hold.as_deref()).chain(verp).chain(auth) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");

@@ -317,7 +317,7 @@ mod tests {
             assert!(Header::decode(&changed).is_err(), "byte {at}");
         }
         let mut newer = bytes.clone();
-        newer[8] = 2;
-        assert!(matches!(Header::decode(&newer), Err(HeaderFault::Newer(2))));
+        newer[8] = 3;
+        assert!(matches!(Header::decode(&newer), Err(HeaderFault::Newer(3))));
     }
 }

@@ -3,6 +3,8 @@
 use wire::Address;
 
 use crate::client::Outcome;
+use crate::command::RcptParameters;
+use wire::dsn::{Envid, Ret};
 
 /// What happened to the connection.
 #[derive(Debug)]
@@ -95,6 +97,17 @@ pub struct Transaction {
     /// Ask a server that offers XVERP to expand the sender per recipient, with these two delimiters. The driver looks at
     /// [`crate::client::Client::offers`] first and expands itself where XVERP is not offered.
     pub xverp: Option<[u8; 2]>,
+    /// Said to a server that offers DSN (RFC 3461).
+    pub dsn: Option<Box<Dsn>>,
+}
+
+/// What the sender asks for of reports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dsn {
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// One for each recipient, in their order.
+    pub recipients: Vec<RcptParameters>,
 }
 
 impl Transaction {

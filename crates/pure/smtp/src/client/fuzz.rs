@@ -84,6 +84,7 @@ impl Session {
             eight_bit: true,
             smtputf8: self.begun == 3,
             xverp: None,
+            dsn: None,
         })
     }
 

@@ -12,6 +12,7 @@ fn transaction(recipients: usize) -> Transaction {
         eight_bit: false,
         smtputf8: false,
         xverp: None,
+        dsn: None,
     }
 }
 

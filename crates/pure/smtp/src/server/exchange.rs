@@ -1,10 +1,12 @@
 //! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
 
 use super::policy::{BadMailFrom, RcptHosts};
+use crate::command::RcptParameters;
 use crate::data::BareLf;
 use std::net::IpAddr;
 use std::time::Duration;
 use wire::Address;
+use wire::dsn::{Envid, Ret};
 use zeroize::Zeroizing;
 
 /// Everything that can happen to a session.
@@ -121,6 +123,19 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The client declared SMTPUTF8.
     pub utf8: bool,
+    pub asked: Asked,
+}
+
+/// What the client asks for beside the envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// RFC 3461.
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// Not to be delivered before, UNIX seconds (RFC 4865).
+    pub hold_until_s: Option<u64>,
+    /// Of recipients, by their place in [`Envelope::recipients`], in that order; those who have none are left out.
+    pub recipients: Vec<(u32, RcptParameters)>,
 }
 
 /// What the driver has to do, in this order.
@@ -272,6 +287,18 @@ pub struct Config {
     pub rcpthosts: RcptHosts,
     pub badmailfrom: BadMailFrom,
     pub submission: SubmissionRules,
+    pub dsn: DsnOffer,
+}
+
+/// To whom DSN (RFC 3461) is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DsnOffer {
+    /// What is asked for could not be handed on.
+    Nobody,
+    /// To clients that may send anywhere: strangers, whose sender may be anybody, cannot ask for reports of success.
+    Relaying,
+    #[default]
+    Everybody,
 }
 
 /// What holds for who is logged in (`control/submission`).

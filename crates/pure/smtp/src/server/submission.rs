@@ -12,7 +12,9 @@ mod tests;
 use super::exchange::{Action, Actions, HeaderAnswer, SenderAnswer, SendingLimit};
 use super::text::{Message, Source};
 use super::{Session, State, replies};
+use crate::command::Hold;
 use wire::Address;
+use wire::civil::Civil;
 
 /// Longest header of a message that is submitted, in bytes as stored. 552 5.3.4.
 pub const HEADER_LEN_MAX: usize = 64 * 1024;
@@ -63,6 +65,24 @@ impl HeldHeader {
             None => Header::Open(Self(held)),
         }
     }
+}
+
+/// Longest time that a message may be held, in seconds: 30 days (RFC 4865 §4).
+pub(super) const HOLD_S_MAX: u64 = 30 * 86_400;
+
+/// `FUTURERELEASE max-interval max-datetime` (RFC 4865 §4).
+pub(super) fn hold_keyword(now_s: u64) -> String {
+    let latest = Civil::from_unix(now_s.saturating_add(HOLD_S_MAX)).rfc3339();
+    format!("FUTURERELEASE {HOLD_S_MAX} {latest}")
+}
+
+/// Until when a message is held; one for a moment that has passed is not. `None`: longer than offered.
+pub(super) fn hold_until(hold: Hold, now_s: u64) -> Option<u64> {
+    let until_s = match hold {
+        Hold::For(seconds) => now_s.saturating_add(seconds),
+        Hold::Until(unix_s) => unix_s,
+    };
+    (until_s <= now_s.saturating_add(HOLD_S_MAX)).then_some(until_s)
 }
 
 impl Session {
