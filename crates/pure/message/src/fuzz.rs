@@ -126,9 +126,24 @@ pub fn bounces(data: &[u8]) {
     let (Ok(recipient), Ok(host)) = (Address::new(address), Domain::new(b"mx.example")) else { return };
     let sender = Address::new(b"a@b").unwrap_or_default();
     let _ = verp::expand(&recipient, &sender);
-    let original = bounce::Original { sender: &sender, arrival_s: 0, len: 1, header_len: 1, is_smtputf8: false };
+    let original = bounce::Original {
+        sender: &sender,
+        arrival_s: 0,
+        len: 1,
+        header_len: 1,
+        is_smtputf8: false,
+        envelope_id: Some(report),
+        headers_only: false,
+        retry_until_s: Some(9),
+    };
     let from = bounce::Sender { bounce_from: b"MAILER-DAEMON", bounce_host: &host, copy_len_max: None };
-    let failure = bounce::Failure { recipient: &recipient, original_recipient: Some(report), report, remote_mta: Some(report) };
+    let failure = bounce::Failure {
+        action: bounce::Action::Failed,
+        recipient: &recipient,
+        original_recipient: Some(report),
+        report,
+        remote_mta: Some(report),
+    };
     let decision = bounce::Decision::of(&sender, None);
     let Some(built) = bounce::build(&decision, from, original, &[failure], 0, 7) else { return };
     assert_eq!(memchr::memmem::find_iter(&built.prologue, b"\n--qmail-").count(), 3);

@@ -12,7 +12,7 @@ use crate::session::recipient_answer;
 use crate::{log_end, log_line, now};
 use control::{ControlError, Networks, Root};
 use ipc::auth;
-use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+use ipc::queue::Answer;
 use ipc::submission::Submission;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
-    Action, Actions, Connection, End, Envelope, HeaderAnswer, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
+    Action, Actions, Connection, DsnOffer, End, Envelope, HeaderAnswer, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
     RecipientAnswer, SenderAnswer, Session,
 };
 use std::io;
@@ -81,7 +81,12 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
-    let session = Session::new(Arc::new(config(control, virtual_domains)), peer, now(), &mut actions);
+    let mut config = config(control, virtual_domains);
+    if matches!(queue, Queue::Program(_)) {
+        // The interface of qmail-queue has no place for what is asked for.
+        config.dsn = DsnOffer::Nobody;
+    }
+    let session = Session::new(Arc::new(config), peer, now(), &mut actions);
     Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
 }
 
@@ -337,9 +342,7 @@ fn submit(run: BorrowedFd<'_>, socket: Socket, envelope: Envelope) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Submission::connect(run, Socket::Inject.path()),
         other => other,
     }?;
-    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
-    submission.begin(envelope.sender, flag(envelope.eight_bit, FLAG_EIGHT_BIT) | flag(envelope.utf8, FLAG_SMTPUTF8))?;
-    envelope.recipients.into_iter().try_for_each(|recipient| submission.recipient(recipient))?;
+    crate::envelope::items(envelope).try_for_each(|item| submission.item(&item))?;
     Ok(submission)
 }
 

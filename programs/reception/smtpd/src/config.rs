@@ -1,7 +1,7 @@
 //! From control files to the machine's configuration.
 
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Config, Limits, RcptHosts, SubmissionRules};
+use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules};
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
 pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> Config {
@@ -20,6 +20,7 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         barelf: if control.normalizes_bare_lf { BareLf::Normalize } else { BareLf::Reject },
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
         badmailfrom: BadMailFrom::new(control.badmailfrom),
+        dsn: if control.offers_dsn_to_all { DsnOffer::Everybody } else { DsnOffer::Relaying },
         submission: SubmissionRules {
             binds_senders: control.submission.binds_senders,
             hides_client: control.submission.hides_client,

@@ -12,6 +12,7 @@
 mod admission;
 mod classic;
 mod config;
+mod envelope;
 mod program;
 mod queue;
 mod service;

@@ -19,6 +19,8 @@ struct Seen {
     sender: String,
     flags: u32,
     recipients: Vec<String>,
+    /// What is asked for, as the queue protocol names it.
+    asked: Vec<String>,
     text: Vec<u8>,
     datagrams: usize,
     connection: usize,
@@ -185,6 +187,7 @@ fn take_messages(number: usize, client: &Seqpacket, sink: &Mutex<Vec<Seen>>) {
             Item::Recipient(address) => message.recipients.push(address.to_string()),
             Item::Data(data) => message.text.extend_from_slice(data),
             Item::Commit => commits = true,
+            asked => message.asked.push(format!("{asked:?}")),
         })
         .unwrap();
         if commits {
@@ -264,6 +267,29 @@ fn letters_go_to_the_queue() {
     );
     assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
     system.wait_for_log("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n", 1);
+}
+
+#[test]
+fn what_is_asked_for_goes_on_to_the_queue() {
+    let system = System::start(&[]);
+    let letter = "MAIL FROM:<a@b> RET=HDRS ENVID=x+20y\r\nRCPT TO:<joe@ours.example>\r\n\
+        RCPT TO:<joan@ours.example> NOTIFY=SUCCESS ORCPT=rfc822;j\r\nDATA\r\n\r\n.\r\n";
+    let replies = system.talk(format!("EHLO x\r\n{letter}QUIT\r\n").as_bytes());
+    assert!(replies.contains("\n250-DSN\n") && replies.contains(" qp 42\n"), "{replies}");
+    let asked = system.seen()[0].asked.join(" ");
+    assert_eq!(
+        asked,
+        "Ret(Headers) Envid(Envid([120, 43, 50, 48, 121])) Notify(Notify(1)) Orcpt(Orcpt([114, 102, 99, 56, 50, 50, 59, 106]))"
+    );
+    let now_s = sys::clock::unix_s();
+    joe(&system, &format!("MAIL FROM:<joe@ours.example> HOLDFOR=1000\n{}", "RCPT TO:<a@b>\nDATA\n\n.\n"));
+    let held = system.seen()[1].asked[0].strip_prefix("HoldUntil(").unwrap().trim_end_matches(')').parse::<u64>().unwrap();
+    assert!((now_s + 1000..now_s + 1060).contains(&held));
+    let strangers = System::start(&[("dsn", "relay\n")]);
+    let replies = strangers.talk(b"EHLO x\r\nMAIL FROM:<a@b> RET=HDRS\r\nQUIT\r\n");
+    assert!(!replies.contains("DSN") && replies.contains("\n555 5.5.4 "), "{replies}");
+    let replies = joe(&strangers, "EHLO x\nMAIL FROM:<joe@ours.example> RET=HDRS\n");
+    assert!(replies.contains("\n250-DSN\n") && replies.contains("\n250 2.1.0 ok\n"), "{replies}");
 }
 
 fn plain(user: &str, password: &str) -> String {

@@ -8,10 +8,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use ipc::job::{FLAG_SMTPUTF8, Route};
+use ipc::options::Options;
 use ipc::resolve::{Answer, Request};
 use ipc_async::Client as Asker;
 use message::verp;
-use smtp::client::{Finished, Outcome, Transaction};
+use smtp::client::{Dsn, Finished, Outcome, Transaction};
+use smtp::command::RcptParameters;
 use wire::Address;
 
 use crate::body::Body;
@@ -29,6 +31,8 @@ pub struct Remote {
     pub route: Route,
     pub flags: u32,
     pub size: u64,
+    /// By the recipients' places.
+    pub options: Option<Options>,
     pub body: Option<OwnedFd>,
 }
 
@@ -59,6 +63,7 @@ impl Courier {
             Err(judgement) => return all(judgement),
         };
         let mut work = Work::new(job.sender, job.recipients, job.flags & FLAG_SMTPUTF8 != 0, &body);
+        work.options = job.options;
         self.visit(&candidates, &mut work).await;
         work.judgements()
     }
@@ -133,7 +138,7 @@ impl Courier {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;
             }
-            progress |= work.settle(&batch.indices, finished);
+            progress |= work.settle(&batch.indices, finished, session.offers().dsn);
         }
         self.pool.give_back(session);
         progress
@@ -145,6 +150,7 @@ struct Work<'a> {
     sender: Address,
     recipients: Vec<Address>,
     smtputf8: bool,
+    options: Option<Options>,
     body: &'a Body,
     settled: Vec<Option<Judgement>>,
     open: VecDeque<usize>,
@@ -162,7 +168,7 @@ impl<'a> Work<'a> {
     fn new(sender: Address, recipients: Vec<Address>, smtputf8: bool, body: &'a Body) -> Self {
         let (settled, open) = (vec![None; recipients.len()], (0..recipients.len()).collect());
         let smtputf8 = smtputf8 && body.survey().eight_bit_header;
-        Self { sender, recipients, smtputf8, body, settled, open, last_refusal: None }
+        Self { sender, recipients, smtputf8, options: None, body, settled, open, last_refusal: None }
     }
 
     fn is_settled(&self) -> bool {
@@ -182,20 +188,32 @@ impl<'a> Work<'a> {
             (None, None) => (self.sender.clone(), None),
         };
         let survey = self.body.survey();
-        let transaction =
-            Transaction { sender, recipients, size: survey.size, eight_bit: survey.eight_bit, smtputf8: self.smtputf8, xverp };
+        let (size, eight_bit, smtputf8, dsn) = (survey.size, survey.eight_bit, self.smtputf8, self.dsn(&indices));
+        let transaction = Transaction { sender, recipients, size, eight_bit, smtputf8, xverp, dsn };
         Batch { transaction, indices }
     }
 
-    /// Notes what became of a batch; recipients for the next transaction stay open. True if one was settled.
-    fn settle(&mut self, indices: &[usize], finished: Finished) -> bool {
+    /// What a server that offers DSN is asked for about these recipients.
+    fn dsn(&self, indices: &[usize]) -> Option<Box<Dsn>> {
+        let options = self.options.as_ref()?;
+        let of = |index: &usize| {
+            let asked = u32::try_from(*index).ok().and_then(|index| options.of(index));
+            asked.map(|asked| RcptParameters { notify: asked.notify, orcpt: asked.orcpt.clone() }).unwrap_or_default()
+        };
+        Some(Box::new(Dsn { ret: options.ret, envid: options.envid.clone(), recipients: indices.iter().map(of).collect() }))
+    }
+
+    /// Notes what became of a batch; recipients for the next transaction stay open. `reports`: the server reports about those it took.
+    /// True if one was settled.
+    fn settle(&mut self, indices: &[usize], finished: Finished, reports: bool) -> bool {
         let before = self.open.len();
         for (index, outcome) in indices.iter().zip(&finished.outcomes) {
             if *outcome == Outcome::Next {
                 continue;
             }
             if let Some(slot) = self.settled.get_mut(*index) {
-                *slot = Some(Judgement::from(outcome));
+                let passed_on = reports && self.options.is_some() && matches!(outcome, Outcome::Delivered(_));
+                *slot = Some(Judgement { passed_on, ..Judgement::from(outcome) });
             }
             self.open.retain(|open| open != index);
         }

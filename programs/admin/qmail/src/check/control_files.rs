@@ -25,7 +25,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 34] = [
+const OTHERS: [&str; 35] = [
     "authcleartext",
     "badmailfrom",
     "barelf",
@@ -36,6 +36,7 @@ const OTHERS: [&str; 34] = [
     "defaulthost",
     "doublebouncehost",
     "doublebounceto",
+    "dsn",
     "envnoathost",
     "helohost",
     "idhost",
