@@ -347,6 +347,7 @@ mod tests {
     use super::*;
     use ipc::queue::Packer;
     use spool::{Log as _, model::Model};
+    use wire::dsn::{Envid, Notify, Orcpt, Ret};
 
     struct Around {
         budget: Budget,
@@ -493,6 +494,57 @@ mod tests {
                 };
                 assert_eq!(got, expected, "{state} {item:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_belongs_to_the_message_or_to_the_recipient_before() {
+        let notify = |text: &str| Item::Notify(Notify::parse(text.as_bytes()).unwrap());
+        let orcpt = |text: &str| Item::Orcpt(Orcpt::new(text.as_bytes()).unwrap());
+        let (begin, to) = (Item::Begin { sender: a("s@x"), flags: 0 }, || Item::Recipient(a("r@x")));
+        let (ret, envid, hold) = (Item::Ret(Ret::Headers), Item::Envid(Envid::new(b"x").unwrap()), Item::HoldUntil(7));
+        let mut around = around();
+        let mut submission = submission();
+        let all = [
+            begin.clone(),
+            ret.clone(),
+            to(),
+            notify("NEVER"),
+            to(),
+            hold.clone(),
+            to(),
+            orcpt("a;b"),
+            notify("DELAY"),
+            envid.clone(),
+        ];
+        for item in all {
+            assert!(matches!(submission.item(item, &mut around), Ok(Step::More)));
+        }
+        let Ok(Step::Commit(submitted)) = submission.item(Item::Commit, &mut around) else { panic!() };
+        let of = |recipient, notify: &str, orcpt: Option<&str>| RecipientOptions {
+            recipient,
+            notify: Notify::parse(notify.as_bytes()),
+            orcpt: orcpt.and_then(|orcpt| Orcpt::new(orcpt.as_bytes())),
+        };
+        let recipients = vec![of(0, "NEVER", None), of(2, "DELAY", Some("a;b"))];
+        let options = Options { ret: Some(Ret::Headers), envid: Envid::new(b"x"), hold_until_s: Some(7), recipients };
+        assert_eq!(submitted.options, options);
+        assert_eq!(around.budget.used(), submitted.held, "an ORCPT is counted, too");
+        for wrong in [
+            vec![begin.clone(), notify("NEVER")],
+            vec![begin.clone(), orcpt("a;b")],
+            vec![begin.clone(), ret.clone(), ret.clone()],
+            vec![begin.clone(), envid.clone(), envid],
+            vec![begin.clone(), hold.clone(), hold],
+            vec![begin.clone(), to(), notify("NEVER"), notify("NEVER")],
+            vec![begin.clone(), to(), orcpt("a;b"), orcpt("a;b")],
+            vec![ret.clone()],
+            vec![begin, to(), Item::Commit, ret],
+        ] {
+            let mut submission = self::submission();
+            let steps: Vec<_> = wrong.into_iter().map(|item| submission.item(item, &mut around).is_ok()).collect();
+            let (last, before) = steps.split_last().unwrap();
+            assert!(!last && before.iter().all(|ok| *ok));
         }
     }
 
