@@ -39,7 +39,11 @@ pub(crate) fn envelope(number: u64, recipients: u64) -> Envelope {
         uid: 1000,
         pid: 7,
         flags: 2,
-        options: if number.is_multiple_of(3) { body(number, 1 + number as usize % 300).into() } else { Box::default() },
+        options: if number.is_multiple_of(3) {
+            body(number, 1 + usize::try_from(number % 300).unwrap()).into()
+        } else {
+            Box::default()
+        },
     }
 }
 
@@ -87,7 +91,7 @@ fn state(random: &mut Random) -> RecipientState {
         0 => RecipientState::Done,
         1 => RecipientState::Failed { reply: body(random.next(), 40) },
         2 => RecipientState::Bounced,
-        3 => RecipientState::Succeeded { how: random.below(256) as u8 },
+        3 => RecipientState::Succeeded { how: u8::try_from(random.below(256)).unwrap() },
         _ => RecipientState::Pending {
             attempts: 1 + u32::try_from(random.below(9)).unwrap(),
             due_s: random.below(1 << 40),
