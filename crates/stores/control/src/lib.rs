@@ -19,6 +19,7 @@ pub mod root;
 pub mod routes;
 pub mod send;
 pub mod smtpd;
+pub mod submission;
 pub mod tlspolicy;
 pub mod watched;
 

@@ -25,7 +25,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 37] = [
+const OTHERS: [&str; 41] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -40,6 +40,7 @@ const OTHERS: [&str; 37] = [
     "defaulthost",
     "doublebouncehost",
     "doublebounceto",
+    "dsn",
     "envnoathost",
     "helohost",
     "idhost",
@@ -59,6 +60,9 @@ const OTHERS: [&str; 37] = [
     "resolvers",
     "smtpgreeting",
     "smtproutes",
+    "submission",
+    "submissionlimits",
+    "submissionsenders",
     "tlscafile",
     "tlspolicy",
     "virtualdomains",
@@ -216,6 +220,8 @@ fn values(root: &Root, found: &mut Findings) {
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
+    found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
     found.take(control::send::Send::read(root));
     found.take(control::Remote::read(root));
