@@ -24,7 +24,7 @@ const fn aim(scenario: &'static str, figure: &'static str, bound: Bound) -> Aim 
     Aim { scenario, figure, bound }
 }
 
-const AIMS: [Aim; 32] = [
+const AIMS: [Aim; 34] = [
     aim("S1", "per_s", Bound::AtLeast(4.0, Row::Postfix)),
     aim("S1", "per_s", Bound::AtLeast(3.0, Row::PostfixNoFlowDelay)),
     aim("S1", "per_s", Bound::AtLeast(0.7, Row::DiskFiles)),
@@ -40,6 +40,8 @@ const AIMS: [Aim; 32] = [
     aim("S5", "per_s", Bound::AtLeast(1.0, Row::Exim)),
     aim("S6", "per_s", Bound::AtLeast(1.0, Row::Postfix)),
     aim("idle", "pss_mib", Bound::Under(20.0)),
+    aim("T1", "per_s", Bound::AtLeast(3.0, Row::Postfix)),
+    aim("T100", "share", Bound::Over(0.65)),
     aim("sessions", "share", Bound::Over(0.9)),
     aim("sessions", "pss_mib", Bound::Under(200.0)),
     aim("million", "not_due_cold_ready_s", Bound::Under(10.0)),

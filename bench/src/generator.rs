@@ -5,15 +5,19 @@
 //! by name. A message that is refused, or whose connection breaks, is sent again up to [`ATTEMPTS_MAX`] times. Everything ends
 //! at a deadline. Connects to loopback addresses only.
 
+use crate::protected;
 use anyhow::{Context, Result, bail};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustls::ClientConfig;
+use rustls::client::ClientConnection;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A server that refuses this often does not want the message.
@@ -41,6 +45,8 @@ pub(crate) struct Load {
     pub(crate) size_bytes: usize,
     /// Announce recipients in windows instead of one by one.
     pub(crate) pipelined: bool,
+    /// STARTTLS first.
+    pub(crate) tls: bool,
     /// Part of every message's id.
     pub(crate) run: String,
     pub(crate) limit: Duration,
@@ -104,6 +110,7 @@ enum Step {
     Connect,
     Greeting,
     Ehlo,
+    StartTls,
     Mail,
     /// How many recipients were announced.
     Rcpt(usize),
@@ -119,6 +126,7 @@ struct Job {
 
 struct Session {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     step: Step,
     job: Option<Job>,
     finished: usize,
@@ -139,6 +147,7 @@ struct Session {
 
 struct Generator<'a> {
     load: &'a Load,
+    tls: Option<Arc<ClientConfig>>,
     body: Vec<u8>,
     epoll: OwnedFd,
     sessions: Vec<Option<Session>>,
@@ -166,6 +175,7 @@ impl<'a> Generator<'a> {
         let now = Instant::now();
         Ok(Self {
             load,
+            tls: load.tls.then(protected::client).transpose()?,
             body: body(load.size_bytes),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             sessions: (0..load.connections).map(|_| None).collect(),
@@ -227,6 +237,7 @@ impl<'a> Generator<'a> {
         let now = Instant::now();
         self.sessions[slot] = Some(Session {
             stream,
+            tls: None,
             step: Step::Connect,
             job: Some(job),
             finished: 0,
@@ -277,6 +288,12 @@ impl<'a> Generator<'a> {
             }
             Err(error) => return Outcome::Failed(error.to_string()),
         };
+        // The handshake's next flight.
+        if session.tls.as_ref().is_some_and(|tls| tls.wants_write())
+            && let Err(error) = session.flush(&self.body)
+        {
+            return Outcome::Failed(error.to_string());
+        }
         while let Some(reply) = session.reply() {
             session.heard = Instant::now();
             match self.answered(session, &reply) {
@@ -303,6 +320,14 @@ impl<'a> Generator<'a> {
         }
         match session.step {
             Step::Connect | Step::Greeting => session.say(Step::Ehlo, b"EHLO client.bench.test\r\n"),
+            Step::Ehlo if self.tls.is_some() && session.tls.is_none() => session.say(Step::StartTls, b"STARTTLS\r\n"),
+            Step::StartTls => match self.tls.as_ref().map(protected::connection).transpose() {
+                Ok(tls) => {
+                    session.tls = tls;
+                    session.say(Step::Ehlo, b"EHLO client.bench.test\r\n");
+                }
+                Err(error) => return Outcome::Failed(error.to_string()),
+            },
             Step::Ehlo => self.start_message(session),
             Step::Mail => self.announce(session, 0),
             Step::Rcpt(announced) if announced < self.load.recipients_per_message => self.announce(session, announced),
@@ -406,6 +431,9 @@ impl Session {
 
     /// Writes what the socket takes now.
     fn flush(&mut self, body: &[u8]) -> std::io::Result<()> {
+        if self.tls.is_some() {
+            return self.flush_tls(body);
+        }
         loop {
             let (body, dot): (&[u8], &[u8]) = if self.with_body { (body, b".\r\n") } else { (b"", b"") };
             let mut skip = self.written;
@@ -432,8 +460,58 @@ impl Session {
         }
     }
 
+    /// All that is said goes into records at once; before the handshake is over rustls keeps it.
+    fn flush_tls(&mut self, body: &[u8]) -> std::io::Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        if self.written == 0 {
+            tls.writer().write_all(&self.head)?;
+            if self.with_body {
+                tls.writer().write_all(body)?;
+                tls.writer().write_all(b".\r\n")?;
+            }
+            self.written = self.head.len();
+        }
+        while tls.wants_write() {
+            match tls.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wants_write = true;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.wants_write = false;
+        Ok(())
+    }
+
+    /// As [`Session::fill`].
+    fn fill_tls(&mut self) -> std::io::Result<bool> {
+        let Some(tls) = &mut self.tls else { return Ok(true) };
+        let open = loop {
+            match tls.read_tls(&mut self.stream) {
+                Ok(0) => break false,
+                Ok(_) => {
+                    tls.process_new_packets().map_err(std::io::Error::other)?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let mut chunk = [0; 8192];
+        while let Ok(n @ 1..) = tls.reader().read(&mut chunk) {
+            self.input.extend_from_slice(&chunk[..n]);
+        }
+        Ok(open)
+    }
+
     /// Reads what is there. False: the server closed.
     fn fill(&mut self) -> std::io::Result<bool> {
+        if self.tls.is_some() {
+            return self.fill_tls();
+        }
         let mut chunk = [0; 8192];
         loop {
             match self.stream.read(&mut chunk) {
@@ -496,6 +574,7 @@ mod tests {
             recipients_per_message: 1,
             size_bytes: 4096,
             pipelined: false,
+            tls: false,
             run: "t".into(),
             limit: Duration::from_secs(20),
         }

@@ -20,6 +20,7 @@ mod mailboxes;
 mod meter;
 mod million;
 mod pop3;
+mod protected;
 mod report;
 mod responder;
 mod scenario;

@@ -39,6 +39,8 @@ pub(crate) struct Scenario {
 enum Kind {
     /// To system or virtual users, until the last message is in `new/`.
     Local { messages: usize, per_connection: usize, size_bytes: usize },
+    /// The same 4 KiB messages without TLS and with it.
+    Tls { messages: usize, per_connection: usize },
     /// To the sink.
     Relay { messages: usize },
     /// Until the last 250; nothing is delivered.
@@ -78,10 +80,23 @@ const LARGE: &[&str] = &[
     "duplicate",
     "other_cpu_%",
 ];
+const TLS: &[&str] = &[
+    "per_s",
+    "per_s_without",
+    "share",
+    "p50_ms",
+    "p99_ms",
+    "cpu_s_per_1000",
+    "lost",
+    "duplicate",
+    "generator_cpu_%",
+    "other_cpu_%",
+];
+const PROTECTED: &[Row] = &[Row::Qmail, Row::Postfix];
 const SERVERS: &[Row] = &[Row::Qmail, Row::Postfix, Row::Exim, Row::Nothing];
 
 /// All, in the order in which they run.
-pub(crate) const SCENARIOS: [Scenario; 11] = [
+pub(crate) const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "S1",
         about: "4 KiB messages to 100 local users, 20 connections, one message a connection; messages/s until the last is in new/",
@@ -146,6 +161,20 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
         rows: SERVERS,
         columns: LARGE,
         kind: Kind::Local { messages: 200, per_connection: 1, size_bytes: 10 << 20 },
+    },
+    Scenario {
+        name: "T1",
+        about: "S1 with STARTTLS, a whole handshake for each message, and without in the same run; messages/s until the last is in new/",
+        rows: PROTECTED,
+        columns: TLS,
+        kind: Kind::Tls { messages: 3000, per_connection: 1 },
+    },
+    Scenario {
+        name: "T100",
+        about: "S2 with STARTTLS, a whole handshake for 100 messages, and without in the same run; messages/s until the last is in new/",
+        rows: PROTECTED,
+        columns: TLS,
+        kind: Kind::Tls { messages: 5000, per_connection: 100 },
     },
     Scenario {
         name: "idle",
@@ -230,6 +259,18 @@ fn served(kind: Kind, target: &mut Target<'_>, stage: &Stage, mut load: Load, si
             target.start(Mode::Deliver)?;
             local(target, stage, &load)
         }
+        Kind::Tls { .. } => {
+            target.start(Mode::Deliver)?;
+            // The first run warms up what stays warm, so that the two that are compared begin alike.
+            let clear = |run: &str| Load { tls: false, run: format!("{run}-{}", load.run), ..load.clone() };
+            local(target, stage, &clear("warm"))?;
+            let without = local(target, stage, &clear("without"))?.get("per_s").unwrap_or_default();
+            let mut figures = local(target, stage, &load)?;
+            let with = figures.get("per_s").unwrap_or_default();
+            figures.set("per_s_without", without);
+            figures.set("share", with / without.max(1e-9));
+            Ok(figures)
+        }
         Kind::Relay { .. } | Kind::List { .. } => relay(target, stage, &load),
         Kind::Accept { .. } => accept(target, stage, &load),
         Kind::Idle => idle(target, stage, &load, size),
@@ -249,6 +290,7 @@ fn load(kind: Kind, size: Size, run: &str) -> Load {
         recipients_per_message: 1,
         size_bytes: 4096,
         pipelined: false,
+        tls: false,
         run: run.to_owned(),
         limit: LIMIT,
     };
@@ -256,6 +298,7 @@ fn load(kind: Kind, size: Size, run: &str) -> Load {
         Kind::Local { messages, per_connection, size_bytes } => {
             Load { messages: size.of(messages), per_connection, size_bytes, ..small }
         }
+        Kind::Tls { messages, per_connection } => Load { messages: size.of(messages), per_connection, tls: true, ..small },
         Kind::Relay { messages } => Load { messages: size.of(messages), domain: REMOTE, ..small },
         Kind::Accept { messages, connections } => Load { messages: size.of(messages), connections, per_connection: 100, ..small },
         Kind::List { recipients } => {

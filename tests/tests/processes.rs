@@ -36,6 +36,7 @@ fn every_process_is_confined_and_runs_as_its_role() {
     let roles = [
         ("qmail-getpw", "qmailp"),
         ("qmail-resolve", "qmailx"),
+        ("qmail-keys", "qmailk"),
         ("qmail-lspawn", "root"),
         ("qmail-auth", "qmaila"),
         ("qmail-remote", "qmailr"),
@@ -103,6 +104,7 @@ fn each_process_may_be_killed_under_traffic_and_nothing_is_lost() {
         "qmail-resolve",
         "qmail-remote",
         "qmail-popup",
+        "qmail-keys",
     ];
     let mut accepted = Vec::new();
     for (round, name) in names.iter().enumerate() {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Edges that are allowed within a layer: all may use the ones named.
-const WITHIN: [(&str, &[&str]); 3] = [("pure", &["wire"]), ("os", &["sys"]), ("stores", &["control", "ipc"])];
+const WITHIN: [(&str, &[&str]); 3] = [("pure", &["wire", "sasl"]), ("os", &["sys"]), ("stores", &["control", "ipc"])];
 /// Layers, lowest first.
 const LAYERS: [&str; 4] = ["pure", "os", "stores", "programs"];
 /// Programs that run as root and may link only these of ours, and few of others'.
@@ -14,13 +14,14 @@ const ROOT_PROGRAMS: [&str; 2] = ["qmail-start", "qmail-lspawn"];
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 8] = [
-    ("qmail-send", &["smtp", "maildir", "accounts", "tokio"]),
+const NEVER: [(&str, &[&str]); 9] = [
+    ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts"]),
     ("qmail-popup", &["spool", "maildir", "accounts"]),
     ("qmail-remote", &["spool", "maildir", "accounts"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
-    ("qmail-local", &["spool", "accounts", "smtp", "tokio"]),
+    ("qmail-local", &["spool", "accounts", "smtp", "tokio", "rustls"]),
+    ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio"]),
     ("qmail-auth", &["spool", "smtp", "tokio"]),
     ("qmail-authnet", &["spool", "maildir", "accounts", "smtp", "message"]),
 ];

@@ -2,6 +2,7 @@
 //! syslog here), any local recipient.
 
 use crate::group::Group;
+use crate::protected;
 use crate::server::{LOCAL, MESSAGE_BYTES_MAX, Mode, RECIPIENTS_MAX, SINK, Server, files_below};
 use crate::stage::{COMMAND_S_MAX, ME, Stage, bounded, must};
 use anyhow::{Result, bail};
@@ -88,6 +89,11 @@ impl Postfix {
             SINK.port(),
             dir = dir.display()
         );
+        protected::certificate(&dir)?;
+        main.push_str(&format!(
+            "smtpd_tls_security_level = may\nsmtpd_tls_chain_files = {dir}/key.pem, {dir}/cert.pem\n",
+            dir = dir.display()
+        ));
         if mode == Mode::Hold {
             main.push_str("smtpd_client_restrictions = static:hold\n");
         }

@@ -54,6 +54,7 @@ fn paths(place: Place, root: &Path) -> Vec<PathBuf> {
         Place::Users => vec![root.join("etc/qmail/users")],
         Place::Spool => vec![root.join("var/spool/qmail")],
         Place::Lib => vec![root.join("var/lib/qmail")],
+        Place::Tls => vec![root.join("etc/qmail/tls")],
         Place::NameService => {
             ["/etc", "/lib", "/lib32", "/lib64", "/usr", "/run", "/var/lib/sss", "/var/db", "/proc"].map(PathBuf::from).to_vec()
         }

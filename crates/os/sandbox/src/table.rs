@@ -19,6 +19,8 @@ pub enum Role {
     Remote,
     /// `qmailx`: DNS.
     Resolve,
+    /// `qmailk`: private keys.
+    Keys,
     /// `qmailn`: asks authentication services elsewhere.
     Authnet,
     /// The user whose mailbox it is; not in etc/qmail/ids.
@@ -29,8 +31,8 @@ pub enum Role {
 
 impl Role {
     /// The service roles: each has a line in etc/qmail/ids, and no mail is ever delivered as one of them.
-    pub const SERVICE: [Self; 7] =
-        [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve, Self::Authnet];
+    pub const SERVICE: [Self; 8] =
+        [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve, Self::Keys, Self::Authnet];
 
     /// The name in etc/qmail/ids; for the others a word for people.
     #[must_use]
@@ -43,6 +45,7 @@ impl Role {
             Self::Queue => "qmailq",
             Self::Remote => "qmailr",
             Self::Resolve => "qmailx",
+            Self::Keys => "qmailk",
             Self::Authnet => "qmailn",
             Self::Recipient => "recipient",
             Self::Caller => "caller",
@@ -60,13 +63,14 @@ pub enum Socket {
     Auth,
     Getpw,
     Resolve,
+    Keys,
     Authnet,
     AdminSend,
     AdminAuth,
 }
 
 impl Socket {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -74,6 +78,7 @@ impl Socket {
         Self::Auth,
         Self::Getpw,
         Self::Resolve,
+        Self::Keys,
         Self::Authnet,
         Self::AdminSend,
         Self::AdminAuth,
@@ -90,6 +95,7 @@ impl Socket {
             Self::Auth => "auth",
             Self::Getpw => "getpw",
             Self::Resolve => "resolve",
+            Self::Keys => "keys",
             Self::Authnet => "authnet",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
@@ -107,6 +113,7 @@ impl Socket {
             Self::Auth => "roles/auth.sock",
             Self::Getpw => "roles/getpw.sock",
             Self::Resolve => "roles/resolve.sock",
+            Self::Keys => "roles/keys.sock",
             Self::Authnet => "roles/authnet.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
@@ -125,6 +132,8 @@ pub enum Place {
     Spool,
     /// var/lib/qmail
     Lib,
+    /// etc/qmail/tls
+    Tls,
     /// The system's own /etc, /lib*, /usr, /run, /var/lib/sss, /proc: what NSS modules read. Not below the root.
     NameService,
 }
@@ -249,6 +258,20 @@ pub const TABLE: &[Process] = &[
         }),
     },
     Process {
+        name: "qmail-keys",
+        role: Role::Keys,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Keys],
+        calls: &[],
+        confinement: Some(Confinement {
+            limits: limits(GIB, 4096),
+            files: Some(&[(Place::Control, Access::Read), (Place::Tls, Access::Read)]),
+            network: Network::Unix,
+            exec: false,
+        }),
+    },
+    Process {
         name: "qmail-remote",
         role: Role::Remote,
         count: Count::One,
@@ -282,7 +305,7 @@ pub const TABLE: &[Process] = &[
         count: Count::PerCpu,
         listens: &["pop3", "pop3s"],
         serves: &[],
-        calls: &[Socket::Auth],
+        calls: &[Socket::Auth, Socket::Keys],
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {
@@ -291,7 +314,7 @@ pub const TABLE: &[Process] = &[
         count: Count::PerCpu,
         listens: &["smtp", "submission", "submissions", "lmtp"],
         serves: &[],
-        calls: &[Socket::Queue, Socket::Auth],
+        calls: &[Socket::Queue, Socket::Auth, Socket::Keys],
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {

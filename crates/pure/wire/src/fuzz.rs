@@ -1,7 +1,6 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
 use crate::line::{Ending, Line, Lines};
-use crate::oauthbearer::{self, Form};
 use crate::{Address, Domain, base64, cdb, escape, netstring};
 
 /// Lines are the same for any chunking, and within the bound.
@@ -66,17 +65,5 @@ pub fn addresses(data: &[u8]) {
     }
     for text in [escape::visible(data), escape::log_report(data)] {
         assert!(text.bytes().all(|b| (32..=126).contains(&b)));
-    }
-}
-
-/// A token that comes out can stand in a header; an authorization id that comes out is written back to what was read.
-pub fn bearer(data: &[u8]) {
-    for form in [Form::Xoauth2, Form::Oauthbearer] {
-        if let Ok(credentials) = oauthbearer::parse(form, data) {
-            assert!(!credentials.token.is_empty() && credentials.token.iter().all(u8::is_ascii_graphic));
-            assert!(data.windows(credentials.token.len()).any(|part| part == credentials.token));
-            assert!(!credentials.user.contains(&1));
-            assert!(form == Form::Oauthbearer || !credentials.user.is_empty());
-        }
     }
 }

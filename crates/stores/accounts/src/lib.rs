@@ -6,14 +6,17 @@
 //! Used by qmail-auth alone: one process has the database open, and it is the one writer.
 #![forbid(unsafe_code)]
 
+pub mod app_password;
 pub mod directory;
 pub mod password;
 pub mod resolve;
 mod schema;
+pub mod secrets;
 pub mod sqlite;
 
 pub use directory::{AliasRow, Credentials, Directory, Generation, UserRow};
 pub use resolve::{Resolution, resolve};
+pub use secrets::Secrets;
 pub use sqlite::Accounts;
 pub use users::UserName;
 
@@ -32,6 +35,8 @@ pub enum Error {
     Password(&'static str),
     /// Not targets an alias can have; the text says why.
     Targets(&'static str),
+    /// Not an app password that this user can have, or has; the text says why.
+    AppPassword(&'static str),
     /// More bytes than the store can note.
     Quota,
     /// The database was written by a newer version; nothing was changed.
@@ -50,7 +55,7 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Exists | Self::NoUser | Self::NoAlias => false,
-            Self::Password(_) | Self::Targets(_) | Self::Quota => false,
+            Self::Password(_) | Self::Targets(_) | Self::AppPassword(_) | Self::Quota => false,
             Self::Newer { .. } | Self::Damaged(_) | Self::Store(_) | Self::System(_) => true,
         }
     }
@@ -62,7 +67,7 @@ impl fmt::Display for Error {
             Self::Exists => f.write_str("a user or alias of this name exists already"),
             Self::NoUser => f.write_str("no such user"),
             Self::NoAlias => f.write_str("no such alias"),
-            Self::Password(why) | Self::Targets(why) => f.write_str(why),
+            Self::Password(why) | Self::Targets(why) | Self::AppPassword(why) => f.write_str(why),
             Self::Quota => f.write_str("the quota is too large"),
             Self::Newer { found, known } => {
                 write!(

@@ -6,7 +6,8 @@ use crate::Error;
 use rusqlite::Connection;
 
 /// Step n brings version n to version n + 1. Steps that were released never change.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE account (
         domain BLOB NOT NULL,
         name BLOB NOT NULL,
@@ -23,7 +24,9 @@ const STEPS: &[&str] = &["
         target BLOB NOT NULL,
         PRIMARY KEY (domain, name, position)
     ) STRICT, WITHOUT ROWID;
-    "];
+    ",
+    crate::sqlite::SECRETS_STEP,
+];
 
 /// Brings the database to the present version, in one transaction; an up-to-date one is not written to.
 ///

@@ -1,5 +1,9 @@
 //! The [`Directory`] in a SQLite file: WAL, synchronous=FULL, one connection, prepared statements only.
 
+mod secrets;
+
+pub(crate) use secrets::STEP as SECRETS_STEP;
+
 use crate::directory::{After, AliasRow, Credentials, Directory, Generation, TARGETS_MAX, UserRow};
 use crate::{Error, UserName, schema};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
@@ -375,7 +379,7 @@ mod tests {
         drop(accounts);
         raw.pragma_update(None, "user_version", 99).unwrap();
         let error = Accounts::open(&path).unwrap_err();
-        assert!(matches!(error, Error::Newer { found: 99, known: 1 }) && error.is_temporary());
+        assert!(matches!(error, Error::Newer { found: 99, known: 2 }) && error.is_temporary());
         drop(raw);
         std::fs::write(&path, [b'x'; 8192]).unwrap();
         assert!(Accounts::open(&path).unwrap_err().is_temporary());

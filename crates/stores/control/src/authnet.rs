@@ -23,6 +23,12 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Do the accounts judge anything? Without that line what they hold opens nothing.
+    #[must_use]
+    pub fn has_accounts(&self) -> bool {
+        self.passwords.contains(&Source::Accounts)
+    }
+
     /// Reads the bytes of the file; a missing one means the accounts alone.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod authlimits;
 pub mod authnet;
 pub mod error;
 pub mod inject;
@@ -23,9 +24,12 @@ pub mod routes;
 pub mod secret;
 pub mod send;
 pub mod smtpd;
+pub mod submission;
+pub mod tlspolicy;
 pub mod url;
 pub mod watched;
 
+pub use authlimits::AuthLimits;
 pub use error::ControlError;
 pub use inject::Inject;
 pub use ldap::Ldap;
@@ -33,8 +37,8 @@ pub use oauth::Oauth;
 pub use remote::Remote;
 pub use resolve::Resolve;
 pub use root::Root;
-pub use routes::{Route, Routes};
-pub use secret::Secret;
+pub use routes::{Route, Routes, Senders};
 pub use smtpd::Smtpd;
+pub use tlspolicy::{Level, TlsPolicies, TlsPolicy};
 pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
 pub use watched::Watched;

@@ -1,43 +1,27 @@
 //! Secrets in files of their own: the password that a directory is searched with, a client secret.
 
-use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::{ControlError, read};
+use wire::Secret;
 
-/// The first line of a file that only its reader may read. Never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
+/// Reads the first line of a file that only its reader may read: the caller, whose file it must be. Blanks at the end of the line belong
+/// to it.
+///
+/// # Errors
+/// Missing, empty, somebody else's, or others may read it; temporary.
+pub fn read(path: &Path) -> Result<Secret, ControlError> {
+    let file = read::open(path)?;
+    check_private(path, file.as_ref().map(|(_, metadata)| metadata), rustix::process::geteuid().as_raw())?;
+    let (file, metadata) = file.ok_or_else(|| missing(path))?;
+    let text = Secret::new(read::contents(path, file, &metadata)?);
+    let line = text.expose().split(|b| *b == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(ControlError::new(path, "is empty; its first line is the secret"));
     }
-}
-
-impl Secret {
-    /// Reads it as the caller, whose file it must be and nobody else's to read. Blanks at the end of the line belong to it.
-    ///
-    /// # Errors
-    /// Missing, empty, somebody else's, or others may read it; temporary.
-    pub fn read(path: &Path) -> Result<Self, ControlError> {
-        let file = read::open(path)?;
-        check_private(path, file.as_ref().map(|(_, metadata)| metadata), rustix::process::geteuid().as_raw())?;
-        let (file, metadata) = file.ok_or_else(|| missing(path))?;
-        let text = read::contents(path, file, &metadata)?;
-        let line = text.split(|b| *b == b'\n').next().unwrap_or_default();
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            return Err(ControlError::new(path, "is empty; its first line is the secret"));
-        }
-        Ok(Self(line.to_vec()))
-    }
-
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
+    Ok(Secret::new(line.to_vec()))
 }
 
 fn missing(path: &Path) -> ControlError {
@@ -77,15 +61,14 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
-        assert!(Secret::read(&path).unwrap_err().problem.contains("missing"));
+        assert!(super::read(&path).unwrap_err().problem.contains("missing"));
         set("hush hush \r\nmore\n", 0o600);
-        assert_eq!(Secret::read(&path).unwrap().bytes(), b"hush hush ");
-        assert_eq!(format!("{:?}", Secret::read(&path).unwrap()), "Secret");
+        assert_eq!(super::read(&path).unwrap().expose(), b"hush hush ");
         set("\nx", 0o600);
-        assert!(Secret::read(&path).unwrap_err().problem.contains("empty"));
+        assert!(super::read(&path).unwrap_err().problem.contains("empty"));
         for mode in [0o604, 0o640, 0o620, 0o644] {
             set("x", mode);
-            assert!(Secret::read(&path).unwrap_err().problem.contains("others may read"), "{mode:o}");
+            assert!(super::read(&path).unwrap_err().problem.contains("others may read"), "{mode:o}");
         }
         set("x", 0o600);
         let other = rustix::process::geteuid().as_raw() + 1;

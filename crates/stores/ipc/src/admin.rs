@@ -83,6 +83,12 @@ messages! {
         8 => AliasList { domain: Option<Domain>, after: Bytes },
         /// A domain was removed: forget its users and aliases.
         9 => DomainForget { domain: Domain },
+        /// As `UserAdd` or `UserPassword`, and the password itself is kept, for CRAM-MD5 and APOP.
+        60 => UserKeepClear { address: Address, password: Bytes, add: bool },
+        /// A new app password for `service`: `all`, `smtp` or `pop3`.
+        61 => AppPasswordAdd { address: Address, name: Bytes, service: Bytes },
+        62 => AppPasswordList { address: Address },
+        63 => AppPasswordRemove { address: Address, name: Bytes },
     }
 }
 
@@ -108,5 +114,19 @@ messages! {
         3 => Aliases { rows: Vec<AliasRow>, last: bool },
         /// A mistake of the caller (`temporary` false) or trouble with the store; the text says what to do.
         4 => Failed { text: Bytes, temporary: bool },
+        /// The new app password; said this once.
+        60 => AppPassword { password: Bytes },
+        /// All of them.
+        61 => AppPasswords { rows: Vec<AppPasswordRow> },
+    }
+}
+
+record! {
+    pub struct AppPasswordRow {
+        name: Bytes,
+        service: Bytes,
+        created_s: u64,
+        /// The day of the last login, in UNIX seconds of its beginning; 0: never.
+        used_s: u64,
     }
 }

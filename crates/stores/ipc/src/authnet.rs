@@ -1,7 +1,8 @@
 //! Logins that are judged elsewhere, on authnet.sock: qmail-auth asks, qmail-authnet asks the servers.
 
-use crate::field::{Bytes, Secret};
+use crate::field::Bytes;
 use std::net::IpAddr;
+use wire::Secret;
 
 messages! {
     /// A question; `id` comes back in the answer. `service` (`smtp`, `pop3`) and `remote` say what the login is for and where it comes from.

@@ -13,6 +13,7 @@
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
 //! | [`authnet`] | authnet.sock | qmail-auth → qmail-authnet |
+//! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
 //! | [`admin`] | admin/send.sock, admin/auth.sock | qmail → qmail-send, qmail-auth |
@@ -29,7 +30,9 @@ pub mod field;
 pub mod fuzz;
 pub mod getpw;
 pub mod job;
+pub mod keys;
 pub mod lspawn;
+pub mod options;
 pub mod queue;
 pub mod queue_program;
 pub mod refusal;

@@ -10,7 +10,7 @@ use wire::Address;
 
 use crate::admin::Admin;
 use crate::print::{Printer, text};
-use crate::{Failure, cli, domain};
+use crate::{Failure, app_password, cli, domain};
 
 /// Longest password line that is read.
 const PASSWORD_LEN_MAX: u64 = 1024;
@@ -21,13 +21,24 @@ const PASSWORD_LEN_MAX: u64 = 1024;
 /// What qmail-auth says.
 pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Failure> {
     let (request, said) = match command {
-        cli::User::Add { address, .. } => {
-            let request = AccountRequest::UserAdd { address: parse(address)?, password: password(&mut io::stdin().lock())? };
-            (request, format!("{address} has a mailbox now"))
+        cli::User::AppPassword(command) => return app_password::app_password(root, command, printer),
+        cli::User::Add { address, clear, .. } => {
+            let said = format!("{address} has a mailbox now");
+            let (address, password) = (parse(address)?, password(&mut io::stdin().lock())?);
+            let request = match clear.keep_clear {
+                true => AccountRequest::UserKeepClear { address, password, add: true },
+                false => AccountRequest::UserAdd { address, password },
+            };
+            (request, said)
         }
-        cli::User::Passwd { address, .. } => {
-            let request = AccountRequest::UserPassword { address: parse(address)?, password: password(&mut io::stdin().lock())? };
-            (request, format!("{address} has a new password"))
+        cli::User::Passwd { address, clear, .. } => {
+            let said = format!("{address} has a new password");
+            let (address, password) = (parse(address)?, password(&mut io::stdin().lock())?);
+            let request = match clear.keep_clear {
+                true => AccountRequest::UserKeepClear { address, password, add: false },
+                false => AccountRequest::UserPassword { address, password },
+            };
+            (request, said)
         }
         cli::User::Remove { address } => {
             (AccountRequest::UserRemove { address: parse(address)? }, format!("{address} is gone; the mail stays on the disk"))
@@ -92,7 +103,7 @@ fn list_aliases(root: &Root, of: Option<&str>, printer: Printer) -> Result<(), F
     )
 }
 
-fn parse(address: &str) -> Result<Address, Failure> {
+pub(crate) fn parse(address: &str) -> Result<Address, Failure> {
     let parsed =
         Address::new(address.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", address.escape_debug())))?;
     match parsed.domain() {

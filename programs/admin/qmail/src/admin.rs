@@ -85,7 +85,7 @@ impl Admin {
     pub fn account(&self, request: &AccountRequest) -> Result<Vec<AccountAnswer>, Failure> {
         self.ask(request, |answer| match answer {
             AccountAnswer::Users { last, .. } | AccountAnswer::Aliases { last, .. } => Ok(*last),
-            AccountAnswer::Ok {} => Ok(true),
+            AccountAnswer::Ok {} | AccountAnswer::AppPassword { .. } | AccountAnswer::AppPasswords { .. } => Ok(true),
             AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
             AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
         })

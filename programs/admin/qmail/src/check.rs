@@ -3,8 +3,10 @@
 //! It changes nothing. An error is what stops mail or makes it go wrong; a warning is what is surely not meant.
 
 mod authnet;
+mod certificates;
 mod control_files;
 mod host;
+mod outgoing;
 mod places;
 mod users_files;
 
@@ -83,7 +85,9 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     places::check(root, &mut found);
     control_files::check(root, &mut found);
     authnet::check(root, &mut found);
+    outgoing::check(root, &mut found);
     users_files::check(root, &mut found);
+    certificates::check(root, &mut found);
     host::check(root, &mut found);
     found.0.sort_by_key(|finding| finding.level);
     found.0

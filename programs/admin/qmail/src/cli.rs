@@ -36,6 +36,9 @@ pub enum Command {
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
+    /// Certificates for TLS
+    #[command(subcommand)]
+    Cert(Cert),
     /// Look for mistakes in the configuration and say what to do about them. Exit code 1 if there are errors.
     Check,
 }
@@ -71,6 +74,8 @@ pub enum User {
         address: String,
         #[command(flatten)]
         password: Password,
+        #[command(flatten)]
+        clear: KeepClear,
     },
     /// Remove a user. The mail stays on the disk.
     Remove {
@@ -85,7 +90,12 @@ pub enum User {
         address: String,
         #[command(flatten)]
         password: Password,
+        #[command(flatten)]
+        clear: KeepClear,
     },
+    /// Passwords of single programs and devices, beside the user's own
+    #[command(subcommand)]
+    AppPassword(AppPassword),
     /// Limit the size of a mailbox
     Quota {
         /// user@domain
@@ -101,6 +111,42 @@ pub struct Password {
     /// Read the password from standard input, one line
     #[arg(long, required = true)]
     pub password_stdin: bool,
+}
+
+/// CRAM-MD5 and APOP need it; whoever reads the disk then knows the password.
+#[derive(Debug, Args)]
+pub struct KeepClear {
+    /// Keep the password itself, too, for CRAM-MD5 and APOP
+    #[arg(long)]
+    pub keep_clear: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AppPassword {
+    /// Make an app password. It is printed this once.
+    Add {
+        /// user@domain
+        address: String,
+        /// What it is for, as `phone`
+        #[arg(long)]
+        name: String,
+        /// Where it may be used
+        #[arg(long, default_value = "all", value_parser = ["all", "smtp", "pop3"])]
+        service: String,
+    },
+    /// List a user's app passwords
+    List {
+        /// user@domain
+        address: String,
+    },
+    /// Revoke an app password
+    Remove {
+        /// user@domain
+        address: String,
+        /// What it was made for
+        #[arg(long)]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,6 +191,14 @@ pub enum Queue {
     Stats,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Cert {
+    /// List the certificates, whom they are for and how long they last
+    List,
+    /// Make a certificate that only its own key vouches for, for a host that has none
+    SelfSigned { host: String },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +214,10 @@ mod tests {
             "qmail queue retry 5",
             "qmail alias add a@b c@d e@f --json",
             "qmail user add a@b --password-stdin",
+            "qmail user passwd a@b --password-stdin --keep-clear",
+            "qmail user app-password add a@b --name phone --service pop3",
+            "qmail user app-password list a@b --json",
+            "qmail user app-password remove a@b --name phone",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -169,6 +227,8 @@ mod tests {
             "qmail queue retry",
             "qmail queue retry 5 --all",
             "qmail user add a@b",
+            "qmail user app-password add a@b",
+            "qmail user app-password add a@b --name x --service imap",
             "qmail alias add a@b",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");

@@ -8,6 +8,8 @@
 
 pub mod account;
 pub mod admin;
+pub mod app_password;
+pub mod certificate;
 pub mod check;
 pub mod cli;
 pub mod domain;
@@ -100,6 +102,7 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::User(command) => account::user(&root, command, printer)?,
         Command::Alias(command) => account::alias(&root, command, printer)?,
         Command::Queue(command) => queue::run(&root, command, printer)?,
+        Command::Cert(command) => certificate::run(&root, command, printer)?,
         Command::Check => return check::run(&root, printer),
     }
     Ok(true)

@@ -164,7 +164,7 @@ mod tests {
         let names = Table(vec![("other", 64_102, 100), ("qmaild", 7, 8)], None);
         let text = choose(&names, Some(64_100)).unwrap().to_text();
         let expected = "qmailp 64101 64100\nqmaila 64103 64100\nqmaild 7 64100\nqmailq 64104 64100\nqmailr 64105 64100\n\
-            qmailx 64106 64100\nqmailn 64107 64100\nalias 64108 64108\nvmail 64109 64109\n";
+            qmailx 64106 64100\nqmailk 64107 64100\nqmailn 64108 64100\nalias 64109 64109\nvmail 64110 64110\n";
         assert_eq!(text, expected);
     }
 
@@ -182,7 +182,8 @@ mod tests {
         all[1].1 = 0;
         assert!(choose(&Table(all.clone(), Some(100)), None).unwrap_err().contains("uid or gid 0"));
         all[1].1 = 300;
-        all[SERVICE_ROLES.len()].2 = 100;
+        let alias = SERVICE_ROLES.len();
+        all[alias].2 = 100;
         assert!(choose(&Table(all, Some(100)), None).unwrap_err().contains("alias must not have the group"));
     }
 }

@@ -9,14 +9,15 @@ use control::{Id, Ids, Listener, Root, Service};
 use serde_json::json;
 use wire::Domain;
 
+use crate::certificate;
 use crate::cli;
 use crate::files::{give_dir, make_dir, make_file};
 use crate::print::{Printer, line};
 use crate::roles::{FIRST_DEFAULT, Nss, choose};
 use crate::{Failure, io_failure};
 
-/// The services that this version offers without TLS.
-const SERVICES: [Service; 3] = [Service::Smtp, Service::Submission, Service::Pop3];
+/// The services that this version offers.
+const SERVICES: [Service; 5] = [Service::Smtp, Service::Submission, Service::Submissions, Service::Pop3, Service::Pop3s];
 /// Addresses that must reach a person (RFC 5321 §4.5.1, RFC 2142) and those that systems write to.
 const ALIASES: [&str; 3] = ["postmaster", "mailer-daemon", "root"];
 
@@ -52,6 +53,7 @@ pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Fa
     report.add(&root.ids_file(), make_file(&root.ids_file(), ids.to_text().as_bytes(), 0o644, None))?;
     control_files(root, &me, &listeners, &mut report)?;
     aliases(root, &ids, &mut report)?;
+    first_certificate(root, &ids, &mut report)?;
     say(root, &report, printer)
 }
 
@@ -72,7 +74,8 @@ fn directories(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failur
     let own: [(PathBuf, u32, Option<Id>); 5] = [
         (root.control(), 0o755, None),
         (root.users(), 0o755, None),
-        (root.tls(), 0o700, None),
+        // Each key in it is qmail-keys' alone.
+        (root.tls(), 0o755, None),
         (root.spool(), 0o700, Some(id("qmailq")?)),
         (root.lib(), 0o700, Some(id("qmaila")?)),
     ];
@@ -101,6 +104,16 @@ fn control_files(root: &Root, me: &Domain, listeners: &[Listener], report: &mut 
         report.add(&path, make_file(&path, &text, 0o644, None))?;
     }
     Ok(())
+}
+
+/// An instance begins with TLS; a host whose name no certificate can have goes without.
+fn first_certificate(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
+    if !certificate::all(root)?.is_empty() {
+        return Ok(());
+    }
+    let made = root.me().map(|me| certificate::make_self_signed(root, &me, ids));
+    let files = made.into_iter().flatten().flatten();
+    files.into_iter().try_for_each(|(path, is_new)| report.add(&path, Ok(is_new)))
 }
 
 /// Mail for the postmaster must not be lost on a fresh system: it goes to a Maildir of alias. Only a directory that is not there
@@ -134,8 +147,7 @@ fn without_first_label(host: &[u8]) -> &[u8] {
     rest.filter(|rest| rest.contains(&b'.')).unwrap_or(host)
 }
 
-/// With `--base-port` on the loopback address; else SMTP for everybody, and what needs a password, since there is no TLS yet, for this
-/// host.
+/// With `--base-port` on the loopback address; else all for everybody: no password is taken without TLS but from this host.
 fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
     let listener = |service: Service, address: &str, port: u16| -> Result<Listener, Failure> {
         let address = format!("{address}:{port}").parse().map_err(|_| Failure::temporary("an address of setup".to_owned()))?;
@@ -148,14 +160,10 @@ fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
         };
         return SERVICES.into_iter().map(shifted).collect();
     }
-    let mut all = vec![listener(Service::Smtp, "0.0.0.0", Service::Smtp.port())?];
-    if std::net::TcpListener::bind("[::1]:0").is_ok() {
-        all.push(listener(Service::Smtp, "[::]", Service::Smtp.port())?);
-    }
-    for service in [Service::Submission, Service::Pop3] {
-        all.push(listener(service, "127.0.0.1", service.port())?);
-    }
-    Ok(all)
+    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    let addresses = ["0.0.0.0", "[::]"].into_iter().take(if has_ipv6 { 2 } else { 1 });
+    let on = |address: &'static str| SERVICES.into_iter().map(move |service| listener(service, address, service.port()));
+    addresses.flat_map(on).collect()
 }
 
 fn say(root: &Root, report: &Report, printer: Printer) -> Result<(), Failure> {
@@ -189,10 +197,19 @@ mod tests {
     #[test]
     fn ports_are_shifted() {
         let all: Vec<String> = listeners(Some(10_000)).unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(all, ["smtp 127.0.0.1:10025", "submission 127.0.0.1:10587", "pop3 127.0.0.1:10110"]);
+        assert_eq!(
+            all,
+            [
+                "smtp 127.0.0.1:10025",
+                "submission 127.0.0.1:10587",
+                "submissions 127.0.0.1:10465",
+                "pop3 127.0.0.1:10110",
+                "pop3s 127.0.0.1:10995"
+            ]
+        );
         assert!(listeners(Some(65_500)).is_err());
         let own = listeners(None).unwrap();
         assert_eq!(own[0].to_string(), "smtp 0.0.0.0:25");
-        assert!(own.iter().all(|listener| listener.service == Service::Smtp || listener.address.ip().is_loopback()));
+        assert!(own.len() % SERVICES.len() == 0 && own.iter().all(|listener| listener.address.port() == listener.service.port()));
     }
 }

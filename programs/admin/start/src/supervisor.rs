@@ -402,6 +402,7 @@ fn check_directories(root: &Root, planned: &[Planned]) -> Result<(), String> {
                 Place::Users => root.users(),
                 Place::Spool => root.spool(),
                 Place::Lib => root.lib(),
+                Place::Tls => root.tls(),
                 Place::NameService => continue,
             };
             reach::check(&path, *ids).map_err(|problem| format!("{}: {problem}", process.name))?;

@@ -1,10 +1,10 @@
 //! What the administrator may ask: users and aliases of the virtual domains.
 
-use crate::login::HashJob;
-use crate::pool::Work;
+use crate::hashing::{HashJob, secrets};
+use crate::pool::{Made, Work};
 use crate::server::{Server, log};
 use accounts::directory::After;
-use accounts::{AliasRow, Directory, Error, UserName, UserRow};
+use accounts::{AliasRow, Directory, Error, Secrets as _, UserName, UserRow};
 use ipc::admin::{AccountAnswer, AccountRequest, AliasRow as AliasLine, UserRow as UserLine};
 use ipc::field::Bytes;
 use ipc::{DATAGRAM_LEN_MAX, Message};
@@ -29,8 +29,16 @@ impl Server {
     pub(crate) fn admin_request(&mut self, client: u64, datagram: &[u8]) -> bool {
         let Ok(request) = AccountRequest::decode(datagram) else { return false };
         let done = match request {
-            AccountRequest::UserAdd { address, password } => return self.password(client, &address, password, true),
-            AccountRequest::UserPassword { address, password } => return self.password(client, &address, password, false),
+            AccountRequest::UserAdd { address, password } => return self.password(client, &address, password, true, false),
+            AccountRequest::UserPassword { address, password } => return self.password(client, &address, password, false, false),
+            AccountRequest::UserKeepClear { address, password, add } => {
+                return self.password(client, &address, password, add, true);
+            }
+            AccountRequest::AppPasswordAdd { address, name, service } => {
+                return self.app_password_add(client, &address, &name, &service);
+            }
+            AccountRequest::AppPasswordList { address } => return self.app_password_list(client, &address),
+            AccountRequest::AppPasswordRemove { address, name } => self.app_password_remove(&address, &name),
             AccountRequest::UserList { domain, after } => return self.list(client, domain, &after, false),
             AccountRequest::AliasList { domain, after } => return self.list(client, domain, &after, true),
             AccountRequest::UserRemove { address } => {
@@ -49,7 +57,7 @@ impl Server {
         true
     }
 
-    fn admin_answer(&mut self, client: u64, done: Result<(), Failure>) {
+    pub(crate) fn admin_answer(&mut self, client: u64, done: Result<(), Failure>) {
         if done.is_ok() {
             self.announce_change();
         }
@@ -61,34 +69,51 @@ impl Server {
     }
 
     /// The hash is computed by the pool; [`Server::new_password`] answers.
-    fn password(&mut self, client: u64, address: &Address, password: Bytes, add: bool) -> bool {
+    fn password(&mut self, client: u64, address: &Address, password: Bytes, add: bool, keep_clear: bool) -> bool {
         let password = Zeroizing::new(password.0);
         let ready = user_of(address).and_then(|(domain, user)| {
             if add {
                 self.must_be_virtual(&domain)?;
             }
             accounts::password::check(&password)?;
-            Ok((domain, user))
+            let salts = self.salts(&domain, &user)?;
+            Ok((domain, user, salts))
         });
         match ready {
-            Ok((domain, user)) => {
-                let job = HashJob::Password { client, domain, user, add };
-                if self.pool.submit(job, Work::Hash { password }).is_err() {
-                    self.admin_answer(client, Err(Failure { text: "busy with logins, try again".to_owned(), temporary: true }));
-                }
+            Ok((domain, user, salts)) => {
+                let clear = keep_clear.then(|| password.clone());
+                let job = HashJob::Password { client, domain, user, add, clear };
+                self.make(client, job, Work::Make { password, salts, with_hash: true });
             }
             Err(failure) => self.admin_answer(client, Err(failure)),
         }
         true
     }
 
-    pub(crate) fn new_password(&mut self, client: u64, domain: &Domain, user: &UserName, add: bool, hash: Result<String, Error>) {
-        let done = hash.and_then(|hash| {
+    /// Has the pool compute something for the administrator.
+    pub(crate) fn make(&mut self, client: u64, job: HashJob, work: Work) {
+        if self.pool.submit(job, work).is_err() {
+            self.admin_answer(client, Err(Failure { text: "busy with logins, try again".to_owned(), temporary: true }));
+        }
+    }
+
+    /// The hash first: changing it takes away what was kept beside the old one.
+    pub(crate) fn new_password(
+        &mut self,
+        client: u64,
+        domain: &Domain,
+        user: &UserName,
+        add: bool,
+        made: Result<Made, Error>,
+        clear: Option<Zeroizing<Vec<u8>>>,
+    ) {
+        let done = made.and_then(|made| {
             if add {
-                self.accounts.add_user(domain, user, &hash, sys::clock::unix_s())
+                self.accounts.add_user(domain, user, &made.hash, sys::clock::unix_s())?;
             } else {
-                self.accounts.set_password(domain, user, &hash)
+                self.accounts.set_password(domain, user, &made.hash)?;
             }
+            self.accounts.set_secrets(domain, user, &made.hash, &secrets(&made, clear))
         });
         self.admin_answer(client, said(done));
     }
@@ -187,7 +212,7 @@ fn alias_line(row: &AliasRow) -> Option<AliasLine> {
 }
 
 /// What the administrator is told.
-struct Failure {
+pub(crate) struct Failure {
     text: String,
     temporary: bool,
 }
@@ -201,7 +226,7 @@ impl From<Error> for Failure {
     }
 }
 
-fn said(done: Answered) -> Result<(), Failure> {
+pub(crate) fn said(done: Answered) -> Result<(), Failure> {
     done.map_err(Failure::from)
 }
 
@@ -209,7 +234,7 @@ fn mistake(text: String) -> Failure {
     Failure { text, temporary: false }
 }
 
-fn user_of(address: &Address) -> Result<(Domain, UserName), Failure> {
+pub(crate) fn user_of(address: &Address) -> Result<(Domain, UserName), Failure> {
     let form = || mistake(format!("{address} is no user's address: it must be user@domain, the user without blanks and slashes"));
     let domain = address.domain().and_then(|domain| Domain::new(domain).ok()).ok_or_else(form)?;
     Ok((domain, UserName::new(address.local()).ok_or_else(form)?))

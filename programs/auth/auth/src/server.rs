@@ -3,21 +3,28 @@
 //! One thread; it never waits for anything but poll(2) and its own database. Every request is answered once, or its connection is closed.
 
 use crate::admin::Listing;
+use crate::authnet::Waiter;
 use crate::clients::{Client, Heard, Rights};
-use crate::login::{HashJob, Login};
+use crate::exchange::Exchanges;
+use crate::hashing::HashJob;
+use crate::limits::{Attempt, Limits};
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::submission::Rules;
 use crate::upstream::Upstream;
-use accounts::{Accounts, Directory, Generation, Resolution};
+use accounts::{Accounts, Directory, Generation, Resolution, UserName};
 use control::auth::Places;
 use control::authnet::Sources;
-use control::{Ids, Root, Routed, Watched};
+use control::read::lines_of;
+use control::{AuthLimits, Ids, Root, Routed, Watched};
 use ipc::auth::{Answer, Directory as Verdict, Request, Target};
 use ipc::lspawn::Existence;
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
 use sandbox::Socket;
-use std::collections::BTreeMap;
+use sasl::Mechanisms;
+use sasl::scram::Channel;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -25,7 +32,7 @@ use std::time::Duration;
 use sys::Seqpacket;
 use sys::wake::Wake;
 use wire::{Address, Domain};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Connections at a time: workers and tools, some dozens on a large machine.
 const CLIENTS_MAX: usize = 512;
@@ -69,9 +76,18 @@ pub struct Server {
     pub(crate) places: Places,
     pub(crate) pool: Pool<HashJob>,
     pub(crate) lspawn: Upstream<LspawnWaiter>,
-    pub(crate) authnet: Upstream<Login>,
-    pub(crate) sources: Watched<Sources>,
+    pub(crate) authnet: Upstream<Waiter>,
+    pub(crate) auth_sources: Watched<Sources>,
     pub(crate) listings: BTreeMap<u64, Listing>,
+    pub(crate) limits: Limits,
+    pub(crate) exchanges: Exchanges,
+    /// Accounts whose hash is being made anew.
+    pub(crate) renewals: BTreeSet<(Domain, UserName)>,
+    auth_limits: Watched<AuthLimits>,
+    mechanisms: Watched<Mechanisms>,
+    /// Domains whose accounts do not log in with their main password once they have app passwords.
+    app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
+    pub(crate) rules: Rules,
     recipients: Recipients,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
@@ -102,7 +118,16 @@ impl Server {
         let wake = Wake::new()?;
         let mut server = Self {
             accounts: setup.accounts,
-            sources: crate::authnet::sources(&setup.root),
+            limits: Limits::new(),
+            exchanges: Exchanges::default(),
+            renewals: BTreeSet::new(),
+            auth_limits: AuthLimits::watched(&setup.root),
+            mechanisms: Watched::new(setup.root.control_file("authmechanisms"), mechanisms),
+            app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
+                Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
+            }),
+            rules: Rules::new(&setup.root),
+            auth_sources: crate::authnet::watched(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
             lspawn: Upstream::new(Arc::clone(&setup.run), Socket::Lspawn.path()),
@@ -185,6 +210,7 @@ impl Server {
     /// Sends what waits, ends what is due.
     fn advance(&mut self) {
         let now = sys::clock::boottime();
+        self.exchanges.expire(now);
         for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
             self.lspawn_gone(waiter);
         }
@@ -254,6 +280,23 @@ impl Server {
             }
             Ok(Request::Login { id, service, login, password, remote }) if rights.network => {
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
+            }
+            Ok(Request::Apop { id, login, timestamp, digest, remote }) if rights.network => {
+                self.apop(Asker { client: number, id }, &login, &timestamp, &digest, remote);
+            }
+            Ok(Request::SaslStart { id, service, mechanism, initial, remote, exporter, end_point }) if rights.network => {
+                let channel = Channel { exporter: exporter.map(|bytes| bytes.0), end_point: end_point.map(|bytes| bytes.0) };
+                let initial = initial.map(|bytes| Zeroizing::new(bytes.0));
+                self.sasl_start(Asker { client: number, id }, &service, &mechanism, initial, remote, channel);
+            }
+            Ok(Request::SaslStep { id, exchange, response }) if rights.network => {
+                self.sasl_step(Asker { client: number, id }, exchange, &Zeroizing::new(response.0));
+            }
+            Ok(Request::MaySend { id, login, address }) if rights.network => {
+                self.may_send(Asker { client: number, id }, &login, &address);
+            }
+            Ok(Request::MaySubmit { id, login, recipients }) if rights.network => {
+                self.may_submit(Asker { client: number, id }, &login, recipients);
             }
             Ok(Request::Route { id, address }) if rights.queue => {
                 if let Some(client) = self.clients.get_mut(&number) {
@@ -458,6 +501,33 @@ impl Server {
         }
     }
 
+    /// `control/authlimits` as it is now; while it cannot be read as it was, or the default.
+    pub(crate) fn auth_limits(&mut self) -> AuthLimits {
+        let (limits, error) = current(&mut self.auth_limits);
+        error.into_iter().for_each(|error| drop(self.trouble(&error)));
+        limits
+    }
+
+    /// `control/authmechanisms`, likewise.
+    pub(crate) fn mechanisms(&mut self) -> Mechanisms {
+        let (mechanisms, error) = current(&mut self.mechanisms);
+        error.into_iter().for_each(|error| drop(self.trouble(&error)));
+        mechanisms
+    }
+
+    /// Is the domain in `control/apppasswordsonly`? While it cannot be read, as it was.
+    pub(crate) fn wants_app_passwords(&mut self, domain: &Domain) -> bool {
+        if let Err(error) = self.app_passwords_only.get().map(drop) {
+            self.trouble(&error.to_string());
+        }
+        self.app_passwords_only.last().is_some_and(|domains| domains.contains(domain.as_bytes()))
+    }
+
+    pub(crate) fn is_refused(&mut self, attempt: &Attempt) -> bool {
+        let limits = self.auth_limits();
+        self.limits.is_refused(attempt, &limits, sys::clock::boottime())
+    }
+
     /// Has this connection taken all that was sent?
     pub(crate) fn has_room(&self, number: u64) -> bool {
         self.clients.get(&number).is_some_and(Client::has_room)
@@ -466,7 +536,19 @@ impl Server {
     fn close(&mut self, number: u64) {
         self.clients.remove(&number);
         self.listings.remove(&number);
+        self.exchanges.forget(number);
     }
+}
+
+/// The value of a file, or its last or default one with what is wrong.
+fn current<T: Clone + Default>(file: &mut Watched<T>) -> (T, Option<String>) {
+    let error = file.get().err().map(|error| error.to_string());
+    (file.last().cloned().unwrap_or_default(), error)
+}
+
+fn mechanisms(text: Option<&[u8]>) -> Result<Mechanisms, String> {
+    let lines = text.map(lines_of);
+    Mechanisms::parse(lines.as_deref()).map_err(|name| format!("`{}` is no mechanism", wire::escape::visible(&name)))
 }
 
 /// Whose an address is.

@@ -4,9 +4,8 @@ use crate::Trouble;
 use control::url::Endpoint;
 use ipc::resolve::{Answer, Request};
 use ipc_async::Client;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -37,7 +36,7 @@ impl Dialer {
     /// The file of authorities (`None`: the system's) is unreadable or has none.
     pub fn new(resolve: Client<Answer>, cafile: Option<&Path>) -> io::Result<Self> {
         let builder = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions();
-        let tls = builder.map_err(io::Error::other)?.with_root_certificates(roots(cafile)?).with_no_client_auth();
+        let tls = builder.map_err(io::Error::other)?.with_root_certificates(tls::client::roots(cafile)?).with_no_client_auth();
         Ok(Self { resolve, tls: Arc::new(tls) })
     }
 
@@ -92,17 +91,4 @@ impl Dialer {
         stream.handshake().await.map_err(|error| Trouble::new("TLS", &error))?;
         Ok(stream)
     }
-}
-
-fn roots(file: Option<&Path>) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let Some(file) = file else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(roots);
-    };
-    let wrong = |what: &dyn std::fmt::Display| io::Error::other(format!("{}: {what}", file.display()));
-    for certificate in CertificateDer::pem_slice_iter(&std::fs::read(file).map_err(|error| wrong(&error))?) {
-        roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
-    }
-    if roots.is_empty() { Err(wrong(&"has no certificate (PEM)")) } else { Ok(roots) }
 }

@@ -8,7 +8,7 @@ use crate::conversation::{Conversation, ENTRIES_MAX, Entry, said};
 use crate::dial::{Dialer, Io};
 use crate::{REQUEST_MAX, Trouble, UNDER_WAY_MAX, Verdict, account};
 use control::ldap::Server as Place;
-use control::{ControlError, Root, Secret};
+use control::{ControlError, Root, secret};
 use ldap::request::{Scope, Search};
 use ldap::{Filter, Login, Outcome};
 use std::cell::RefCell;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use wire::Secret;
 
 /// Connections of one server that are kept for the next login, and for how long.
 const IDLE_MAX: usize = 8;
@@ -58,7 +59,7 @@ impl Directory {
         let config = control::Ldap::read(root)?;
         let wrong = |problem: String| ControlError::new(&root.control_file(control::ldap::FILE), problem);
         let filter = Filter::parse(config.filter.as_bytes()).map_err(|problem| wrong(format!("`filter`: {problem}")))?;
-        let bind = config.bind.as_ref().map(|(name, file)| Ok((name.clone(), Secret::read(file)?))).transpose()?;
+        let bind = config.bind.as_ref().map(|(name, file)| Ok((name.clone(), secret::read(file)?))).transpose()?;
         let dialer = dialer(config.cafile.as_deref()).map_err(|error| wrong(format!("`cafile`: {error}")))?;
         let server =
             |place: &Place| Server { place: place.clone(), breaker: Breaker::new(named(place)), idle: RefCell::default() };
@@ -131,7 +132,7 @@ impl Directory {
     /// As the name that searches, or as nobody.
     async fn bind_to_search(&self, talk: &mut Talk) -> Result<(), Trouble> {
         let (name, password) =
-            self.bind.as_ref().map_or((&[][..], &[][..]), |(name, password)| (name.as_bytes(), password.bytes()));
+            self.bind.as_ref().map_or((&[][..], &[][..]), |(name, password)| (name.as_bytes(), password.expose()));
         match talk.bind(name, password).await? {
             Some(outcome) if outcome.is_success() => Ok(()),
             Some(outcome) => Err(said("binddn", &outcome)),

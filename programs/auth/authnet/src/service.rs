@@ -115,17 +115,15 @@ impl Judges {
     async fn judge(&self, request: Request) -> (u64, Verdict) {
         match request {
             Request::Check { id, source, login, password, .. } => {
-                let password = Zeroizing::new(password.0);
                 let verdict = match (&*source, &self.ldap) {
-                    (b"ldap", Some(directory)) => directory.check(&login, &password).await,
+                    (b"ldap", Some(directory)) => directory.check(&login, password.expose()).await,
                     _ => not_configured(&source),
                 };
                 (id, verdict)
             }
             Request::Token { id, user, token, .. } => {
-                let token = Zeroizing::new(token.0);
                 let verdict = match &self.oauth {
-                    Some(tokens) => tokens.check(&user, &token).await,
+                    Some(tokens) => tokens.check(&user, token.expose()).await,
                     None => not_configured(b"oauth"),
                 };
                 (id, verdict)

@@ -6,7 +6,7 @@ use crate::dial::Dialer;
 use crate::http::{self, Question, form_encoded};
 use crate::{REQUEST_MAX, Trouble, UNDER_WAY_MAX, Verdict, log};
 use control::oauth::Issuer;
-use control::{ControlError, Oauth, Root, Secret};
+use control::{ControlError, Oauth, Root, secret};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use serde_json::Value;
@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use wire::Secret;
 use zeroize::Zeroizing;
 
 /// How long a token that was good is good without a question: so long one that was withdrawn goes on to open.
@@ -45,7 +46,7 @@ impl Tokens {
         let config = Oauth::read(root)?;
         let wrong = |problem: String| ControlError::new(&root.control_file(control::oauth::FILE), problem);
         let (url, client) = match &config.issuer {
-            Issuer::Introspection { url, client: Some((name, file)) } => (url, Some(basic(name, &Secret::read(file)?))),
+            Issuer::Introspection { url, client: Some((name, file)) } => (url, Some(basic(name, &secret::read(file)?))),
             Issuer::Introspection { url, client: None } | Issuer::UserInfo { url } => (url, None),
         };
         let client = client.transpose().map_err(|error| wrong(error.to_string()))?;
@@ -149,7 +150,7 @@ fn digest(token: &[u8]) -> [u8; 32] {
 
 /// RFC 6749 §2.3.1: both parts as a form has them, then as HTTP has them.
 fn basic(name: &str, secret: &Secret) -> Result<HeaderValue, hyper::header::InvalidHeaderValue> {
-    let pair = Zeroizing::new(format!("{}:{}", form_encoded(name.as_bytes()), form_encoded(secret.bytes())));
+    let pair = Zeroizing::new(format!("{}:{}", form_encoded(name.as_bytes()), form_encoded(secret.expose())));
     sensitive(format!("Basic {}", wire::base64::encode(pair.as_bytes())).as_bytes())
 }
 

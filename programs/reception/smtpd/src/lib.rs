@@ -12,10 +12,13 @@
 mod admission;
 mod classic;
 mod config;
+mod envelope;
+mod login;
 mod program;
 mod queue;
 mod service;
 mod session;
+mod submission;
 
 use control::Root;
 use std::ffi::OsString;
@@ -64,9 +67,10 @@ fn log_end(session: &smtp::server::Session, boot: Duration, prefix: &str) {
     let helo = wire::escape::visible(session.helo().unwrap_or_default());
     let ip = wire::escape::visible(&session.peer().remote_ip);
     let user = session.user().map(|user| format!(" user {}", wire::escape::visible(user))).unwrap_or_default();
+    let tls = session.peer().tls.as_ref().map(|tls| format!(" tls {}", tls.cipher)).unwrap_or_default();
     // What strangers chose comes last, so that it cannot pass for another field.
     log_line(format_args!(
-        "{prefix}end {ip} {end:?}: messages {} recipients {} bytes {} refused {} seconds {seconds}{user} helo {helo}",
+        "{prefix}end {ip} {end:?}: messages {} recipients {} bytes {} refused {} seconds {seconds}{tls}{user} helo {helo}",
         counts.messages, counts.recipients, counts.bytes, counts.refused
     ));
 }

@@ -8,21 +8,23 @@ use crate::admission::Admission;
 use crate::config::config;
 use crate::log_line;
 use crate::queue::Pool;
-use crate::session::{Worker, serve};
+use crate::session::{Worker, serve, serve_tls};
 use control::{Networks, Root};
 use ipc_async::Client;
 use ipc_async::service::{self, Lifeline, Word};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, Logins, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
+use tls::{Acceptor, Transport};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
@@ -54,6 +56,12 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
     let signals = Signals::new(&[Signal::TERM])?;
     let sessions_max = share(control.sessions_max, &std::env::var("QMAIL_WORKER").unwrap_or_default());
     service::run(async {
+        let listeners = listeners
+            .into_iter()
+            .map(|(name, fd)| Ok((Door::of(&name), service::tcp_listener(fd)?)))
+            .collect::<io::Result<Vec<_>>>()?;
+        sandbox::enter_as(NAME, root.path(), &[])?;
+        let keys = Arc::new(run.try_clone()?);
         let run = Rc::new(run);
         let gate = Gate {
             admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
@@ -61,16 +69,12 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             cleartext: control.cleartext.clone(),
             bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
-                config(control, Vec::new()),
+                config(control, Vec::new())?,
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
                 Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
+                Acceptor::start(keys, Socket::Keys.path())?,
             )),
         };
-        let listeners = listeners
-            .into_iter()
-            .map(|(name, fd)| Ok((Door::of(&name), service::tcp_listener(fd)?)))
-            .collect::<io::Result<Vec<_>>>()?;
-        sandbox::enter_as(NAME, root.path(), &[])?;
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         inherited.ready()?;
         serve_until(Rc::new(gate), listeners, &lifeline).await;
@@ -83,6 +87,8 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
 enum Door {
     Smtp,
     Submission,
+    /// Submission that begins with TLS (RFC 8314 §3.3).
+    Submissions,
     /// Of the process table, not of this version.
     NotOffered,
 }
@@ -93,6 +99,7 @@ impl Door {
         match name.split(':').next() {
             Some("smtp") => Self::Smtp,
             Some("submission") => Self::Submission,
+            Some("submissions") => Self::Submissions,
             _ => Self::NotOffered,
         }
     }
@@ -176,10 +183,16 @@ impl Gate {
             local_ip: stream.local_addr().ok().map(|local| local.ip().to_canonical()),
             relay_client: is_relay.then(Box::default),
             logins: if self.cleartext.contains(client) { Logins::Offered } else { Logins::NotInClear },
-            is_submission: door == Door::Submission,
+            starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },
+            is_submission: matches!(door, Door::Submission | Door::Submissions),
             ..Connection::default()
         };
-        spawn_local(serve(Rc::clone(&self.worker), stream, peer, place));
+        let worker = Rc::clone(&self.worker);
+        if door == Door::Submissions {
+            spawn_local(serve_tls(worker, stream, peer, place));
+        } else {
+            spawn_local(serve(worker, Transport::Clear(stream), peer, place));
+        }
     }
 }
 

@@ -4,20 +4,22 @@
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
 use crate::admission::Place;
+use crate::login;
 use crate::queue::{Draft, Pool};
+use crate::submission::{Judge, Judging};
 use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Secret, Session};
+use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tls::{Acceptor, Transport};
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -26,8 +28,8 @@ use wire::Address;
 /// What is read in one go. Less than the machine would hold while a question is open.
 const SCRATCH_LEN: usize = 64 * 1024;
 const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
-/// A refused login is answered so much later, whatever was wrong with it; as in POP3.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// A refused login is answered later, as qmail-auth says, but never later than this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a client that sends on may take to read the last reply.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
@@ -36,17 +38,19 @@ pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
     pub(crate) queue: Rc<Pool>,
     pub(crate) directory: Client<auth::Answer>,
+    pub(crate) tls: Acceptor,
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
     scratch: RefCell<Box<[u8]>>,
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>) -> Self {
+    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>, tls: Acceptor) -> Self {
         Self {
             config: Arc::new(config),
             queue: Rc::new(queue),
             directory,
+            tls,
             draining: Cell::new(false),
             drain: Notify::new(),
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
@@ -60,8 +64,34 @@ impl Worker {
     }
 }
 
+/// A connection whose first byte is TLS already.
+pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, mut peer: Connection, place: Place) {
+    match handshake(&worker.tls, stream, &peer).await {
+        Some((stream, tls)) => {
+            peer.protect(tls);
+            Box::pin(serve(worker, Transport::Tls(stream), peer, place)).await;
+        }
+        None => drop(place),
+    }
+}
+
+/// TLS on a connection, or a line in the log.
+async fn handshake(acceptor: &Acceptor, stream: TcpStream, peer: &Connection) -> Option<(tls::Stream, Box<Tls>)> {
+    match acceptor.accept(stream).await {
+        Ok((stream, facts)) => {
+            let end_point = facts.end_point.map(Into::into);
+            Some((stream, Box::new(Tls { cipher: facts.cipher.into(), exporter: facts.exporter, end_point })))
+        }
+        Err(refused) => {
+            let ip = wire::escape::visible(&peer.remote_ip);
+            log_line(format_args!("{ip} TLS: {}", wire::escape::visible(refused.to_string().as_bytes())));
+            None
+        }
+    }
+}
+
 /// One connection, from the greeting to the line in the log.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connection, _place: Place) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connection, _place: Place) {
     let mut actions = Actions::default();
     let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
     let mut talk = Talk {
@@ -71,6 +101,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
         output: Vec::new(),
         questions: Vec::new(),
         login: None,
+        exchange: None,
+        starttls: None,
+        judging: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -82,19 +115,27 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
     talk.carry_out(&mut actions).await;
     let is_sent = talk.flush().await;
     log_end(&talk.session, now().boot, "");
-    if is_sent && talk.client_goes_on() {
+    let goes_on = is_sent && talk.client_goes_on();
+    talk.stream.end_output();
+    if goes_on {
         let _ = timeout(LINGER_MAX, talk.linger()).await;
     }
 }
 
 struct Talk {
     worker: Rc<Worker>,
-    stream: TcpStream,
+    stream: Transport,
     session: Session,
     output: Vec<u8>,
     questions: Vec<(u32, Address)>,
-    /// A name and a password that are to be judged.
-    login: Option<(Box<[u8]>, Secret)>,
+    /// A login that is to be judged, or a message of its exchange.
+    login: Option<Box<login::Question>>,
+    /// qmail-auth's number for the exchange that is under way.
+    exchange: Option<u64>,
+    /// What the client is told before the handshake that is due.
+    starttls: Option<Vec<u8>>,
+    /// A sender or a header that is to be judged.
+    judging: Option<Judging>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -108,7 +149,16 @@ impl Talk {
                 Action::Reply(bytes) if self.output.is_empty() => self.output = bytes,
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
-                Action::LogIn { user, password } => self.login = Some((user, password)),
+                Action::LogIn { user, password } => {
+                    self.login = Some(Box::new(login::Question::Password { user, password }));
+                }
+                Action::SaslStart { mechanism, initial } => {
+                    self.login = Some(Box::new(login::Question::Start { mechanism, initial }));
+                }
+                Action::SaslStep { response } => self.login = Some(Box::new(login::Question::Step { response })),
+                Action::StartTls { go } => self.starttls = Some(go),
+                Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
+                Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -134,9 +184,26 @@ impl Talk {
         if !self.questions.is_empty() {
             return self.ask(actions).await;
         }
-        if let Some((user, password)) = self.login.take() {
-            let answer = Box::pin(self.log_in(user, password)).await;
+        if let Some(question) = self.login.take() {
+            let answer = Box::pin(self.log_in(*question)).await;
             return self.session.step(now(), Input::Login(answer), actions);
+        }
+        if let Some(go) = self.starttls.take() {
+            let answer = Box::pin(self.start_tls(go)).await;
+            return self.session.step(now(), Input::Tls(answer), actions);
+        }
+        if let Some(judging) = self.judging.take() {
+            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            return match judging {
+                Judging::Sender(sender) => {
+                    let answer = Box::pin(judge.sender(sender)).await;
+                    self.session.step(now(), Input::Sender(answer), actions);
+                }
+                Judging::Header { header, recipients } => {
+                    let answer = Box::pin(judge.header(header, recipients)).await;
+                    self.session.step(now(), Input::Header(answer), actions);
+                }
+            };
         }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
@@ -154,15 +221,38 @@ impl Talk {
         }
     }
 
+    /// STARTTLS.
+    async fn start_tls(&mut self, go: Vec<u8>) -> TlsAnswer {
+        if !self.worker.tls.is_available() {
+            return TlsAnswer::Unavailable;
+        }
+        self.output.extend_from_slice(&go);
+        if !self.flush().await {
+            return TlsAnswer::Failed;
+        }
+        let Some(stream) = self.stream.take_clear() else { return TlsAnswer::Failed };
+        match handshake(&self.worker.tls, stream, self.session.peer()).await {
+            Some((stream, tls)) => {
+                self.stream = Transport::Tls(stream);
+                TlsAnswer::Started(tls)
+            }
+            None => TlsAnswer::Failed,
+        }
+    }
+
     /// Asks qmail-auth; cannot-tell when it does not answer in time.
-    async fn log_in(&self, user: Box<[u8]>, mut password: Secret) -> LoginAnswer {
-        let remote = std::str::from_utf8(&self.session.peer().remote_ip).ok().and_then(|ip| ip.parse().ok());
-        let (login, password) = (user.into_vec().into(), std::mem::take(&mut *password.0).into());
-        let question = |id| auth::Request::Login { id, service: "smtp".into(), login, password, remote };
-        match self.worker.directory.ask(question).await {
+    async fn log_in(&mut self, question: login::Question) -> LoginAnswer {
+        let exchange = self.exchange.take();
+        let peer = self.session.peer();
+        let answer = self.worker.directory.ask(|id| question.into_request(id, exchange, peer)).await;
+        match answer {
             Ok((auth::Answer::LoggedIn { user, .. }, _)) => LoginAnswer::Accepted { user: user.0.into() },
-            Ok((auth::Answer::Refused { .. }, _)) => {
-                sleep(FAILURE_PAUSE).await;
+            Ok((auth::Answer::Challenge { exchange, data, .. }, _)) => {
+                self.exchange = Some(exchange);
+                LoginAnswer::Challenge(data.0.into())
+            }
+            Ok((auth::Answer::Refused { pause_s, .. }, _)) => {
+                sleep(Duration::from_secs(pause_s.into()).min(PAUSE_MAX)).await;
                 LoginAnswer::Refused
             }
             _ => LoginAnswer::Temporary,
@@ -202,7 +292,7 @@ impl Talk {
         let read = poll_fn(|context| {
             let mut scratch = worker.scratch.borrow_mut();
             let mut buf = ReadBuf::new(&mut scratch);
-            Pin::new(&mut *stream).poll_read(context, &mut buf).map_ok(|()| buf.filled().len())
+            stream.poll_read(context, &mut buf).map_ok(|()| buf.filled().len())
         });
         tokio::select! {
             biased;
@@ -226,13 +316,15 @@ impl Talk {
             Some(End::Gone) => false,
             Some(End::Limit) => true,
             // Asked of the socket itself: the runtime may not have heard of it yet.
-            _ => matches!(recv(&self.stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _))),
+            _ => self
+                .stream
+                .tcp()
+                .is_some_and(|tcp| matches!(recv(tcp, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))),
         }
     }
 
     /// Reads on without looking: to close over unread input would take the last reply back (RFC 1122 §4.2.2.13).
     async fn linger(&mut self) {
-        let _ = self.stream.shutdown().await;
         while self.stream.readable().await.is_ok() {
             match self.stream.try_read(&mut self.worker.scratch.borrow_mut()) {
                 Ok(1..) => {}
@@ -257,7 +349,12 @@ impl Talk {
                 Err(_) => return false,
             }
         }
-        true
+        match &self.stream {
+            Transport::Tls(stream) if !output.is_empty() => {
+                matches!(timeout(self.session.write_deadline(), stream.flush()).await, Ok(Ok(())))
+            }
+            _ => true,
+        }
     }
 }
 
@@ -290,11 +387,12 @@ mod tests {
         ipc_async::service::run(async {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
-            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory));
+            let tls = Acceptor::start(Arc::new(run.try_clone()?), "x")?;
+            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory, tls));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
-            let future = serve(worker, accepted?.0, Connection::default(), place);
+            let future = serve(worker, Transport::Clear(accepted?.0), Connection::default(), place);
             let size = std::mem::size_of_val(&future);
             assert!(size < 3072, "{size}");
             drop(client);

@@ -40,7 +40,8 @@ pub(crate) fn on_standard_descriptors(classic: &Classic) -> io::Result<()> {
 /// The client is gone or silent.
 pub fn serve(classic: &Classic, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
     let timestamp = format!("<{}.{}@{}>", std::process::id(), sys::clock::unix_s(), classic.host);
-    let offer = Offer { cleartext: true, apop_timestamp: Some(timestamp.clone()), response_codes: false, failures_max: 1 };
+    let offer =
+        Offer { cleartext: true, stls: false, apop_timestamp: Some(timestamp.clone()), response_codes: false, failures_max: 1 };
     let mut machine = Authorization::new(offer);
     let mut client = Client { input: File::from(input.try_clone_to_owned()?), output: File::from(output.try_clone_to_owned()?) };
     client.write(&machine.greeting())?;
@@ -60,6 +61,8 @@ pub fn serve(classic: &Classic, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -
                         }
                     }
                 }
+                // Not offered, so they do not come.
+                Action::SaslStart { .. } | Action::SaslStep { .. } | Action::StartTls { .. } => {}
                 Action::HandOver | Action::Close => {}
             }
         }

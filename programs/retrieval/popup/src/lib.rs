@@ -11,11 +11,12 @@
 #![forbid(unsafe_code)]
 
 mod classic;
+mod login;
 mod relay;
 mod service;
 mod session;
 mod start;
 
 pub use classic::{Classic, serve as serve_classic};
-pub use service::{Service, serve};
+pub use service::{Door, Service, serve};
 pub use start::main;

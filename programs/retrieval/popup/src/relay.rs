@@ -2,41 +2,67 @@
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
+use tls::Transport;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 /// Bytes that one direction moves at a time, and the most it ever holds.
 const COPY_LEN: usize = 32 * 1024;
 
 /// Both kinds of connections, as far as copying goes.
-pub(crate) trait Stream: AsFd {
+pub(crate) trait Stream {
     async fn readable(&self) -> io::Result<()>;
     async fn writable(&self) -> io::Result<()>;
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize>;
     fn try_write(&self, buf: &[u8]) -> io::Result<usize>;
+    /// Sends what was written and is held back.
+    async fn flush(&self) -> io::Result<()>;
+    /// The peer learns that nothing follows.
+    fn end_output(&self);
 }
 
-macro_rules! stream {
-    ($($type:ty),*) => {$(
-        impl Stream for $type {
-            async fn readable(&self) -> io::Result<()> {
-                <$type>::readable(self).await
-            }
-            async fn writable(&self) -> io::Result<()> {
-                <$type>::writable(self).await
-            }
-            fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-                <$type>::try_read(self, buf)
-            }
-            fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-                <$type>::try_write(self, buf)
-            }
-        }
-    )*};
+impl Stream for Transport {
+    async fn readable(&self) -> io::Result<()> {
+        Self::readable(self).await
+    }
+    async fn writable(&self) -> io::Result<()> {
+        Self::writable(self).await
+    }
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Self::try_read(self, buf)
+    }
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        Self::try_write(self, buf)
+    }
+    async fn flush(&self) -> io::Result<()> {
+        Self::flush(self).await
+    }
+    fn end_output(&self) {
+        Self::end_output(self);
+    }
 }
-stream!(TcpStream, UnixStream);
+
+impl Stream for UnixStream {
+    async fn readable(&self) -> io::Result<()> {
+        Self::readable(self).await
+    }
+    async fn writable(&self) -> io::Result<()> {
+        Self::writable(self).await
+    }
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Self::try_read(self, buf)
+    }
+    fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        Self::try_write(self, buf)
+    }
+    async fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn end_output(&self) {
+        let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Write);
+    }
+}
 
 /// Copies until the session ends, the client breaks off, or neither says anything for `idle`. `first` goes to the session before all else.
 /// A client that is done sending (half-closed) still gets what the session has to say.
@@ -76,10 +102,10 @@ async fn pump(from: &impl Stream, to: &impl Stream, active: &Cell<Instant>) -> i
         from.readable().await?;
         match copy_some(from, to) {
             Ok(Copied::End) => {
-                let _ = rustix::net::shutdown(to.as_fd(), rustix::net::Shutdown::Write);
+                to.end_output();
                 return Ok(());
             }
-            Ok(Copied::All) => {}
+            Ok(Copied::All) => to.flush().await?,
             Ok(Copied::Left(rest)) => write_all(to, &rest).await?,
             Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
             Err(e) => return Err(e),
@@ -113,7 +139,7 @@ fn copy_some(from: &impl Stream, to: &impl Stream) -> io::Result<Copied> {
     Ok(if rest.is_empty() { Copied::All } else { Copied::Left(rest.to_vec()) })
 }
 
-/// Writes all of it.
+/// Writes all of it and sends it.
 pub(crate) async fn write_all(to: &impl Stream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.try_write(bytes) {
@@ -122,5 +148,5 @@ pub(crate) async fn write_all(to: &impl Stream, mut bytes: &[u8]) -> io::Result<
             Err(e) => return Err(e),
         }
     }
-    Ok(())
+    to.flush().await
 }

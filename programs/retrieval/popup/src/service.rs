@@ -7,13 +7,16 @@ use control::popup::Popup;
 use ipc_async::Client;
 use ipc_async::service::{Lifeline, Word};
 use sandbox::Socket;
+use sasl::Mechanisms;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+use tls::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,15 +33,27 @@ const FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// What a worker is made of; everything is open.
 pub struct Service {
     pub config: Popup,
-    pub listeners: Vec<OwnedFd>,
+    /// Of pop3 and of pop3s.
+    pub listeners: Vec<(Door, OwnedFd)>,
     /// The directory run/qmail.
     pub run: Rc<OwnedFd>,
+}
+
+/// How a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// In the clear; STLS may follow.
+    Pop3,
+    /// With TLS (RFC 8314 §3.3).
+    Pop3s,
 }
 
 /// What all sessions share.
 pub(crate) struct Shared {
     pub(crate) config: Popup,
+    pub(crate) mechanisms: Mechanisms,
     pub(crate) auth: Client<ipc::auth::Answer>,
+    pub(crate) tls: Acceptor,
     places: RefCell<HashMap<IpAddr, usize>>,
     sessions: Cell<usize>,
     /// The last session has ended.
@@ -91,6 +106,15 @@ impl Shared {
     }
 }
 
+/// The mechanisms that AUTH offers.
+///
+/// # Errors
+/// `control/authmechanisms` names something that is no mechanism.
+pub(crate) fn mechanisms(config: &Popup) -> io::Result<Mechanisms> {
+    Mechanisms::parse(config.mechanisms.as_deref())
+        .map_err(|name| io::Error::other(format!("control/authmechanisms: `{}` is no mechanism", wire::escape::visible(&name))))
+}
+
 /// Serves as long as `lifeline` says, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
 ///
 /// # Errors
@@ -98,7 +122,9 @@ impl Shared {
 pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
     let lifeline = Lifeline::new(lifeline)?;
     let shared = Rc::new(Shared {
+        mechanisms: mechanisms(&service.config)?,
         config: service.config,
+        tls: Acceptor::start(Arc::new(service.run.try_clone()?), Socket::Keys.path())?,
         auth: Client::new(service.run, Socket::Auth.path(), LOGIN_DEADLINE),
         places: RefCell::default(),
         sessions: Cell::new(0),
@@ -106,9 +132,9 @@ pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
         full_logged: Cell::new(None),
     });
     let mut accepting = Vec::new();
-    for fd in service.listeners {
+    for (door, fd) in service.listeners {
         let listener = ipc_async::service::tcp_listener(fd)?;
-        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&shared))));
+        accepting.push(tokio::task::spawn_local(accept(door, listener, Rc::clone(&shared))));
     }
     let word = lifeline.word().await;
     accepting.iter().for_each(|task| task.abort());
@@ -119,27 +145,33 @@ pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+async fn accept(door: Door, listener: TcpListener, shared: Rc<Shared>) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, peer, &shared),
+            Ok((stream, peer)) => admit(door, stream, peer, &shared),
             // A client that was gone again is nothing; being out of descriptors passes.
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>) {
+fn admit(door: Door, stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>) {
     // Replies are written whole; waiting to fill packets only delays them.
     let _ = stream.set_nodelay(true);
     let address = peer.ip().to_canonical();
     let Some(seat) = Seat::take(shared, address) else {
         // A fresh connection takes one line at once.
-        let _ = stream.try_write(&pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later"));
+        let _ = (door == Door::Pop3).then(|| {
+            stream.try_write(&pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later"))
+        });
         return full(shared, address);
     };
     tokio::task::spawn_local(async move {
-        Session::new(stream, seat.address, &seat.shared).run().await;
+        let session = Session::new(stream, seat.address, &seat.shared);
+        match door {
+            Door::Pop3 => session.run().await,
+            Door::Pop3s => session.run_tls().await,
+        }
         drop(seat);
     });
 }

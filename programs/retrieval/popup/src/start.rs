@@ -1,12 +1,13 @@
 //! Start-up of both faces.
 
 use crate::classic::{self, Classic};
-use crate::service::{self, Service};
+use crate::service::{self, Door, Service};
 use control::Root;
 use control::popup::Popup;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -55,12 +56,12 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let mut config = Popup::read(&root).map_err(io::Error::other)?;
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
     config.sessions_max = config.sessions_max.div_ceil(workers);
+    service::mechanisms(&config)?;
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
-    let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
-    if !inherited.all("listen:pop3s:").is_empty() {
-        log("warning: this release has no TLS; listeners of pop3s are not served");
-    }
+    let of = |door, fds: Vec<(String, OwnedFd)>| fds.into_iter().map(move |(_, fd)| (door, fd));
+    let pop3 = of(Door::Pop3, inherited.all("listen:pop3:"));
+    let listeners = pop3.chain(of(Door::Pop3s, inherited.all("listen:pop3s:"))).collect();
     let run = inherited.one("run")?;
     sandbox::enter_as("qmail-popup", root.path(), &[])?;
     let service = Service { config, listeners, run: Rc::new(run) };

@@ -5,7 +5,7 @@ use control::Root;
 use control::popup::Popup;
 use ipc::Message;
 use ipc::auth::{Answer, Request};
-use qmail_popup::{Service, serve};
+use qmail_popup::{Door, Service, serve};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,7 +36,7 @@ fn worker(files: &[(&str, &str)]) -> Worker {
     let thread = std::thread::spawn(move || {
         let config = Popup::read(&root).unwrap();
         let run: OwnedFd = std::fs::File::open(root.run()).unwrap().into();
-        let service = Service { config, listeners: vec![listener.into()], run: Rc::new(run) };
+        let service = Service { config, listeners: vec![(Door::Pop3, listener.into())], run: Rc::new(run) };
         ipc_async::service::run(async move { serve(service, far.into()).await }).unwrap();
     });
     Worker { dir, address, lifeline: Some(lifeline), thread: Some(thread) }
@@ -65,7 +65,7 @@ impl Worker {
                             connection.send_with_fd(&Answer::LoggedIn { id, user: login }.encode(), near.as_fd()).unwrap();
                         }
                         b"busy" => connection.send(&Answer::Unavailable { id, text: "busy".into() }.encode()).unwrap(),
-                        _ => connection.send(&Answer::Refused { id }.encode()).unwrap(),
+                        _ => connection.send(&Answer::Refused { id, pause_s: 1 }.encode()).unwrap(),
                     }
                 }
             }

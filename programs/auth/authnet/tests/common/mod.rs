@@ -4,7 +4,6 @@
 use control::Root;
 use ipc::Message as _;
 use ipc::authnet::{Answer, Request};
-use ipc::field::Secret;
 use ipc::resolve::{Answer as Resolved, Host, Request as Question};
 use ipc_async::{Client, Listener};
 use qmail_authnet::service::{Judges, serve};
@@ -15,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::spawn_local;
+use wire::Secret;
 
 /// Nobody waits longer for an answer of qmail-authnet: a slow machine has room.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,13 +119,13 @@ impl Said {
 
 impl Authnet {
     pub async fn login(&self, login: &[u8], password: &[u8]) -> Said {
-        let (login, password) = (login.into(), Secret(password.to_vec()));
+        let (login, password) = (login.into(), Secret::new(password.to_vec()));
         let (source, service, remote) = ("ldap".into(), "smtp".into(), Some("192.0.2.1".parse().unwrap()));
         self.ask(|id| Request::Check { id, source, service, login, password, remote }).await
     }
 
     pub async fn token(&self, user: &str, token: &str) -> Said {
-        let (user, token) = (user.into(), Secret(token.as_bytes().to_vec()));
+        let (user, token) = (user.into(), Secret::new(token.as_bytes().to_vec()));
         self.ask(|id| Request::Token { id, service: "smtp".into(), user, token, remote: None }).await
     }
 

@@ -5,10 +5,9 @@
 //! printed. What the token is worth, its issuer says. The whole exchange: the client's one message; on failure [`failure`] as the server's
 //! challenge, any answer to it, and then the refusal.
 
+use crate::MESSAGE_LEN_MAX;
 use std::fmt;
 
-/// Longest message, in bytes; tokens of some issuers have 4 KiB.
-pub const MESSAGE_LEN_MAX: usize = 9216;
 const SEPARATOR: u8 = 1;
 
 /// Which of the two.

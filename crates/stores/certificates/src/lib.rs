@@ -1,0 +1,185 @@
+//! The certificates and private keys below etc/qmail/tls: `NAME/cert.pem` with the chain, `NAME/key.pem` with the key.
+//!
+//! Guarantees: a key belongs to its certificate and can be read by its owner alone, or is refused; files have bounds. A private key is
+//! wiped from the memory of this code when it has been handed to the library that signs by it, and never printed.
+//! Used by qmail-keys, which serves them, and by the administrator's command, which looks at them.
+#![forbid(unsafe_code)]
+
+use rustls::SignatureScheme;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::Zeroizing;
+
+/// A PEM file of a long chain has 20 KiB.
+const FILE_LEN_MAX: u64 = 256 * 1024;
+/// The chain goes out in one datagram.
+const CHAIN_LEN_MAX: usize = ipc::DATAGRAM_LEN_MAX - 8 * 1024;
+/// DNS names of a certificate that are used; a public authority allows 100.
+const HOSTS_MAX: usize = 100;
+
+/// Every scheme that a server may sign by, best first (RFC 8446 §4.2.3).
+const SCHEMES: [SignatureScheme; 9] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ED25519,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA512,
+];
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct Entry {
+    pub certificate: Certificate,
+    /// What it can sign by, best first.
+    pub schemes: Vec<SignatureScheme>,
+    pub key: Arc<dyn SigningKey>,
+}
+
+/// A certificate and what stands in it.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// DER, the host's own first.
+    pub chain: Vec<Vec<u8>>,
+    /// SHA-256 of the public key.
+    pub key_name: Vec<u8>,
+    /// DNS names in lower case.
+    pub hosts: Vec<Vec<u8>>,
+    /// Channel binding tls-server-end-point (RFC 5929); empty where it is not defined.
+    pub end_point: Vec<u8>,
+    /// As the certificate writes it.
+    pub issuer: String,
+    /// Nobody but its key vouches for it.
+    pub is_self_signed: bool,
+    /// UNIX seconds.
+    pub not_after_s: i64,
+}
+
+impl Certificate {
+    /// Is it for this host? `*.` first stands for one label (RFC 6125 §6.4.3). In lower case.
+    #[must_use]
+    pub fn covers(&self, host: &[u8]) -> bool {
+        let wildcard = host.iter().position(|b| *b == b'.').map(|dot| [b"*", host.get(dot..).unwrap_or_default()].concat());
+        self.hosts.iter().any(|known| known == host || Some(known) == wildcard.as_ref())
+    }
+}
+
+/// The file with the chain, the host's own certificate first.
+pub const CERTIFICATE: &str = "cert.pem";
+/// The file with the private key: PKCS #8, SEC 1 or PKCS #1.
+pub const KEY: &str = "key.pem";
+
+/// The certificate of a directory.
+///
+/// # Errors
+/// It cannot be read, or cannot be used; the text says why.
+pub fn certificate(dir: &Path) -> Result<Certificate, String> {
+    let pem = read(&dir.join(CERTIFICATE), false)?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{CERTIFICATE}: {error}"))?;
+    let first = chain.first().ok_or(format!("{CERTIFICATE} holds no certificate"))?;
+    if chain.iter().map(|der| der.len()).sum::<usize>() > CHAIN_LEN_MAX {
+        return Err(format!("{CERTIFICATE}: the chain is longer than {CHAIN_LEN_MAX} bytes"));
+    }
+    let (_, parsed) = X509Certificate::from_der(first).map_err(|error| format!("{CERTIFICATE}: {error}"))?;
+    Ok(Certificate {
+        key_name: sha256(parsed.public_key().raw),
+        hosts: hosts(&parsed),
+        end_point: end_point(&parsed, first),
+        issuer: parsed.issuer().to_string(),
+        is_self_signed: parsed.issuer() == parsed.subject(),
+        not_after_s: parsed.validity().not_after.timestamp(),
+        chain: chain.iter().map(|der| der.to_vec()).collect(),
+    })
+}
+
+/// A certificate with its key.
+///
+/// # Errors
+/// As [`certificate`], or the key cannot be used or is another's.
+pub fn entry(dir: &Path) -> Result<Entry, String> {
+    let certificate = certificate(dir)?;
+    let pem = Zeroizing::new(read(&dir.join(KEY), true)?);
+    let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| format!("{KEY}: {error}"))?;
+    let key = any_supported_type(&der).map_err(|_| {
+        format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can")
+    })?;
+    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{KEY} is not the key of {CERTIFICATE}"))?;
+    let schemes = SCHEMES.into_iter().filter(|scheme| key.choose_scheme(&[*scheme]).is_some()).collect();
+    Ok(Entry { certificate, schemes, key })
+}
+
+/// A private key must be its owner's alone.
+fn read(path: &Path, is_secret: bool) -> Result<Vec<u8>, String> {
+    let name = path.file_name().unwrap_or_default().display();
+    let failed = |error: io::Error| format!("{name}: {error}");
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(format!("{name} is no file"));
+    }
+    if is_secret && metadata.mode() & 0o077 != 0 {
+        return Err(format!("{name} can be read by others (mode {:o}); chmod 600 it", metadata.mode() & 0o777));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_LEN_MAX.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_LEN_MAX { Err(format!("{name} is longer than {FILE_LEN_MAX} bytes")) } else { Ok(bytes) }
+}
+
+/// The DNS names; of an old certificate without them the common name.
+fn hosts(certificate: &X509Certificate<'_>) -> Vec<Vec<u8>> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let dns = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(host) => Some(*host),
+        _ => None,
+    });
+    let mut hosts: Vec<Vec<u8>> = dns.take(HOSTS_MAX).map(|host| host.to_ascii_lowercase().into_bytes()).collect();
+    if names.is_none() {
+        hosts.extend(
+            certificate
+                .subject()
+                .iter_common_name()
+                .filter_map(|name| name.as_str().ok())
+                .take(1)
+                .map(|name| name.to_ascii_lowercase().into_bytes()),
+        );
+    }
+    hosts
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    digest(&aws_lc_rs::digest::SHA256, bytes)
+}
+
+fn digest(algorithm: &'static aws_lc_rs::digest::Algorithm, bytes: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(algorithm, bytes).as_ref().to_vec()
+}
+
+/// RFC 5929 §4.1: the hash of the certificate's own signature, SHA-256 for weaker ones, none where there is not one hash.
+fn end_point(certificate: &X509Certificate<'_>, der: &[u8]) -> Vec<u8> {
+    use aws_lc_rs::digest::{SHA256, SHA384, SHA512};
+    match certificate.signature_algorithm.algorithm.to_id_string().as_str() {
+        // MD5, SHA-1 and SHA-256, with RSA and ECDSA.
+        "1.2.840.113549.1.1.4"
+        | "1.2.840.113549.1.1.5"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.10045.4.3.2" => digest(&SHA256, der),
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => digest(&SHA384, der),
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => digest(&SHA512, der),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,148 @@
+//! The certificates that qmail-keys has, by the names in them. A thread looks for changes; handshakes never wait for it.
+
+use super::keys::{Keys, RemoteKey};
+use ipc::keys::{Answer, Request};
+use rustls::SignatureScheme;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+/// Certificates of one host; an operator of more domains than this has a proxy of his own.
+const COUNT_MAX: u32 = 10_000;
+/// How often qmail-keys is asked while it has no certificate or does not answer.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often it is asked otherwise; what was replaced under a key that is gone is noticed at once.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// One certificate with its chain, and the channel binding that follows from it.
+#[derive(Debug)]
+struct Entry {
+    key: Arc<CertifiedKey>,
+    end_point: Option<Vec<u8>>,
+}
+
+/// All certificates of a generation.
+#[derive(Debug, Default)]
+struct Table {
+    generation: u64,
+    names: HashMap<Vec<u8>, Arc<Entry>>,
+    default: Option<Arc<Entry>>,
+}
+
+impl Table {
+    /// The host's own, one for all hosts of its domain, or the default one.
+    fn find(&self, name: Option<&str>) -> Option<&Arc<Entry>> {
+        let name = name.map(str::to_ascii_lowercase);
+        let own = name.as_ref().and_then(|name| {
+            let wildcard = name.split_once('.').map(|(_, domain)| format!("*.{domain}"));
+            self.names.get(name.as_bytes()).or_else(|| self.names.get(wildcard?.as_bytes()))
+        });
+        own.or(self.default.as_ref())
+    }
+}
+
+/// The present table.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    keys: Arc<Keys>,
+    table: RwLock<Table>,
+}
+
+impl Certificates {
+    /// Asks once, and from then on a thread does, as long as anybody has this value.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(super) fn start(keys: Arc<Keys>) -> io::Result<Arc<Self>> {
+        let certificates = Arc::new(Self { keys, table: RwLock::default() });
+        certificates.refresh();
+        let weak = Arc::downgrade(&certificates);
+        std::thread::Builder::new().name("certificates".to_owned()).spawn(move || follow(&weak))?;
+        Ok(certificates)
+    }
+
+    pub(super) fn are_available(&self) -> bool {
+        self.keys.is_answering() && self.table.read().unwrap_or_else(PoisonError::into_inner).default.is_some()
+    }
+
+    pub(super) fn end_point(&self, name: Option<&str>) -> Option<Vec<u8>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.find(name)?.end_point.clone()
+    }
+
+    /// Takes what qmail-keys has, if that is another generation. What cannot be had now leaves the old.
+    fn refresh(&self) {
+        let known = self.table.read().unwrap_or_else(PoisonError::into_inner).generation;
+        if let Some(table) = self.fetch(known) {
+            *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        }
+    }
+
+    fn fetch(&self, known: u64) -> Option<Table> {
+        let mut table = Table::default();
+        for number in 0..COUNT_MAX {
+            match self.keys.ask(|id| Request::Certificate { id, number }).ok()? {
+                Answer::NoCertificate { generation, count, .. } if count == number => {
+                    table.generation = generation;
+                    return Some(table).filter(|table| table.generation != known);
+                }
+                Answer::Certificate { generation, .. } if generation == known => return None,
+                // It changed while it was read: the next time.
+                Answer::Certificate { generation, .. } if number > 0 && generation != table.generation => return None,
+                answer => table.add(answer, &self.keys)?,
+            }
+        }
+        Some(table)
+    }
+}
+
+impl Table {
+    fn add(&mut self, answer: Answer, keys: &Arc<Keys>) -> Option<()> {
+        let Answer::Certificate { generation, key, schemes, names, is_default, end_point, chain, .. } = answer else {
+            return None;
+        };
+        self.generation = generation;
+        let schemes: Vec<SignatureScheme> = schemes.into_iter().map(SignatureScheme::from).collect();
+        if schemes.is_empty() || chain.is_empty() {
+            return Some(());
+        }
+        let key = Arc::new(RemoteKey { keys: Arc::clone(keys), name: key.0, schemes });
+        let chain = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
+        let end_point = Some(end_point.0).filter(|hash| !hash.is_empty());
+        let entry = Arc::new(Entry { key: Arc::new(CertifiedKey::new(chain, key)), end_point });
+        for name in names {
+            self.names.entry(name.0).or_insert_with(|| Arc::clone(&entry));
+        }
+        if is_default || self.default.is_none() {
+            self.default = Some(entry);
+        }
+        Some(())
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.find(hello.server_name()).map(|entry| Arc::clone(&entry.key))
+    }
+}
+
+fn follow(certificates: &Weak<Certificates>) {
+    loop {
+        let Some((keys, is_available)) = certificates.upgrade().map(|all| (Arc::clone(&all.keys), all.are_available())) else {
+            return;
+        };
+        if is_available {
+            keys.wait(REFRESH);
+        } else {
+            std::thread::sleep(RETRY);
+        }
+        if let Some(certificates) = certificates.upgrade() {
+            certificates.refresh();
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Asking qmail-keys, from threads that may wait.
+
+use super::ORACLE_MAX;
+use ipc::keys::{Answer, Request, TLS};
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use rustls::sign::{Signer, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use sys::{Received, Seqpacket};
+
+thread_local! {
+    /// A thread has one question at a time, on a connection of its own.
+    static CONNECTION: RefCell<Option<Seqpacket>> = const { RefCell::new(None) };
+}
+
+/// The way to qmail-keys.
+#[derive(Debug)]
+pub(super) struct Keys {
+    run: Arc<OwnedFd>,
+    socket: &'static str,
+    ids: AtomicU64,
+    /// The last question was answered.
+    is_answering: AtomicBool,
+    /// Something is wrong: the certificates are old, or nobody answers.
+    attention: Mutex<bool>,
+    called: Condvar,
+}
+
+impl Keys {
+    pub(super) fn new(run: Arc<OwnedFd>, socket: &'static str) -> Self {
+        Self {
+            run,
+            socket,
+            ids: AtomicU64::new(1),
+            is_answering: AtomicBool::new(false),
+            attention: Mutex::new(false),
+            called: Condvar::new(),
+        }
+    }
+
+    pub(super) fn is_answering(&self) -> bool {
+        self.is_answering.load(Ordering::Relaxed)
+    }
+
+    /// Waits until something is wrong, or for so long.
+    pub(super) fn wait(&self, most: Duration) {
+        let attention = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut attention, _) =
+            self.called.wait_timeout_while(attention, most, |is_called| !*is_called).unwrap_or_else(PoisonError::into_inner);
+        *attention = false;
+    }
+
+    /// Has the certificates looked at again.
+    fn call(&self) {
+        *self.attention.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.called.notify_all();
+    }
+
+    /// One question and its answer.
+    ///
+    /// # Errors
+    /// Nobody answers in time, or with something else.
+    pub(super) fn ask(&self, question: impl FnOnce(u64) -> Request) -> io::Result<Answer> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let datagram = question(id).encode_bounded().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let answer = CONNECTION.with_borrow_mut(|connection| {
+            let asked = self.ask_on(connection, id, &datagram);
+            if asked.is_err() {
+                // Its answer may still come, to nobody.
+                *connection = None;
+            }
+            asked
+        });
+        self.is_answering.store(answer.is_ok(), Ordering::Relaxed);
+        answer
+    }
+
+    fn ask_on(&self, connection: &mut Option<Seqpacket>, id: u64, datagram: &[u8]) -> io::Result<Answer> {
+        // A connection to a process that was restarted meanwhile breaks at the first use.
+        let is_old = connection.is_some();
+        let sent = self.exchange(connection, id, datagram);
+        match sent {
+            Err(error) if is_old && error.kind() != io::ErrorKind::WouldBlock => {
+                *connection = None;
+                self.exchange(connection, id, datagram)
+            }
+            sent => sent,
+        }
+    }
+
+    fn exchange(&self, connection: &mut Option<Seqpacket>, id: u64, datagram: &[u8]) -> io::Result<Answer> {
+        let socket = match connection {
+            Some(socket) => socket,
+            None => {
+                let socket = Seqpacket::connect_nonblocking(self.run.as_fd(), self.socket)?;
+                socket.set_nonblocking(false)?;
+                socket.set_deadline(ORACLE_MAX)?;
+                connection.insert(socket)
+            }
+        };
+        socket.send(datagram)?;
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        let Received::Datagram(len, _) = socket.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let answer = Answer::decode(buf.get(..len).unwrap_or_default()).map_err(|_| io::ErrorKind::InvalidData)?;
+        let (Answer::Certificate { id: of, .. }
+        | Answer::NoCertificate { id: of, .. }
+        | Answer::Signature { id: of, .. }
+        | Answer::UnknownKey { id: of }
+        | Answer::Refused { id: of, .. }) = &answer;
+        if *of == id { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+}
+
+/// A key that is elsewhere.
+#[derive(Debug)]
+pub(super) struct RemoteKey {
+    pub(super) keys: Arc<Keys>,
+    /// SHA-256 of its public half.
+    pub(super) name: Vec<u8>,
+    /// At least one.
+    pub(super) schemes: Vec<SignatureScheme>,
+}
+
+impl SigningKey for RemoteKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let scheme = *self.schemes.iter().find(|scheme| offered.contains(scheme))?;
+        Some(Box::new(RemoteSigner { keys: Arc::clone(&self.keys), name: self.name.clone(), scheme }))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        match self.schemes.first() {
+            Some(SignatureScheme::ED25519) => SignatureAlgorithm::ED25519,
+            Some(SignatureScheme::ECDSA_NISTP256_SHA256 | SignatureScheme::ECDSA_NISTP384_SHA384) => SignatureAlgorithm::ECDSA,
+            _ => SignatureAlgorithm::RSA,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RemoteSigner {
+    keys: Arc<Keys>,
+    name: Vec<u8>,
+    scheme: SignatureScheme,
+}
+
+impl Signer for RemoteSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let question = |id| Request::Sign {
+            id,
+            key: self.name.as_slice().into(),
+            purpose: TLS,
+            scheme: u16::from(self.scheme),
+            input: message.into(),
+        };
+        let error = |text: &str| Err(rustls::Error::General(text.to_owned()));
+        match self.keys.ask(question) {
+            Ok(Answer::Signature { signature, .. }) => Ok(signature.0),
+            Ok(Answer::UnknownKey { .. }) => {
+                self.keys.call();
+                error("the certificate has just been replaced")
+            }
+            Ok(Answer::Refused { text, .. }) => Err(rustls::Error::General(wire::escape::visible(&text))),
+            Ok(_) => error("qmail-keys gave no signature"),
+            Err(_) => {
+                self.keys.call();
+                error("qmail-keys does not answer")
+            }
+        }
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme
+    }
+}

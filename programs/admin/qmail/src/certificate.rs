@@ -1,0 +1,149 @@
+//! `qmail cert`, and the certificate that a new instance begins with.
+
+use std::path::{Path, PathBuf};
+
+use certificates::{CERTIFICATE, Certificate, KEY};
+use control::{Id, Ids, Root};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use serde_json::{Value, json};
+use wire::Domain;
+use wire::civil::Civil;
+
+use crate::files::{make_dir, make_file};
+use crate::print::Printer;
+use crate::{Failure, cli, io_failure};
+
+/// The role that reads keys.
+const ROLE: &str = "qmailk";
+/// Of a certificate that nobody checks: long enough not to be a nuisance.
+const SELF_SIGNED_S: u64 = 10 * 365 * 86_400;
+/// Clocks differ.
+const BEFORE_S: u64 = 86_400;
+
+/// Runs the command.
+///
+/// # Errors
+/// A name that is none, something that is there already, or a disk that does not want.
+pub fn run(root: &Root, command: &cli::Cert, printer: Printer) -> Result<(), Failure> {
+    match command {
+        cli::Cert::List => list(root, printer),
+        cli::Cert::SelfSigned { host } => {
+            let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
+            let made = make_self_signed(root, host.as_bytes(), &ids)?;
+            if made.iter().all(|(_, is_new)| *is_new) {
+                printer.done(&format!("made {}; it counts in a few seconds", root.tls().join(host).display()))
+            } else {
+                Err(Failure::permanent(format!("{} is there already; nothing was changed", root.tls().join(host).display())))
+            }
+        }
+    }
+}
+
+fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
+    let columns = [
+        ("NAME", "name"),
+        ("HOSTS", "hosts"),
+        ("ISSUER", "issuer"),
+        ("SELF-SIGNED", "self_signed"),
+        ("DAYS LEFT", "days_left"),
+        ("PROBLEM", "problem"),
+    ];
+    let rows: Vec<Vec<Value>> = all(root)?.iter().map(row).collect();
+    printer.rows(&columns, &rows, "no certificates")
+}
+
+/// A directory below etc/qmail/tls and what is in it.
+pub(crate) struct Found {
+    pub(crate) dir: PathBuf,
+    pub(crate) certificate: Option<Certificate>,
+    /// Why qmail-keys will not use it.
+    pub(crate) problem: Option<String>,
+}
+
+/// All directories, by name.
+///
+/// # Errors
+/// etc/qmail/tls cannot be read.
+pub(crate) fn all(root: &Root) -> Result<Vec<Found>, Failure> {
+    let tls = root.tls();
+    let entries = std::fs::read_dir(&tls).map_err(|error| io_failure(&tls, &error))?;
+    let mut dirs: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_certificate(path)).collect();
+    dirs.sort();
+    Ok(dirs.into_iter().map(found).collect())
+}
+
+/// As qmail-keys chooses.
+fn is_certificate(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    path.is_dir() && name.is_some_and(|name| !name.starts_with('.'))
+}
+
+fn found(dir: PathBuf) -> Found {
+    let (certificate, problem) = match certificates::certificate(&dir) {
+        Ok(certificate) => (Some(certificate), certificates::entry(&dir).err()),
+        Err(problem) => (None, Some(problem)),
+    };
+    Found { dir, certificate, problem }
+}
+
+/// Days until the end; negative behind it.
+pub(crate) fn days_left(certificate: &Certificate) -> i64 {
+    let now = i64::try_from(sys::clock::unix_s()).unwrap_or(i64::MAX);
+    certificate.not_after_s.saturating_sub(now).div_euclid(86_400)
+}
+
+fn row(found: &Found) -> Vec<Value> {
+    let name = found.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let of = |value: fn(&Certificate) -> Value| found.certificate.as_ref().map_or(Value::Null, value);
+    vec![
+        name.into(),
+        of(|c| c.hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect::<Vec<_>>().into()),
+        of(|c| c.issuer.clone().into()),
+        of(|c| c.is_self_signed.into()),
+        of(|c| json!(days_left(c))),
+        found.problem.clone().into(),
+    ]
+}
+
+/// Makes `NAME/cert.pem` and `NAME/key.pem` (ECDSA P-256, ten years) where they are missing; nothing is overwritten, and a certificate
+/// without its key is not completed by another's. What there is now, and whether it is new.
+///
+/// # Errors
+/// Not a host name, or the disk's.
+pub(crate) fn make_self_signed(root: &Root, host: &[u8], ids: &Ids) -> Result<Vec<(PathBuf, bool)>, Failure> {
+    let domain = Domain::new(host).map_err(|error| Failure::usage(format!("{}: {error}", wire::escape::visible(host))))?;
+    let name = std::str::from_utf8(domain.as_bytes()).ok().filter(|name| name.is_ascii() && !name.starts_with('['));
+    let name =
+        name.ok_or_else(|| Failure::usage(format!("{}: no host name that a certificate can have", wire::escape::visible(host))))?;
+    let dir = root.tls().join(name);
+    let is_new = make_dir(&dir, 0o755, None).map_err(|error| io_failure(&dir, &error))?;
+    let (certificate, key) = (dir.join(CERTIFICATE), dir.join(KEY));
+    if certificate.exists() || key.exists() {
+        return Ok(vec![(dir, is_new), (certificate, false), (key, false)]);
+    }
+    let (chain, secret) = self_signed(name).map_err(|error| Failure::temporary(format!("{}: {error}", dir.display())))?;
+    let owner: Option<Id> = ids.get(ROLE);
+    let mut made = vec![(dir, is_new)];
+    // The key first: qmail-keys looks at a pair that is whole.
+    for (path, bytes, mode, owner) in [(key, secret, 0o600, owner), (certificate, chain, 0o644, None)] {
+        let is_new = make_file(&path, bytes.as_bytes(), mode, owner).map_err(|error| io_failure(&path, &error))?;
+        made.push((path, is_new));
+    }
+    Ok(made)
+}
+
+/// PEM of the certificate and of its key.
+fn self_signed(host: &str) -> Result<(String, String), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new([host.to_owned()])?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, host);
+    let now = sys::clock::unix_s();
+    let date = |unix_s: u64| {
+        let day = Civil::from_unix(unix_s);
+        rcgen::date_time_ymd(i32::try_from(day.year).unwrap_or(9999), day.month, day.day)
+    };
+    (params.not_before, params.not_after) = (date(now.saturating_sub(BEFORE_S)), date(now.saturating_add(SELF_SIGNED_S)));
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}

@@ -1,0 +1,55 @@
+//! etc/qmail/tls: certificates as qmail-keys would use them.
+
+use control::{Root, Service};
+
+use super::Findings;
+use crate::certificate::{all, days_left};
+
+/// An authority's certificate lasts 47 to 90 days and is renewed a month before; this is late.
+const EXPIRY_WARNING_DAYS: i64 = 21;
+
+pub(super) fn check(root: &Root, found: &mut Findings) {
+    let tls = root.tls();
+    let list = match all(root) {
+        Ok(list) => list,
+        Err(failure) => return found.error(&tls, format!("cannot be read, so there is no TLS: {}", failure.text)),
+    };
+    let begins_with_tls = root
+        .listen()
+        .ok()
+        .into_iter()
+        .flatten()
+        .any(|listener| matches!(listener.service, Service::Submissions | Service::Pop3s));
+    for directory in &list {
+        if let Some(problem) = &directory.problem {
+            found.error(&directory.dir, problem.clone());
+        }
+        let Some(certificate) = &directory.certificate else { continue };
+        match days_left(certificate) {
+            ..0 => found.error(&directory.dir, "the certificate has expired; clients that look will not accept it: renew it"),
+            days @ 0..EXPIRY_WARNING_DAYS => {
+                found.warning(&directory.dir, format!("the certificate expires in {days} days; renew it"))
+            }
+            _ => {}
+        }
+    }
+    let usable =
+        || list.iter().filter(|directory| directory.problem.is_none()).filter_map(|directory| directory.certificate.as_ref());
+    if usable().next().is_none() {
+        let problem = "holds no certificate that can be used, so there is no STARTTLS; make one with `qmail cert self-signed HOST`, or put one here as HOST/cert.pem and HOST/key.pem";
+        return if begins_with_tls {
+            found.error(&tls, format!("{problem}. Listeners of submissions and pop3s in control/listen serve nobody"))
+        } else {
+            found.warning(&tls, problem)
+        };
+    }
+    let Ok(me) = root.me() else { return };
+    match usable().find(|certificate| certificate.covers(&me.to_ascii_lowercase())) {
+        None => found.warning(&tls, format!("no certificate is for this host, {}", wire::escape::visible(&me))),
+        Some(certificate) if certificate.is_self_signed => found.note(
+            &tls,
+            "the certificate of this host is self-signed: mail comes in encrypted, but mail programs will warn their users",
+        ),
+        Some(_) => {}
+    }
+}

@@ -1,0 +1,227 @@
+//! The loops: who asks, what for, and the signature.
+//!
+//! Several threads, each with its own connections, so that an RSA signature holds up few. A connection that does not take its answer at
+//! once, says what nobody says, or comes from a uid that may not call, is closed.
+
+use crate::form::is_tls_server;
+use crate::log;
+use crate::store::{Entries, Store};
+use certificates::Entry;
+use control::Ids;
+use ipc::keys::{Answer, Request, TLS};
+use ipc::{DATAGRAM_LEN_MAX, Message};
+use rustix::event::{PollFd, PollFlags};
+use sandbox::Socket;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use sys::{Received, Seqpacket};
+
+const THREADS_MAX: usize = 4;
+/// Connections of a thread; a worker has up to nine.
+const CLIENTS_MAX: usize = 256;
+/// Questions of one connection before the others get their turn.
+const BURST_MAX: usize = 16;
+/// Pause when no connection can be accepted for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Signatures of a uid: a second's worth at once, and so many each second. More than any machine does handshakes.
+const SIGNATURES_PER_S: u32 = 10_000;
+/// Longest input; the longest form has 165 bytes.
+const INPUT_LEN_MAX: usize = 512;
+
+/// What the threads share.
+#[derive(Debug)]
+pub struct Server {
+    store: Mutex<Store>,
+    ids: Ids,
+    buckets: Mutex<HashMap<u32, Bucket>>,
+}
+
+/// A uid's signatures that are left.
+#[derive(Debug)]
+struct Bucket {
+    left: u32,
+    filled: Duration,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Duration) -> bool {
+        let passed_us = now.saturating_sub(self.filled).as_micros();
+        let more = u32::try_from(passed_us.saturating_mul(u128::from(SIGNATURES_PER_S)) / 1_000_000).unwrap_or(u32::MAX);
+        if more > 0 {
+            self.left = self.left.saturating_add(more).min(SIGNATURES_PER_S);
+            self.filled = now;
+        }
+        let has_one = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        has_one
+    }
+}
+
+impl Server {
+    #[must_use]
+    pub fn new(store: Store, ids: Ids) -> Self {
+        let server = Self { store: Mutex::new(store), ids, buckets: Mutex::default() };
+        server.entries();
+        server
+    }
+
+    fn entries(&self) -> Arc<Entries> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).entries(sys::clock::boottime())
+    }
+
+    fn may_sign(&self, uid: u32) -> bool {
+        let now = sys::clock::boottime();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.entry(uid).or_insert(Bucket { left: SIGNATURES_PER_S, filled: now }).take(now)
+    }
+
+    /// The answer to what `uid` sent; `None` for what nobody says.
+    fn answer(&self, uid: u32, datagram: &[u8]) -> Option<Answer> {
+        Some(match Request::decode(datagram).ok()? {
+            Request::Certificate { id, number } => certificate(&self.entries(), id, number),
+            Request::Sign { id, key, purpose, scheme, input } => {
+                let refused = |text: &str| Answer::Refused { id, text: text.into() };
+                let entries = self.entries();
+                let entry = entries.all.iter().find(|entry| entry.certificate.key_name == *key);
+                match entry {
+                    _ if purpose != TLS || input.len() > INPUT_LEN_MAX || !is_tls_server(&input) => {
+                        refused("not an input of this purpose")
+                    }
+                    None => Answer::UnknownKey { id },
+                    Some(_) if !self.may_sign(uid) => refused("too many signatures at once"),
+                    Some(entry) => match sign(entry, scheme, &input) {
+                        Some(signature) => Answer::Signature { id, signature: signature.into() },
+                        None => refused("not a scheme of this key"),
+                    },
+                }
+            }
+        })
+    }
+}
+
+fn certificate(entries: &Entries, id: u64, number: u32) -> Answer {
+    let generation = entries.generation;
+    let count = u32::try_from(entries.all.len()).unwrap_or(u32::MAX);
+    let entry = usize::try_from(number).ok().and_then(|number| entries.all.get(number));
+    let Some(entry) = entry else { return Answer::NoCertificate { id, generation, count } };
+    let bytes = |all: &[Vec<u8>]| all.iter().map(|one| one.as_slice().into()).collect();
+    Answer::Certificate {
+        id,
+        generation,
+        count,
+        key: entry.certificate.key_name.as_slice().into(),
+        schemes: entry.schemes.iter().map(|scheme| u16::from(*scheme)).collect(),
+        names: bytes(&entry.certificate.hosts),
+        is_default: usize::try_from(number).is_ok_and(|number| number == entries.default),
+        end_point: entry.certificate.end_point.as_slice().into(),
+        chain: bytes(&entry.certificate.chain),
+    }
+}
+
+fn sign(entry: &Entry, scheme: u16, input: &[u8]) -> Option<Vec<u8>> {
+    let scheme = entry.schemes.iter().find(|known| u16::from(**known) == scheme)?;
+    entry.key.choose_scheme(&[*scheme])?.sign(input).ok()
+}
+
+/// Serves on several threads until `lifeline` ends.
+///
+/// # Errors
+/// poll(2) failed, or there is no thread to be had.
+pub fn run(server: &Arc<Server>, listener: &impl AsFd, lifeline: &impl AsFd) -> io::Result<()> {
+    let count = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS_MAX);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..count)
+            .map(|_| {
+                let (listener, lifeline) = (listener.as_fd(), lifeline.as_fd());
+                std::thread::Builder::new().name("keys".to_owned()).spawn_scoped(scope, move || serve(server, listener, lifeline))
+            })
+            .collect::<io::Result<_>>()?;
+        let served = serve(server, listener.as_fd(), lifeline.as_fd());
+        for other in others {
+            let _ = other.join();
+        }
+        served
+    })
+}
+
+struct Client {
+    socket: Seqpacket,
+    uid: u32,
+}
+
+fn serve(server: &Server, listener: std::os::fd::BorrowedFd<'_>, lifeline: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    let mut clients: Vec<Client> = Vec::new();
+    let mut buf = vec![0; DATAGRAM_LEN_MAX];
+    loop {
+        let accepts = if clients.len() < CLIENTS_MAX { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = vec![PollFd::from_borrowed_fd(lifeline, PollFlags::IN), PollFd::from_borrowed_fd(listener, accepts)];
+        fds.extend(clients.iter().map(|client| PollFd::new(&client.socket, PollFlags::IN)));
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        let (Some(&ended), Some(&called)) = (ready.first(), ready.get(1)) else { return Ok(()) };
+        if ended {
+            return Ok(());
+        }
+        let mut asks = ready.into_iter().skip(2);
+        clients.retain(|client| !asks.next().unwrap_or_default() || serve_client(server, client, &mut buf));
+        if called {
+            clients.extend(accept(server, listener));
+        }
+    }
+}
+
+/// All threads wake for a connection; one gets it.
+fn accept(server: &Server, listener: std::os::fd::BorrowedFd<'_>) -> Option<Client> {
+    match sys::seqpacket::accept(listener) {
+        Ok(socket) => {
+            let uid = socket.peer().ok()?.uid;
+            sandbox::may_call(Socket::Keys, uid, |role| server.ids.uid_of(role.name())).then_some(Client { socket, uid })
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        Err(error) => {
+            log(&format!("accept: {error}"));
+            std::thread::sleep(ACCEPT_PAUSE);
+            None
+        }
+    }
+}
+
+/// False if the connection is over.
+fn serve_client(server: &Server, client: &Client, buf: &mut [u8]) -> bool {
+    for _ in 0..BURST_MAX {
+        let len = match client.socket.recv(buf) {
+            Ok(Received::Datagram(len, _)) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+            Ok(Received::End) | Err(_) => return false,
+        };
+        let Some(answer) = server.answer(client.uid, buf.get(..len).unwrap_or_default()) else { return false };
+        let Ok(datagram) = answer.encode_bounded() else { return false };
+        if client.socket.send(&datagram).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_gets_a_seconds_worth_at_once_and_then_its_pace() {
+        let mut bucket = Bucket { left: SIGNATURES_PER_S, filled: Duration::ZERO };
+        let at = Duration::ZERO;
+        assert!((0..SIGNATURES_PER_S).all(|_| bucket.take(at)) && !bucket.take(at));
+        let at = Duration::from_millis(1);
+        assert!((0..SIGNATURES_PER_S / 1000).all(|_| bucket.take(at)) && !bucket.take(at));
+        let at = Duration::from_secs(1000);
+        assert_eq!((0..).take_while(|_| bucket.take(at)).count(), SIGNATURES_PER_S as usize, "no more is saved up");
+    }
+}
