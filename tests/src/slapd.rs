@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// Where everything is.
 pub const BASE: &str = "dc=example,dc=test";
@@ -45,7 +45,9 @@ impl Slapd {
         let mut slapd = Self { tool, dir, port, tls_port, has_tls: certificate.is_some(), server: None };
         std::fs::write(slapd.dir.join("slapd.conf"), slapd.config(certificate)?)?;
         std::fs::write(slapd.dir.join("people.ldif"), entries(people))?;
-        tools::must(slapd.command(&["-T", "add", "-l"]).arg(slapd.dir.join("people.ldif")))?;
+        let mut load = slapd.tool.command();
+        load.args(["-T", "add", "-f"]).arg(slapd.dir.join("slapd.conf")).arg("-l").arg(slapd.dir.join("people.ldif"));
+        tools::must(&mut load)?;
         slapd.run()?;
         Ok(Some(slapd))
     }
@@ -61,7 +63,8 @@ impl Slapd {
         }
         let log = std::fs::File::create(self.dir.join("log"))?;
         // With a debug level, if only 0, it stays in the foreground.
-        let mut command = self.command(&["-d", "0", "-h", &urls.join(" ")]);
+        let mut command = self.tool.command();
+        command.arg("-f").arg(self.dir.join("slapd.conf")).args(["-d", "0", "-h", &urls.join(" ")]);
         self.server = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
         wait_for("slapd to listen", || TcpStream::connect(("127.0.0.1", self.port)).ok())
             .with_context(|| std::fs::read_to_string(self.dir.join("log")).unwrap_or_default())?;
@@ -87,12 +90,6 @@ impl Slapd {
     #[must_use]
     pub fn socket(&self) -> String {
         self.dir.join("ldapi").display().to_string()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.tool.command();
-        command.arg("-f").arg(self.dir.join("slapd.conf")).args(args);
-        command
     }
 
     fn config(&self, certificate: Option<&Certificate>) -> Result<String> {

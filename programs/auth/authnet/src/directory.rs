@@ -72,6 +72,11 @@ impl Directory {
         if password.is_empty() {
             return Verdict::Wrong;
         }
+        // A directory compares what is left after control characters, blanks at the ends and differences of width were taken away (RFC 4518
+        // §2): such spellings of one name would each have their own count of failures.
+        if !login.iter().all(u8::is_ascii_graphic) {
+            return Verdict::NoSuchUser;
+        }
         let Some(filter) = self.filter.encode(Login::new(login, sys::clock::unix_s())) else { return Verdict::NoSuchUser };
         let Ok(_place) = self.places.try_acquire() else {
             return Verdict::Unavailable("too many logins at once for the directory".to_owned());

@@ -17,16 +17,16 @@ use tokio::task::spawn_local;
 use wire::Secret;
 
 /// Nobody waits longer for an answer of qmail-authnet: a slow machine has room.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A root with control files.
-pub struct Instance {
+pub(crate) struct Instance {
     dir: tempfile::TempDir,
-    pub root: Root,
+    pub(crate) root: Root,
 }
 
 impl Instance {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path()).unwrap();
         for made in [root.control(), root.run().join("roles")] {
@@ -35,21 +35,21 @@ impl Instance {
         Self { dir, root }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn control(&self, name: &str, text: &str) {
+    pub(crate) fn control(&self, name: &str, text: &str) {
         std::fs::write(self.root.control_file(name), text).unwrap();
     }
 
-    pub fn secret(&self, name: &str, text: &str) {
+    pub(crate) fn secret(&self, name: &str, text: &str) {
         self.control(name, text);
         std::fs::set_permissions(self.root.control_file(name), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Why it does not start.
-    pub fn refusal(&self) -> String {
+    pub(crate) fn refusal(&self) -> String {
         Judges::read(&self.root, self.run()).err().expect("it must not start").to_string()
     }
 
@@ -58,7 +58,7 @@ impl Instance {
     }
 
     /// Runs it; names have the addresses that `hosts` says.
-    pub async fn start(&self, hosts: &[(&'static str, &str)]) -> Authnet {
+    pub(crate) async fn start(&self, hosts: &[(&'static str, &str)]) -> Authnet {
         let run = self.run();
         for name in ["resolve", "authnet"] {
             let _ = std::fs::remove_file(self.root.run().join(format!("roles/{name}.sock")));
@@ -90,13 +90,13 @@ async fn resolver(listener: Listener, hosts: Vec<(&'static str, std::net::IpAddr
 }
 
 /// One that runs.
-pub struct Authnet {
+pub(crate) struct Authnet {
     client: Client<Answer>,
 }
 
 /// What it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     Right(String),
     Wrong,
     Nobody,
@@ -104,12 +104,12 @@ pub enum Said {
 }
 
 impl Said {
-    pub fn right(user: &str) -> Self {
+    pub(crate) fn right(user: &str) -> Self {
         Self::Right(user.to_owned())
     }
 
     /// The text of "not now".
-    pub fn why(self) -> String {
+    pub(crate) fn why(self) -> String {
         match self {
             Self::NotNow(text) => text,
             other => panic!("{other:?}"),
@@ -118,13 +118,13 @@ impl Said {
 }
 
 impl Authnet {
-    pub async fn login(&self, login: &[u8], password: &[u8]) -> Said {
+    pub(crate) async fn login(&self, login: &[u8], password: &[u8]) -> Said {
         let (login, password) = (login.into(), Secret::new(password.to_vec()));
         let (source, service, remote) = ("ldap".into(), "smtp".into(), Some("192.0.2.1".parse().unwrap()));
         self.ask(|id| Request::Check { id, source, service, login, password, remote }).await
     }
 
-    pub async fn token(&self, user: &str, token: &str) -> Said {
+    pub(crate) async fn token(&self, user: &str, token: &str) -> Said {
         let (user, token) = (user.into(), Secret::new(token.as_bytes().to_vec()));
         self.ask(|id| Request::Token { id, service: "smtp".into(), user, token, remote: None }).await
     }
@@ -141,7 +141,7 @@ impl Authnet {
 }
 
 /// Runs a test on the runtime that the program has.
-pub fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     ipc_async::service::run(async {
         test.await;
         Ok(())
@@ -150,13 +150,13 @@ pub fn run(test: impl Future<Output = ()>) {
 }
 
 /// An authority that only this test trusts.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: PathBuf,
 }
 
 impl Authority {
-    pub fn new(dir: &Path, name: &str) -> Self {
+    pub(crate) fn new(dir: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -168,12 +168,12 @@ impl Authority {
     }
 
     /// For `cafile`.
-    pub fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         self.dir.join("ca.pem").display().to_string()
     }
 
     /// A certificate for a name, valid until that year: PEM files of chain and key.
-    pub fn certify(&self, name: &str, until: i32) -> (PathBuf, PathBuf) {
+    pub(crate) fn certify(&self, name: &str, until: i32) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(until, 1, 1);
