@@ -437,6 +437,8 @@ fn check_of_authsources(all: &impl Fn(&Instance) -> Vec<(String, String, String)
     for (level, file, files, problem) in [
         ("error", "authsources", &[("authsources", "accounts\nldpa\n")][..], "`ldpa` is no source"),
         ("warning", "authsources", &[("authsources", "oauth\n"), ("oauth", "introspection https://a/\n")], "only tokens"),
+        ("error", "authmechanisms", &[("authmechanisms", "XOAUTH2\n")], "no line `oauth`"),
+        ("warning", "authmechanisms", &[("authsources", "accounts\noauth\n")], "neither OAUTHBEARER nor XOAUTH2"),
         ("error", "ldap", &[("authsources", "ldap\n")], "missing"),
         ("error", "oauth", &[("authsources", "accounts\noauth\n")], "missing"),
         ("warning", "ldap", &[("ldap", ldap)], "is not used"),

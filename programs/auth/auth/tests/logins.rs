@@ -590,3 +590,136 @@ fn a_source_that_is_out_of_reach_is_temporary_by_every_mechanism() {
         assert_eq!(system.client().login(way, ANN, "open sesame"), End::Unavailable, "{way:?}");
     }
 }
+
+/// A qmail-authnet for which the password or the token says what it answers.
+fn authnet(system: &System) {
+    use ipc::authnet::{Answer, Request};
+    let listener = sys::seqpacket::listen(system.run.as_fd(), "roles/authnet.sock").unwrap();
+    rustix::io::ioctl_fionbio(&listener, false).unwrap();
+    let answer = |id, secret: &[u8]| match secret {
+        b"elsewhere" => Answer::Right { id, user: ANN.into() },
+        b"sue" => Answer::Right { id, user: "sue@a.example".into() },
+        b"stranger" => Answer::Right { id, user: "stranger@a.example".into() },
+        b"not an address" => Answer::Right { id, user: "../ann".into() },
+        b"down" => Answer::Unavailable { id, text: "down\nqmail-send: lies".into() },
+        b"nobody" => Answer::NoSuchUser { id },
+        _ => Answer::Wrong { id },
+    };
+    std::thread::spawn(move || {
+        while let Ok(connection) = sys::seqpacket::accept(listener.as_fd()) {
+            connection.set_nonblocking(false).unwrap();
+            let mut buf = vec![0; 40_000];
+            while let Ok(Received::Datagram(len, _)) = connection.recv(&mut buf) {
+                let said = match Request::decode(&buf[..len]).unwrap() {
+                    Request::Check { id, source, service, password, .. } => {
+                        assert_eq!((&*source, &*service), (&b"ldap"[..], &b"smtp"[..]));
+                        answer(id, password.expose())
+                    }
+                    Request::Token { id, token, .. } => answer(id, token.expose()),
+                };
+                connection.send(&said.encode()).unwrap();
+            }
+        }
+    });
+}
+
+/// Ann, and sue, whose account is suspended; both have the password `here`.
+fn with_sources(files: &[(&str, &str)]) -> System {
+    let system = system(files);
+    authnet(&system);
+    for user in ["ann@a.example", "sue@a.example"] {
+        system.user(user, "here", false);
+    }
+    let (mut accounts, domain, _) = system.accounts();
+    accounts.set_suspended(&domain, &UserName::new(b"sue").unwrap(), true).unwrap();
+    system
+}
+
+const LIMITLESS: (&str, &str) = ("authlimits", NO_LIMITS);
+
+#[test]
+fn sources_are_asked_in_their_order_and_what_they_name_must_be_an_open_account() {
+    let ann = End::In(ANN.to_owned());
+    for sources in ["accounts\nldap\n", "ldap\naccounts\n"] {
+        let system = with_sources(&[("authsources", sources), LIMITLESS]);
+        let client = system.client();
+        for (login, password, expected) in [
+            (ANN, "here", &ann),
+            (ANN, "elsewhere", &ann),
+            // The directory's name counts, not the client's.
+            ("ann", "elsewhere", &ann),
+            (ANN, "wrong", &End::Refused),
+            (ANN, "nobody", &End::Refused),
+            ("sue@a.example", "here", &End::Refused),
+            ("sue@a.example", "sue", &End::Refused),
+            (ANN, "sue", &End::Refused),
+            (ANN, "stranger", &End::Refused),
+            (ANN, "not an address", &End::Refused),
+            // Nobody can say that it is wrong.
+            (ANN, "down", &End::Unavailable),
+        ] {
+            assert_eq!(client.login(Way::Plain, login, password), *expected, "{sources:?} {login} {password}");
+        }
+    }
+    // Without the line, what the accounts hold opens nothing, by no mechanism.
+    let system = with_sources(&[("authsources", "ldap\n"), LIMITLESS, ALL]);
+    assert_eq!(system.client().login(Way::Plain, ANN, "elsewhere"), ann);
+    assert_eq!(system.client().login(Way::Plain, ANN, "here"), End::Refused);
+    for way in WAYS.into_iter().filter(|way| !matches!(way, Way::Plain | Way::CramMd5)) {
+        assert_eq!(system.client().login(way, ANN, "here"), End::Unavailable, "{way:?}");
+    }
+    assert_eq!(end(system.client().start("CRAM-MD5", None, false)), End::Unavailable);
+    // A file that cannot be understood lets nobody in, and turns nobody away.
+    let system = with_sources(&[("authsources", "accounts\nldpa\n")]);
+    assert_eq!(system.client().login(Way::Plain, ANN, "here"), End::Unavailable);
+    // Where only app passwords count, the directory's does not either.
+    let system = with_sources(&[("authsources", "accounts\nldap\n"), LIMITLESS, ("apppasswordsonly", "a.example\n")]);
+    let app = system.app_password("phone", "smtp");
+    assert_eq!(system.client().login(Way::Plain, ANN, &app), ann);
+    assert_eq!(system.client().login(Way::Plain, ANN, "elsewhere"), End::Refused);
+}
+
+#[test]
+fn wrong_passwords_of_all_sources_count_once_each_and_a_silent_source_counts_for_nobody() {
+    let system = with_sources(&[("authsources", "accounts\nldap\n"), ("authlimits", "failures=2\naccount=0\npause=0\n")]);
+    let client = system.client();
+    for _ in 0..5 {
+        assert_eq!(client.login(Way::Plain, ANN, "down"), End::Unavailable);
+    }
+    assert_eq!(client.login(Way::Plain, ANN, "elsewhere"), End::In(ANN.to_owned()));
+    for _ in 0..2 {
+        assert_eq!(client.login(Way::Plain, "bob@a.example", "wrong"), End::Refused);
+    }
+    assert_eq!(client.login(Way::Plain, ANN, "elsewhere"), End::Refused, "now the address is refused");
+}
+
+#[test]
+fn tokens() {
+    let system = with_sources(&[("authsources", "accounts\noauth\n"), ("authmechanisms", "OAUTHBEARER\nXOAUTH2\n"), LIMITLESS]);
+    let client = system.client();
+    let message = |mechanism: &str, user: &str, token: &str| match mechanism {
+        "XOAUTH2" => format!("user={user}\x01auth=Bearer {token}\x01\x01"),
+        _ => format!("n,a={user},\x01auth=Bearer {token}\x01\x01"),
+    };
+    for (mechanism, status, acknowledgement) in [("OAUTHBEARER", "invalid_token", &b"\x01"[..]), ("XOAUTH2", "401", b"")] {
+        let start = |user: &str, token: &str| client.start(mechanism, Some(message(mechanism, user, token).as_bytes()), false);
+        assert_eq!(end(start(ANN, "elsewhere")), End::In(ANN.to_owned()));
+        assert_eq!(end(start(ANN, "down")), End::Unavailable);
+        for token in ["wrong", "sue", "stranger"] {
+            let Answer::Challenge { exchange, data, .. } = start(ANN, token) else { panic!("{token}") };
+            assert!(String::from_utf8_lossy(&data).contains(&format!("\"status\":\"{status}\"")), "{data:?}");
+            assert_eq!(end(client.step(exchange, acknowledgement)), End::Refused, "{token}");
+            assert_eq!(end(client.step(exchange, acknowledgement)), End::Unavailable, "that exchange is over");
+        }
+        // Without an initial response the server says nothing first (RFC 7628 §3).
+        let Answer::Challenge { exchange, data, .. } = client.start(mechanism, None, false) else { panic!() };
+        assert_eq!(*data, b""[..]);
+        assert_eq!(end(client.step(exchange, message(mechanism, ANN, "elsewhere").as_bytes())), End::In(ANN.to_owned()));
+        let Answer::Challenge { exchange, .. } = client.start(mechanism, Some(b"n,,\x01"), false) else { panic!() };
+        assert_eq!(end(client.step(exchange, acknowledgement)), End::Refused);
+    }
+    let no_user = b"n,,\x01auth=Bearer elsewhere\x01\x01";
+    assert_eq!(end(client.start("OAUTHBEARER", Some(no_user), false)), End::In(ANN.to_owned()));
+    let system = with_sources(&[("authmechanisms", "OAUTHBEARER\n")]);
+    assert_eq!(end(system.client().start("OAUTHBEARER", Some(no_user), false)), End::Unavailable, "nobody judges tokens here");
+}

@@ -6,12 +6,14 @@ use control::ldap::Server;
 use control::oauth::Issuer;
 use control::{ControlError, Root, authnet, secret};
 
+use sasl::Mechanism;
+
 use super::Findings;
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let wants = |source, found: &mut Findings| found.take(authnet::wants(root, source)).unwrap_or(false);
-    if let Some(text) = found.take(root.text(authnet::FILE)) {
-        let file = root.control_file(authnet::FILE);
+    let file = root.control_file(authnet::FILE);
+    if let Some(text) = found.take(control::read::owned_file(&file)) {
         match authnet::Sources::parse(text.as_deref()) {
             Err(problem) => found.error(&file, problem),
             Ok(sources) if sources.passwords.is_empty() => {
@@ -26,10 +28,25 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     if wants("oauth", found) {
         oauth(root, found);
     }
+    tokens(root, wants("oauth", found), found);
     for (name, source) in [(control::ldap::FILE, "ldap"), (control::oauth::FILE, "oauth")] {
         if root.control_file(name).exists() && !wants(source, found) {
             found.warning(&root.control_file(name), format!("is not used: control/authsources has no line `{source}`"));
         }
+    }
+}
+
+/// Mechanisms for tokens are of use with a judge of tokens, and he with them.
+fn tokens(root: &Root, judged: bool, found: &mut Findings) {
+    let lines = root.lines("authmechanisms").unwrap_or_default();
+    // What is wrong with the file is said where it is checked.
+    let Ok(mechanisms) = sasl::Mechanisms::parse(lines.as_deref()) else { return };
+    let offered = [Mechanism::Oauthbearer, Mechanism::Xoauth2].into_iter().any(|mechanism| mechanisms.contains(mechanism));
+    let file = root.control_file("authmechanisms");
+    match (offered, judged) {
+        (true, false) => found.error(&file, "offers OAUTHBEARER or XOAUTH2, and control/authsources has no line `oauth`"),
+        (false, true) => found.warning(&file, "offers neither OAUTHBEARER nor XOAUTH2: control/oauth is of no use"),
+        _ => {}
     }
 }
 
