@@ -5,9 +5,9 @@ use crate::pool::Work;
 use crate::server::{Server, log};
 use accounts::directory::After;
 use accounts::{AliasRow, Directory, Error, UserName, UserRow};
+use ipc::DATAGRAM_LEN_MAX;
 use ipc::admin::{AccountAnswer, AccountRequest, AliasRow as AliasLine, UserRow as UserLine};
 use ipc::field::Bytes;
-use ipc::{DATAGRAM_LEN_MAX, Message};
 use wire::{Address, Domain};
 use zeroize::Zeroizing;
 
@@ -25,9 +25,7 @@ pub(crate) struct Listing {
 type Answered = Result<(), Error>;
 
 impl Server {
-    /// False if it is no request.
-    pub(crate) fn admin_request(&mut self, client: u64, datagram: &[u8]) -> bool {
-        let Ok(request) = AccountRequest::decode(datagram) else { return false };
+    pub(crate) fn admin_request(&mut self, client: u64, request: AccountRequest) {
         let done = match request {
             AccountRequest::UserAdd { address, password } => return self.password(client, &address, password, true),
             AccountRequest::UserPassword { address, password } => return self.password(client, &address, password, false),
@@ -46,7 +44,6 @@ impl Server {
             AccountRequest::DomainForget { domain } => said(self.accounts.forget_domain(&domain)),
         };
         self.admin_answer(client, done);
-        true
     }
 
     fn admin_answer(&mut self, client: u64, done: Result<(), Failure>) {
@@ -61,7 +58,7 @@ impl Server {
     }
 
     /// The hash is computed by the pool; [`Server::new_password`] answers.
-    fn password(&mut self, client: u64, address: &Address, password: Bytes, add: bool) -> bool {
+    fn password(&mut self, client: u64, address: &Address, password: Bytes, add: bool) {
         let password = Zeroizing::new(password.0);
         let ready = user_of(address).and_then(|(domain, user)| {
             if add {
@@ -79,7 +76,6 @@ impl Server {
             }
             Err(failure) => self.admin_answer(client, Err(failure)),
         }
-        true
     }
 
     pub(crate) fn new_password(&mut self, client: u64, domain: &Domain, user: &UserName, add: bool, hash: Result<String, Error>) {
@@ -113,7 +109,7 @@ impl Server {
         Err(mistake(format!("{domain} is not a virtual domain; run: qmail domain add {domain}")))
     }
 
-    fn list(&mut self, client: u64, domain: Option<Domain>, after: &[u8], aliases: bool) -> bool {
+    fn list(&mut self, client: u64, domain: Option<Domain>, after: &[u8], aliases: bool) {
         let at = Address::new(after).unwrap_or_default();
         let after = After { domain: at.domain().unwrap_or_default().to_ascii_lowercase(), name: at.local().to_ascii_lowercase() };
         // An `after` without a domain starts at the front.
@@ -122,7 +118,6 @@ impl Server {
         if self.has_room(client) {
             self.continue_listing(client);
         }
-        true
     }
 
     /// Sends the next datagram of a list; the last one ends the request.
