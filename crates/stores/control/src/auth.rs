@@ -30,6 +30,8 @@ pub struct Places {
     /// What the last look found wrong.
     fault: Option<ControlError>,
     generation: u64,
+    /// control/overquota.
+    defers_over_quota: Watched<bool>,
 }
 
 impl Places {
@@ -41,7 +43,8 @@ impl Places {
         let domains = follow(Watched::owned, root.domains_file(), &readings);
         let files = control.into_iter().chain([domains]).collect();
         let users = Stamps::new(vec![root.users().join("assign"), root.users().join("cdb"), root.alias(), PASSWD.into()]);
-        Self { root, files, users, readings, routing: None, fault: None, generation: 0 }
+        let defers_over_quota = Watched::new(root.control_file("overquota"), over_quota);
+        Self { root, files, users, readings, routing: None, fault: None, generation: 0, defers_over_quota }
     }
 
     /// Looks at the files; what is said until the next look is as they are now.
@@ -77,10 +80,27 @@ impl Places {
         }
     }
 
+    /// Does a message for a full mailbox wait, instead of going back to its sender? As the file says it now.
+    ///
+    /// # Errors
+    /// `overquota` is unreadable or holds another word; temporary.
+    pub fn defers_over_quota(&mut self) -> Result<bool, ControlError> {
+        self.defers_over_quota.get().copied()
+    }
+
     /// Changes with every reading of a file, and with users/assign, the alias directory and passwd.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+}
+
+/// The file `overquota`.
+fn over_quota(text: Option<&[u8]>) -> Result<bool, String> {
+    match text.and_then(|text| text.split(|b| *b == b'\n').next()).unwrap_or_default().trim_ascii() {
+        b"" | b"bounce" => Ok(false),
+        b"defer" => Ok(true),
+        _ => Err("must be `bounce` or `defer`".to_owned()),
     }
 }
 
@@ -140,6 +160,19 @@ mod tests {
         let (_, settled) = route();
         assert_eq!(route().1, settled, "nothing is read when nothing changed");
         assert!(settled >= before);
+    }
+
+    #[test]
+    fn mail_for_a_full_mailbox_goes_back_unless_the_file_says_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        let mut places = Places::new(root.clone());
+        assert!(!places.defers_over_quota().unwrap());
+        for (text, expected) in [("defer\n", Some(true)), ("bounce\n", Some(false)), ("\n", Some(false)), ("later\n", None)] {
+            std::fs::write(root.control_file("overquota"), text).unwrap();
+            assert_eq!(places.defers_over_quota().ok(), expected, "{text}");
+        }
     }
 
     #[test]

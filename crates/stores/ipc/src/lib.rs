@@ -11,6 +11,7 @@
 //! | [`job`] | lspawn.sock, remote.sock | qmail-send → qmail-lspawn, qmail-remote |
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
+//! | [`mailbox`] | inside of the three before | qmail-auth → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
@@ -28,6 +29,7 @@ pub mod fuzz;
 pub mod getpw;
 pub mod job;
 pub mod lspawn;
+pub mod mailbox;
 pub mod queue;
 pub mod queue_program;
 pub mod refusal;

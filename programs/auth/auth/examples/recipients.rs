@@ -5,7 +5,7 @@
 //! question at a time, then 32 under way. Every second question names somebody who is not there.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
-use accounts::{Accounts, Directory as _, UserName};
+use accounts::{Account, Accounts, Directory as _, Entry, NewUser, UserName};
 use control::{Id, Ids, Root};
 use ipc::Message;
 use ipc::auth::{Answer, Directory, Request};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use sys::{Received, Seqpacket};
 use wire::{Address, Domain};
 
+/// Accounts of one transaction, as many as `qmail import` sends at once.
+const BATCH: usize = 200;
 /// Questions under way in the second round, as of a worker with many sessions.
 const UNDER_WAY: usize = 32;
 
@@ -62,11 +64,15 @@ fn fill(root: &Root, users: usize, domains: usize) {
     let lines: String = (0..domains).map(|n| format!("{0}:64107:64107:/var/mail/{0}\n", domain(n))).collect();
     std::fs::write(root.domains_file(), lines).unwrap();
     let mut accounts = Accounts::open(&root.lib().join("accounts.sqlite")).unwrap();
-    for n in 0..users {
+    let entry = |n: usize| {
         let (name, domain) = user(n, domains);
-        accounts
-            .add_user(&Domain::new(domain.as_bytes()).unwrap(), &UserName::new(name.as_bytes()).unwrap(), "$6$x$y", 0)
-            .unwrap();
+        let (domain, name) = (Domain::new(domain.as_bytes()).unwrap(), UserName::new(name.as_bytes()).unwrap());
+        let (password_hash, account) = ("$6$x$y".to_owned(), Account::default());
+        Entry::User(Box::new(NewUser { domain, name, password_hash, account, has_default_quota: true }))
+    };
+    for first in (0..users).step_by(BATCH) {
+        let entries: Vec<_> = (first..users.min(first + BATCH)).map(entry).collect();
+        assert!(accounts.add(&entries).unwrap().iter().all(Result::is_ok));
     }
 }
 

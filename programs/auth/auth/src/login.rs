@@ -46,6 +46,10 @@ pub(crate) enum HashJob {
         user: UserName,
         add: bool,
     },
+    /// For the administrator, who stores it.
+    Hash {
+        client: u64,
+    },
 }
 
 /// A login whose password is being checked.
@@ -101,6 +105,7 @@ impl Server {
             (HashJob::Password { client, domain, user, add }, Outcome::Hashed(hash)) => {
                 self.new_password(client, &domain, &user, add, hash);
             }
+            (HashJob::Hash { client }, Outcome::Hashed(hash)) => self.new_hash(client, hash),
             // Work and job are made together; anything else is answered by nobody and times out.
             _ => log("a hash was computed for something else"),
         }

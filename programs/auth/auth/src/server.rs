@@ -8,7 +8,7 @@ use crate::login::HashJob;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
 use crate::upstream::Upstream;
-use accounts::{Accounts, Directory, Generation, Resolution};
+use accounts::{Accounts, Directory, Generation, Resolution, UserName};
 use control::auth::Places;
 use control::{Ids, Root, Routed};
 use ipc::admin::AccountRequest;
@@ -317,7 +317,7 @@ impl Server {
                 Ok(Resolution::Mailbox { user, separator, ext }) => {
                     // What follows a plus is the user's own mark, not the name of a `.qmail` file: it is always delivered.
                     let ext = if separator == Some(b'+') { Vec::new() } else { ext };
-                    Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into() }
+                    self.mailbox(domain, &user, ext).unwrap_or_else(temporary)
                 }
                 Ok(Resolution::Forward(targets)) => Target::Forward { domain, targets },
                 Ok(Resolution::NoSuch) => Target::NoMailbox {},
@@ -327,6 +327,16 @@ impl Server {
                 }
             },
         }
+    }
+
+    /// A user's mailbox, with what the account says of deliveries.
+    fn mailbox(&mut self, domain: Domain, user: &UserName, ext: Vec<u8>) -> Result<Target, String> {
+        let account = self.accounts.account(&domain, user.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
+        // The user was removed between two queries; the next attempt finds nobody.
+        let account = account.ok_or("the user is gone")?;
+        let defers = self.places.defers_over_quota().map_err(|error| self.trouble(&error.to_string()))?;
+        let settings = crate::rows::delivery_settings(&domain, user, account, ext.is_empty(), defers).to_bytes();
+        Ok(Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into(), settings })
     }
 
     /// As the accounts say; a domain without a postmaster has this host's (RFC 5321 §4.5.1: there is always one).
@@ -350,7 +360,10 @@ impl Server {
             Some(Routed::Remote(_)) => Place::NotMine,
             Some(Routed::Local(address)) => Place::Local(address.local().to_vec()),
             Some(Routed::Virtual(address)) => match address.domain().map(Domain::new) {
-                Some(Ok(domain)) => Place::Virtual(domain, address.local().to_vec()),
+                Some(Ok(domain)) => {
+                    let real = accounts::real_domain(&self.accounts, domain);
+                    Place::Virtual(real.map_err(|error| self.trouble(&error.to_string()))?, address.local().to_vec())
+                }
                 _ => Place::Nobody,
             },
         })
@@ -515,7 +528,7 @@ struct Heards {
 
 /// Whose an address is.
 pub(crate) enum Place {
-    /// Of a domain of users/domains: the local part.
+    /// Of a domain of users/domains, or of that which it is an alias of: the local part.
     Virtual(Domain, Vec<u8>),
     /// Of the system's users: the local part with its virtualdomains prefix.
     Local(Vec<u8>),
