@@ -84,8 +84,12 @@ impl Admin {
     /// What it says, or it is gone.
     pub fn account(&self, request: &AccountRequest) -> Result<Vec<AccountAnswer>, Failure> {
         self.ask(request, |answer| match answer {
-            AccountAnswer::Users { last, .. } | AccountAnswer::Aliases { last, .. } => Ok(*last),
-            AccountAnswer::Ok {} => Ok(true),
+            AccountAnswer::Users { last, .. } | AccountAnswer::Aliases { last, .. } | AccountAnswer::Accounts { last, .. } => {
+                Ok(*last)
+            }
+            // The rest of the domains is asked for.
+            AccountAnswer::Ok {} | AccountAnswer::Domains { .. } => Ok(true),
+            AccountAnswer::Added { .. } | AccountAnswer::Hashed { .. } => Ok(true),
             AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
             AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
         })

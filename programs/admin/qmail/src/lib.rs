@@ -11,11 +11,13 @@ pub mod admin;
 pub mod check;
 pub mod cli;
 pub mod domain;
+pub mod domain_settings;
 pub mod files;
 pub mod print;
 pub mod queue;
 pub mod roles;
 pub mod setup;
+pub mod value;
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
