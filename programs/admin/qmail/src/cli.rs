@@ -33,6 +33,11 @@ pub enum Command {
     /// Aliases of virtual domains
     #[command(subcommand)]
     Alias(Alias),
+    /// Take over domains, users and aliases from elsewhere. What is there already stays as it is. Exit code 1 if something was left out.
+    #[command(subcommand)]
+    Import(Import),
+    /// Write domains, users and aliases as a table, or with --json as an object a line
+    Export(Export),
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
@@ -253,6 +258,60 @@ pub enum Alias {
     },
     /// List the aliases of a domain, or all
     List { domain: Option<String> },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Import {
+    /// A table as `qmail export` writes it; the first line names the columns
+    Csv {
+        /// `-` for standard input
+        file: PathBuf,
+        /// Make domains virtual that are not
+        #[arg(long)]
+        create_domains: bool,
+        #[command(flatten)]
+        options: ImportOptions,
+    },
+    /// Lines of name:hash:…, as in passwd(5), shadow(5) or Dovecot's passwd-file
+    Passwd {
+        file: PathBuf,
+        /// The domain of names that are no whole addresses
+        #[arg(long)]
+        domain: Option<String>,
+        /// Where the hashes are, if the file says `x`
+        #[arg(long, value_name = "FILE")]
+        shadow: Option<PathBuf>,
+        #[command(flatten)]
+        options: ImportOptions,
+    },
+    /// A vpopmail tree, with its Maildirs where they lie
+    Vpopmail {
+        /// The directory that holds `domains`
+        dir: PathBuf,
+        /// A users/assign that names alias domains
+        #[arg(long, value_name = "FILE")]
+        assign: Option<PathBuf>,
+        /// Rename homes that lie deeper than DOMAIN/USER
+        #[arg(long)]
+        move_homes: bool,
+        #[command(flatten)]
+        options: ImportOptions,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ImportOptions {
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    pub domain: Option<String>,
+    /// With the hashes of the passwords
+    #[arg(long)]
+    pub with_secrets: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -24,8 +24,10 @@ use crate::{Failure, cli, io_failure};
 /// The domain is not there, or there already; or the file cannot be read or written.
 pub fn run(root: &Root, command: &cli::Domain, printer: Printer) -> Result<(), Failure> {
     match command {
-        cli::Domain::Add { domain, alias_of: None } => add(root, &parse(domain)?, printer),
-        cli::Domain::Add { domain, alias_of: Some(other) } => add_alias(root, &parse(domain)?, &known(root, other)?, printer),
+        cli::Domain::Add { domain, alias_of } => {
+            let target = alias_of.as_deref().map(|other| known(root, other)).transpose()?;
+            printer.done(&create(root, &parse(domain)?, target.as_ref())?)
+        }
         cli::Domain::Remove { domain } => remove(root, &known(root, domain)?, printer),
         cli::Domain::List => list(root, printer),
         cli::Domain::Show { domain } => crate::domain_settings::show(root, &known(root, domain)?, printer),
@@ -66,7 +68,26 @@ fn not_virtual(domain: &Domain) -> Failure {
     Failure::permanent(format!("{domain} is no virtual domain"))
 }
 
-fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
+/// Makes a domain virtual, or an alias of another. Returns what is to be said.
+///
+/// # Errors
+/// It is one already, or cannot be one.
+pub fn create(root: &Root, domain: &Domain, alias_of: Option<&Domain>) -> Result<String, Failure> {
+    match alias_of {
+        None => add(root, domain),
+        Some(target) => add_alias(root, domain, target),
+    }
+}
+
+/// All virtual domains by name.
+///
+/// # Errors
+/// users/domains cannot be read.
+pub fn all(root: &Root) -> Result<Vec<Domain>, Failure> {
+    Ok(read(root)?.sorted().into_iter().map(|(domain, _)| domain.clone()).collect())
+}
+
+fn add(root: &Root, domain: &Domain) -> Result<String, Failure> {
     let _lock = lock(root)?;
     let mut domains = read(root)?;
     let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
@@ -79,11 +100,11 @@ fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
     // The directory before the line: from the line on mail may come.
     make_dir(&base, 0o700, Some(vmail)).and_then(|_| check_owner(&base, vmail)).map_err(|error| io_failure(&base, &error))?;
     write(root, &domains)?;
-    printer.done(&format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
+    Ok(format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
 }
 
 /// An alias domain has its target's line: nothing of it is ever on the disk.
-fn add_alias(root: &Root, domain: &Domain, target: &Domain, printer: Printer) -> Result<(), Failure> {
+fn add_alias(root: &Root, domain: &Domain, target: &Domain) -> Result<String, Failure> {
     let _lock = lock(root)?;
     let mut domains = read(root)?;
     let entry = domains.get(target.as_bytes()).cloned().ok_or_else(|| not_virtual(target))?;
@@ -92,7 +113,7 @@ fn add_alias(root: &Root, domain: &Domain, target: &Domain, printer: Printer) ->
     let change = DomainChange { alias_of: Some(target.clone()), ..no_change() };
     Admin::auth(root)?.account(&AccountRequest::DomainChange { domain: domain.clone(), change })?;
     write(root, &domains)?;
-    printer.done(&format!("everybody in {domain} is who has the same name in {target}"))
+    Ok(format!("everybody in {domain} is who has the same name in {target}"))
 }
 
 /// Puts a domain among the others, if it may be there.
