@@ -1,7 +1,7 @@
 //! What qmail-auth must know to tell whose a recipient is, as the files say it now.
 //!
-//! Every question costs one stat(2) for each of the files, so that `qmail domain add` counts from the moment it returns; they are
-//! read only when one of them has changed. [`Places::generation`] then changes, and what was cached before is stale.
+//! Looking costs one stat(2) for each of the files; they are read only when one of them has changed. Questions that were all asked before
+//! [`Places::look_again`] may share one look, so that `qmail domain add` counts from the moment it returns. [`Places::generation`] then changes, and what was cached before is stale.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,8 @@ pub struct Places {
     /// Counts readings of any of the files.
     readings: Arc<AtomicU64>,
     routing: Option<(u64, Routing)>,
+    /// What `users` and the files counted at the last look, while it still counts.
+    looked: Option<u64>,
 }
 
 impl Places {
@@ -37,7 +39,7 @@ impl Places {
         let domains = follow(Watched::owned, root.domains_file(), &readings);
         let files = control.into_iter().chain([domains]).collect();
         let users = Stamps::new(vec![root.users().join("assign"), root.users().join("cdb"), root.alias(), PASSWD.into()]);
-        Self { root, files, users, readings, routing: None }
+        Self { root, files, users, readings, routing: None, looked: None }
     }
 
     /// Where a recipient goes. An address that a prefix would make too long is nobody's: `None`.
@@ -53,9 +55,7 @@ impl Places {
     /// # Errors
     /// As [`Places::route`].
     pub fn routing(&mut self) -> Result<&Routing, ControlError> {
-        for file in &mut self.files {
-            file.get()?;
-        }
+        self.look()?;
         let reading = self.readings.load(Ordering::Relaxed);
         let current = self.routing.take().filter(|(at, _)| *at == reading);
         let routing = match current {
@@ -66,9 +66,29 @@ impl Places {
     }
 
     /// Changes with every reading of a file, and with users/assign, the alias directory and passwd.
-    #[must_use]
-    pub fn generation(&mut self) -> u64 {
-        self.readings.load(Ordering::Relaxed).wrapping_add(self.users.changes())
+    ///
+    /// # Errors
+    /// As [`Places::route`].
+    pub fn generation(&mut self) -> Result<u64, ControlError> {
+        self.look()
+    }
+
+    /// What is asked from now on was not asked before the last look.
+    pub fn look_again(&mut self) {
+        self.looked = None;
+    }
+
+    /// Looks at all files, unless that was done already; a look that failed does not count.
+    fn look(&mut self) -> Result<u64, ControlError> {
+        if let Some(looked) = self.looked {
+            return Ok(looked);
+        }
+        for file in &mut self.files {
+            file.get()?;
+        }
+        let generation = self.readings.load(Ordering::Relaxed).wrapping_add(self.users.changes());
+        self.looked = Some(generation);
+        Ok(generation)
     }
 }
 
@@ -92,6 +112,11 @@ fn follow(
 mod tests {
     use super::*;
 
+    fn looking(places: &mut Places) -> &mut Places {
+        places.look_again();
+        places
+    }
+
     #[test]
     fn follows_its_files() {
         let dir = tempfile::tempdir().unwrap();
@@ -100,28 +125,34 @@ mod tests {
         std::fs::create_dir_all(root.users()).unwrap();
         let address = Address::new(b"joe@new.example").unwrap();
         let mut places = Places::new(root.clone());
-        assert!(places.route(&address).is_err(), "without me nothing is known");
+        assert!(looking(&mut places).route(&address).is_err(), "without me nothing is known");
         std::fs::write(root.control_file("me"), "host.example\n").unwrap();
-        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Remote(_)));
-        let before = places.generation();
+        assert!(matches!(looking(&mut places).route(&address).unwrap().unwrap(), Routed::Remote(_)));
+        let before = places.generation().unwrap();
         std::fs::write(root.domains_file(), "new.example:64107:64107:/var/mail/new.example\n").unwrap();
-        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Virtual(_)));
-        assert_ne!(places.generation(), before);
+        assert!(matches!(looking(&mut places).route(&address).unwrap().unwrap(), Routed::Virtual(_)));
+        assert_ne!(places.generation().unwrap(), before);
         std::fs::remove_file(root.domains_file()).unwrap();
         std::fs::write(root.control_file("locals"), "new.example\n").unwrap();
-        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Local(_)));
+        assert!(matches!(looking(&mut places).route(&address).unwrap().unwrap(), Routed::Local(_)));
         std::fs::write(root.domains_file(), "nonsense\n").unwrap();
-        assert!(places.route(&address).unwrap_err().is_temporary());
+        assert!(looking(&mut places).route(&address).unwrap_err().is_temporary());
         std::thread::sleep(std::time::Duration::from_millis(60));
         std::fs::remove_file(root.domains_file()).unwrap();
-        places.route(&address).unwrap();
-        let before = places.generation();
+        looking(&mut places).route(&address).unwrap();
+        let before = places.generation().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(60));
-        places.route(&address).unwrap();
-        let settled = places.generation();
-        places.route(&address).unwrap();
-        assert_eq!(places.generation(), settled, "nothing is read when nothing changed");
+        looking(&mut places).route(&address).unwrap();
+        let settled = places.generation().unwrap();
+        looking(&mut places).route(&address).unwrap();
+        assert_eq!(places.generation().unwrap(), settled, "nothing is read when nothing changed");
         assert!(settled >= before);
+        // One look for all that was asked before it.
+        std::fs::write(root.control_file("locals"), "").unwrap();
+        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Local(_)));
+        assert_eq!(places.generation().unwrap(), settled);
+        places.look_again();
+        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Remote(_)));
     }
 
     #[test]
@@ -132,9 +163,9 @@ mod tests {
             std::fs::create_dir_all(made).unwrap();
         }
         let mut places = Places::new(root.clone());
-        let mut last = places.generation();
+        let mut last = places.generation().unwrap();
         let mut is_another = || {
-            let now = places.generation();
+            let now = looking(&mut places).generation().unwrap();
             std::mem::replace(&mut last, now) != now
         };
         std::thread::sleep(std::time::Duration::from_millis(60));

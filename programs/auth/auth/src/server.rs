@@ -226,6 +226,7 @@ impl Server {
     }
 
     fn client_ready(&mut self, number: u64, buf: &mut [u8]) {
+        let (mut burst, mut ended) = (Vec::new(), false);
         for _ in 0..BURST_MAX {
             let Some(client) = self.clients.get_mut(&number) else { return };
             if !client.flush() {
@@ -236,23 +237,34 @@ impl Server {
                 continue;
             }
             if !client.is_reading() {
-                return;
+                break;
             }
             match client.receive(buf) {
-                Heard::Nothing => return,
-                Heard::End => return self.close(number),
+                Heard::Nothing => break,
+                Heard::End => {
+                    ended = true;
+                    break;
+                }
                 Heard::Datagram(len) => {
                     client.begin();
-                    let rights = client.rights;
                     let datagram = buf.get_mut(..len).unwrap_or_default();
-                    let understood = self.request(number, rights, datagram);
+                    burst.push(Zeroizing::new(datagram.to_vec()));
                     // It may have held a password.
                     datagram.zeroize();
-                    if !understood {
-                        return self.close(number);
-                    }
                 }
             }
+        }
+        // One look at the files for all of them, behind the last: whoever changed one before he asked finds it changed.
+        self.places.look_again();
+        for datagram in burst {
+            let Some(client) = self.clients.get(&number) else { return };
+            let rights = client.rights;
+            if !self.request(number, rights, &datagram) {
+                return self.close(number);
+            }
+        }
+        if ended {
+            self.close(number);
         }
     }
 
@@ -351,7 +363,7 @@ impl Server {
     pub(crate) fn place(&mut self, address: &Address) -> Result<Place, String> {
         let routed = self.places.route(address).map_err(|error| self.trouble(&error.to_string()))?;
         let generation = self.accounts.generation().map_err(|error| self.trouble(&error.to_string()))?;
-        let seen = (generation, self.places.generation());
+        let seen = (generation, self.places.generation().map_err(|error| self.trouble(&error.to_string()))?);
         if seen != self.seen {
             self.seen = seen;
             self.recipients.forget();
