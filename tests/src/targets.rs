@@ -14,6 +14,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("message_dos_text", message::fuzz::dos_text),
     ("message_injection", message::fuzz::injection),
     ("message_scanner", message::fuzz::scanner),
+    ("message_submission", message::fuzz::submission),
     ("message_tokens", message::fuzz::tokens),
     ("pop3_authorization", pop3::fuzz::authorization),
     ("pop3_encoder", pop3::fuzz::encoder),

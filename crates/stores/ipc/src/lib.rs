@@ -30,6 +30,7 @@ pub mod getpw;
 pub mod job;
 pub mod keys;
 pub mod lspawn;
+pub mod options;
 pub mod queue;
 pub mod queue_program;
 pub mod refusal;

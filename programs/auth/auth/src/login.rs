@@ -177,7 +177,7 @@ impl Server {
     }
 
     /// The account that a login names: a whole address of a virtual domain, without extension. Nobody for anything else.
-    fn account_of(&mut self, login: &[u8]) -> Result<Option<(Domain, UserName)>, String> {
+    pub(crate) fn account_of(&mut self, login: &[u8]) -> Result<Option<(Domain, UserName)>, String> {
         let Ok(address) = Address::new(login) else { return Ok(None) };
         Ok(match self.place(&address)? {
             Place::Virtual(domain, local) => UserName::new(&local).map(|user| (domain, user)),

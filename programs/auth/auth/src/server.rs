@@ -9,6 +9,7 @@ use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::submission::Rules;
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution, UserName};
 use control::auth::Places;
@@ -82,6 +83,7 @@ pub struct Server {
     mechanisms: Watched<Mechanisms>,
     /// Domains whose accounts do not log in with their main password once they have app passwords.
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
+    pub(crate) rules: Rules,
     recipients: Recipients,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
@@ -119,6 +121,7 @@ impl Server {
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
+            rules: Rules::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
@@ -290,6 +293,12 @@ impl Server {
             }
             Ok(Request::SaslStep { id, exchange, response }) if rights.network => {
                 self.sasl_step(Asker { client: number, id }, exchange, &Zeroizing::new(response.0));
+            }
+            Ok(Request::MaySend { id, login, address }) if rights.network => {
+                self.may_send(Asker { client: number, id }, &login, &address);
+            }
+            Ok(Request::MaySubmit { id, login, recipients }) if rights.network => {
+                self.may_submit(Asker { client: number, id }, &login, recipients);
             }
             Ok(Request::Route { id, address }) if rights.queue => {
                 if let Some(client) = self.clients.get_mut(&number) {

@@ -5,7 +5,7 @@ use accounts::Accounts;
 use control::{Id, Ids, Root};
 use ipc::Message;
 use ipc::admin::{AccountAnswer, AccountRequest};
-use ipc::auth::{Answer, Directory, Request, Target};
+use ipc::auth::{Answer, Directory, Limit, Permission, Request, Target};
 use ipc::lspawn::Existence;
 use qmail_auth::{Listeners, Server, Setup};
 use std::os::fd::{AsFd, OwnedFd};
@@ -489,4 +489,139 @@ fn who_manages_accounts_of_a_domain_that_has_none_is_told_where_to_go() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn permission(socket: &Seqpacket, request: &Request) -> Permission {
+    match ask(socket, request).0 {
+        Answer::Permission { id: 5, permission } => permission,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn may_send(socket: &Seqpacket, login: &str, text: &str) -> Permission {
+    permission(socket, &Request::MaySend { id: 5, login: login.into(), address: address(text) })
+}
+
+#[test]
+fn a_login_sends_as_itself_and_as_what_leads_to_it_alone() {
+    let system = system(DOMAINS);
+    for user in ["ann", "bob", "ann-bob"] {
+        system.user(&format!("{user}@a.example"), "x");
+    }
+    for (name, targets) in [
+        ("sales@a.example", &["ann@a.example"][..]),
+        ("chain@a.example", &["sales@a.example"]),
+        ("tagged@a.example", &["ann+sales@a.example"]),
+        ("team@a.example", &["ann@a.example", "bob@a.example"]),
+        ("away@a.example", &["ann@elsewhere.example"]),
+        ("loop@a.example", &["pool@a.example"]),
+        ("pool@a.example", &["loop@a.example"]),
+        ("ann-x@a.example", &["bob@a.example"]),
+        ("@a.example", &["ann@a.example"]),
+    ] {
+        let targets = targets.iter().map(|t| address(t)).collect();
+        assert_eq!(system.admin(&AccountRequest::AliasAdd { address: address(name), targets }), AccountAnswer::Ok {});
+    }
+    std::fs::write(system.root.control_file("percenthack"), "a.example\n").unwrap();
+    let grants = "Bob@a.example:team@a.example\nbob@a.example:@news.example\njoe:joe-list@host.example\n";
+    std::fs::write(system.root.control_file("submissionsenders"), grants).unwrap();
+    let socket = system.auth();
+    let (ann, bob) = ("ann@a.example", "bob@a.example");
+    for (login, text, may) in [
+        (ann, "ann@a.example", true),
+        (ann, "ANN@A.Example", true),
+        ("ANN@a.example", "ann@a.example", true),
+        (ann, "ann-list@a.example", true),
+        (ann, "ann+List@a.example", true),
+        (ann, "sales@a.example", true),
+        (ann, "chain@a.example", true),
+        (ann, "tagged@a.example", true),
+        (ann, "bob@a.example", false),
+        (ann, "ann-bob@a.example", false),
+        (ann, "ann-bob+x@a.example", false),
+        (ann, "ann-x@a.example", false),
+        (ann, "ann-@a.example", false),
+        (ann, "team@a.example", false),
+        (ann, "away@a.example", false),
+        (ann, "loop@a.example", false),
+        // What the catch-all takes is nobody's, though it is ann who gets it.
+        (ann, "ceo@a.example", false),
+        (ann, "postmaster@a.example", false),
+        (ann, "ann@elsewhere.example", false),
+        (ann, "ann@news.example", false),
+        (ann, "ann@host.example", false),
+        (ann, "ann", false),
+        (ann, "", false),
+        (ann, "@a.example", false),
+        (ann, "#@[]", false),
+        // Tricks with the parts of an address.
+        (ann, "ann%a.example@a.example", false),
+        (ann, "ann+x%elsewhere.example@a.example", false),
+        (ann, "ann+x@elsewhere.example>@a.example", false),
+        (ann, "ann+x y@a.example", false),
+        (ann, "ann+\"x@a.example", false),
+        (ann, "ann@a.example@elsewhere.example", false),
+        (ann, "ann@elsewhere.example@a.example", false),
+        (bob, "bob@a.example", true),
+        (bob, "ann-x@a.example", true),
+        (bob, "team@a.example", true),
+        (bob, "any@NEWS.example", true),
+        (bob, "any@x.news.example", false),
+        ("gone@a.example", "gone@a.example", false),
+        ("", "ann@a.example", false),
+        ("joe", "joe@host.example", true),
+        ("joe", "joe-list@host.example", true),
+        ("joe", "joe-other@host.example", false),
+        ("joe@host.example", "joe@host.example", false),
+    ] {
+        let wanted = if may { Permission::Yes {} } else { Permission::NotYours {} };
+        assert_eq!(may_send(&socket, login, text), wanted, "{login} as {text}");
+    }
+    std::fs::write(system.root.control_file("submissionsenders"), "nonsense\n").unwrap();
+    assert_eq!(may_send(&socket, ann, "ann@a.example"), Permission::Temporary {});
+    std::fs::remove_file(system.root.control_file("submissionsenders")).unwrap();
+    assert_eq!(may_send(&socket, bob, "team@a.example"), Permission::NotYours {}, "at once");
+    std::fs::write(system.root.domains_file(), "not a line\n").unwrap();
+    assert_eq!(may_send(&socket, ann, "ann@a.example"), Permission::Temporary {});
+}
+
+#[test]
+fn who_is_suspended_or_gone_sends_no_more_in_a_session_that_is_open() {
+    use accounts::Directory as _;
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    system.user("bob@a.example", "x");
+    let socket = system.auth();
+    let ann = || may_send(&socket, "ann@a.example", "ann@a.example");
+    assert_eq!(ann(), Permission::Yes {});
+    let mut accounts = Accounts::open(&system.root.lib().join("accounts.sqlite")).unwrap();
+    let (domain, user) = (Domain::new(b"a.example").unwrap(), accounts::UserName::new(b"ann").unwrap());
+    accounts.set_suspended(&domain, &user, true).unwrap();
+    assert_eq!(ann(), Permission::NotYours {});
+    accounts.set_suspended(&domain, &user, false).unwrap();
+    assert_eq!(ann(), Permission::Yes {});
+    assert_eq!(system.admin(&AccountRequest::UserRemove { address: address("ann@a.example") }), AccountAnswer::Ok {});
+    assert_eq!(ann(), Permission::NotYours {});
+}
+
+#[test]
+fn a_login_has_its_limits() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    std::fs::write(system.root.control_file("submissionlimits"), "messages-per-hour=3\nrecipients-per-day=9\n").unwrap();
+    let socket = system.auth();
+    let submit = |login: &str, recipients| permission(&socket, &Request::MaySubmit { id: 5, login: login.into(), recipients });
+    let ann = "ann@a.example";
+    assert_eq!(submit(ann, 9), Permission::Yes {});
+    assert_eq!(submit("ANN@a.example", 1), Permission::Limited { limit: Limit::RecipientsPerDay {} });
+    assert_eq!(may_send(&socket, ann, ann), Permission::Limited { limit: Limit::RecipientsPerDay {} });
+    assert_eq!(may_send(&socket, ann, "bob@a.example"), Permission::NotYours {});
+    std::fs::write(system.root.control_file("submissionlimits"), "messages-per-hour=3\nrecipients-per-day=0\n").unwrap();
+    assert_eq!(
+        [(); 3].map(|()| submit(ann, 100)),
+        [Permission::Yes {}, Permission::Yes {}, Permission::Limited { limit: Limit::MessagesPerHour {} }]
+    );
+    assert_eq!(submit("bob@a.example", 1), Permission::Yes {});
+    std::fs::write(system.root.control_file("submissionlimits"), "messages=3\n").unwrap();
+    assert_eq!(submit(ann, 1), Permission::Temporary {});
 }

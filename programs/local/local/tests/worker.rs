@@ -187,6 +187,7 @@ fn queue(place: &Place, answer: Answer) -> std::thread::JoinHandle<(String, Vec<
                 Item::Recipient(address) => to.push(address.to_string()),
                 Item::Data(data) => body.extend_from_slice(data),
                 Item::Commit => committed = true,
+                other => panic!("{other:?}"),
             })
             .unwrap();
         }

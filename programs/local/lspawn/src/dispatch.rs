@@ -350,7 +350,7 @@ mod tests {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let mut all = Vec::new();
         while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
-            let Answer::Done { number, outcomes, .. } = Answer::decode(&buf[..len]).unwrap();
+            let Answer::Done { number, outcomes, .. } = Answer::decode(&buf[..len]).unwrap() else { panic!() };
             all.push((number, String::from_utf8(outcomes[0].text.to_vec()).unwrap()));
         }
         all

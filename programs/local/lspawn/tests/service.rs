@@ -212,7 +212,7 @@ impl Client {
     fn answer(&self) -> (u64, char, String) {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let Received::Datagram(len, None) = self.socket.recv_with_fd(&mut buf).unwrap() else { panic!("closed") };
-        let Answer::Done { number, outcomes, untried, last } = Answer::decode(&buf[..len]).unwrap();
+        let Answer::Done { number, outcomes, untried, last } = Answer::decode(&buf[..len]).unwrap() else { panic!() };
         assert!(untried.is_empty() && last && outcomes.len() == 1 && outcomes[0].recipient == 0);
         let text = String::from_utf8(outcomes[0].text.to_vec()).unwrap();
         (number, char::from(outcomes[0].verdict.letter()), text)
@@ -459,6 +459,7 @@ fn any_bytes_from_a_client_end_its_connection_and_nothing_else() {
         route: ipc::job::Route::Mx { domain: Domain::new(b"x").unwrap() },
         flags: 0,
         size: 0,
+        options: None,
     };
     for role in [QMAILQ, QMAILA] {
         for bytes in [&b"x"[..], &[0; 100], &[1, 1], &[1, 255, 255], &[255; 32 * 1024], &[1; 33 * 1024], &remote.encode()] {
