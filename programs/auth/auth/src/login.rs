@@ -305,7 +305,9 @@ mod tests {
         accounts.change_user(&domain, &UserName::new(b"sue").unwrap(), &suspended).unwrap();
         let id = Id { uid: rustix::process::geteuid().as_raw(), gid: 0 };
         let run = Arc::new(std::fs::File::open(dir).unwrap().into());
-        Server::new(Setup { root, accounts, ids: Ids::Caller(id), run }, Listeners::default()).unwrap()
+        let mut server = Server::new(Setup { root, accounts, ids: Ids::Caller(id), run }, Listeners::default()).unwrap();
+        server.look();
+        server
     }
 
     /// All that the pool computes within a moment after the first thing.

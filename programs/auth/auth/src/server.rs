@@ -278,7 +278,7 @@ impl Server {
     }
 
     /// Takes note of changes.
-    fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         self.places.look();
         let generation = match self.accounts.generation() {
             Ok(generation) => generation,
