@@ -236,6 +236,8 @@ pub struct Offers {
     pub chunking: bool,
     pub enhanced_status_codes: bool,
     pub starttls: bool,
+    /// RFC 8689.
+    pub requiretls: bool,
     /// Postfix' XVERP: the server expands `XVERP=xy` itself.
     pub xverp: bool,
     /// LIMITS RCPTMAX and MAILMAX (RFC 9422 §4), never 0.
@@ -269,6 +271,7 @@ impl Offers {
             "CHUNKING" => self.chunking = true,
             "ENHANCEDSTATUSCODES" => self.enhanced_status_codes = true,
             "STARTTLS" => self.starttls = true,
+            "REQUIRETLS" => self.requiretls = true,
             "XVERP" => self.xverp = true,
             "LIMITS" => words.for_each(|word| self.take_limit(word)),
             "AUTH" => self.take_mechanisms(words),
@@ -425,6 +428,7 @@ mod tests {
             chunking: true,
             enhanced_status_codes: true,
             starttls: true,
+            requiretls: false,
             xverp: true,
             recipients_max: Some(20),
             messages_max: Some(5),

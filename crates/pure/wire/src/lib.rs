@@ -14,5 +14,7 @@ pub mod fuzz;
 pub mod line;
 pub mod netstring;
 pub mod quote;
+pub mod secret;
 
 pub use address::{Address, AddressError, Domain};
+pub use secret::{Login, Secret};

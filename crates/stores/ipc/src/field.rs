@@ -1,7 +1,7 @@
 //! The fields that messages are made of: little-endian integers, and everything else with its length before it.
 
 use std::net::IpAddr;
-use wire::{Address, Domain};
+use wire::{Address, Domain, Login, Secret};
 
 /// Bytes that are no message of the expected kind: the connection they came on is closed, nothing else happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +145,25 @@ impl Field for Domain {
         let bytes = take_bytes(input)?;
         // Only the form that `put` writes: a message has one encoding.
         Self::new(bytes).ok().filter(|domain| domain.as_bytes() == bytes).ok_or(Malformed)
+    }
+}
+
+impl Field for Secret {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(self.expose(), out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(Self::new(take_bytes(input)?.to_vec()))
+    }
+}
+
+impl Field for Login {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(&self.user, out);
+        self.password.put(out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(Self { user: take_bytes(input)?.to_vec(), password: Secret::take(input)? })
     }
 }
 

@@ -6,12 +6,12 @@
 //! one or more, the last marked so.
 
 use crate::field::{Bytes, Verdict};
-use wire::{Address, Domain};
+use wire::{Address, Domain, Login};
 
 /// Most recipients of one remote job (one SMTP transaction, RFC 5321 §4.5.3.1.8).
 pub const RECIPIENTS_MAX: usize = 100;
 /// Flags of a message, as in [`crate::queue`].
-pub use crate::queue::{FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+pub use crate::queue::{FLAG_EIGHT_BIT, FLAG_REQUIRETLS, FLAG_SMTPUTF8};
 
 messages! {
     /// A delivery to try.
@@ -34,8 +34,9 @@ messages! {
     pub enum Route {
         /// To the MX hosts of the domain (or its addresses, or the address literal in brackets).
         1 => Mx { domain: Domain },
-        /// To this relay of control/smtproutes, by its addresses alone; no MX, and "that is me" is not looked for.
-        2 => Relay { host: Bytes, port: u16 },
+        /// To this relay of control/smtproutes or control/authsenders, by its addresses alone; no MX, and "that is me" is not looked for.
+        /// With a `login`, only after AUTH: the one place where qmail-remote ever gets credentials.
+        2 => Relay { host: Bytes, port: u16, login: Option<Login> },
     }
 }
 
@@ -89,6 +90,19 @@ mod tests {
                 flags: 1,
                 size: 9,
             },
+            Job::Remote {
+                number: 4,
+                message: 5,
+                sender: Address::null(),
+                recipients: vec![],
+                route: Route::Relay {
+                    host: "relay".into(),
+                    port: 587,
+                    login: Some(Login { user: b"joe".to_vec(), password: wire::Secret::new(b"xyzzy".to_vec()) }),
+                },
+                flags: 0,
+                size: 0,
+            },
         ]
     }
 
@@ -104,6 +118,13 @@ mod tests {
             assert_eq!(Job::decode(&[&[VERSION + 1][..], &bytes[1..]].concat()), Err(Malformed), "another version");
         }
         assert_eq!(Job::decode(&vec![VERSION; DATAGRAM_LEN_MAX + 1]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_job_does_not_show_its_password() {
+        let shown = format!("{:?}", jobs());
+        assert!(shown.contains("joe") || shown.contains("106, 111, 101"), "{shown}");
+        assert!(!shown.contains("xyzzy") && !shown.contains("120, 121, 122"), "{shown}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Never here: a private key. Server signatures are asked for from qmail-keys.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod server;
 pub mod stream;
 pub mod transport;

@@ -5,6 +5,7 @@
 mod certificates;
 mod control_files;
 mod host;
+mod outgoing;
 mod places;
 mod users_files;
 
@@ -82,6 +83,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     let mut found = Findings::default();
     places::check(root, &mut found);
     control_files::check(root, &mut found);
+    outgoing::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
     host::check(root, &mut found);

@@ -364,7 +364,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 28] = [
+    let cases: [(&str, &str, &str, &str); 36] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -381,6 +381,14 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/relayclients", "10.\n", "line 1"),
         ("error", "etc/qmail/control/barelf", "allow\n", "`reject` or `normalize`"),
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
+        ("error", "etc/qmail/control/smtproutes", "a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/smtproutes", "a.test:r:587 joe xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/authsenders", "@a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/authsenders", "@a.test|joe|xyzzy\n", "`@a.test` has no colon"),
+        ("warning", "etc/qmail/control/authsenders", "@a.test:r:smtp|joe|xyzzy\n", "`@a.test:r:smtp`: the port"),
+        ("error", "etc/qmail/control/tlspolicy", "a.test:verfiy\n", "line 1: `a.test:verfiy` has no policy"),
+        ("error", "etc/qmail/control/tlscafile", "/nonexistent/ca.pem\n", "/nonexistent/ca.pem does not exist"),
+        ("error", "etc/qmail/control/tlscafile", "control/me\n", "has no certificate"),
         ("error", "etc/qmail/control/resolvers", "localhost\n", "not ADDRESS:PORT"),
         ("error", "etc/qmail/control/resolvers", "\n", "1 to 8 lines"),
         ("error", "etc/qmail/control/outgoingip", "192.0.2.300\n", "no IP address"),
@@ -398,6 +406,7 @@ fn check_names_file_problem_and_cure() {
         let instance = Instance::new();
         fs::write(instance.at(file), text).unwrap();
         let found = all(&instance);
+        assert!(!found.iter().any(|finding| finding.2.contains("xyzzy")), "a password is shown: {found:?}");
         let path = instance.at(file).display().to_string();
         let hit = |finding: &&(String, String, String)| finding.0 == level && finding.1 == path && finding.2.contains(problem);
         assert!(found.iter().find(hit).is_some(), "{file} = {text:?}: {found:?}");
@@ -410,7 +419,8 @@ fn check_names_file_problem_and_cure() {
         ("concurrencypop3", "10\n"),
         ("concurrencypop3ip", "10\n"),
         ("timeoutpop3", "10\n"),
-        ("smtproutes", "a.test:relay:26\n:[::1]:26\nb.test:\nc.test:[::1]\nd.test::587\ne.test:r:587|user|a:b\n"),
+        ("smtproutes", "a.test:relay:26\n:[::1]:26\nb.test:\nc.test:[::1]\nd.test::587\n"),
+        ("tlspolicy", "a.test:verify mx.a.test\n:may\n"),
         ("locals", "mail.example.org\nv.example\n"),
     ] {
         let path = fine.at("etc/qmail/control").join(name);
@@ -419,6 +429,28 @@ fn check_names_file_problem_and_cure() {
         let found: Vec<_> = all(&fine).into_iter().filter(|finding| finding.1 == path).collect();
         assert!(found.iter().all(|finding| finding.2.contains("in users/domains too")), "{name}: {found:?}");
     }
+}
+
+#[test]
+fn a_file_with_passwords_is_for_qmail_send_alone() {
+    let instance = Instance::new();
+    let path = instance.at("etc/qmail/control/smtproutes");
+    fs::write(&path, "a.test:r:587|user|a:b\n").unwrap();
+    let problems = |mode: u32| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let report: Value = serde_json::from_slice(&instance.run(&["check", "--json"], "").stdout).unwrap();
+        let ours = |finding: &&Value| finding["subject"] == path.display().to_string();
+        let findings = report["findings"].as_array().unwrap().iter().filter(ours).cloned().collect::<Vec<_>>();
+        findings.iter().map(|finding| finding["problem"].as_str().unwrap().to_owned()).collect::<String>()
+    };
+    assert!(problems(0o640).contains("others than its owner"));
+    let ids = fs::read_to_string(instance.at("etc/qmail/ids")).unwrap_or_default();
+    let uid = ids.lines().find_map(|line| line.strip_prefix("qmailq ")?.split(' ').next()?.parse().ok());
+    if let Some(uid) = uid {
+        assert!(problems(0o600).contains(&format!("qmail-send cannot read it; chown {uid}")), "{}", problems(0o600));
+        std::os::unix::fs::chown(&path, Some(uid), None).unwrap();
+    }
+    assert_eq!(problems(0o600), "");
 }
 
 fn check_of_places(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {

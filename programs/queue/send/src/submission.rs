@@ -419,7 +419,7 @@ mod tests {
             Item::Recipient(a("r@x")),
             Item::Data(b"data"),
             Item::Commit,
-            Item::Begin { sender: a("s@x"), flags: 4 },
+            Item::Begin { sender: a("s@x"), flags: 1 << 31 },
         ];
         // State names: Idle, Gathering, Swallowing, Waiting; M(ore), C(ommit), R(efuse), E(rror).
         let table = [("Idle", "MEEER"), ("Gathering", "EMMCE"), ("Swallowing", "EMMME"), ("Waiting", "EEEEE")];

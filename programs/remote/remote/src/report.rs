@@ -53,6 +53,12 @@ pub fn no_such_host(host: &str) -> String {
     format!("Sorry, I couldn't find any host named {host}. (#5.1.2)\n")
 }
 
+/// RFC 8689 §5: no host for the message supports REQUIRETLS; `host` was the last one.
+#[must_use]
+pub fn no_requiretls(host: &str) -> String {
+    format!("{host} does not support REQUIRETLS, which this message needs. (#5.7.30)\n")
+}
+
 /// The datagrams of a job's answer: as many as the texts need, the last one marked.
 #[must_use]
 pub fn answers(number: u64, judgements: Vec<Judgement>) -> Vec<Vec<u8>> {

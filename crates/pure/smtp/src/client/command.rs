@@ -40,6 +40,10 @@ pub(super) fn mail(transaction: &Transaction, offers: &Offers, out: &mut Vec<u8>
         // RFC 6531 §3.4.
         out.extend_from_slice(b" SMTPUTF8");
     }
+    if transaction.requiretls {
+        // RFC 8689 §3; `inexpressible` has looked whether it may be said.
+        out.extend_from_slice(b" REQUIRETLS");
+    }
     if let Some([delimiter, equals]) = transaction.xverp
         && offers.xverp
         && delimiter.is_ascii_graphic()
@@ -96,6 +100,7 @@ mod tests {
             eight_bit: true,
             smtputf8: false,
             xverp: Some(*b"-="),
+            requiretls: false,
         }
     }
 

@@ -155,7 +155,7 @@ impl<S: Spool> Engine<S> {
         let is_virtual = matches!(routed, Routed::Virtual(_));
         let is_local = routed.is_local();
         let (Routed::Virtual(target) | Routed::Local(target) | Routed::Remote(target)) = routed;
-        let remote = if is_local { None } else { Some(self.remote_route(&target)) };
+        let remote = if is_local { None } else { Some(self.remote_route(&active.envelope.sender, &target)) };
         let changed = target != *address;
         if let Some(recipient) = active.recipients.get_mut(at) {
             recipient.is_virtual = is_virtual;
@@ -164,11 +164,11 @@ impl<S: Spool> Engine<S> {
         remote
     }
 
-    fn remote_route(&mut self, target: &Address) -> (Site, Rc<Route>) {
+    fn remote_route(&mut self, sender: &Address, target: &Address) -> (Site, Rc<Route>) {
         let host = target.domain().unwrap_or_default();
-        let route = self.settings.route(host);
+        let route = self.settings.route(sender, host);
         if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {
-            let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port };
+            let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port, login: route.login.clone() };
             return (relay_site(&route.relay, route.port), Rc::new(Route::To(relay)));
         }
         let Ok(domain) = Domain::new(host) else {
@@ -176,7 +176,7 @@ impl<S: Spool> Engine<S> {
         };
         if let Some(route) = route {
             // The host itself at another port: a relay by its own name (its addresses, RFC 5321 §5.1 without MX).
-            let relay = job::Route::Relay { host: domain.as_bytes().into(), port: route.port };
+            let relay = job::Route::Relay { host: domain.as_bytes().into(), port: route.port, login: route.login };
             return (relay_site(domain.as_bytes(), route.port), Rc::new(Route::To(relay)));
         }
         let (site, question) = self.sites.of(&domain, self.now.s, self.now.boot);

@@ -1,6 +1,8 @@
 //! qmail-remote against scripted SMTP servers on loopback, with a resolver of our own behind resolve.sock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod tls;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use ipc::job::{Answer, Job, Route};
 use ipc::resolve::{Answer as Resolved, Host, Request};
 use ipc_async::{Listener, Packets};
 use qmail_remote::job::Courier;
-use qmail_remote::service::{Jobs, courier, serve};
+use qmail_remote::service::{Jobs, courier, serve, trusting};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
@@ -176,7 +178,9 @@ impl World {
         spawn_local(resolver(resolve, mx));
         let remote = Listener::new(sys::seqpacket::listen(run.as_fd(), "roles/remote.sock").unwrap()).unwrap();
         let own = vec!["127.0.0.77".parse().unwrap()];
-        let mut courier = courier(control::Remote::read(&root).unwrap(), own, run.try_clone().unwrap());
+        let control = control::Remote::read(&root).unwrap();
+        let tls = trusting(&control).unwrap();
+        let mut courier = courier(control, tls, own, run.try_clone().unwrap());
         courier.mx_port = port;
         let (courier, jobs) = (Rc::new(courier), Jobs::default());
         let (serving, counted) = (Rc::clone(&courier), jobs.clone());
@@ -186,6 +190,10 @@ impl World {
     }
 
     async fn send(&self, sender: &str, recipients: &[&str], route: Route, body: &[u8]) -> u64 {
+        self.send_flagged(sender, recipients, route, 0, body).await
+    }
+
+    async fn send_flagged(&self, sender: &str, recipients: &[&str], route: Route, flags: u32, body: &[u8]) -> u64 {
         let number = self.number.replace(self.number.get() + 1);
         let address = |text: &str| Address::new(text.as_bytes()).unwrap();
         let job = Job::Remote {
@@ -194,7 +202,7 @@ impl World {
             sender: address(sender),
             recipients: recipients.iter().map(|r| address(r)).collect(),
             route,
-            flags: 0,
+            flags,
             size: body.len() as u64,
         };
         let body = sys::memfd::sealed(body).unwrap();
@@ -253,7 +261,7 @@ fn hosts(list: &[(u16, &[&str])]) -> Resolved {
 }
 
 fn relay(address: SocketAddr) -> Route {
-    Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port() }
+    Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port(), login: None }
 }
 
 fn mx(domain: &str) -> Route {
@@ -373,7 +381,10 @@ fn routes_without_a_host() {
                 "DSorry. Although I'm listed as a best-preference MX or A for that host,\n\
                  it isn't in my control/locals file, so I don't treat it as local. (#5.4.6)\n",
             ),
-            (Route::Relay { host: "gone.example".into(), port: 25 }, "ZSorry, I couldn't find any host by that name. (#4.1.2)\n"),
+            (
+                Route::Relay { host: "gone.example".into(), port: 25, login: None },
+                "ZSorry, I couldn't find any host by that name. (#4.1.2)\n",
+            ),
         ] {
             assert_eq!(world.deliver(&["r@b.example", "q@b.example"], route).await, [expected, expected]);
         }
