@@ -59,7 +59,7 @@ impl Session {
         let mut words = argument.split(|b| *b == b' ').filter(|word| !word.is_empty());
         match (words.next(), words.next(), words.next()) {
             (Some(name), response, None) => {
-                let mechanism = self.config.mechanisms.find(name, self.peer.tls.is_some());
+                let mechanism = self.config.mechanisms.find(name, self.peer.can_be_bound_to());
                 Ok((mechanism.ok_or(replies::AUTH_MECHANISM)?, response))
             }
             _ => Err(replies::AUTH_SYNTAX),
