@@ -471,7 +471,7 @@ impl Session {
         let size = format!("SIZE {}", self.databytes());
         let verp = self.is_relay_client().then_some("XVERP");
         // Not where it would be refused (RFC 4954 §4), and so not once more.
-        let mechanisms = self.config.mechanisms.list(self.peer.can_be_bound_to());
+        let mechanisms = self.config.mechanisms.list(self.binds_channel());
         let mechanisms = mechanisms.filter(|_| self.peer.logins == Logins::Offered && self.user.is_none());
         let auth = mechanisms.map(|list| format!("AUTH {list}"));
         let starttls = (self.peer.starttls == StartTls::Offered && self.peer.tls.is_none()).then_some("STARTTLS");

@@ -65,9 +65,4 @@ impl super::Connection {
             self.logins = Logins::Offered;
         }
     }
-
-    /// Is there TLS that a login can be bound to? TLS 1.2 with an unusual certificate has nothing.
-    pub(super) fn can_be_bound_to(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.exporter.is_some() || tls.end_point.is_some())
-    }
 }

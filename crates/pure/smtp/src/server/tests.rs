@@ -923,6 +923,9 @@ fn after_starttls_everything_starts_over() {
         "{protected}"
     );
     assert!(protected.starts_with("530 5.7.0 log in first\r\n"), "{protected}");
+    // -PLUS is there where there is something to bind to: TLS 1.2 may have nothing.
+    let peer = Connection { tls: Some(Box::new(Tls { exporter: None, ..*fuzz::tls() })), ..local() };
+    assert!(self::replies(config(), peer, b"EHLO x\r\n").contains("250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n"));
     assert!(protected.ends_with("503 5.5.1 this connection has TLS already\r\n"), "{protected}");
     // A transaction and a name of before are gone.
     let peer = Connection { starttls: StartTls::Offered, ..local() };
