@@ -1,4 +1,4 @@
-//! The AUTHORIZATION state (RFC 1939 §4): USER, PASS, APOP, STLS (RFC 2595), CAPA, NOOP, QUIT, until somebody has been let in.
+//! The AUTHORIZATION state (RFC 1939 §4): USER, PASS, APOP, STLS (RFC 2595), AUTH (RFC 5034), CAPA, NOOP, QUIT, until somebody has been let in.
 //!
 //! The machine takes bytes and, after it asked, the [`Verdict`]; it returns [`Action`]s for a driver to do in order. While a verdict is
 //! outstanding it reads nothing: what a client pipelined behind its PASS stays with the driver, unread, and belongs to the session
@@ -12,7 +12,9 @@
 //! anything behind its STLS in the clear is cut off.
 //! Used by qmail-popup, both faces.
 
+use crate::auth::Sasl;
 use crate::command::{COMMAND_LEN_MAX, Command, ResponseCode, err, err_code, multi_line, ok};
+use sasl::{Exchange, Mechanism};
 use std::fmt;
 use wire::line::{Ending, Line, Lines};
 
@@ -63,6 +65,11 @@ pub enum Action {
     Reply(Vec<u8>),
     /// Have this judged and give the [`Verdict`]; feed nothing until then.
     Judge { user: Vec<u8>, proof: Proof },
+    /// Have this exchange begun, with what the client sent along; give the [`Verdict`] or [`Authorization::challenge`]; feed nothing until
+    /// then.
+    SaslStart { mechanism: Mechanism, initial: Option<sasl::Secret> },
+    /// The client's response to the last challenge; as [`Action::SaslStart`].
+    SaslStep { response: sasl::Secret },
     /// Send what waits, then `go` and start the handshake; a new machine serves behind it. Where there is no certificate now, say so by
     /// [`Authorization::no_tls`].
     StartTls { go: Vec<u8> },
@@ -90,22 +97,28 @@ pub enum Verdict {
 /// The machine of one connection; holds one line, one name and a few counters.
 #[derive(Debug)]
 pub struct Authorization {
-    offer: Offer,
-    lines: Lines,
-    state: State,
+    pub(crate) offer: Offer,
+    pub(crate) lines: Lines,
+    pub(crate) state: State,
     failures: u32,
     commands: u32,
+    /// AUTH is offered, with these mechanisms.
+    pub(crate) sasl: Option<Sasl>,
 }
 
 /// States own just their own data.
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     /// Nobody has been named.
     Anonymous,
     /// USER came.
     Named { user: Vec<u8> },
     /// A verdict is outstanding.
     Judging,
+    /// AUTH: the next line is a response, not a command.
+    Exchange(Exchange),
+    /// A verdict or a challenge is outstanding.
+    Relaying,
     /// STLS.
     Handshake,
     /// Closed or handed over.
@@ -116,7 +129,7 @@ impl Authorization {
     #[must_use]
     pub fn new(offer: Offer) -> Self {
         let lines = Lines::new(Ending::LfOptionalCr, COMMAND_LEN_MAX);
-        Self { offer, lines, state: State::Anonymous, failures: 0, commands: 0 }
+        Self { offer, lines, state: State::Anonymous, failures: 0, commands: 0, sasl: None }
     }
 
     /// The first line of the connection (RFC 1939 §4); classic qmail-popup sends nothing but the timestamp.
@@ -134,16 +147,17 @@ impl Authorization {
         while self.is_reading() {
             match self.lines.next(input) {
                 None => return,
-                Some(Line::TooLong) => actions.push(Action::Reply(err("line too long"))),
+                Some(Line::TooLong) => self.too_long(actions),
+                Some(Line::Whole(line)) if matches!(self.state, State::Exchange(_)) => self.response(&line, actions),
                 Some(Line::Whole(line)) => self.command(&line, input.is_empty(), actions),
             }
             self.count_command(actions);
         }
     }
 
-    /// Takes the answer to [`Action::Judge`]; without a question it means nothing.
+    /// Takes the answer to [`Action::Judge`] and its kin; without a question it means nothing.
     pub fn verdict(&mut self, verdict: Verdict, actions: &mut Vec<Action>) {
-        if self.state != State::Judging {
+        if !matches!(self.state, State::Judging | State::Relaying) {
             return;
         }
         self.state = State::Anonymous;
@@ -176,7 +190,7 @@ impl Authorization {
     /// May [`Authorization::receive`] make progress? Otherwise a verdict is due or all is over.
     #[must_use]
     pub fn is_reading(&self) -> bool {
-        matches!(self.state, State::Anonymous | State::Named { .. })
+        matches!(self.state, State::Anonymous | State::Named { .. } | State::Exchange(_))
     }
 
     /// Closed or handed over?
@@ -196,8 +210,12 @@ impl Authorization {
             return self.apop(&command, actions);
         } else if command.is("STLS") && self.offer.stls {
             return self.stls(&command, is_last, actions);
+        } else if command.is("AUTH") && self.sasl.is_some() {
+            return self.auth(&command, actions);
         } else if command.is("CAPA") {
-            multi_line("capability list follows", &self.capabilities())
+            let sasl = self.sasl_capability();
+            let lines: Vec<_> = self.capabilities().into_iter().chain(sasl.as_deref()).collect();
+            multi_line("capability list follows", &lines)
         } else if command.is("NOOP") {
             ok("")
         } else if command.is("QUIT") {
@@ -297,7 +315,7 @@ impl Authorization {
     }
 }
 
-const NO_CLEARTEXT: &str = "a password may not be sent over this connection, it is not encrypted";
+pub(crate) const NO_CLEARTEXT: &str = "a password may not be sent over this connection, it is not encrypted";
 
 #[cfg(test)]
 mod tests {
@@ -334,6 +352,7 @@ mod tests {
                             }
                             queue.extend(more);
                         }
+                        Action::SaslStart { .. } | Action::SaslStep { .. } => text.push_str("[relay]\n"),
                         Action::StartTls { go } => text += &format!("{}[tls]\n", String::from_utf8(go).unwrap()),
                         Action::HandOver => text.push_str("[in]\n"),
                         Action::Close => text.push_str("[close]\n"),

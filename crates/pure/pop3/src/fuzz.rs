@@ -25,7 +25,7 @@ fn judge(seed: u8, input: &[u8], chunk_len: usize) -> (Vec<u8>, usize) {
         failures_max: u32::from(seed >> 6),
     };
     let cleartext = offer.cleartext;
-    let mut machine = Authorization::new(offer);
+    let mut machine = Authorization::new(offer).with_sasl(sasl::Mechanisms::default(), seed & 16 == 0);
     let (mut said, mut unread) = (machine.greeting(), 0usize);
     for chunk in input.chunks(chunk_len.max(1)) {
         let mut rest = chunk;
@@ -35,12 +35,16 @@ fn judge(seed: u8, input: &[u8], chunk_len: usize) -> (Vec<u8>, usize) {
             let mut asked = false;
             for action in &actions {
                 assert!(!asked, "nothing follows a question");
-                asked = matches!(action, Action::Judge { .. });
+                asked = matches!(action, Action::Judge { .. } | Action::SaslStart { .. } | Action::SaslStep { .. });
                 record(action, cleartext, &mut said);
             }
             if asked {
                 assert!(!machine.is_reading());
+                let relays = !matches!(actions.last(), Some(Action::Judge { .. }));
                 let mut actions = Vec::new();
+                if relays && seed & 32 == 0 {
+                    machine.challenge(b"c", &mut actions);
+                }
                 machine.verdict(if seed & 8 == 0 { Verdict::Refused } else { Verdict::Accepted }, &mut actions);
                 actions.iter().for_each(|action| record(action, cleartext, &mut said));
             }
@@ -53,7 +57,7 @@ fn judge(seed: u8, input: &[u8], chunk_len: usize) -> (Vec<u8>, usize) {
 fn record(action: &Action, cleartext: bool, said: &mut Vec<u8>) {
     match action {
         Action::Reply(reply) => {
-            assert!(reply.ends_with(b"\r\n") && (reply.starts_with(b"+OK ") || reply.starts_with(b"-ERR ")));
+            assert!(reply.ends_with(b"\r\n") && [&b"+OK "[..], b"+ ", b"-ERR "].iter().any(|start| reply.starts_with(start)));
             said.extend_from_slice(reply);
         }
         Action::Judge { user, proof } => {
@@ -64,6 +68,10 @@ fn record(action: &Action, cleartext: bool, said: &mut Vec<u8>) {
             said.extend_from_slice(b"[judge]");
         }
         Action::StartTls { go } => said.extend_from_slice(go),
+        Action::SaslStart { .. } | Action::SaslStep { .. } => {
+            assert!(cleartext, "promise 4");
+            said.extend_from_slice(b"[relay]");
+        }
         Action::HandOver => said.extend_from_slice(b"[in]"),
         Action::Close => said.extend_from_slice(b"[close]"),
     }

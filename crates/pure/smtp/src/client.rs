@@ -31,7 +31,7 @@ mod security;
 use std::collections::VecDeque;
 
 use crate::reply::{Offers, Replies, Reply};
-pub use event::{Action, Finished, Input, Security, Stage, Tls, Transaction};
+pub use event::{Action, Dsn, Finished, Input, Security, Stage, Tls, Transaction};
 pub use report::{Outcome, REPORT_LEN_MAX};
 
 /// One SMTP connection.
@@ -292,8 +292,8 @@ impl Client {
         envelope.unsent.push_back(Command::Mail);
         let room = self.offers.recipients_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         let mut count = 0;
-        for (index, recipient) in envelope.transaction.recipients.iter().enumerate() {
-            let outcome = if command::rcpt(recipient, &mut Vec::new()).is_err() {
+        for index in 0..envelope.transaction.recipients.len() {
+            let outcome = if command::rcpt(&envelope.transaction, index, &self.offers, &mut Vec::new()).is_err() {
                 Outcome::Failed("Sorry, that address has a malformed domain. (#5.1.2)\n".to_owned())
             } else if count == room {
                 Outcome::Next
@@ -322,9 +322,7 @@ impl Client {
                 // Both were written once before, by `plan` and `inexpressible`: they cannot fail now.
                 Command::Mail => command::mail(&envelope.transaction, &self.offers, &mut bytes).unwrap_or_default(),
                 Command::Rcpt(index) => {
-                    if let Some(recipient) = envelope.transaction.recipients.get(index) {
-                        command::rcpt(recipient, &mut bytes).unwrap_or_default();
-                    }
+                    command::rcpt(&envelope.transaction, index, &self.offers, &mut bytes).unwrap_or_default();
                 }
             }
             envelope.unanswered.push_back(command);

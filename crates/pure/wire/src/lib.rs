@@ -8,6 +8,7 @@ pub mod address;
 pub mod base64;
 pub mod cdb;
 pub mod civil;
+pub mod dsn;
 pub mod escape;
 #[doc(hidden)]
 pub mod fuzz;

@@ -1,11 +1,17 @@
-//! Password hashes: argon2id as PHC strings (RFC 9106; the parameters stand in the string, so they may change from user to user).
+//! Password hashes: argon2id as PHC strings (RFC 9106; the parameters stand in the string, so they may change from user to user), and
+//! those of other systems ([`imported`]), which are verified and never made.
 //!
 //! [`hash`] and [`verify`] take tens of milliseconds and [`MEMORY_KIB`] of memory; qmail-auth runs them on a few threads. A login of an
-//! unknown user is verified against a hash that no password has, so it takes the same time.
+//! unknown user is verified against a hash that no password has, so it takes the same time as one of a user whose hash was made here. An
+//! imported hash takes the time that it takes: until the first login, which replaces it ([`is_outdated`]), it can be told from others.
+
+mod imported;
+mod md5_crypt;
 
 use crate::Error;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use imported::Form;
 use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
@@ -18,9 +24,11 @@ pub const PASSES: u32 = 2;
 pub const LANES: u32 = 1;
 /// Longest password, in bytes: it has to fit into a POP3 command line.
 pub const PASSWORD_LEN_MAX: usize = 1000;
-/// A stored hash that asks for more memory or passes than this is refused: the store is not trusted with the machine.
-const STORED_MEMORY_KIB_MAX: u32 = 1024 * 1024;
-const STORED_PASSES_MAX: u32 = 64;
+/// A stored hash that asks for more memory or for more work than this is refused: the store is not trusted with the machine, and the
+/// process may not have more than 2 GiB for all its threads.
+const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
+/// Passes times memory: a second or two.
+const STORED_WORK_KIB_MAX: u64 = 1024 * 1024;
 
 /// A PHC string of `password` with fresh salt.
 ///
@@ -48,18 +56,27 @@ pub fn check(password: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Is `password` the one that `stored` was made of? `None` stands for an unknown user: the work is done, the answer is no.
+/// Is `password` the one that `stored` was made of? `None` stands for an unknown user: the work is done, the answer is no. So it is for
+/// what cannot be a password ([`check`]).
 ///
 /// # Errors
-/// Temporary: the stored hash cannot be read.
+/// Temporary: the stored hash cannot be read, or it asks for too much.
 pub fn verify(stored: Option<&str>, password: &[u8]) -> Result<bool, Error> {
-    let parsed = match stored {
-        Some(text) => parse(text)?,
-        None => parse(nobody()?)?,
+    let stored = stored.map(Form::of).transpose()?.filter(|_| check(password).is_ok());
+    let (text, somebody) = match stored {
+        Some(Form::Argon2(text)) => (text, true),
+        Some(imported) => return imported.is_of(password),
+        None => (nobody()?, false),
     };
     let password = Zeroizing::new(password.get(..PASSWORD_LEN_MAX.min(password.len())).unwrap_or_default().to_vec());
-    let right = argon2()?.verify_password(&password, &parsed).is_ok();
-    Ok(right && stored.is_some())
+    let right = argon2()?.verify_password(&password, &parse(text)?).is_ok();
+    Ok(right && somebody)
+}
+
+/// Is it a hash that [`hash`] would make otherwise now: another kind, or other parameters?
+#[must_use]
+pub fn is_outdated(stored: &str) -> bool {
+    !stored.starts_with(&format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}$"))
 }
 
 fn argon2() -> Result<Argon2<'static>, Error> {
@@ -93,7 +110,8 @@ pub fn warm() -> Result<(), Error> {
 fn parse(text: &str) -> Result<PasswordHash, Error> {
     let hash = PasswordHash::new(text).map_err(|_| Error::Damaged("a password hash is no PHC string"))?;
     let params = Params::try_from(&hash).map_err(|_| Error::Damaged("a password hash has odd parameters"))?;
-    if params.m_cost() > STORED_MEMORY_KIB_MAX || params.t_cost() > STORED_PASSES_MAX {
+    let work = u64::from(params.m_cost()).saturating_mul(params.t_cost().into());
+    if params.m_cost() > STORED_MEMORY_KIB_MAX || work > STORED_WORK_KIB_MAX {
         return Err(Error::Damaged("a password hash asks for too much memory or time"));
     }
     Ok(hash)
@@ -113,6 +131,10 @@ mod tests {
         }
         assert!(!verify(None, b"nobody has this password").unwrap());
         assert_ne!(hash(b"open sesame").unwrap(), stored, "salted");
+        assert!(!is_outdated(&stored));
+        for old in ["$argon2id$v=19$m=19456,t=1,p=1$x", "$argon2i$v=19$m=19456,t=2,p=1$x", "$6$x", "{PLAIN}x", ""] {
+            assert!(is_outdated(old), "{old}");
+        }
     }
 
     #[test]
@@ -121,6 +143,7 @@ mod tests {
             "",
             "x",
             "$1$abc$def",
+            "$argon2id$v=19$m=262145,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$MTIzNDU2Nzg5MDEy",
             "$argon2id$v=19$m=4294967295,t=2,p=1$c29tZXNhbHQ$MTIzNDU2Nzg5MDEy",
             "$argon2id$v=19$m=19456,t=999,p=1$c29tZXNhbHRzb21lc2FsdA$MTIzNDU2Nzg5MDEy",
         ] {

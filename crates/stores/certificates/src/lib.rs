@@ -5,12 +5,14 @@
 //! Used by qmail-keys, which serves them, and by the administrator's command, which looks at them.
 #![forbid(unsafe_code)]
 
+mod pem;
+
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -115,8 +117,9 @@ pub fn certificate(dir: &Path) -> Result<Certificate, String> {
 /// As [`certificate`], or the key cannot be used or is another's.
 pub fn entry(dir: &Path) -> Result<Entry, String> {
     let certificate = certificate(dir)?;
-    let pem = Zeroizing::new(read(&dir.join(KEY), true)?);
-    let der = PrivateKeyDer::from_pem_slice(&pem).map(Zeroizing::new).map_err(|error| format!("{KEY}: {error}"))?;
+    let text = Zeroizing::new(read(&dir.join(KEY), true)?);
+    let blocks = pem::blocks(&text).map_err(|error| format!("{KEY}: {error}"))?;
+    let der = private_key(&blocks).map_err(|error| format!("{KEY} {error}"))?;
     let key = any_supported_type(&der).map_err(|_| {
         format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can")
     })?;
@@ -124,6 +127,23 @@ pub fn entry(dir: &Path) -> Result<Entry, String> {
     CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{KEY} is not the key of {CERTIFICATE}"))?;
     let schemes = SCHEMES.into_iter().filter(|scheme| key.choose_scheme(&[*scheme]).is_some()).collect();
     Ok(Entry { certificate, schemes, key })
+}
+
+/// The one key of a file, borrowed: what is read is wiped by its owner.
+fn private_key(blocks: &[pem::Block]) -> Result<PrivateKeyDer<'_>, String> {
+    let mut keys = blocks.iter().filter(|block| block.label.ends_with("PRIVATE KEY"));
+    let key = keys.next().ok_or("holds no private key")?;
+    if keys.next().is_some() {
+        return Err("holds more than one private key".to_owned());
+    }
+    let der = &key.der[..];
+    match key.label.as_str() {
+        "PRIVATE KEY" => Ok(PrivatePkcs8KeyDer::from(der).into()),
+        "EC PRIVATE KEY" => Ok(PrivateSec1KeyDer::from(der).into()),
+        "RSA PRIVATE KEY" => Ok(PrivatePkcs1KeyDer::from(der).into()),
+        "ENCRYPTED PRIVATE KEY" => Err("is encrypted; write it without a password".to_owned()),
+        label => Err(format!("holds a {label}, which is not read; convert it to PKCS #8")),
+    }
 }
 
 /// A private key must be its owner's alone.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod authlimits;
 pub mod error;
 pub mod inject;
 pub mod lspawn;
@@ -18,9 +19,11 @@ pub mod root;
 pub mod routes;
 pub mod send;
 pub mod smtpd;
+pub mod submission;
 pub mod tlspolicy;
 pub mod watched;
 
+pub use authlimits::AuthLimits;
 pub use error::ControlError;
 pub use inject::Inject;
 pub use remote::Remote;

@@ -23,6 +23,10 @@ const IDLE_MAX_S: u64 = 86_400;
 pub struct Popup {
     /// Networks whose clients may send a password without TLS.
     pub cleartext: Networks,
+    /// Names of SASL mechanisms, and APOP; `None`: the default ones.
+    pub mechanisms: Option<Vec<Vec<u8>>>,
+    /// The name of this host, for the timestamp of APOP; empty if there is none.
+    pub me: Vec<u8>,
     /// Of all workers together.
     pub sessions_max: usize,
     /// Of each worker: up to so many times the number of workers in all.
@@ -43,6 +47,8 @@ impl Popup {
         let idle_s = root.int("timeoutpop3")?.unwrap_or(IDLE_DEFAULT_S).clamp(1, IDLE_MAX_S);
         Ok(Self {
             cleartext: root.authcleartext()?,
+            mechanisms: root.lines("authmechanisms")?,
+            me: root.line("me")?.unwrap_or_default(),
             sessions_max: count("concurrencypop3", SESSIONS_DEFAULT, SESSIONS_MAX)?,
             sessions_per_address_max: count("concurrencypop3ip", SESSIONS_PER_ADDRESS_DEFAULT, SESSIONS_MAX)?,
             idle: Duration::from_secs(idle_s),

@@ -6,6 +6,7 @@
 //! one or more, the last marked so.
 
 use crate::field::{Bytes, Verdict};
+use crate::options::Options;
 use wire::{Address, Domain, Login};
 
 /// Most recipients of one remote job (one SMTP transaction, RFC 5321 §4.5.3.1.8).
@@ -20,12 +21,16 @@ messages! {
         /// its local part says who.
         1 => System { number: u64, message: u64, sender: Address, recipient: Address },
         /// To the mailbox `user` of a virtual domain (its `.qmail` files, `ext` after a dash if any); `recipient` is the
-        /// address as the client gave it.
-        2 => Mailbox { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes },
+        /// address as the client gave it, `settings` are for the worker ([`crate::mailbox`]).
+        2 => Mailbox {
+            number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes, settings: Bytes,
+        },
         /// To an alias of a virtual domain: forward to the targets, as that domain's user.
         3 => Alias { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, targets: Vec<Address> },
         /// To up to [`RECIPIENTS_MAX`] recipients of one site. `size` is the body's length in LF form, in bytes.
-        4 => Remote { number: u64, message: u64, sender: Address, recipients: Vec<Address>, route: Route, flags: u32, size: u64 },
+        4 => Remote { number: u64, message: u64, sender: Address, recipients: Vec<Address>, route: Route, flags: u32, size: u64,
+            /// What the next server is asked for, by the recipients' places in this job.
+            options: Option<Options> },
     }
 }
 
@@ -58,6 +63,8 @@ messages! {
         /// `untried` lists recipients that were not tried because the transaction was full (452 after the first
         /// accepted RCPT): they belong in the next one and have no outcome.
         1 => Done { number: u64, outcomes: Vec<Outcome>, untried: Vec<u32>, last: bool },
+        /// Before the outcomes of these recipients: if they are delivered, the next server reports about them (RFC 3461 §5.2.1).
+        2 => PassedOn { number: u64, recipients: Vec<u32> },
     }
 }
 
@@ -89,6 +96,7 @@ mod tests {
                 route: Route::Mx { domain },
                 flags: 1,
                 size: 9,
+                options: Some(Options { hold_until_s: Some(1), ..Options::none() }),
             },
             Job::Remote {
                 number: 4,
@@ -102,6 +110,7 @@ mod tests {
                 },
                 flags: 0,
                 size: 0,
+                options: None,
             },
         ]
     }

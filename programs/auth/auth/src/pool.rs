@@ -1,8 +1,10 @@
 //! A few threads that compute password hashes, so that a login costs nobody else the 20 milliseconds it takes.
 
 use accounts::{Error, password};
+use sasl::scram::{Hash, Keys, Salt};
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use sys::wake::Wake;
@@ -18,19 +20,23 @@ const STACK_LEN: usize = 256 * 1024;
 /// What to compute.
 pub(crate) enum Work {
     /// `None`: nobody's password; the work is done all the same.
-    Verify {
-        stored: Option<Zeroizing<String>>,
-        password: Zeroizing<Vec<u8>>,
-    },
-    Hash {
-        password: Zeroizing<Vec<u8>>,
-    },
+    Verify { stored: Option<Zeroizing<String>>, password: Zeroizing<Vec<u8>> },
+    /// For a new password: its hash, if it is to have one, and SCRAM's keys with these salts.
+    Make { password: Zeroizing<Vec<u8>>, salts: Vec<(Hash, Salt)>, with_hash: bool },
+}
+
+/// What was made of a password.
+pub(crate) struct Made {
+    /// Empty where none was asked for.
+    pub(crate) hash: Zeroizing<String>,
+    /// SCRAM's keys, as RFC 5803 writes them.
+    pub(crate) keys: Vec<(Hash, Zeroizing<String>)>,
 }
 
 /// What came of it.
 pub(crate) enum Outcome {
     Verified(Result<bool, Error>),
-    Hashed(Result<String, Error>),
+    Made(Result<Made, Error>),
 }
 
 /// Jobs in, outcomes out; `T` comes back with the outcome.
@@ -116,13 +122,26 @@ fn run<T>(shared: &Shared<T>) {
             }
         };
         drop(state);
-        let outcome = match work {
-            Work::Verify { stored, password } => {
-                Outcome::Verified(password::verify(stored.as_ref().map(|s| s.as_str()), &password))
-            }
-            Work::Hash { password } => Outcome::Hashed(password::hash(&password)),
-        };
+        let outcome = compute(work);
         shared.lock().done.push_back((token, outcome));
         shared.wake.wake();
     }
+}
+
+fn compute(work: Work) -> Outcome {
+    // The hashes of other systems are read by code of many hands: what none of it should do must not cost a thread.
+    match work {
+        Work::Verify { stored, password } => {
+            let verify = || password::verify(stored.as_ref().map(|s| s.as_str()), &password);
+            let verdict = catch_unwind(AssertUnwindSafe(verify));
+            Outcome::Verified(verdict.unwrap_or(Err(Error::Damaged("a password hash cannot be computed"))))
+        }
+        Work::Make { password, salts, with_hash } => Outcome::Made(make(&password, salts, with_hash)),
+    }
+}
+
+fn make(password: &[u8], salts: Vec<(Hash, Salt)>, with_hash: bool) -> Result<Made, Error> {
+    let hash = if with_hash { password::hash(password)?.into() } else { Zeroizing::default() };
+    let keys = salts.into_iter().map(|(hash, salt)| (hash, Keys::derive(hash, password, salt).to_text(hash).into()));
+    Ok(Made { hash, keys: keys.collect() })
 }

@@ -1,10 +1,18 @@
 //! From control files to the machine's configuration.
 
+use sasl::Mechanisms;
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Config, Limits, RcptHosts};
+use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules};
+use std::io;
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
-pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> Config {
+///
+/// # Errors
+/// `control/authmechanisms` names something that is no mechanism.
+pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> io::Result<Config> {
+    let mechanisms = Mechanisms::parse(control.mechanisms.as_deref()).map_err(|name| {
+        io::Error::other(format!("control/authmechanisms: `{}` is no mechanism", wire::escape::visible(&name)))
+    })?;
     let limits = Limits {
         databytes: control.databytes,
         recipients_max: control.recipients_max,
@@ -12,13 +20,19 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         command_s: control.timeout_s,
         ..Limits::default()
     };
-    Config {
+    Ok(Config {
         limits,
+        mechanisms,
         me: control.me,
         greeting: control.greeting,
         localiphost: control.localiphost,
         barelf: if control.normalizes_bare_lf { BareLf::Normalize } else { BareLf::Reject },
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
         badmailfrom: BadMailFrom::new(control.badmailfrom),
-    }
+        dsn: if control.offers_dsn_to_all { DsnOffer::Everybody } else { DsnOffer::Relaying },
+        submission: SubmissionRules {
+            binds_senders: control.submission.binds_senders,
+            hides_client: control.submission.hides_client,
+        },
+    })
 }

@@ -69,7 +69,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             cleartext: control.cleartext.clone(),
             bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
-                config(control, Vec::new()),
+                config(control, Vec::new())?,
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
                 Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
                 Acceptor::start(keys, Socket::Keys.path())?,

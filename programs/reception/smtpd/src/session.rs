@@ -4,14 +4,14 @@
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
 use crate::admission::Place;
+use crate::login;
 use crate::queue::{Draft, Pool};
+use crate::submission::{Judge, Judging};
 use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{
-    Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Secret, Session, Tls, TlsAnswer,
-};
+use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -28,8 +28,8 @@ use wire::Address;
 /// What is read in one go. Less than the machine would hold while a question is open.
 const SCRATCH_LEN: usize = 64 * 1024;
 const _: () = assert!(SCRATCH_LEN < smtp::server::HELD_LEN_MAX);
-/// A refused login is answered so much later, whatever was wrong with it; as in POP3.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// A refused login is answered later, as qmail-auth says, but never later than this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a client that sends on may take to read the last reply.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
@@ -101,7 +101,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connectio
         output: Vec::new(),
         questions: Vec::new(),
         login: None,
+        exchange: None,
         starttls: None,
+        judging: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -126,10 +128,14 @@ struct Talk {
     session: Session,
     output: Vec<u8>,
     questions: Vec<(u32, Address)>,
-    /// A name and a password that are to be judged.
-    login: Option<(Box<[u8]>, Secret)>,
+    /// A login that is to be judged, or a message of its exchange.
+    login: Option<Box<login::Question>>,
+    /// qmail-auth's number for the exchange that is under way.
+    exchange: Option<u64>,
     /// What the client is told before the handshake that is due.
     starttls: Option<Vec<u8>>,
+    /// A sender or a header that is to be judged.
+    judging: Option<Judging>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -143,8 +149,16 @@ impl Talk {
                 Action::Reply(bytes) if self.output.is_empty() => self.output = bytes,
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
-                Action::LogIn { user, password } => self.login = Some((user, password)),
+                Action::LogIn { user, password } => {
+                    self.login = Some(Box::new(login::Question::Password { user, password }));
+                }
+                Action::SaslStart { mechanism, initial } => {
+                    self.login = Some(Box::new(login::Question::Start { mechanism, initial }));
+                }
+                Action::SaslStep { response } => self.login = Some(Box::new(login::Question::Step { response })),
                 Action::StartTls { go } => self.starttls = Some(go),
+                Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
+                Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -170,13 +184,26 @@ impl Talk {
         if !self.questions.is_empty() {
             return self.ask(actions).await;
         }
-        if let Some((user, password)) = self.login.take() {
-            let answer = Box::pin(self.log_in(user, password)).await;
+        if let Some(question) = self.login.take() {
+            let answer = Box::pin(self.log_in(*question)).await;
             return self.session.step(now(), Input::Login(answer), actions);
         }
         if let Some(go) = self.starttls.take() {
             let answer = Box::pin(self.start_tls(go)).await;
             return self.session.step(now(), Input::Tls(answer), actions);
+        }
+        if let Some(judging) = self.judging.take() {
+            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            return match judging {
+                Judging::Sender(sender) => {
+                    let answer = Box::pin(judge.sender(sender)).await;
+                    self.session.step(now(), Input::Sender(answer), actions);
+                }
+                Judging::Header { header, recipients } => {
+                    let answer = Box::pin(judge.header(header, recipients)).await;
+                    self.session.step(now(), Input::Header(answer), actions);
+                }
+            };
         }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
@@ -214,14 +241,18 @@ impl Talk {
     }
 
     /// Asks qmail-auth; cannot-tell when it does not answer in time.
-    async fn log_in(&self, user: Box<[u8]>, mut password: Secret) -> LoginAnswer {
-        let remote = std::str::from_utf8(&self.session.peer().remote_ip).ok().and_then(|ip| ip.parse().ok());
-        let (login, password) = (user.into_vec().into(), std::mem::take(&mut *password.0).into());
-        let question = |id| auth::Request::Login { id, service: "smtp".into(), login, password, remote };
-        match self.worker.directory.ask(question).await {
+    async fn log_in(&mut self, question: login::Question) -> LoginAnswer {
+        let exchange = self.exchange.take();
+        let peer = self.session.peer();
+        let answer = self.worker.directory.ask(|id| question.into_request(id, exchange, peer)).await;
+        match answer {
             Ok((auth::Answer::LoggedIn { user, .. }, _)) => LoginAnswer::Accepted { user: user.0.into() },
-            Ok((auth::Answer::Refused { .. }, _)) => {
-                sleep(FAILURE_PAUSE).await;
+            Ok((auth::Answer::Challenge { exchange, data, .. }, _)) => {
+                self.exchange = Some(exchange);
+                LoginAnswer::Challenge(data.0.into())
+            }
+            Ok((auth::Answer::Refused { pause_s, .. }, _)) => {
+                sleep(Duration::from_secs(pause_s.into()).min(PAUSE_MAX)).await;
                 LoginAnswer::Refused
             }
             _ => LoginAnswer::Temporary,

@@ -9,10 +9,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use ipc::job::{FLAG_REQUIRETLS, FLAG_SMTPUTF8, Route};
+use ipc::options::Options;
 use ipc::resolve::{Answer, Request};
 use ipc_async::Client as Asker;
 use message::verp;
-use smtp::client::{Finished, Outcome, Transaction};
+use smtp::client::{Dsn, Finished, Outcome, Transaction};
+use smtp::command::RcptParameters;
 use wire::Address;
 
 use crate::body::Body;
@@ -31,6 +33,8 @@ pub struct Remote {
     pub route: Route,
     pub flags: u32,
     pub size: u64,
+    /// By the recipients' places.
+    pub options: Option<Options>,
     pub body: Option<OwnedFd>,
 }
 
@@ -65,6 +69,7 @@ impl Courier {
         let requiretls = job.flags & FLAG_REQUIRETLS != 0;
         let wishes = Wishes::new(&self.own.control.tlspolicy, job.route, requiretls, || body.says_tls_required_no());
         let mut work = Work::new(job.sender, job.recipients, job.flags, &body);
+        work.options = job.options;
         self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
     }
@@ -153,7 +158,7 @@ impl Courier {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;
             }
-            progress |= work.settle(&batch.indices, finished);
+            progress |= work.settle(&batch.indices, finished, session.offers().dsn);
         }
         self.pool.give_back(session);
         progress
@@ -166,6 +171,7 @@ struct Work<'a> {
     recipients: Vec<Address>,
     smtputf8: bool,
     requiretls: bool,
+    options: Option<Options>,
     body: &'a Body,
     settled: Vec<Option<Judgement>>,
     open: VecDeque<usize>,
@@ -188,7 +194,19 @@ impl<'a> Work<'a> {
         let smtputf8 = flags & FLAG_SMTPUTF8 != 0 && body.survey().eight_bit_header;
         let requiretls = flags & FLAG_REQUIRETLS != 0;
         let (last_refusal, no_requiretls, is_unreached) = (None, None, false);
-        Self { sender, recipients, smtputf8, requiretls, body, settled, open, last_refusal, no_requiretls, is_unreached }
+        Self {
+            sender,
+            recipients,
+            smtputf8,
+            requiretls,
+            options: None,
+            body,
+            settled,
+            open,
+            last_refusal,
+            no_requiretls,
+            is_unreached,
+        }
     }
 
     fn refused(&mut self, refused: Refused) {
@@ -219,6 +237,7 @@ impl<'a> Work<'a> {
             (None, None) => (self.sender.clone(), None),
         };
         let survey = self.body.survey();
+        let dsn = self.dsn(&indices);
         let transaction = Transaction {
             sender,
             recipients,
@@ -227,19 +246,32 @@ impl<'a> Work<'a> {
             smtputf8: self.smtputf8,
             xverp,
             requiretls: self.requiretls,
+            dsn,
         };
         Batch { transaction, indices }
     }
 
-    /// Notes what became of a batch; recipients for the next transaction stay open. True if one was settled.
-    fn settle(&mut self, indices: &[usize], finished: Finished) -> bool {
+    /// What a server that offers DSN is asked for about these recipients.
+    fn dsn(&self, indices: &[usize]) -> Option<Box<Dsn>> {
+        let options = self.options.as_ref()?;
+        let of = |index: &usize| {
+            let asked = u32::try_from(*index).ok().and_then(|index| options.of(index));
+            asked.map(|asked| RcptParameters { notify: asked.notify, orcpt: asked.orcpt.clone() }).unwrap_or_default()
+        };
+        Some(Box::new(Dsn { ret: options.ret, envid: options.envid.clone(), recipients: indices.iter().map(of).collect() }))
+    }
+
+    /// Notes what became of a batch; recipients for the next transaction stay open. `reports`: the server reports about those it took.
+    /// True if one was settled.
+    fn settle(&mut self, indices: &[usize], finished: Finished, reports: bool) -> bool {
         let before = self.open.len();
         for (index, outcome) in indices.iter().zip(&finished.outcomes) {
             if *outcome == Outcome::Next {
                 continue;
             }
             if let Some(slot) = self.settled.get_mut(*index) {
-                *slot = Some(Judgement::from(outcome));
+                let passed_on = reports && self.options.is_some() && matches!(outcome, Outcome::Delivered(_));
+                *slot = Some(Judgement { passed_on, ..Judgement::from(outcome) });
             }
             self.open.retain(|open| open != index);
         }

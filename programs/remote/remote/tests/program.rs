@@ -95,6 +95,7 @@ fn job(client: &Seqpacket, number: u64, address: SocketAddr) -> std::io::Result<
         route: Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port(), login: None },
         flags: 0,
         size: LETTER.len() as u64,
+        options: None,
     };
     client.send_with_fd(&job.encode(), sys::memfd::sealed(LETTER).unwrap().as_fd())
 }

@@ -61,7 +61,9 @@ pub fn serve(classic: &Classic, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -
                         }
                     }
                 }
-                Action::StartTls { .. } | Action::HandOver | Action::Close => {}
+                // Not offered, so they do not come.
+                Action::SaslStart { .. } | Action::SaslStep { .. } | Action::StartTls { .. } => {}
+                Action::HandOver | Action::Close => {}
             }
         }
         if machine.is_done() {

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod classic;
+mod login;
 mod relay;
 mod service;
 mod session;

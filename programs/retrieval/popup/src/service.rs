@@ -7,6 +7,7 @@ use control::popup::Popup;
 use ipc_async::Client;
 use ipc_async::service::{Lifeline, Word};
 use sandbox::Socket;
+use sasl::Mechanisms;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -50,6 +51,7 @@ pub enum Door {
 /// What all sessions share.
 pub(crate) struct Shared {
     pub(crate) config: Popup,
+    pub(crate) mechanisms: Mechanisms,
     pub(crate) auth: Client<ipc::auth::Answer>,
     pub(crate) tls: Acceptor,
     places: RefCell<HashMap<IpAddr, usize>>,
@@ -104,6 +106,15 @@ impl Shared {
     }
 }
 
+/// The mechanisms that AUTH offers.
+///
+/// # Errors
+/// `control/authmechanisms` names something that is no mechanism.
+pub(crate) fn mechanisms(config: &Popup) -> io::Result<Mechanisms> {
+    Mechanisms::parse(config.mechanisms.as_deref())
+        .map_err(|name| io::Error::other(format!("control/authmechanisms: `{}` is no mechanism", wire::escape::visible(&name))))
+}
+
 /// Serves as long as `lifeline` says, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
 ///
 /// # Errors
@@ -111,6 +122,7 @@ impl Shared {
 pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
     let lifeline = Lifeline::new(lifeline)?;
     let shared = Rc::new(Shared {
+        mechanisms: mechanisms(&service.config)?,
         config: service.config,
         tls: Acceptor::start(Arc::new(service.run.try_clone()?), Socket::Keys.path())?,
         auth: Client::new(service.run, Socket::Auth.path(), LOGIN_DEADLINE),

@@ -1,23 +1,19 @@
 //! One client: the dialogue until it is in, then the copying.
 
+use crate::login::{Judge, Judged, Question};
 use crate::relay;
 use crate::service::Shared;
 use crate::start::log;
-use ipc::auth::{Answer, Request};
-use pop3::authorization::{Action, Proof};
-use pop3::{Authorization, Offer, Verdict};
+use pop3::authorization::Action;
+use pop3::{Authorization, Offer};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
-use std::time::Duration;
 use tls::Transport;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Refused logins before the connection is closed.
 const FAILURES_MAX: u32 = 3;
-/// A refused login is answered so much later, whatever was wrong with it.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes read at a time during the dialogue.
 const INPUT_LEN: usize = 2048;
 
@@ -26,6 +22,7 @@ pub(crate) struct Session<'a> {
     address: IpAddr,
     shared: &'a Shared,
     machine: Authorization,
+    judge: Judge,
 }
 
 /// A client that is in: its session, and what it sent already for it.
@@ -36,13 +33,16 @@ struct Entered {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(stream: TcpStream, address: IpAddr, shared: &'a Shared) -> Self {
+        let timestamp = Some(shared).filter(|shared| shared.config.allows_cleartext(address)).and_then(timestamp);
         let stream = Transport::Clear(stream);
-        let machine = Authorization::new(offer(shared, address, &stream));
-        Self { stream, address, shared, machine }
+        let machine = machine(shared, offer(shared, address, &stream, timestamp.clone()), false);
+        Self { stream, address, shared, machine, judge: Judge::new(address, timestamp) }
     }
 
     /// TLS from the first byte (RFC 8314 §3.3).
     pub(crate) async fn run_tls(mut self) {
+        // Nothing was said yet: the greeting comes behind the handshake.
+        self.judge = Judge::new(self.address, timestamp(self.shared));
         if self.handshake().await {
             Box::pin(self.run()).await;
         }
@@ -83,73 +83,78 @@ impl<'a> Session<'a> {
     async fn perform(&mut self, actions: Vec<Action>) -> io::Result<Option<UnixStream>> {
         let mut replies = Vec::new();
         for action in actions {
-            match action {
-                Action::Reply(reply) => replies.extend_from_slice(&reply),
-                Action::Judge { user, proof } => {
-                    self.write(&std::mem::take(&mut replies)).await?;
-                    let (verdict, session) = self.judge(user, proof).await;
-                    let mut more = Vec::new();
+            let question = match action {
+                Action::Reply(reply) => {
+                    replies.extend_from_slice(&reply);
+                    continue;
+                }
+                Action::Judge { user, proof } => Question::Proof { user, proof },
+                Action::SaslStart { mechanism, initial } => Question::Start { mechanism, initial },
+                Action::SaslStep { response } => Question::Step { response },
+                Action::StartTls { go } => {
+                    self.start_tls(&go, &mut replies).await?;
+                    continue;
+                }
+                Action::HandOver | Action::Close => continue,
+            };
+            self.write(&std::mem::take(&mut replies)).await?;
+            let mut more = Vec::new();
+            let session = match self.judge.ask(&self.shared.auth, question).await {
+                Judged::Verdict(verdict, session) => {
                     self.machine.verdict(verdict, &mut more);
-                    for action in more {
-                        match action {
-                            Action::Reply(reply) => replies.extend_from_slice(&reply),
-                            Action::HandOver => return Ok(session),
-                            Action::Judge { .. } | Action::StartTls { .. } | Action::Close => {}
-                        }
-                    }
+                    session
                 }
-                Action::StartTls { go } if self.shared.tls.is_available() => {
-                    replies.extend_from_slice(&go);
-                    self.write(&std::mem::take(&mut replies)).await?;
-                    // Without a connection the next read finds the end.
-                    self.handshake().await;
+                Judged::Challenge(data) => {
+                    self.machine.challenge(&data, &mut more);
+                    None
                 }
-                Action::StartTls { .. } => {
-                    let mut more = Vec::new();
-                    self.machine.no_tls(&mut more);
-                    for action in more {
-                        if let Action::Reply(reply) = action {
-                            replies.extend_from_slice(&reply);
-                        }
-                    }
+            };
+            for action in more {
+                match action {
+                    Action::Reply(reply) => replies.extend_from_slice(&reply),
+                    Action::HandOver => return Ok(session),
+                    _ => {}
                 }
-                Action::HandOver | Action::Close => {}
             }
         }
         self.write(&replies).await?;
         Ok(None)
     }
 
+    /// STLS: tells the client to go on, or that it cannot.
+    async fn start_tls(&mut self, go: &[u8], replies: &mut Vec<u8>) -> io::Result<()> {
+        if self.shared.tls.is_available() {
+            replies.extend_from_slice(go);
+            self.write(&std::mem::take(replies)).await?;
+            // Without a connection the next read finds the end.
+            self.handshake().await;
+            return Ok(());
+        }
+        let mut more = Vec::new();
+        self.machine.no_tls(&mut more);
+        for action in more {
+            if let Action::Reply(reply) = action {
+                replies.extend_from_slice(&reply);
+            }
+        }
+        Ok(())
+    }
+
     /// STLS, or the start of a session of pop3s: what was said before does not count any more.
     async fn handshake(&mut self) -> bool {
         let Some(stream) = self.stream.take_clear() else { return false };
         match self.shared.tls.accept(stream).await {
-            Ok((stream, _)) => {
+            Ok((stream, facts)) => {
                 self.stream = Transport::Tls(stream);
-                self.machine = Authorization::new(offer(self.shared, self.address, &self.stream));
+                let offer = offer(self.shared, self.address, &self.stream, self.judge.timestamp());
+                self.machine = machine(self.shared, offer, true);
+                self.judge.bind(facts.exporter, facts.end_point);
                 true
             }
             Err(refused) => {
                 log(&format!("TLS: remote={} {}", self.address, wire::escape::visible(refused.to_string().as_bytes())));
                 false
             }
-        }
-    }
-
-    async fn judge(&self, user: Vec<u8>, proof: Proof) -> (Verdict, Option<UnixStream>) {
-        let Proof::Password(secret) = proof else { return (Verdict::Refused, None) };
-        let remote = Some(self.address);
-        let question = |id| Request::Login { id, service: "pop3".into(), login: user.into(), password: secret.0.into(), remote };
-        match self.shared.auth.ask(question).await {
-            Ok((Answer::LoggedIn { .. }, Some(fd))) => match stream_of(fd) {
-                Ok(session) => (Verdict::Accepted, Some(session)),
-                Err(_) => (Verdict::Temporary, None),
-            },
-            Ok((Answer::Refused { .. }, _)) => {
-                sleep(FAILURE_PAUSE).await;
-                (Verdict::Refused, None)
-            }
-            _ => (Verdict::Temporary, None),
         }
     }
 
@@ -170,12 +175,12 @@ impl<'a> Session<'a> {
 }
 
 /// What a connection may do: passwords over TLS, or from the networks that may do without.
-fn offer(shared: &Shared, address: IpAddr, stream: &Transport) -> Offer {
+fn offer(shared: &Shared, address: IpAddr, stream: &Transport, apop_timestamp: Option<String>) -> Offer {
     let is_clear = matches!(stream, Transport::Clear(_));
     Offer {
         cleartext: !is_clear || shared.config.allows_cleartext(address),
         stls: is_clear && shared.tls.is_available(),
-        apop_timestamp: None,
+        apop_timestamp,
         response_codes: true,
         failures_max: FAILURES_MAX,
     }
@@ -187,8 +192,15 @@ fn try_read(stream: &Transport) -> io::Result<Vec<u8>> {
     Ok(buf.get(..len).unwrap_or_default().to_vec())
 }
 
-fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {
-    let stream = std::os::unix::net::UnixStream::from(fd);
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+/// `is_bound`: it has TLS.
+fn machine(shared: &Shared, offer: Offer, is_bound: bool) -> Authorization {
+    Authorization::new(offer).with_sasl(shared.mechanisms, is_bound)
+}
+
+/// The banner's timestamp where there is APOP. No other banner has it: that makes a digest worthless the next time. Without random bytes
+/// there is none.
+fn timestamp(shared: &Shared) -> Option<String> {
+    let random = shared.mechanisms.has_apop().then(sys::random::bytes16)?.ok()?;
+    let (random, time) = (u128::from_le_bytes(random), sys::clock::unix_s());
+    Some(format!("<{random:x}.{time}@{}>", wire::escape::visible(&shared.config.me)))
 }

@@ -56,6 +56,7 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let mut config = Popup::read(&root).map_err(io::Error::other)?;
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
     config.sessions_max = config.sessions_max.div_ceil(workers);
+    service::mechanisms(&config)?;
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
     let of = |door, fds: Vec<(String, OwnedFd)>| fds.into_iter().map(move |(_, fd)| (door, fd));

@@ -65,7 +65,7 @@ impl Worker {
                             connection.send_with_fd(&Answer::LoggedIn { id, user: login }.encode(), near.as_fd()).unwrap();
                         }
                         b"busy" => connection.send(&Answer::Unavailable { id, text: "busy".into() }.encode()).unwrap(),
-                        _ => connection.send(&Answer::Refused { id }.encode()).unwrap(),
+                        _ => connection.send(&Answer::Refused { id, pause_s: 1 }.encode()).unwrap(),
                     }
                 }
             }

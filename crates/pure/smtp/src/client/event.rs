@@ -3,6 +3,8 @@
 use wire::{Address, Login, Secret};
 
 use crate::client::Outcome;
+use crate::command::RcptParameters;
+use wire::dsn::{Envid, Ret};
 
 /// What happened to the connection.
 #[derive(Debug)]
@@ -136,6 +138,17 @@ pub struct Transaction {
     pub xverp: Option<[u8; 2]>,
     /// It may only go by TLS, and on to servers that keep to that, too (RFC 8689).
     pub requiretls: bool,
+    /// Said to a server that offers DSN (RFC 3461).
+    pub dsn: Option<Box<Dsn>>,
+}
+
+/// What the sender asks for of reports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dsn {
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// One for each recipient, in their order.
+    pub recipients: Vec<RcptParameters>,
 }
 
 impl Transaction {

@@ -111,6 +111,7 @@ impl Session {
             smtputf8: self.begun == 3,
             xverp: None,
             requiretls: self.begun == 2,
+            dsn: None,
         })
     }
 

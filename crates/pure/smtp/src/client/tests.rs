@@ -15,6 +15,7 @@ fn transaction(recipients: usize) -> Transaction {
         smtputf8: false,
         xverp: None,
         requiretls: false,
+        dsn: None,
     }
 }
 

@@ -1,11 +1,13 @@
 //! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
 
 use super::policy::{BadMailFrom, RcptHosts};
+use crate::command::RcptParameters;
 use crate::data::BareLf;
+use sasl::{Mechanism, Mechanisms, Secret};
 use std::net::IpAddr;
 use std::time::Duration;
 use wire::Address;
-use zeroize::Zeroizing;
+use wire::dsn::{Envid, Ret};
 
 /// Everything that can happen to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +17,14 @@ pub enum Input<'a> {
     Bytes(&'a [u8]),
     /// The directory's answer to [`Action::CheckRecipient`]; answers may come in any order.
     Recipient { question: u32, answer: RecipientAnswer },
-    /// The answer to [`Action::LogIn`].
+    /// The answer to [`Action::LogIn`], [`Action::SaslStart`] or [`Action::SaslStep`].
     Login(LoginAnswer),
     /// The answer to [`Action::StartTls`].
     Tls(TlsAnswer),
+    /// The answer to [`Action::CheckSender`].
+    Sender(SenderAnswer),
+    /// The answer to [`Action::JudgeHeader`].
+    Header(HeaderAnswer),
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -45,6 +51,8 @@ pub enum RecipientAnswer {
 pub enum LoginAnswer {
     /// `user`: the account's own name for itself.
     Accepted { user: Box<[u8]> },
+    /// The exchange goes on: only after [`Action::SaslStart`] and [`Action::SaslStep`].
+    Challenge(Box<[u8]>),
     /// Wrong name or wrong password; which one is never said. The driver takes its time before it says so.
     Refused,
     /// It could not be found out now.
@@ -60,6 +68,40 @@ pub enum TlsAnswer {
     Failed,
     Started(Box<Tls>),
 }
+/// May who is logged in send as this address?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SenderAnswer {
+    Yes,
+    NotYours,
+    /// The account has sent as much as it may for now.
+    Limited(SendingLimit),
+    /// Cannot tell now, or there was no answer in time.
+    Temporary,
+}
+
+/// What became of the header of a message that is submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderAnswer {
+    /// The header as it goes on, ending in LF unless it is empty.
+    Accepted {
+        header: Vec<u8>,
+    },
+    /// It does not tell beyond doubt who wrote the message.
+    Unclear,
+    /// It names an author whom the client may not send as.
+    NotYours,
+    Limited(SendingLimit),
+    Temporary,
+}
+
+/// What an account has sent too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendingLimit {
+    MessagesPerHour,
+    RecipientsPerHour,
+    MessagesPerDay,
+    RecipientsPerDay,
+}
 
 /// What protects a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,16 +112,6 @@ pub struct Tls {
     pub exporter: Option<[u8; 32]>,
     /// Channel binding `tls-server-end-point` (RFC 5929), where the certificate's signature has a hash.
     pub end_point: Option<Box<[u8]>>,
-}
-
-/// A password. Never printed; wiped when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Zeroizing<Vec<u8>>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 /// What the queue said to a commit. Texts are for the client; an enhanced status code at their start, or in qmail's `(#x.y.z)`
@@ -105,6 +137,19 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The client declared SMTPUTF8.
     pub utf8: bool,
+    pub asked: Asked,
+}
+
+/// What the client asks for beside the envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// RFC 3461.
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// Not to be delivered before, UNIX seconds (RFC 4865).
+    pub hold_until_s: Option<u64>,
+    /// Of recipients, by their place in [`Envelope::recipients`], in that order; those who have none are left out.
+    pub recipients: Vec<(u32, RcptParameters)>,
 }
 
 /// What the driver has to do, in this order.
@@ -116,9 +161,18 @@ pub enum Action {
     CheckRecipient { question: u32, recipient: Address },
     /// Have this login judged, answer by [`Input::Login`].
     LogIn { user: Box<[u8]>, password: Secret },
+    /// Have this exchange begun, with what the client sent along, answer by [`Input::Login`].
+    SaslStart { mechanism: Mechanism, initial: Option<Secret> },
+    /// The client's response to the last [`LoginAnswer::Challenge`], answer by [`Input::Login`].
+    SaslStep { response: Secret },
     /// Send what waits and, if there is a certificate, `go`; then start the handshake. Answer by [`Input::Tls`]. Bytes of the client that
     /// were read before are not part of it.
     StartTls { go: Vec<u8> },
+    /// May [`super::Session::user`] send as this address? Answer by [`Input::Sender`].
+    CheckSender { sender: Address },
+    /// Have the header of the message that began judged and completed, answer by [`Input::Header`]. Asked once for a message, of
+    /// clients that are logged in or submit; `recipients` counts those of the envelope.
+    JudgeHeader { header: Vec<u8>, recipients: u64 },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -263,6 +317,36 @@ pub struct Config {
     /// `control/localiphost`, else me: the domain of `user@[address of this connection]`.
     pub localiphost: Vec<u8>,
     pub barelf: BareLf,
+    /// `control/authmechanisms`.
+    pub mechanisms: Mechanisms,
     pub rcpthosts: RcptHosts,
     pub badmailfrom: BadMailFrom,
+    pub submission: SubmissionRules,
+    pub dsn: DsnOffer,
+}
+
+/// To whom DSN (RFC 3461) is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DsnOffer {
+    /// What is asked for could not be handed on.
+    Nobody,
+    /// To clients that may send anywhere: strangers, whose sender may be anybody, cannot ask for reports of success.
+    Relaying,
+    #[default]
+    Everybody,
+}
+
+/// What holds for who is logged in (`control/submission`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubmissionRules {
+    /// The envelope sender has to be an address of the account. Whoever judges the header has to look at its authors, too.
+    pub binds_senders: bool,
+    /// The Received field does not tell the client's address and its name for itself.
+    pub hides_client: bool,
+}
+
+impl Default for SubmissionRules {
+    fn default() -> Self {
+        Self { binds_senders: true, hides_client: false }
+    }
 }

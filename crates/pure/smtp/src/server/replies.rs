@@ -11,11 +11,6 @@ pub(super) const DATA: &str = "354 go ahead";
 pub(super) const HELP: &str = "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030";
 pub(super) const VRFY: &str = "252 2.0.0 send some mail, i'll try my best";
 pub(super) const LOGGED_IN: &str = "235 2.7.0 welcome";
-/// The challenges of LOGIN, `Username:` and `Password:`: clients expect these words.
-pub(super) const LOGIN_NAME: &str = "334 VXNlcm5hbWU6";
-pub(super) const LOGIN_PASSWORD: &str = "334 UGFzc3dvcmQ6";
-/// The challenge of PLAIN, which says nothing (RFC 4954 §4).
-pub(super) const PLAIN_RESPONSE: &str = "334 ";
 
 pub(super) const UNIMPLEMENTED: &str = "502 5.5.1 unimplemented";
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 command line too long";
@@ -61,6 +56,19 @@ pub(super) const AUTH_RESPONSE: &str = "501 5.5.2 no response that can be read";
 pub(super) const AUTH_LINE_TOO_LONG: &str = "500 5.5.6 response too long";
 pub(super) const WRONG_LOGIN: &str = "535 5.7.8 wrong name or password";
 pub(super) const CANNOT_LOG_IN: &str = "454 4.7.0 cannot check that login now, try again later";
+
+pub(super) const NOT_YOUR_SENDER: &str = "550 5.7.1 sorry, you may not send as that address";
+pub(super) const CANNOT_TELL_SENDER: &str = "451 4.3.0 cannot check that sender now, try again later";
+pub(super) const NOT_YOUR_HEADER: &str = "550 5.7.1 sorry, you may not send as an address that From or Sender names";
+pub(super) const UNCLEAR_HEADER: &str = "550 5.7.1 sorry, it is not clear who wrote this: one From field with plain addresses of yours, please, and no line that is no field";
+pub(super) const HEADER_TOO_LARGE: &str = "552 5.3.4 sorry, the header of this message is too large";
+pub(super) const CANNOT_TELL_HEADER: &str = "451 4.3.0 cannot check that header now, try again later";
+pub(super) const MESSAGES_PER_HOUR: &str = "450 4.7.1 your account has sent too many messages within an hour, try again later";
+pub(super) const RECIPIENTS_PER_HOUR: &str =
+    "450 4.7.1 your account has sent to too many recipients within an hour, try again later";
+pub(super) const MESSAGES_PER_DAY: &str = "450 4.7.1 your account has sent too many messages within a day, try again later";
+pub(super) const RECIPIENTS_PER_DAY: &str =
+    "450 4.7.1 your account has sent to too many recipients within a day, try again later";
 
 pub(super) const TIMEOUT: &str = "421 4.4.2 timeout";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 too many errors";

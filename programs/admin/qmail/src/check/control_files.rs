@@ -25,8 +25,11 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 34] = [
+const OTHERS: [&str; 41] = [
+    "apppasswordsonly",
     "authcleartext",
+    "authlimits",
+    "authmechanisms",
     "authsenders",
     "badmailfrom",
     "barelf",
@@ -37,6 +40,7 @@ const OTHERS: [&str; 34] = [
     "defaulthost",
     "doublebouncehost",
     "doublebounceto",
+    "dsn",
     "envnoathost",
     "helohost",
     "idhost",
@@ -44,9 +48,9 @@ const OTHERS: [&str; 34] = [
     "localiphost",
     "locals",
     "me",
-    "morercpthosts.cdb",
-    "morercpthosts",
     "moreipme",
+    "morercpthosts",
+    "morercpthosts.cdb",
     "notipme",
     "outgoingip",
     "percenthack",
@@ -56,6 +60,9 @@ const OTHERS: [&str; 34] = [
     "resolvers",
     "smtpgreeting",
     "smtproutes",
+    "submission",
+    "submissionlimits",
+    "submissionsenders",
     "tlscafile",
     "tlspolicy",
     "virtualdomains",
@@ -70,6 +77,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     hosts(root, found);
     values(root, found);
     programs(root, found);
+    logins(root, found);
     unknown(root, found);
 }
 
@@ -102,6 +110,23 @@ fn listeners(root: &Root, found: &mut Findings) {
                 format!("{listener}: passwords without TLS are taken from control/authcleartext only; listen on 127.0.0.1"),
             );
         }
+    }
+}
+
+fn logins(root: &Root, found: &mut Findings) {
+    if let Some(Some(text)) = found.take(root.text("authlimits"))
+        && let Err(problem) = control::AuthLimits::parse(&text)
+    {
+        found.error(&root.control_file("authlimits"), problem);
+    }
+    let Some(Some(lines)) = found.take(root.lines("authmechanisms")) else { return };
+    let file = root.control_file("authmechanisms");
+    match sasl::Mechanisms::parse(Some(&lines)) {
+        Err(name) => found.error(&file, format!("`{}` is no mechanism of this version", wire::escape::visible(&name))),
+        Ok(mechanisms) if mechanisms.has_apop() || mechanisms.contains(sasl::Mechanism::CramMd5) => {
+            found.warning(&file, "CRAM-MD5 and APOP work for passwords that are kept in clear (qmail user passwd --keep-clear)");
+        }
+        Ok(_) => {}
     }
 }
 
@@ -195,6 +220,8 @@ fn values(root: &Root, found: &mut Findings) {
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
+    found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
     found.take(control::send::Send::read(root));
     found.take(control::Remote::read(root));

@@ -115,7 +115,12 @@ impl<S: Spool> Engine<S> {
 
     /// Hands the recipients that are due (`hurried`: all that are pending) to the scheduler.
     pub(super) fn activate(&mut self, id: u64, mut active: Active, hurried: bool) {
-        active.dying = retry::is_dying(active.envelope.arrival_s, self.now.s, self.settings.queuelifetime_s());
+        if let Some(until_s) = active.hold_until_s().filter(|until_s| *until_s > self.now.s && active.pending > 0) {
+            self.backlog.set_pending(id, active.pending);
+            self.backlog.rest(id, until_s);
+            return;
+        }
+        active.dying = retry::is_dying(active.start_s(), self.now.s, self.settings.queuelifetime_s());
         let mut local = VecDeque::new();
         let mut groups = Groups::new();
         for at in 0..active.recipients.len() {
@@ -202,7 +207,7 @@ impl<S: Spool> Engine<S> {
         self.parked.entry(place).or_default().push_back((id, active.lane));
         // If nobody wakes it, the schedule does.
         self.backlog.set_pending(id, active.pending);
-        self.backlog.rest(id, retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote));
+        self.backlog.rest(id, retry::next_s(active.start_s(), self.now.s, Channel::Remote));
         true
     }
 
@@ -266,7 +271,7 @@ impl<S: Spool> Engine<S> {
             self.give_up(id, &recipients, UNREACHABLE);
             return;
         }
-        let due_s = retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote);
+        let due_s = retry::next_s(active.start_s(), self.now.s, Channel::Remote);
         for recipient in recipients {
             let state = active.recipients.get(recipient as usize).map(|recipient| &recipient.state);
             let untried = matches!(state, Some(RecipientState::Pending { attempts: 0, .. }));
