@@ -14,4 +14,5 @@ pub mod inject;
 pub mod received;
 pub mod rfc822;
 mod status;
+pub mod vacation;
 pub mod verp;

@@ -25,7 +25,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 31] = [
+const OTHERS: [&str; 32] = [
     "authcleartext",
     "badmailfrom",
     "barelf",
@@ -48,6 +48,7 @@ const OTHERS: [&str; 31] = [
     "moreipme",
     "notipme",
     "outgoingip",
+    "overquota",
     "percenthack",
     "plusdomain",
     "rcpthosts",
