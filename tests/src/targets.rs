@@ -15,6 +15,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("message_injection", message::fuzz::injection),
     ("message_scanner", message::fuzz::scanner),
     ("message_tokens", message::fuzz::tokens),
+    ("message_vacation", message::fuzz::vacation),
     ("pop3_authorization", pop3::fuzz::authorization),
     ("pop3_encoder", pop3::fuzz::encoder),
     ("pop3_transaction", pop3::fuzz::transaction),

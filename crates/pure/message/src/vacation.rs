@@ -105,7 +105,7 @@ pub struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// The reply in LF form, ASCII throughout. Its envelope sender must be empty (RFC 3834 §3.3), its recipient [`Reply::to`].
+    /// The reply in LF form, ASCII but for addresses that are not. Its envelope sender must be empty (RFC 3834 §3.3), its recipient [`Reply::to`].
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
         let date = Civil::from_unix(self.now_s).rfc5322();
