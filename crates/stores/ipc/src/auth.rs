@@ -91,8 +91,9 @@ messages! {
 messages! {
     /// Where a recipient of a virtual domain goes.
     pub enum Target {
-        /// A mailbox: the user's name is path-safe; `ext` is what followed a dash or plus.
-        1 => Mailbox { domain: Domain, user: Bytes, ext: Bytes },
+        /// A mailbox: the user's name is path-safe; `ext` is what followed a dash or plus. `settings` are a [`crate::mailbox`] message
+        /// for the recipient's qmail-local, which alone reads it.
+        1 => Mailbox { domain: Domain, user: Bytes, ext: Bytes, settings: Bytes },
         /// Other addresses.
         2 => Forward { domain: Domain, targets: Vec<Address> },
         3 => NoMailbox {},

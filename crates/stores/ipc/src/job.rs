@@ -21,8 +21,10 @@ messages! {
         /// its local part says who.
         1 => System { number: u64, message: u64, sender: Address, recipient: Address },
         /// To the mailbox `user` of a virtual domain (its `.qmail` files, `ext` after a dash if any); `recipient` is the
-        /// address as the client gave it.
-        2 => Mailbox { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes },
+        /// address as the client gave it, `settings` are for the worker ([`crate::mailbox`]).
+        2 => Mailbox {
+            number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes, settings: Bytes,
+        },
         /// To an alias of a virtual domain: forward to the targets, as that domain's user.
         3 => Alias { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, targets: Vec<Address> },
         /// To up to [`RECIPIENTS_MAX`] recipients of one site. `size` is the body's length in LF form, in bytes.
@@ -108,6 +110,7 @@ mod tests {
                 },
                 flags: 0,
                 size: 0,
+                options: None,
             },
         ]
     }

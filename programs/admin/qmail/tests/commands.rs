@@ -9,7 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use ipc::admin::{AccountAnswer, AccountRequest, Counter, QueueAnswer, QueueRequest, RecipientRow, Row, UserRow};
+use ipc::admin::{
+    AccountAnswer, AccountRequest, AccountRow, AliasRow, Counter, DomainChange, DomainRow, QueueAnswer, QueueRequest, Quota,
+    RecipientRow, Row, UserRow, Vacation,
+};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use serde_json::{Value, json};
 use sys::{Received, Seqpacket};
@@ -220,6 +223,9 @@ fn domains_are_added_listed_and_removed() {
         assert!(code == 100 && text.contains(problem), "{args:?}: {code} {text}");
     }
     instance.serve("admin/auth.sock", |request: AccountRequest| {
+        if matches!(request, AccountRequest::DomainList { .. }) {
+            return vec![AccountAnswer::Domains { rows: Vec::new(), last: true }.encode()];
+        }
         assert!(matches!(&request, AccountRequest::DomainForget { domain } if domain.as_bytes() == b"b.example"), "{request:?}");
         vec![AccountAnswer::Ok {}.encode()]
     });
@@ -562,4 +568,239 @@ fn skip(test: &str) {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
         writeln!(file, "{test}: needs root").unwrap();
     }
+}
+
+/// What `qmail check` says of a path below etc/qmail/tls.
+fn said_of(instance: &Instance, path: &str) -> Vec<String> {
+    let output = instance.run(&["check", "--json"], "");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let subject = instance.at("etc/qmail/tls").join(path).display().to_string();
+    let subject = subject.trim_end_matches('/');
+    let all = report["findings"].as_array().unwrap().iter().filter(|finding| finding["subject"] == subject);
+    all.map(|finding| format!("{}: {}", finding["level"].as_str().unwrap(), finding["problem"].as_str().unwrap())).collect()
+}
+
+/// A certificate for a host that ends so many days from now.
+fn put_certificate(instance: &Instance, host: &str, days: i64) {
+    let dir = instance.at("etc/qmail/tls").join(host);
+    fs::create_dir_all(&dir).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+    let unix_s = i64::try_from(sys::clock::unix_s()).unwrap() + days * 86_400;
+    let day = wire::civil::Civil::from_unix(u64::try_from(unix_s).unwrap());
+    params.not_after = rcgen::date_time_ymd(i32::try_from(day.year).unwrap(), day.month, day.day);
+    fs::write(dir.join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let file = dir.join("key.pem");
+    fs::write(&file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let old = fs::metadata(instance.at("etc/qmail/tls/mail.example.org/key.pem")).unwrap();
+    std::os::unix::fs::chown(&file, Some(old.uid()), Some(old.gid())).unwrap();
+}
+
+#[test]
+fn certificates_are_made_listed_and_judged() {
+    let instance = Instance::new();
+    let list = || instance.json(&["cert", "list"]).as_array().unwrap().clone();
+    let [first] = &list()[..] else { panic!("{:?}", list()) };
+    assert_eq!((&first["name"], &first["hosts"]), (&json!("mail.example.org"), &json!(["mail.example.org"])));
+    assert_eq!((&first["self_signed"], &first["issuer"]), (&json!(true), &json!("CN=mail.example.org")));
+    assert!(first["days_left"].as_i64().unwrap() > 3600 && first["problem"].is_null(), "{first}");
+    assert_eq!(said_of(&instance, "mail.example.org"), Vec::<String>::new());
+    // One for another host, once.
+    instance.must(&["cert", "self-signed", "pop.example.org"]);
+    let key = fs::read(instance.at("etc/qmail/tls/pop.example.org/key.pem")).unwrap();
+    assert_eq!(instance.fails(&["cert", "self-signed", "pop.example.org"]).0, 100);
+    assert_eq!(fs::read(instance.at("etc/qmail/tls/pop.example.org/key.pem")).unwrap(), key);
+    for bad in ["no name", "../x", "[192.0.2.1]", ""] {
+        assert_eq!(instance.fails(&["cert", "self-signed", bad]).0, 100, "{bad}");
+    }
+    assert_eq!(list().len(), 2);
+    // What ends, and what has ended; a day is a day in any time zone.
+    for (host, days) in [("late.test", 40), ("soon.test", 20), ("over.test", -3)] {
+        put_certificate(&instance, host, days);
+    }
+    assert_eq!(said_of(&instance, "late.test"), Vec::<String>::new());
+    assert!(said_of(&instance, "soon.test")[0].starts_with("warning: the certificate expires in "));
+    assert!(said_of(&instance, "over.test")[0].starts_with("error: the certificate has expired"));
+    // What is wrong with a key.
+    for (host, cure) in [("late.test", "is not the key of"), ("soon.test", "can be read by others")] {
+        let file = instance.at("etc/qmail/tls").join(host).join("key.pem");
+        match host {
+            "late.test" => fs::write(&file, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap(),
+            _ => fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap(),
+        }
+        assert!(said_of(&instance, host).iter().any(|text| text.starts_with("error: ") && text.contains(cure)), "{host}");
+    }
+    if is_root() {
+        std::os::unix::fs::chown(instance.at("etc/qmail/tls/mail.example.org/key.pem"), Some(0), Some(0)).unwrap();
+        assert!(said_of(&instance, "mail.example.org/key.pem")[0].contains("(chown "));
+    }
+    // No private key is ever printed.
+    let printed =
+        [instance.run(&["cert", "list"], ""), instance.run(&["check"], ""), instance.run(&["cert", "list", "--json"], "")];
+    for output in &printed {
+        let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+        assert!(!text.contains("PRIVATE") && !text.contains(String::from_utf8_lossy(&key).lines().nth(1).unwrap()));
+    }
+    fs::remove_dir_all(instance.at("etc/qmail/tls/mail.example.org")).unwrap();
+    assert!(said_of(&instance, "")[0].starts_with("warning: no certificate is for this host"), "{:?}", said_of(&instance, ""));
+    fs::remove_dir_all(instance.at("etc/qmail/tls")).unwrap();
+    fs::create_dir(instance.at("etc/qmail/tls")).unwrap();
+    let none = said_of(&instance, "");
+    assert!(none[0].starts_with("error: holds no certificate") && none[0].contains("qmail cert self-signed"), "{none:?}");
+}
+
+#[test]
+fn setup_completes_the_ids_of_an_older_version() {
+    if !is_root() {
+        // Who is every role lacks none.
+        return;
+    }
+    let instance = Instance::new();
+    let file = instance.at("etc/qmail/ids");
+    let whole = fs::read_to_string(&file).unwrap();
+    let line = whole.lines().find(|line| line.starts_with("qmailk ")).unwrap();
+    let old = format!("# kept\n{}", whole.replace(&format!("{line}\n"), ""));
+    fs::write(&file, &old).unwrap();
+    assert!(instance.run(&["check"], "").stdout.windows(6).any(|part| part == b"qmailk"));
+    instance.must(&["setup", "--me", "mail.example.org"]);
+    let completed = fs::read_to_string(&file).unwrap();
+    let added = completed.strip_prefix(&old).expect("what was there stays");
+    let group = line.rsplit(' ').next().unwrap();
+    assert!(added.starts_with("qmailk ") && added.ends_with(&format!(" {group}\n")) && added.lines().count() == 1, "{added}");
+    instance.must(&["setup", "--me", "mail.example.org"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), completed);
+}
+
+/// Plays qmail-auth: every request it gets is done, and noted.
+fn noted(instance: &Instance) -> std::sync::Arc<std::sync::Mutex<Vec<AccountRequest>>> {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = std::sync::Arc::clone(&seen);
+    instance.serve("admin/auth.sock", move |request: AccountRequest| {
+        let answer = match &request {
+            AccountRequest::UserShow { address } => AccountAnswer::Accounts { rows: vec![account(address)], last: true },
+            AccountRequest::DomainList { domain, .. } => AccountAnswer::Domains { rows: vec![domain_row(domain)], last: true },
+            AccountRequest::AliasList { .. } => {
+                let alias = |name: &str| AliasRow { address: address(name), targets: vec![address("t@x")] };
+                AccountAnswer::Aliases { rows: vec![alias("@v.example"), alias("info@v.example")], last: true }
+            }
+            _ => AccountAnswer::Ok {},
+        };
+        note.lock().unwrap().push(request);
+        vec![answer.encode()]
+    });
+    seen
+}
+
+fn account(of: &Address) -> AccountRow {
+    AccountRow {
+        address: of.clone(),
+        hash: None,
+        quota: Some(Quota { bytes: 5, messages: 0 }),
+        suspended: false,
+        refuses_mail: false,
+        forward: vec![address("a@b")],
+        keeps_copy: true,
+        vacation: None,
+        per_hour: Some(0),
+        per_day: None,
+        created_s: 7,
+    }
+}
+
+fn domain_row(of: &Option<wire::Domain>) -> DomainRow {
+    let domain = |text: &str| wire::Domain::new(text.as_bytes()).unwrap();
+    DomainRow {
+        domain: of.clone().unwrap_or_else(|| domain("alias.example")),
+        alias_of: of.is_none().then(|| domain("v.example")),
+        default_quota: Quota { bytes: 10, messages: 0 },
+        quota_bytes: 0,
+        users_max: 3,
+        administrators: vec![address("boss@v.example")],
+    }
+}
+
+#[test]
+fn what_is_set_of_users_is_said_to_qmail_auth() {
+    let instance = Instance::new();
+    let seen = noted(&instance);
+    let ann = || address("ann@v.example");
+    let text = |args: &[&str], input: &str| {
+        let output = instance.run(args, input);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    text(&["user", "add", "ann@v.example", "--password-hash-stdin"], "$6$a$b\n");
+    text(&["user", "quota", "ann@v.example", "1M", "--messages", "5"], "");
+    text(&["user", "suspend", "ann@v.example", "--refuse-mail"], "");
+    text(&["user", "resume", "ann@v.example"], "");
+    text(&["user", "forward", "ann@v.example", "a@b", "c@d", "--keep-copy"], "");
+    text(&["user", "forward", "ann@v.example", "--off"], "");
+    text(&["user", "vacation", "ann@v.example", "--text-stdin", "--until", "2026-12-24", "--subject", "Away"], "Back\r\nsoon\n");
+    text(&["user", "vacation", "ann@v.example", "--off"], "");
+    text(&["user", "limits", "ann@v.example", "--per-day", "9"], "");
+    let vacation = Vacation { subject: "Away".into(), text: "Back\nsoon\n".into(), from_s: 0, until_s: 1_798_070_400, days: 7 };
+    let expected = [
+        AccountRequest::UserAddHash { address: ann(), hash: "$6$a$b".into() },
+        AccountRequest::UserQuota { address: ann(), bytes: 1 << 20, messages: 5 },
+        AccountRequest::UserSuspend { address: ann(), suspended: true, refuses_mail: true },
+        AccountRequest::UserSuspend { address: ann(), suspended: false, refuses_mail: false },
+        AccountRequest::UserForward { address: ann(), targets: vec![address("a@b"), address("c@d")], keeps_copy: true },
+        AccountRequest::UserForward { address: ann(), targets: vec![], keeps_copy: false },
+        AccountRequest::UserVacation { address: ann(), vacation: Some(vacation) },
+        AccountRequest::UserVacation { address: ann(), vacation: None },
+        AccountRequest::UserShow { address: ann() },
+        AccountRequest::UserLimits { address: ann(), per_hour: Some(0), per_day: Some(9) },
+    ];
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), expected);
+    let shown = instance.json(&["user", "show", "ann@v.example"]);
+    assert_eq!((&shown["quota"], &shown["quota_messages"], &shown["per_hour"]), (&json!(5), &Value::Null, &json!(0)));
+    assert!(instance.must(&["user", "show", "ann@v.example"]).contains("forwarded to"));
+    let late = ["user", "vacation", "ann@v.example", "--text-stdin", "--until", "2026-02-30"];
+    assert_eq!(instance.fails(&late).0, 100);
+    let long = instance.run(&["user", "vacation", "ann@v.example", "--text-stdin"], &"x".repeat(4097));
+    assert_eq!(long.status.code(), Some(100));
+}
+
+#[test]
+fn what_is_set_of_domains_is_said_to_qmail_auth_and_an_alias_domain_has_its_targets_place() {
+    let instance = Instance::new();
+    let seen = noted(&instance);
+    let v = || wire::Domain::new(b"v.example").unwrap();
+    instance.must(&["domain", "add", "v.example"]);
+    instance.must(&["domain", "add", "alias.example", "--alias-of", "V.example"]);
+    let list = instance.json(&["domain", "list"]);
+    assert_eq!(list[0]["base"], list[1]["base"], "{list}");
+    assert!(!instance.at("var/mail/alias.example").exists());
+    instance.must(&["domain", "set", "v.example", "--quota", "5G", "--users-max", "none", "--catch-all", "c@x"]);
+    instance.must(&["domain", "set", "v.example", "--catch-all", "none"]);
+    instance.must(&["domain", "admin", "add", "v.example", "boss@v.example"]);
+    let none = qmail::domain_settings::no_change;
+    let alias = wire::Domain::new(b"alias.example").unwrap();
+    let catch_all = address("@v.example");
+    let expected = [
+        AccountRequest::DomainChange { domain: alias, change: DomainChange { alias_of: Some(v()), ..none() } },
+        AccountRequest::DomainChange {
+            domain: v(),
+            change: DomainChange { quota_bytes: Some(5 << 30), users_max: Some(0), ..none() },
+        },
+        AccountRequest::AliasAdd { address: catch_all.clone(), targets: vec![address("c@x")] },
+        AccountRequest::AliasList { domain: Some(v()), after: "".into() },
+        AccountRequest::AliasRemove { address: catch_all },
+        AccountRequest::DomainChange {
+            domain: v(),
+            change: DomainChange { administrator_add: Some(address("boss@v.example")), ..none() },
+        },
+    ];
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), expected);
+    let shown = instance.json(&["domain", "show", "v.example"]);
+    assert_eq!(
+        (&shown["aliases"], &shown["catch_all"], &shown["default_quota"], &shown["quota"], &shown["administrators"]),
+        (&json!(["alias.example"]), &json!(["t@x"]), &json!(10), &Value::Null, &json!(["boss@v.example"]))
+    );
+    let (code, text) = instance.fails(&["domain", "remove", "v.example"]);
+    assert!(code == 100 && text.contains("alias.example is an alias"), "{text}");
+    for args in [["domain", "add", "w.example", "--alias-of", "x.example"], ["domain", "set", "x.example", "--users-max", "3"]] {
+        assert_eq!(instance.fails(&args).0, 100);
+    }
+    assert_eq!(instance.json(&["domain", "admin", "list", "v.example"]), json!([{ "address": "boss@v.example" }]));
 }

@@ -22,6 +22,7 @@ mod limits;
 mod login;
 mod pool;
 mod recipients;
+mod rows;
 mod sending;
 mod server;
 mod start;

@@ -55,8 +55,7 @@ impl Server {
 
     /// `recipients`: of a message that is to be counted; `None`: there may be one.
     fn within_limits(&mut self, login: &[u8], recipients: Option<u32>) -> Result<Permission, String> {
-        // An account's own limits would be looked up here.
-        let limits = *self.rules.limits.get().map_err(|error| error.to_string())?;
+        let limits = self.limits_of(login)?;
         let (name, now) = (login.to_ascii_lowercase(), sys::clock::boottime());
         let sending = &mut self.rules.sending;
         let sent = match recipients {
@@ -73,6 +72,18 @@ impl Server {
                 Permission::Limited { limit }
             }
         })
+    }
+
+    /// The host's, but for what is set of the account.
+    fn limits_of(&mut self, login: &[u8]) -> Result<SubmissionLimits, String> {
+        let mut limits = *self.rules.limits.get().map_err(|error| error.to_string())?;
+        if let Some((domain, user)) = self.account_of(login)?
+            && let Some(account) = self.accounts.account(&domain, user.as_bytes()).map_err(|error| error.to_string())?
+        {
+            limits.messages_per_hour = account.limits.per_hour.unwrap_or(limits.messages_per_hour);
+            limits.messages_per_day = account.limits.per_day.unwrap_or(limits.messages_per_day);
+        }
+        Ok(limits)
     }
 
     fn permission(&mut self, login: &[u8], address: &Address) -> Result<Permission, String> {
@@ -99,8 +110,8 @@ impl Server {
             return Ok(true);
         }
         match self.place(address)? {
-            // An address that percenthack changes is another one to everybody else.
-            Place::Virtual(domain, local) if is_same(address, &local, domain.as_bytes()) => self.leads_to(login, domain, local),
+            // An address that percenthack changes is another one to everybody else; an alias domain changes the domain alone.
+            Place::Virtual(domain, local) if address.local().eq_ignore_ascii_case(&local) => self.leads_to(login, domain, local),
             // A user of the system logs in by his name.
             Place::Local(local) => Ok(!login.contains(&b'@') && local.eq_ignore_ascii_case(login)),
             _ => Ok(false),
@@ -145,8 +156,4 @@ fn words(limit: &Limit) -> &'static str {
         Limit::MessagesPerDay {} => "messages-per-day",
         Limit::RecipientsPerDay {} => "recipients-per-day",
     }
-}
-
-fn is_same(address: &Address, local: &[u8], domain: &[u8]) -> bool {
-    address.local().eq_ignore_ascii_case(local) && address.domain().is_some_and(|own| own.eq_ignore_ascii_case(domain))
 }

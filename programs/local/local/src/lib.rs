@@ -17,8 +17,10 @@ pub mod failure;
 pub mod forward;
 pub mod home;
 pub mod once;
+mod orders;
 pub mod queue_program;
 pub mod shell;
+mod vacation;
 pub mod worker;
 
 use std::ffi::OsString;

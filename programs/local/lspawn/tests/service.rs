@@ -205,7 +205,16 @@ impl Client {
         let domain = Domain::new(domain.as_bytes()).unwrap();
         let recipient = address(&format!("{user}@{domain}"));
         let (user, ext) = (user.into(), ext.into());
-        self.ask(|number| Job::Mailbox { number, message: 7, sender: address(sender), recipient, domain, user, ext })
+        self.ask(|number| Job::Mailbox {
+            number,
+            message: 7,
+            sender: address(sender),
+            recipient,
+            domain,
+            user,
+            ext,
+            settings: "".into(),
+        })
     }
 
     /// The next answer: number, letter, text.

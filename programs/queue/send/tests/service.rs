@@ -287,7 +287,7 @@ fn virtual_users_are_asked_for_and_remembered() {
         let AuthRequest::Route { id, address } = AuthRequest::decode(&datagram).unwrap() else { panic!() };
         let domain = domain.clone();
         let target = match address.local() {
-            b"ann-x" => Target::Mailbox { domain, user: "ann".into(), ext: "x".into() },
+            b"ann-x" => Target::Mailbox { domain, user: "ann".into(), ext: "x".into(), settings: "s".into() },
             b"team" => Target::Forward { domain, targets: vec![harness::a("t@o.example")] },
             b"late" => Target::Temporary { text: "No database. (#4.3.0)\n".into() },
             _ => Target::NoMailbox {},
@@ -307,7 +307,7 @@ fn virtual_users_are_asked_for_and_remembered() {
     send.wait_for(&format!("end msg {id}\n"));
     assert_eq!(*asked.lock().unwrap(), 4, "what is known is not asked again");
     let seen = local.seen.lock().unwrap();
-    assert!(seen.iter().any(|(job, _)| matches!(job, Job::Mailbox { user, ext, .. } if user.0 == b"ann" && ext.0 == b"x")));
+    assert!(seen.iter().any(|(job, _)| matches!(job, Job::Mailbox { user, ext, settings, .. } if user.0 == b"ann" && ext.0 == b"x" && settings.0 == b"s")));
     assert!(seen.iter().any(|(job, _)| matches!(job, Job::Alias { targets, .. } if targets.len() == 1)));
 }
 

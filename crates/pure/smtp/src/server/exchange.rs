@@ -108,8 +108,8 @@ pub enum SendingLimit {
 pub struct Tls {
     /// The cipher suite's IANA name, as `TLS_AES_256_GCM_SHA384`: the `tls` clause of Received (RFC 8314 §4.3).
     pub cipher: Box<str>,
-    /// Channel binding `tls-exporter` (RFC 9266).
-    pub exporter: [u8; 32],
+    /// Channel binding `tls-exporter` (RFC 9266), which TLS 1.2 does not always have.
+    pub exporter: Option<[u8; 32]>,
     /// Channel binding `tls-server-end-point` (RFC 5929), where the certificate's signature has a hash.
     pub end_point: Option<Box<[u8]>>,
 }
@@ -137,6 +137,8 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The client declared SMTPUTF8.
     pub utf8: bool,
+    /// The client demands TLS all the way (RFC 8689).
+    pub requiretls: bool,
     pub asked: Asked,
 }
 

@@ -25,7 +25,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 44] = [
+const OTHERS: [&str; 45] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -56,6 +56,7 @@ const OTHERS: [&str; 44] = [
     "notipme",
     "oauth",
     "outgoingip",
+    "overquota",
     "percenthack",
     "plusdomain",
     "rcpthosts",

@@ -315,9 +315,9 @@ impl<S: Spool> Engine<S> {
         let sender = self.sender_for(job.message, first)?;
         Some(match &job.target {
             None => JobMessage::System { number, message, sender, recipient },
-            Some(Target::Mailbox { domain, user, ext }) => {
-                let (domain, user, ext) = (domain.clone(), user.clone(), ext.clone());
-                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext }
+            Some(Target::Mailbox { domain, user, ext, settings }) => {
+                let (domain, user, ext, settings) = (domain.clone(), user.clone(), ext.clone(), settings.clone());
+                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext, settings }
             }
             Some(Target::Forward { domain, targets }) => {
                 let (domain, targets) = (domain.clone(), targets.clone());
