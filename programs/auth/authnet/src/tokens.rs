@@ -20,8 +20,11 @@ use zeroize::Zeroizing;
 
 /// How long a token that was good is good without a question: so long one that was withdrawn goes on to open.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(60);
-/// Tokens that are remembered, by their SHA-256.
+/// Tokens that are remembered.
 const REMEMBERED_MAX: usize = 4096;
+
+/// The accounts of tokens that were good, by the tokens' SHA-256, and until when they are believed.
+type Good = HashMap<[u8; 32], (Vec<u8>, Instant)>;
 
 /// The judge of tokens.
 pub struct Tokens {
@@ -31,7 +34,7 @@ pub struct Tokens {
     dialer: Dialer,
     breaker: Breaker,
     places: Semaphore,
-    good: RefCell<HashMap<[u8; 32], (Vec<u8>, Instant)>>,
+    good: RefCell<Good>,
 }
 
 impl Tokens {
