@@ -211,15 +211,19 @@ mod tests {
         )
         .unwrap();
         let numbered = missing(&Table(vec![], None), &old, Some(64_100)).unwrap();
-        assert_eq!(numbered, [("qmailk".to_owned(), Id { uid: 64_109, gid: 64_100 })]);
-        let known = missing(&Table(vec![("qmailk", 7, 8)], None), &old, None).unwrap();
-        assert_eq!(known, [("qmailk".to_owned(), Id { uid: 7, gid: 64_100 })]);
+        let both =
+            |uids: [u32; 2]| ["qmailk".to_owned(), "qmailn".to_owned()].into_iter().zip(uids.map(|uid| Id { uid, gid: 64_100 }));
+        assert_eq!(numbered, both([64_109, 64_110]).collect::<Vec<_>>());
+        let known = missing(&Table(vec![("qmailk", 7, 8), ("qmailn", 9, 8)], None), &old, None).unwrap();
+        assert_eq!(known, both([7, 9]).collect::<Vec<_>>());
         let text = missing(&Table(vec![], None), &old, None).unwrap_err();
         assert!(
-            text.contains("lack: qmailk.") && text.contains("useradd --system --gid qmail") && !text.contains("groupadd"),
+            text.contains("lack: qmailk qmailn.") && text.contains("useradd --system --gid qmail") && !text.contains("groupadd"),
             "{text}"
         );
-        assert!(missing(&Table(vec![("qmailk", 64_104, 8)], None), &old, None).unwrap_err().contains("same uid"));
+        assert!(
+            missing(&Table(vec![("qmailk", 64_104, 8), ("qmailn", 9, 8)], None), &old, None).unwrap_err().contains("same uid")
+        );
         let complete = choose(&Table(vec![], None), Some(64_100)).unwrap();
         assert_eq!(missing(&Table(vec![], None), &complete, None).unwrap(), []);
     }
