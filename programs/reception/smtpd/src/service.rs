@@ -11,14 +11,12 @@ use crate::queue::Pool;
 use crate::session::{Worker, serve};
 use control::{Networks, Root};
 use ipc_async::Client;
-use ipc_async::service::{self, Lifeline, Word};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
 use smtp::server::{Connection, Logins, TOO_MANY_CONNECTIONS};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZero;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use sys::inherited::Inherited;
@@ -33,10 +31,6 @@ const NAME: &str = "qmail-smtpd";
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 /// For messages under way at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// How often a worker without room looks whether a connection is waiting.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// A connection that waits for so long is one that no worker has room for.
-const LEFT_OVER: Duration = Duration::from_millis(30);
 /// After an error of accept (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Said on a listener for a protocol that needs what this version does not have.
@@ -134,33 +128,6 @@ async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door) {
     }
 }
 
-/// For a worker without room: a connection that the others leave waiting, too, if there is one. All workers wake for each
-/// connection, so whoever took one at once would refuse what another has room for.
-async fn left_over(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    if !is_waiting(listener) {
-        sleep(FULL_PAUSE).await;
-        return None;
-    }
-    sleep(LEFT_OVER).await;
-    if !is_waiting(listener) {
-        return None;
-    }
-    // Another worker may still be faster.
-    timeout(LEFT_OVER, listener.accept()).await.ok()
-}
-
-/// Is there a connection to be accepted?
-fn is_waiting(listener: &TcpListener) -> bool {
-    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-}
-
-/// This worker's part of the sessions there may be in all: `QMAIL_WORKER` is `NUMBER/COUNT`, from qmail-start; alone without it.
-fn share(sessions_max: usize, worker: &str) -> usize {
-    let numbers = worker.split_once('/').map(|(number, count)| (number.parse::<usize>(), count.parse::<NonZero<usize>>()));
-    let Some((Ok(number), Ok(count))) = numbers else { return sessions_max };
-    sessions_max / count + usize::from(number < sessions_max % count)
-}
-
 impl Gate {
     fn admit(&self, stream: TcpStream, client: IpAddr, door: Door) {
         let is_relay = self.relayclients.contains(client);
@@ -186,20 +153,4 @@ impl Gate {
 /// One line, if the client takes it at once.
 fn refuse(stream: &TcpStream, line: &str) {
     let _ = stream.try_write(format!("{line}\r\n").as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shares_of_all_workers_are_the_whole() {
-        for (sessions_max, count) in [(10, 1), (10, 2), (5, 2), (1, 2), (0, 3), (30_000, 7)] {
-            assert_eq!((0..count).map(|number| share(sessions_max, &format!("{number}/{count}"))).sum::<usize>(), sessions_max);
-        }
-        assert_eq!((share(5, "0/2"), share(5, "1/2")), (3, 2));
-        for alone in ["", "1", "1/0", "x/2", "0/-1"] {
-            assert_eq!(share(5, alone), 5, "{alone}");
-        }
-    }
 }

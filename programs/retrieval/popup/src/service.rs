@@ -1,11 +1,11 @@
 //! The service face: accepts connections within its bounds, one task for each, until the lifeline says otherwise. Retired, the process
-//! ends with its last session, which hears nothing of it; on the end of the lifeline it does so within [`DRAIN`].
+//! ends with its last session, which hears nothing of it; on the end of the lifeline or SIGTERM it does so within [`DRAIN`].
 
 use crate::session::Session;
 use crate::start::log;
 use control::popup::Popup;
 use ipc_async::Client;
-use ipc_async::service::{Lifeline, Word};
+use ipc_async::service::{Lifeline, Word, left_over};
 use sandbox::Socket;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ impl Seat {
     fn take(shared: &Rc<Shared>, address: IpAddr) -> Option<Self> {
         let mut places = shared.places.borrow_mut();
         let here = places.get(&address).copied().unwrap_or(0);
-        if shared.sessions.get() >= shared.config.sessions_max || here >= shared.config.sessions_per_address_max {
+        if shared.is_full() || here >= shared.config.sessions_per_address_max {
             return None;
         }
         places.insert(address, here.saturating_add(1));
@@ -83,6 +83,11 @@ impl Drop for Seat {
 }
 
 impl Shared {
+    /// Has this worker all the sessions it may have?
+    fn is_full(&self) -> bool {
+        self.sessions.get() >= self.config.sessions_max
+    }
+
     /// Waits until there is no session.
     async fn left_by_all(&self) {
         while self.sessions.get() > 0 {
@@ -94,9 +99,8 @@ impl Shared {
 /// Serves as long as `lifeline` says, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
 ///
 /// # Errors
-/// A listener or the lifeline cannot be watched.
-pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
-    let lifeline = Lifeline::new(lifeline)?;
+/// A listener cannot be watched.
+pub async fn serve(service: Service, lifeline: Lifeline) -> io::Result<()> {
     let shared = Rc::new(Shared {
         config: service.config,
         auth: Client::new(service.run, Socket::Auth.path(), LOGIN_DEADLINE),
@@ -121,10 +125,12 @@ pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => admit(stream, peer, &shared),
+        let accepted = if shared.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
+        match accepted {
+            None => {}
+            Some(Ok((stream, peer))) => admit(stream, peer, &shared),
             // A client that was gone again is nothing; being out of descriptors passes.
-            Err(_) => sleep(ACCEPT_PAUSE).await,
+            Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }

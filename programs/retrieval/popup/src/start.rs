@@ -4,19 +4,18 @@ use crate::classic::{self, Classic};
 use crate::service::{self, Service};
 use control::Root;
 use control::popup::Popup;
+use ipc_async::service::{Lifeline, share};
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::rc::Rc;
 use sys::inherited::Inherited;
+use sys::signal::Signals;
 
 /// Temporary failure, as all of qmail says it.
 const TEMPORARY: u8 = 111;
-
-/// As qmail-start counts the workers of a row `PerCpu`.
-const WORKERS_MAX: usize = 8;
 
 /// The program.
 #[must_use]
@@ -53,8 +52,7 @@ pub fn main() -> ExitCode {
 fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let root = Root::from_args(args).map_err(io::Error::other)?;
     let mut config = Popup::read(&root).map_err(io::Error::other)?;
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
-    config.sessions_max = config.sessions_max.div_ceil(workers);
+    config.sessions_max = share(config.sessions_max, &std::env::var("QMAIL_WORKER").unwrap_or_default());
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
     let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
@@ -62,11 +60,13 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
         log("warning: this release has no TLS; listeners of pop3s are not served");
     }
     let run = inherited.one("run")?;
+    // systemd sends SIGTERM to every process of a service.
+    let signals = Signals::new(&[Signal::TERM])?;
     sandbox::enter_as("qmail-popup", root.path(), &[])?;
     let service = Service { config, listeners, run: Rc::new(run) };
     // The listening sockets are open: who connects from now on is served.
     inherited.ready()?;
-    ipc_async::service::run(async move { service::serve(service, lifeline).await })
+    ipc_async::service::run(async move { service::serve(service, Lifeline::new(lifeline)?.or_on(&signals)?).await })
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

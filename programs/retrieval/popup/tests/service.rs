@@ -5,15 +5,18 @@ use control::Root;
 use control::popup::Popup;
 use ipc::Message;
 use ipc::auth::{Answer, Request};
+use ipc_async::service::Lifeline;
 use qmail_popup::{Service, serve};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sys::Received;
+use sys::spawn::{Ended, Spawn};
 
 struct Worker {
     dir: tempfile::TempDir,
@@ -23,6 +26,10 @@ struct Worker {
 }
 
 fn worker(files: &[(&str, &str)]) -> Worker {
+    worker_on(TcpListener::bind("127.0.0.1:0").unwrap(), files)
+}
+
+fn worker_on(listener: TcpListener, files: &[(&str, &str)]) -> Worker {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::new(dir.path()).unwrap();
     std::fs::create_dir_all(root.control()).unwrap();
@@ -30,14 +37,13 @@ fn worker(files: &[(&str, &str)]) -> Worker {
     for (name, text) in files {
         std::fs::write(root.control_file(name), text).unwrap();
     }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (lifeline, far) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || {
         let config = Popup::read(&root).unwrap();
         let run: OwnedFd = std::fs::File::open(root.run()).unwrap().into();
         let service = Service { config, listeners: vec![listener.into()], run: Rc::new(run) };
-        ipc_async::service::run(async move { serve(service, far.into()).await }).unwrap();
+        ipc_async::service::run(async move { serve(service, Lifeline::new(far.into())?).await }).unwrap();
     });
     Worker { dir, address, lifeline: Some(lifeline), thread: Some(thread) }
 }
@@ -233,6 +239,35 @@ fn sessions_have_bounds_and_places_come_back() {
         assert!(start.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn a_full_worker_leaves_connections_to_one_that_has_room() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = listener.try_clone().unwrap();
+    let workers = [listener, other].map(|listener| worker_on(listener, &[("concurrencypop3", "3")]));
+    let mut open: Vec<_> = (0..6).map(|_| workers[0].connect()).collect();
+    for stream in &mut open {
+        let mut greeting = [0; GREETING.len()];
+        stream.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, *GREETING.as_bytes(), "there is room for six");
+    }
+    assert_eq!(rest(&mut workers[0].connect()), "-ERR [SYS/TEMP] too many sessions, try again later\r\n");
+}
+
+#[test]
+fn sigterm_ends_the_program() {
+    let worker = worker(&[]);
+    let run = std::fs::File::open(worker.dir.path().join("run/qmail")).unwrap();
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let ((lifeline, _ours), (said, ready)) = (pipe(), pipe());
+    let stderr = std::io::stderr();
+    let spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-popup"))).arg("--service").stderr(stderr.as_fd());
+    let spawn = spawn.env("QMAIL_ROOT", worker.dir.path()).fd("lifeline", lifeline.as_fd()).fd("run", run.as_fd());
+    let child = spawn.fd("ready", ready.as_fd()).start().unwrap();
+    assert_eq!(rustix::io::read(&said, &mut [0u8; 1][..]), Ok(1));
+    child.signal(rustix::process::Signal::TERM);
+    assert_eq!(child.wait(), Ended::Code(0));
 }
 
 #[test]
