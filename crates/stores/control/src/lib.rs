@@ -27,5 +27,5 @@ pub use resolve::Resolve;
 pub use root::Root;
 pub use routes::{Route, Routes};
 pub use smtpd::Smtpd;
-pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
+pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Origin, Routed, Routing, Service, VirtualDomain, VirtualDomains};
 pub use watched::Watched;

@@ -11,6 +11,7 @@ use crate::queue::Pool;
 use crate::session::{Worker, serve};
 use control::{Networks, Root};
 use ipc_async::Client;
+use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
@@ -62,7 +63,10 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         };
         let listeners = listeners
             .into_iter()
-            .map(|(name, fd)| Ok((Door::of(&name), service::tcp_listener(fd)?)))
+            .map(|(name, fd)| {
+                let proxies = root.proxies(&name).map_err(io::Error::other)?.map(Rc::new);
+                Ok((Door::of(&name), proxies, service::tcp_listener(fd)?))
+            })
             .collect::<io::Result<Vec<_>>>()?;
         sandbox::enter_as(NAME, root.path(), &[])?;
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
@@ -92,6 +96,9 @@ impl Door {
     }
 }
 
+/// For a listener behind proxies: whose header is believed.
+type Proxies = Option<Rc<Networks>>;
+
 /// Who comes in, and what serves him.
 struct Gate {
     admission: Rc<Admission>,
@@ -104,9 +111,9 @@ struct Gate {
 }
 
 /// Accepts on `listeners` until the lifeline says otherwise, then lets the sessions end, or drains.
-async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, lifeline: &Lifeline) {
-    let loops: Vec<_> =
-        listeners.into_iter().map(|(door, listener)| spawn_local(accept(Rc::clone(&gate), listener, door))).collect();
+async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, Proxies, TcpListener)>, lifeline: &Lifeline) {
+    let start = |(door, proxies, listener)| spawn_local(accept(Rc::clone(&gate), listener, door, proxies));
+    let loops: Vec<_> = listeners.into_iter().map(start).collect();
     let word = lifeline.word().await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
     if word == Word::Retire {
@@ -116,22 +123,41 @@ async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, lifeli
     let _ = timeout(DRAIN_MAX, gate.admission.left_by_all()).await;
 }
 
-async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door) {
+async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, proxies: Proxies) {
     loop {
         let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
         match accepted {
             None => {}
             Some(Ok((stream, _))) if door == Door::NotOffered => refuse(&stream, NOT_OFFERED),
-            Some(Ok((stream, peer))) => gate.admit(stream, peer.ip().to_canonical(), door),
+            Some(Ok((stream, peer))) => match &proxies {
+                None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, door),
+                Some(proxies) => gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), door),
+            },
             Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
 impl Gate {
-    fn admit(&self, stream: TcpStream, client: IpAddr, door: Door) {
-        let is_relay = self.relayclients.contains(client);
-        let is_trusted = is_relay || (client.is_loopback() && !self.bounds_this_host);
+    /// The proxy's header comes first; until then the connection has a place among all, none of an address.
+    fn admit_behind(self: &Rc<Self>, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, door: Door) {
+        let Some(place) = self.admission.admit(proxy, true) else { return refuse(&stream, TOO_MANY_CONNECTIONS) };
+        let gate = Rc::clone(self);
+        spawn_local(async move {
+            match Arrival::behind(&stream, proxy, &proxies).await {
+                Ok(arrival) => {
+                    drop(place);
+                    gate.admit(arrival, stream, door);
+                }
+                Err(problem) => log_line(format_args!("{proxy} closed: {problem}")),
+            }
+        });
+    }
+
+    fn admit(&self, arrival: Arrival, stream: TcpStream, door: Door) {
+        let (origin, client) = (arrival.origin, arrival.origin.client);
+        let is_relay = origin.is_in(&self.relayclients);
+        let is_trusted = is_relay || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
             log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
             return refuse(&stream, TOO_MANY_CONNECTIONS);
@@ -140,9 +166,9 @@ impl Gate {
         let _ = stream.set_nodelay(true);
         let peer = Connection {
             remote_ip: client.to_string().into_bytes().into(),
-            local_ip: stream.local_addr().ok().map(|local| local.ip().to_canonical()),
+            local_ip: arrival.local,
             relay_client: is_relay.then(Box::default),
-            logins: if self.cleartext.contains(client) { Logins::Offered } else { Logins::NotInClear },
+            logins: if origin.allows_cleartext(&self.cleartext) { Logins::Offered } else { Logins::NotInClear },
             is_submission: door == Door::Submission,
             ..Connection::default()
         };

@@ -4,13 +4,15 @@
 use crate::session::Session;
 use crate::start::log;
 use control::popup::Popup;
+use control::{Networks, Origin};
 use ipc_async::Client;
+use ipc_async::proxy::Arrival;
 use ipc_async::service::{Lifeline, Word, left_over};
 use sandbox::Socket;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,7 +32,8 @@ const FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// What a worker is made of; everything is open.
 pub struct Service {
     pub config: Popup,
-    pub listeners: Vec<OwnedFd>,
+    /// With the networks of the proxies in front, if there are any.
+    pub listeners: Vec<(OwnedFd, Option<Networks>)>,
     /// The directory run/qmail.
     pub run: Rc<OwnedFd>,
 }
@@ -49,18 +52,24 @@ pub(crate) struct Shared {
 /// A session's place; given back when it is dropped.
 struct Seat {
     shared: Rc<Shared>,
-    address: IpAddr,
+    /// `None` for a proxy that has not said yet for whom it comes.
+    address: Option<IpAddr>,
 }
 
 impl Seat {
     /// `None` if this worker, or this address, has all the sessions it may have.
-    fn take(shared: &Rc<Shared>, address: IpAddr) -> Option<Self> {
-        let mut places = shared.places.borrow_mut();
-        let here = places.get(&address).copied().unwrap_or(0);
-        if shared.is_full() || here >= shared.config.sessions_per_address_max {
+    fn take(shared: &Rc<Shared>, address: Option<IpAddr>) -> Option<Self> {
+        if shared.is_full() {
             return None;
         }
-        places.insert(address, here.saturating_add(1));
+        if let Some(address) = address {
+            let mut places = shared.places.borrow_mut();
+            let here = places.get(&address).copied().unwrap_or(0);
+            if here >= shared.config.sessions_per_address_max {
+                return None;
+            }
+            places.insert(address, here.saturating_add(1));
+        }
         shared.sessions.set(shared.sessions.get().saturating_add(1));
         Some(Self { shared: Rc::clone(shared), address })
     }
@@ -69,10 +78,12 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut places = self.shared.places.borrow_mut();
-        if let Some(here) = places.get_mut(&self.address) {
+        if let Some(address) = self.address
+            && let Some(here) = places.get_mut(&address)
+        {
             *here = here.saturating_sub(1);
             if *here == 0 {
-                places.remove(&self.address);
+                places.remove(&address);
             }
         }
         self.shared.sessions.set(self.shared.sessions.get().saturating_sub(1));
@@ -110,9 +121,9 @@ pub async fn serve(service: Service, lifeline: Lifeline) -> io::Result<()> {
         full_logged: Cell::new(None),
     });
     let mut accepting = Vec::new();
-    for fd in service.listeners {
+    for (fd, proxies) in service.listeners {
         let listener = ipc_async::service::tcp_listener(fd)?;
-        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&shared))));
+        accepting.push(tokio::task::spawn_local(accept(listener, proxies.map(Rc::new), Rc::clone(&shared))));
     }
     let word = lifeline.word().await;
     accepting.iter().for_each(|task| task.abort());
@@ -123,34 +134,49 @@ pub async fn serve(service: Service, lifeline: Lifeline) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+async fn accept(listener: TcpListener, proxies: Option<Rc<Networks>>, shared: Rc<Shared>) {
     loop {
         let accepted = if shared.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
         match accepted {
             None => {}
-            Some(Ok((stream, peer))) => admit(stream, peer, &shared),
+            Some(Ok((stream, peer))) => match &proxies {
+                None => admit(Origin::direct(peer.ip()), stream, &shared),
+                Some(proxies) => admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), &shared),
+            },
             // A client that was gone again is nothing; being out of descriptors passes.
             Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>) {
+/// The proxy's header comes first.
+fn admit_behind(proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, shared: &Rc<Shared>) {
+    let Some(seat) = Seat::take(shared, None) else { return full(&stream, shared, proxy) };
+    tokio::task::spawn_local(async move {
+        match Arrival::behind(&stream, proxy, &proxies).await {
+            Ok(arrival) => {
+                let shared = Rc::clone(&seat.shared);
+                drop(seat);
+                admit(arrival.origin, stream, &shared);
+            }
+            Err(problem) => log(&format!("{proxy} closed: {problem}")),
+        }
+    });
+}
+
+fn admit(origin: Origin, stream: TcpStream, shared: &Rc<Shared>) {
     // Replies are written whole; waiting to fill packets only delays them.
     let _ = stream.set_nodelay(true);
-    let address = peer.ip().to_canonical();
-    let Some(seat) = Seat::take(shared, address) else {
-        // A fresh connection takes one line at once.
-        let _ = stream.try_write(&pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later"));
-        return full(shared, address);
-    };
+    let Some(seat) = Seat::take(shared, Some(origin.client)) else { return full(&stream, shared, origin.client) };
     tokio::task::spawn_local(async move {
-        Session::new(stream, seat.address, &seat.shared).run().await;
+        Session::new(stream, origin, &seat.shared).run().await;
         drop(seat);
     });
 }
 
-fn full(shared: &Shared, address: IpAddr) {
+fn full(stream: &TcpStream, shared: &Shared, address: IpAddr) {
+    // A fresh connection takes one line at once.
+    let _ = stream.try_write(&pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later"));
     let now = Instant::now();
     if shared.full_logged.get().is_none_or(|at| now.duration_since(at) >= FULL_LOG_PAUSE) {
         shared.full_logged.set(Some(now));

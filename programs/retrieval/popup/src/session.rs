@@ -2,11 +2,11 @@
 
 use crate::relay;
 use crate::service::Shared;
+use control::Origin;
 use ipc::auth::{Answer, Request};
 use pop3::authorization::{Action, Proof};
 use pop3::{Authorization, Offer, Verdict};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
@@ -21,7 +21,7 @@ const INPUT_LEN: usize = 2048;
 
 pub(crate) struct Session<'a> {
     stream: TcpStream,
-    address: IpAddr,
+    origin: Origin,
     shared: &'a Shared,
     machine: Authorization,
 }
@@ -33,14 +33,14 @@ struct Entered {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(stream: TcpStream, address: IpAddr, shared: &'a Shared) -> Self {
+    pub(crate) fn new(stream: TcpStream, origin: Origin, shared: &'a Shared) -> Self {
         let offer = Offer {
-            cleartext: shared.config.allows_cleartext(address),
+            cleartext: origin.allows_cleartext(&shared.config.cleartext),
             apop_timestamp: None,
             response_codes: true,
             failures_max: FAILURES_MAX,
         };
-        Self { stream, address, shared, machine: Authorization::new(offer) }
+        Self { stream, origin, shared, machine: Authorization::new(offer) }
     }
 
     /// Serves the client to its end. What breaks a connection is nobody's business but the client's.
@@ -102,7 +102,7 @@ impl<'a> Session<'a> {
 
     async fn judge(&self, user: Vec<u8>, proof: Proof) -> (Verdict, Option<UnixStream>) {
         let Proof::Password(secret) = proof else { return (Verdict::Refused, None) };
-        let remote = Some(self.address);
+        let remote = Some(self.origin.client);
         let question = |id| Request::Login { id, service: "pop3".into(), login: user.into(), password: secret.0.into(), remote };
         match self.shared.auth.ask(question).await {
             Ok((Answer::LoggedIn { .. }, Some(fd))) => match stream_of(fd) {

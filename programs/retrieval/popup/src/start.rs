@@ -55,7 +55,8 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     config.sessions_max = share(config.sessions_max, &std::env::var("QMAIL_WORKER").unwrap_or_default());
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
-    let listeners = inherited.all("listen:pop3:").into_iter().map(|(_, fd)| fd).collect();
+    let with_proxies = |(line, fd)| Ok((fd, root.proxies(&format!("pop3:{line}")).map_err(io::Error::other)?));
+    let listeners = inherited.all("listen:pop3:").into_iter().map(with_proxies).collect::<io::Result<_>>()?;
     if !inherited.all("listen:pop3s:").is_empty() {
         log("warning: this release has no TLS; listeners of pop3s are not served");
     }

@@ -1,7 +1,7 @@
 //! The service face over real sockets, with a qmail-auth and sessions that do what the test wants.
 #![allow(clippy::unwrap_used)]
 
-use control::Root;
+use control::{Networks, Root};
 use control::popup::Popup;
 use ipc::Message;
 use ipc::auth::{Answer, Request};
@@ -30,6 +30,11 @@ fn worker(files: &[(&str, &str)]) -> Worker {
 }
 
 fn worker_on(listener: TcpListener, files: &[(&str, &str)]) -> Worker {
+    worker_behind(None, listener, files)
+}
+
+fn worker_behind(proxies: Option<&str>, listener: TcpListener, files: &[(&str, &str)]) -> Worker {
+    let proxies = proxies.map(|networks| Networks::parse(networks.as_bytes()).unwrap());
     let dir = tempfile::tempdir().unwrap();
     let root = Root::new(dir.path()).unwrap();
     std::fs::create_dir_all(root.control()).unwrap();
@@ -42,7 +47,7 @@ fn worker_on(listener: TcpListener, files: &[(&str, &str)]) -> Worker {
     let thread = std::thread::spawn(move || {
         let config = Popup::read(&root).unwrap();
         let run: OwnedFd = std::fs::File::open(root.run()).unwrap().into();
-        let service = Service { config, listeners: vec![listener.into()], run: Rc::new(run) };
+        let service = Service { config, listeners: vec![(listener.into(), proxies)], run: Rc::new(run) };
         ipc_async::service::run(async move { serve(service, Lifeline::new(far.into())?).await }).unwrap();
     });
     Worker { dir, address, lifeline: Some(lifeline), thread: Some(thread) }
