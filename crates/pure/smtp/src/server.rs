@@ -27,6 +27,7 @@ mod replies;
 mod tests;
 mod text;
 mod transaction;
+mod xclient;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
@@ -94,6 +95,8 @@ enum State {
     Exchange(Exchange),
     /// A login is being judged.
     Judging,
+    /// What the client told by XCLIENT may do is being asked.
+    Admitting,
     /// The queue has been asked.
     Committing {
         bytes: u64,
@@ -125,6 +128,8 @@ pub struct Session {
     helo: Option<Helo>,
     /// Who logged in.
     user: Option<Box<[u8]>>,
+    /// `user` was told by XCLIENT.
+    is_login_told: bool,
     failed_logins: u32,
     questions: u32,
     errors: u32,
@@ -136,8 +141,7 @@ impl Session {
     /// A new connection; the actions hold the greeting.
     #[must_use]
     pub fn new(config: Arc<Config>, peer: Connection, now: Now, out: &mut Actions) -> Self {
-        out.reply(&[b"220 ", &config.greeting[..], b" ESMTP"].concat());
-        Self {
+        let session = Self {
             config,
             peer,
             now,
@@ -149,12 +153,19 @@ impl Session {
             is_draining: false,
             helo: None,
             user: None,
+            is_login_told: false,
             failed_logins: 0,
             questions: 0,
             errors: 0,
             bad_recipients: 0,
             counts: Counts::default(),
-        }
+        };
+        session.greet(out);
+        session
+    }
+
+    fn greet(&self, out: &mut Actions) {
+        out.reply(&[b"220 ", &self.config.greeting[..], b" ESMTP"].concat());
     }
 
     /// One thing happened; what to do about it is added to `out`.
@@ -176,6 +187,11 @@ impl Session {
                 self.login_answered(answer, out);
                 self.resume(out);
             }
+            Input::Admitted { relays, logins } => {
+                self.progress = now.boot;
+                self.admitted(relays, logins, out);
+                self.resume(out);
+            }
             Input::Queue(answer) => {
                 self.progress = now.boot;
                 self.queue_answered(&answer, out);
@@ -192,7 +208,8 @@ impl Session {
     /// May the driver read from the client now?
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.state, State::Judging | State::Committing { .. } | State::Closed(_)) && !self.is_asking()
+        !matches!(self.state, State::Judging | State::Admitting | State::Committing { .. } | State::Closed(_))
+            && !self.is_asking()
     }
 
     /// When [`Input::Deadline`] is due, in [`Now::boot`]. Open questions have deadlines of their own, which the driver keeps.
@@ -301,7 +318,7 @@ impl Session {
     fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
         match &self.state {
             State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
-            State::Judging | State::Committing { .. } => return false,
+            State::Judging | State::Admitting | State::Committing { .. } => return false,
             State::Closed(_) => {
                 *rest = &[];
                 return false;
@@ -377,6 +394,7 @@ impl Session {
             Command::Data(argument) => self.data(argument, out),
             Command::Bdat(argument) => self.bdat(argument, out),
             Command::Auth(argument) => self.auth(argument, out),
+            Command::Xclient(argument) => self.xclient(argument, out),
             Command::Rset => {
                 self.reset(out);
                 out.reply(replies::RSET.as_bytes());
@@ -409,7 +427,8 @@ impl Session {
         let auth = (self.peer.logins == Logins::Offered && self.user.is_none()).then_some("AUTH PLAIN LOGIN");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions.into_iter().chain(verp).chain(auth) {
+        let xclient = self.peer.xclient.then_some(xclient::EXTENSION);
+        for extension in extensions.into_iter().chain(verp).chain(auth).chain(xclient) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");

@@ -92,7 +92,8 @@ impl Listener {
     /// What is wrong with the option; [`parse`] lets none of these pass.
     pub fn proxies(&self) -> Result<Option<Networks>, String> {
         let Some(networks) = self.option("proxy") else { return Ok(None) };
-        let networks = Networks::parse(networks.replace(',', "\n").as_bytes()).map_err(|error| format!("proxy: {}", error.problem))?;
+        let networks =
+            Networks::parse(networks.replace(',', "\n").as_bytes()).map_err(|error| format!("proxy: {}", error.problem))?;
         if networks.is_empty() {
             return Err("proxy= names no network; write ADDRESS or ADDRESS/BITS, with commas between several".to_owned());
         }

@@ -62,7 +62,9 @@ pub fn proxy_headers(data: &[u8]) {
                 assert!(taken <= proxy::HEADER_LEN_MAX);
             }
             Ok(proxy::Step::Whole(_)) => {
-                (0..taken).for_each(|cut| assert!(matches!(proxy::step(data.get(..cut).unwrap_or_default()), Ok(proxy::Step::Needs(_)))));
+                (0..taken).for_each(|cut| {
+                    assert!(matches!(proxy::step(data.get(..cut).unwrap_or_default()), Ok(proxy::Step::Needs(_))))
+                });
                 return;
             }
             Err(proxy::Malformed) => return,

@@ -96,7 +96,11 @@ fn port(word: &str) -> Result<u16, Malformed> {
 /// Signature, version 2 and command, family and transport, length, addresses, TLVs (§2.2); TLVs are skipped.
 fn v2(bytes: &[u8]) -> Result<Step, Malformed> {
     let (Some(&[command, family]), Some(&[high, low])) = (bytes.get(12..14), bytes.get(14..16)) else {
-        return Ok(Step::Needs(if bytes.len() < FIRST_LEN { FIRST_LEN.saturating_sub(bytes.len()) } else { V2_LEN.saturating_sub(bytes.len()) }));
+        return Ok(Step::Needs(if bytes.len() < FIRST_LEN {
+            FIRST_LEN.saturating_sub(bytes.len())
+        } else {
+            V2_LEN.saturating_sub(bytes.len())
+        }));
     };
     let rest_len = usize::from(u16::from_be_bytes([high, low]));
     // Families and transports that there are not, in four bits each.
@@ -138,14 +142,14 @@ fn between(client: IpAddr, client_port: u16, local: IpAddr, local_port: u16) -> 
 mod tests {
     use super::*;
 
-    /// Reads a header as a driver does: just the bytes that are asked for. The header and how many bytes were taken.
+    /// Reads a header as a driver does: at most the bytes that are asked for. The header and how many bytes were taken.
     fn read(stream: &[u8]) -> Result<(Header, usize), Option<Malformed>> {
         let mut taken = 0;
         loop {
             match step(&stream[..taken]) {
                 Ok(Step::Whole(header)) => return Ok((header, taken)),
-                Ok(Step::Needs(more)) if taken + more <= stream.len() => taken += more,
-                Ok(Step::Needs(_)) => return Err(None),
+                Ok(Step::Needs(_)) if taken == stream.len() => return Err(None),
+                Ok(Step::Needs(more)) => taken = (taken + more).min(stream.len()),
                 Err(malformed) => return Err(Some(malformed)),
             }
         }
@@ -162,8 +166,16 @@ mod tests {
 
     fn headers() -> Vec<(Vec<u8>, Header)> {
         let v4 = [&[192, 0, 2, 1, 203, 0, 113, 9, 0x30, 0x39, 0, 25][..], b"\x04\x00\x01x"].concat();
-        let v6: Vec<u8> = "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets().into_iter().chain(Ipv6Addr::LOCALHOST.octets()).chain([0, 7, 3, 227]).collect();
-        let mapped: Vec<u8> = "::ffff:192.0.2.1".parse::<Ipv6Addr>().unwrap().octets().repeat(2).into_iter().chain([0, 1, 0, 2]).collect();
+        let v6: Vec<u8> = "2001:db8::1"
+            .parse::<Ipv6Addr>()
+            .unwrap()
+            .octets()
+            .into_iter()
+            .chain(Ipv6Addr::LOCALHOST.octets())
+            .chain([0, 7, 3, 227])
+            .collect();
+        let mapped: Vec<u8> =
+            "::ffff:192.0.2.1".parse::<Ipv6Addr>().unwrap().octets().repeat(2).into_iter().chain([0, 1, 0, 2]).collect();
         let long = "f".repeat(V1_LEN_MAX - 16);
         vec![
             (b"PROXY TCP4 192.0.2.1 203.0.113.9 12345 25\r\n".to_vec(), between("192.0.2.1:12345", "203.0.113.9:25")),

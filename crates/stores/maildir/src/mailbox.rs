@@ -289,7 +289,8 @@ mod tests {
             ("cur/x30.M1.h", "", 31),
             ("cur/99999999999999999999.x", "", 28),
         ]);
-        let expected = ["99999999999999999999.x", "29.V801I6b0M999999.h", "30.4711.h", "30.M4P1Q2.h,S=1", "30.M5P1Q1.h", "x30.M1.h"];
+        let expected =
+            ["99999999999999999999.x", "29.V801I6b0M999999.h", "30.4711.h", "30.M4P1Q2.h,S=1", "30.M5P1Q1.h", "x30.M1.h"];
         assert_eq!(uids(&mailbox), expected);
         for name in [&b""[..], b".1", b"1", b"-1.2", b"+1.2", b" 1.2", b":2,S"] {
             assert_eq!(time_in_name(name), None, "{}", name.escape_ascii());

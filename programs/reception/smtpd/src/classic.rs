@@ -195,6 +195,8 @@ impl Talk {
                 Action::LogIn { .. } => {
                     self.session.step(now(), Input::Login(LoginAnswer::Temporary), &mut self.actions);
                 }
+                // XCLIENT is not offered here.
+                Action::Admit { .. } => {}
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {

@@ -1,8 +1,8 @@
 //! The service face over real sockets, with a qmail-auth and sessions that do what the test wants.
 #![allow(clippy::unwrap_used)]
 
-use control::{Networks, Root};
 use control::popup::Popup;
+use control::{Networks, Root};
 use ipc::Message;
 use ipc::auth::{Answer, Request};
 use ipc_async::service::Lifeline;

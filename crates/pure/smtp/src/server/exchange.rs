@@ -17,6 +17,8 @@ pub enum Input<'a> {
     Recipient { question: u32, answer: RecipientAnswer },
     /// The answer to [`Action::LogIn`].
     Login(LoginAnswer),
+    /// The answer to [`Action::Admit`].
+    Admitted { relays: bool, logins: Logins },
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -93,6 +95,9 @@ pub enum Action {
     CheckRecipient { question: u32, recipient: Address },
     /// Have this login judged, answer by [`Input::Login`].
     LogIn { user: Box<[u8]>, password: Secret },
+    /// The connection stands for another client (XCLIENT; `None`: its address is not known). What it may do now is answered by
+    /// [`Input::Admitted`].
+    Admit { address: Option<IpAddr> },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -165,6 +170,8 @@ pub struct Connection {
     pub logins: Logins,
     /// For mail of this system's users only (RFC 6409): nothing goes without a login, unless the client is a relay client.
     pub is_submission: bool,
+    /// May it say for whom it stands (XCLIENT)? For `control/xclient` only.
+    pub xclient: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].
     pub databytes: Option<u64>,
 }

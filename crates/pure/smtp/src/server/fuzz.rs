@@ -78,6 +78,11 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     answers.push(Input::Login(judge(&user, &password.0)));
                     seen.logins.push((user.into(), password.0.to_vec()));
                 }
+                Action::Admit { address } => {
+                    assert!(session.peer().xclient && open.is_none());
+                    let relays = address == Some([192, 0, 2, 1].into());
+                    answers.push(Input::Admitted { relays, logins: if relays { Logins::Offered } else { Logins::NotInClear } });
+                }
                 Action::Begin(envelope) => {
                     assert!(open.is_none() && !envelope.recipients.is_empty());
                     *open = Some((*envelope, Vec::new()));
@@ -126,19 +131,22 @@ pub fn session(data: &[u8]) {
         relay_client: (choice & 2 != 0).then(Box::default),
         logins: if choice & 4 != 0 { Logins::Offered } else { Logins::NotInClear },
         is_submission: small & 128 != 0,
+        xclient: small & 64 != 0,
         ..Connection::default()
     };
     let whole = run(&config, &peer, [bytes]);
     assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
     assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
     assert!(
-        whole.logins.len() <= 4
+        (whole.logins.len() <= 4 || peer.xclient)
             && whole
                 .logins
                 .iter()
                 .all(|(user, password)| { [user, password].iter().all(|part| !part.is_empty() && !part.contains(&0)) })
     );
-    assert!(!peer.is_submission || peer.relay_client.is_some() || whole.user.is_some() || whole.messages.is_empty());
+    assert!(
+        !peer.is_submission || peer.xclient || peer.relay_client.is_some() || whole.user.is_some() || whole.messages.is_empty()
+    );
     for line in whole.replies.split_inclusive(|b| *b == b'\n') {
         let is_code = |line: &[u8]| line.get(..3).is_some_and(|code| code.iter().all(u8::is_ascii_digit));
         assert!(line.ends_with(b"\r\n") && line.len() <= 512 && is_code(line), "{}", line.escape_ascii());

@@ -55,6 +55,9 @@ pub(super) const AUTH_LINE_TOO_LONG: &str = "500 5.5.6 response too long";
 pub(super) const WRONG_LOGIN: &str = "535 5.7.8 wrong name or password";
 pub(super) const CANNOT_LOG_IN: &str = "454 4.7.0 cannot check that login now, try again later";
 
+pub(super) const XCLIENT_SYNTAX: &str = "501 5.5.4 no XCLIENT attributes that can be read";
+pub(super) const XCLIENT_IN_TRANSACTION: &str = "503 5.5.1 no XCLIENT within a transaction";
+
 pub(super) const TIMEOUT: &str = "421 4.4.2 timeout";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 too many errors";
 pub(super) const TOO_MANY_BAD_RECIPIENTS: &str = "421 4.7.0 too many unknown recipients";

@@ -469,10 +469,11 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
         ("committing", format!("{start}BDAT 2 LAST\r\nabNOOP\r\n")),
         ("exchange", "EHLO x\r\nAUTH LOGIN\r\nZg==\r\n".to_owned()),
         ("judging", format!("EHLO x\r\nAUTH PLAIN {}\r\nNOOP\r\n", response("", "joe", "ok"))),
+        ("admitting", "EHLO x\r\nXCLIENT ADDR=192.0.2.1\r\nNOOP\r\n".to_owned()),
         ("closed", "QUIT\r\n".to_owned()),
     ]
     .map(|(name, input)| {
-        let mut session = Session::new(Arc::new(config()), local(), T0, &mut Actions::default());
+        let mut session = Session::new(Arc::new(config()), Connection { xclient: true, ..local() }, T0, &mut Actions::default());
         session.step(T0, Input::Bytes(input.as_bytes()), &mut Actions::default());
         (name, session)
     })
@@ -483,10 +484,22 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
     let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
-    for event in ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login", "auth"] {
+    for event in [
+        "closed",
+        "deadline",
+        "late bytes",
+        "drain",
+        "bytes",
+        "early deadline",
+        "recipient",
+        "queue",
+        "login",
+        "auth",
+        "admitted",
+    ] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
-            let is_waiting = matches!(name, "asking" | "committing" | "judging");
+            let is_waiting = matches!(name, "asking" | "committing" | "judging" | "admitting");
             match event {
                 "closed" => session.step(T0, Input::Closed, &mut out),
                 "deadline" => session.step(late, Input::Deadline, &mut out),
@@ -499,6 +512,7 @@ fn every_state_with_every_event() {
                     let auth = format!("AUTH PLAIN {}\r\n", response("", "joe", "ok"));
                     session.step(T0, Input::Bytes(auth.as_bytes()), &mut out);
                 }
+                "admitted" => session.step(T0, Input::Admitted { relays: true, logins: Logins::Offered }, &mut out),
                 "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
                 _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
             }
@@ -518,6 +532,7 @@ fn every_state_with_every_event() {
                 "recipient" => assert_eq!(out.0.is_empty(), name != "asking", "{case}"),
                 "queue" => assert_eq!(out.0.is_empty(), name != "committing", "{case}"),
                 "login" => assert_eq!(out.0.is_empty(), name != "judging", "{case}"),
+                "admitted" => assert_eq!(out.0.is_empty(), name != "admitting", "{case}"),
                 _ => assert!(!is_closed, "{case}"),
             }
             let asks = out.0.iter().any(|action| matches!(action, Action::LogIn { .. }));
