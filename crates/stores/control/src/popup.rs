@@ -23,6 +23,8 @@ const IDLE_MAX_S: u64 = 86_400;
 pub struct Popup {
     /// Networks whose clients may send a password without TLS.
     pub cleartext: Networks,
+    /// Do addresses that open a mailbox may relay (`control/popbeforesmtp` is not 0)?
+    pub opens_relay: bool,
     /// Of all workers together.
     pub sessions_max: usize,
     /// Of each worker: up to so many times the number of workers in all.
@@ -43,6 +45,7 @@ impl Popup {
         let idle_s = root.int("timeoutpop3")?.unwrap_or(IDLE_DEFAULT_S).clamp(1, IDLE_MAX_S);
         Ok(Self {
             cleartext: root.authcleartext()?,
+            opens_relay: root.int("popbeforesmtp")?.unwrap_or(0) > 0,
             sessions_max: count("concurrencypop3", SESSIONS_DEFAULT, SESSIONS_MAX)?,
             sessions_per_address_max: count("concurrencypop3ip", SESSIONS_PER_ADDRESS_DEFAULT, SESSIONS_MAX)?,
             idle: Duration::from_secs(idle_s),

@@ -38,7 +38,9 @@ impl Answer for ipc::auth::Answer {
             | Self::LoggedIn { id, .. }
             | Self::Refused { id }
             | Self::Unavailable { id, .. }
-            | Self::Route { id, .. } => *id,
+            | Self::Route { id, .. }
+            | Self::Noted { id }
+            | Self::Relay { id, .. } => *id,
             // Nobody's question, and nothing that a client of this kind asked to hear.
             Self::Changed {} => u64::MAX,
         }

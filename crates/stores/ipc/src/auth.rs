@@ -14,6 +14,10 @@ messages! {
         2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },
+        /// Somebody has opened a mailbox from there (POP-before-SMTP); asked by qmaild.
+        30 => Arrived { id: u64, address: IpAddr },
+        /// May this address relay for that reason? Asked by qmaild.
+        31 => MayRelay { id: u64, address: IpAddr },
     }
 }
 
@@ -30,6 +34,8 @@ messages! {
         /// To those who asked for routes, unasked and before the administrator has his answer: accounts changed, and no route that
         /// came before this counts any more.
         6 => Changed {},
+        30 => Noted { id: u64 },
+        31 => Relay { id: u64, allowed: bool },
     }
 }
 

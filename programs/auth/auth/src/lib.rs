@@ -14,6 +14,7 @@ mod clients;
 mod login;
 mod pool;
 mod recipients;
+mod relays;
 mod server;
 mod start;
 mod upstream;

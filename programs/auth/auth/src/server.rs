@@ -7,6 +7,7 @@ use crate::clients::{Client, Heard, Rights};
 use crate::login::HashJob;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::relays::Relays;
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution};
 use control::auth::Places;
@@ -70,6 +71,7 @@ pub struct Server {
     pub(crate) lspawn: Upstream<LspawnWaiter>,
     pub(crate) listings: BTreeMap<u64, Listing>,
     recipients: Recipients,
+    relays: Relays,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
     next_client: u64,
@@ -98,6 +100,7 @@ impl Server {
         let wake = Wake::new()?;
         let mut server = Self {
             accounts: setup.accounts,
+            relays: Relays::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
@@ -245,6 +248,19 @@ impl Server {
             }
             Ok(Request::Login { id, service, login, password, remote }) if rights.network => {
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
+            }
+            Ok(Request::Arrived { id, address }) if rights.network => {
+                if let Err(error) = self.relays.note(address, sys::clock::boottime()) {
+                    self.trouble(&error.to_string());
+                }
+                self.answer(number, &Answer::Noted { id }, None);
+            }
+            Ok(Request::MayRelay { id, address }) if rights.network => {
+                let allowed = self.relays.allows(address, sys::clock::boottime());
+                if let Err(error) = &allowed {
+                    self.trouble(&error.to_string());
+                }
+                self.answer(number, &Answer::Relay { id, allowed: allowed.unwrap_or(false) }, None);
             }
             Ok(Request::Route { id, address }) if rights.queue => {
                 if let Some(client) = self.clients.get_mut(&number) {

@@ -121,6 +121,7 @@ fn connection(relayclients: &Networks) -> Connection {
         // qmail-auth may not answer the caller, and what kind of connection it is only the caller knows.
         logins: Logins::NotHere,
         is_submission: false,
+        xclient: false,
         databytes,
     }
 }

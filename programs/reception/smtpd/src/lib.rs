@@ -16,6 +16,7 @@ mod program;
 mod queue;
 mod service;
 mod session;
+mod trust;
 
 use control::Root;
 use std::ffi::OsString;

@@ -9,13 +9,14 @@ use crate::config::config;
 use crate::log_line;
 use crate::queue::Pool;
 use crate::session::{Worker, serve};
+use crate::trust::Trust;
 use control::{Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, Logins, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -50,13 +51,13 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
     let sessions_max = share(control.sessions_max, &std::env::var("QMAIL_WORKER").unwrap_or_default());
     service::run(async {
         let run = Rc::new(run);
+        let trust = Trust::new(&control);
         let gate = Gate {
             admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
-            relayclients: control.relayclients.clone(),
-            cleartext: control.cleartext.clone(),
             bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
                 config(control, Vec::new()),
+                trust,
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
                 Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
             )),
@@ -102,9 +103,6 @@ type Proxies = Option<Rc<Networks>>;
 /// Who comes in, and what serves him.
 struct Gate {
     admission: Rc<Admission>,
-    relayclients: Networks,
-    /// Who may send a password without TLS.
-    cleartext: Networks,
     /// The bound of an address holds for this host, too.
     bounds_this_host: bool,
     worker: Rc<Worker>,
@@ -156,7 +154,8 @@ impl Gate {
 
     fn admit(&self, arrival: Arrival, stream: TcpStream, door: Door) {
         let (origin, client) = (arrival.origin, arrival.origin.client);
-        let is_relay = origin.is_in(&self.relayclients);
+        let trust = &self.worker.trust;
+        let is_relay = origin.is_in(&trust.relayclients);
         let is_trusted = is_relay || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
             log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
@@ -168,11 +167,12 @@ impl Gate {
             remote_ip: client.to_string().into_bytes().into(),
             local_ip: arrival.local,
             relay_client: is_relay.then(Box::default),
-            logins: if origin.allows_cleartext(&self.cleartext) { Logins::Offered } else { Logins::NotInClear },
+            logins: trust.logins(origin),
+            xclient: origin.is_in(&trust.xclient),
             is_submission: door == Door::Submission,
             ..Connection::default()
         };
-        spawn_local(serve(Rc::clone(&self.worker), stream, peer, place));
+        spawn_local(serve(Rc::clone(&self.worker), stream, origin, peer, place));
     }
 }
 

@@ -5,7 +5,9 @@
 
 use crate::admission::Place;
 use crate::queue::{Draft, Pool};
+use crate::trust::Trust;
 use crate::{log_end, log_line, now};
+use control::Origin;
 use ipc::auth;
 use ipc_async::Client;
 use rustix::net::{RecvFlags, recv};
@@ -13,6 +15,7 @@ use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer,
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,17 +41,19 @@ pub(crate) struct Worker {
     pub(crate) directory: Client<auth::Answer>,
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
+    pub(crate) trust: Trust,
     scratch: RefCell<Box<[u8]>>,
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>) -> Self {
+    pub(crate) fn new(config: Config, trust: Trust, queue: Pool, directory: Client<auth::Answer>) -> Self {
         Self {
             config: Arc::new(config),
             queue: Rc::new(queue),
             directory,
             draining: Cell::new(false),
             drain: Notify::new(),
+            trust,
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
         }
     }
@@ -61,16 +66,21 @@ impl Worker {
 }
 
 /// One connection, from the greeting to the line in the log.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connection, _place: Place) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, origin: Origin, mut peer: Connection, _place: Place) {
+    if peer.relay_client.is_none() && worker.trust.has_opened_a_mailbox(&worker.directory, origin).await {
+        peer.relay_client = Some(Box::default());
+    }
     let mut actions = Actions::default();
     let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
     let mut talk = Talk {
         worker,
         stream,
+        origin,
         session,
         output: Vec::new(),
         questions: Vec::new(),
         login: None,
+        told: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -90,11 +100,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Connectio
 struct Talk {
     worker: Rc<Worker>,
     stream: TcpStream,
+    origin: Origin,
     session: Session,
     output: Vec<u8>,
     questions: Vec<(u32, Address)>,
     /// A name and a password that are to be judged.
     login: Option<(Box<[u8]>, Secret)>,
+    /// The client that XCLIENT told; `Some(None)` if its address is not known.
+    told: Option<Option<IpAddr>>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -109,6 +122,7 @@ impl Talk {
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
                 Action::LogIn { user, password } => self.login = Some((user, password)),
+                Action::Admit { address } => self.told = Some(address),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -137,6 +151,10 @@ impl Talk {
         if let Some((user, password)) = self.login.take() {
             let answer = Box::pin(self.log_in(user, password)).await;
             return self.session.step(now(), Input::Login(answer), actions);
+        }
+        if let Some(address) = self.told.take() {
+            let (relays, logins) = self.worker.trust.judge(&self.worker.directory, address.map(|ip| self.origin.told(ip))).await;
+            return self.session.step(now(), Input::Admitted { relays, logins }, actions);
         }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
@@ -290,11 +308,11 @@ mod tests {
         ipc_async::service::run(async {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
-            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory));
+            let worker = Rc::new(Worker::new(Config::default(), Trust::default(), Pool::new(run, "x"), directory));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
-            let future = serve(worker, accepted?.0, Connection::default(), place);
+            let future = serve(worker, accepted?.0, Origin::direct([127, 0, 0, 1].into()), Connection::default(), place);
             let size = std::mem::size_of_val(&future);
             assert!(size < 3072, "{size}");
             drop(client);

@@ -106,7 +106,10 @@ impl<'a> Session<'a> {
         let question = |id| Request::Login { id, service: "pop3".into(), login: user.into(), password: secret.0.into(), remote };
         match self.shared.auth.ask(question).await {
             Ok((Answer::LoggedIn { .. }, Some(fd))) => match stream_of(fd) {
-                Ok(session) => (Verdict::Accepted, Some(session)),
+                Ok(session) => {
+                    self.arrived().await;
+                    (Verdict::Accepted, Some(session))
+                }
                 Err(_) => (Verdict::Temporary, None),
             },
             Ok((Answer::Refused { .. }, _)) => {
@@ -114,6 +117,14 @@ impl<'a> Session<'a> {
                 (Verdict::Refused, None)
             }
             _ => (Verdict::Temporary, None),
+        }
+    }
+
+    /// POP-before-SMTP. That it could not be noted is no reason to keep anybody from his mail.
+    async fn arrived(&self) {
+        if self.shared.config.opens_relay {
+            let address = self.origin.client;
+            let _ = self.shared.auth.ask(|id| Request::Arrived { id, address }).await;
         }
     }
 
