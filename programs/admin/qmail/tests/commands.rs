@@ -370,12 +370,15 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 36] = [
+    let cases: [(&str, &str, &str, &str); 39] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
         ("error", "etc/qmail/control/listen", "smtp\n", "line 1"),
         ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1\nfoo 127.0.0.1:2\n", "line 2"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=10.\n", "is no network"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=::1,0.0.0.0/0\n", "may say that it is another"),
+        ("error", "etc/qmail/control/xclient", "::/0\n", "may say that it is another"),
         ("error", "etc/qmail/control/listen", "qmtp 127.0.0.1:2\n", "no program of this version serves qmtp"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),

@@ -18,6 +18,7 @@ mod limits;
 mod login;
 mod pool;
 mod recipients;
+mod relays;
 mod rows;
 mod sending;
 mod server;
