@@ -237,6 +237,8 @@ pub struct Offered {
     pub dsn: bool,
     /// RFC 4865.
     pub hold: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub requiretls: bool,
 }
 
 /// When a message may be delivered (RFC 4865).
@@ -264,6 +266,8 @@ pub struct MailParameters {
     pub envid: Option<Envid>,
     /// HOLDFOR= or HOLDUNTIL= (RFC 4865).
     pub hold: Option<Hold>,
+    /// REQUIRETLS (RFC 8689).
+    pub requiretls: bool,
 }
 
 impl MailParameters {
@@ -281,6 +285,7 @@ impl MailParameters {
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"7BIT") => {}
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => all.eight_bit = true,
                 (b"SMTPUTF8", None) => all.utf8 = true,
+                (b"REQUIRETLS", None) if offered.requiretls => all.requiretls = true,
                 (b"XVERP", None) if offered.verp => all.verp = Some(b'-'),
                 (b"XVERP", Some(chars)) if offered.verp => all.verp = Some(verp_delimiter(chars)?),
                 (b"RET", Some(ret)) if offered.dsn => all.ret = Some(Ret::parse(ret).ok_or(Syntax::Value)?),

@@ -15,7 +15,7 @@
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531;
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531, RFC 8689;
 //! qmail-smtpd's tolerance (qmail-family §1.2): commands may end in LF, HELO is not needed, a second MAIL starts over.
 //! Used by qmail-smtpd.
 
@@ -296,7 +296,9 @@ impl Session {
         };
         // Whoever queues for another program cannot tell it to wait.
         let hold = self.config.dsn != DsnOffer::Nobody && self.is_header_judged();
-        Offered { verp: self.is_relay_client(), dsn, hold }
+        // Over TLS only (RFC 8689 §2); whoever queues for another program cannot tell it what is demanded.
+        let requiretls = self.peer.tls.is_some() && self.config.dsn != DsnOffer::Nobody;
+        Offered { verp: self.is_relay_client(), dsn, hold, requiretls }
     }
 
     /// A submission that is nobody's yet. Networks of `control/relayclients` need no login: they are authorized by their address
@@ -469,17 +471,24 @@ impl Session {
         let size = format!("SIZE {}", self.databytes());
         let verp = self.is_relay_client().then_some("XVERP");
         // Not where it would be refused (RFC 4954 §4), and so not once more.
-        let mechanisms = self.config.mechanisms.list(self.peer.tls.is_some());
+        let mechanisms = self.config.mechanisms.list(self.binds_channel());
         let mechanisms = mechanisms.filter(|_| self.peer.logins == Logins::Offered && self.user.is_none());
         let auth = mechanisms.map(|list| format!("AUTH {list}"));
         let starttls = (self.peer.starttls == StartTls::Offered && self.peer.tls.is_none()).then_some("STARTTLS");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
         let offered = self.offered();
         let dsn = offered.dsn.then_some("DSN");
+        let requiretls = offered.requiretls.then_some("REQUIRETLS");
         let hold = offered.hold.then(|| submission::hold_keyword(self.now.unix_s));
         out.reply(&[b"250-", greeting].concat());
-        for extension in
-            extensions.into_iter().chain(dsn).chain(hold.as_deref()).chain(verp).chain(starttls).chain(auth.as_deref())
+        for extension in extensions
+            .into_iter()
+            .chain(requiretls)
+            .chain(dsn)
+            .chain(hold.as_deref())
+            .chain(verp)
+            .chain(starttls)
+            .chain(auth.as_deref())
         {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }

@@ -419,7 +419,7 @@ fn exchanges_are_relayed_with_their_number() {
     let system = System::start(&[("authmechanisms", "SCRAM-SHA-256\n")]);
     let b64 = |text: &str| wire::base64::encode(text.as_bytes());
     let exchange = |response: &str| format!("AUTH SCRAM-SHA-256\n{}\n", b64(response));
-    let replies = system.submit(&format!("EHLO x\n{}{}MAIL FROM:<a@b>\nQUIT\n", exchange("no"), exchange("ok")));
+    let replies = system.submit(&format!("EHLO x\n{}{}MAIL FROM:<joe@ours.example>\nQUIT\n", exchange("no"), exchange("ok")));
     let challenge = b64("SCRAM-SHA-256");
     let wanted = format!(
         "250-AUTH SCRAM-SHA-256\n250 HELP\n334 {challenge}\n535 5.7.8 wrong name or password\n334 {challenge}\n235 2.7.0 welcome\n250 2.1.0 ok\n"

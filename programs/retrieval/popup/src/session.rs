@@ -147,7 +147,7 @@ impl<'a> Session<'a> {
             Ok((stream, facts)) => {
                 self.stream = Transport::Tls(stream);
                 let offer = offer(self.shared, self.address, &self.stream, self.judge.timestamp());
-                self.machine = machine(self.shared, offer, true);
+                self.machine = machine(self.shared, offer, facts.exporter.is_some() || facts.end_point.is_some());
                 self.judge.bind(facts.exporter, facts.end_point);
                 true
             }
@@ -192,7 +192,7 @@ fn try_read(stream: &Transport) -> io::Result<Vec<u8>> {
     Ok(buf.get(..len).unwrap_or_default().to_vec())
 }
 
-/// `is_bound`: it has TLS.
+/// `is_bound`: it has TLS that an exchange can be bound to.
 fn machine(shared: &Shared, offer: Offer, is_bound: bool) -> Authorization {
     Authorization::new(offer).with_sasl(shared.mechanisms, is_bound)
 }

@@ -137,6 +137,8 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The client declared SMTPUTF8.
     pub utf8: bool,
+    /// The client demands TLS all the way (RFC 8689).
+    pub requiretls: bool,
     pub asked: Asked,
 }
 

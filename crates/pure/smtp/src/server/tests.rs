@@ -69,6 +69,7 @@ fn an_ordinary_session() {
         recipients: vec![address("x@y.z"), address("o p@y.z")],
         eight_bit: true,
         utf8: false,
+        requiretls: false,
         asked: Asked::default(),
     };
     assert_eq!(seen.messages, [(envelope, b"Subject: x\n\n.dot\n".to_vec())]);
@@ -922,6 +923,9 @@ fn after_starttls_everything_starts_over() {
         "{protected}"
     );
     assert!(protected.starts_with("530 5.7.0 log in first\r\n"), "{protected}");
+    // -PLUS is there where there is something to bind to: TLS 1.2 may have nothing.
+    let peer = Connection { tls: Some(Box::new(Tls { exporter: None, ..*fuzz::tls() })), ..local() };
+    assert!(self::replies(config(), peer, b"EHLO x\r\n").contains("250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n"));
     assert!(protected.ends_with("503 5.5.1 this connection has TLS already\r\n"), "{protected}");
     // A transaction and a name of before are gone.
     let peer = Connection { starttls: StartTls::Offered, ..local() };
@@ -953,6 +957,21 @@ fn after_starttls_everything_starts_over() {
     assert!(String::from_utf8(replies).unwrap().contains("\r\n503 5.5.1 MAIL first\r\n"));
     let text = String::from_utf8(text).unwrap();
     assert!(text.starts_with("Received: from unknown ()\n  by mx.example.org with SMTP tls TLS_AES_128_GCM_SHA256; "), "{text}");
+}
+
+#[test]
+fn tls_all_the_way_is_asked_for_over_tls_alone() {
+    let letter = "EHLO x\r\nMAIL FROM:<a@b> REQUIRETLS\r\nRCPT TO:<a>\r\nDATA\r\n.\r\n";
+    let peer = Connection { starttls: StartTls::Offered, ..local() };
+    let run = |chunks: &[&str]| fuzz::run(&Arc::new(config()), &peer, chunks.iter().map(|chunk| chunk.as_bytes()));
+    let seen = run(&["EHLO x\r\n", "STARTTLS\r\n", letter]);
+    let replies = String::from_utf8(seen.replies).unwrap();
+    let (clear, protected) = replies.split_once("220 2.0.0 ").unwrap();
+    assert!(!clear.contains("REQUIRETLS") && protected.contains("250-REQUIRETLS\r\n"), "{replies}");
+    assert!(seen.messages[0].0.requiretls);
+    let seen = run(&[letter]);
+    assert!(String::from_utf8(seen.replies).unwrap().contains("\r\n555 5.5.4 parameter not recognized\r\n"));
+    assert!(seen.messages.is_empty());
 }
 
 #[test]
