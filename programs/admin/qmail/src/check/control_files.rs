@@ -25,7 +25,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 41] = [
+const OTHERS: [&str; 42] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -53,6 +53,7 @@ const OTHERS: [&str; 41] = [
     "morercpthosts.cdb",
     "notipme",
     "outgoingip",
+    "overquota",
     "percenthack",
     "plusdomain",
     "rcpthosts",
