@@ -8,7 +8,6 @@ use ipc_async::service::{Lifeline, share};
 use rustix::process::Signal;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::rc::Rc;
