@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod authsources;
 pub mod authlimits;
 pub mod error;
 pub mod inject;

@@ -195,6 +195,25 @@ impl<T: Field> Field for Vec<T> {
     }
 }
 
+/// Bytes that are nobody's to read but the receiver's: a password, a token. As [`Bytes`], and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Field for Secret {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(&self.0, out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(Self(take_bytes(input)?.to_vec()))
+    }
+}
+
 /// The worker's and the remote's verdict on one recipient: the letter of a classic report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {

@@ -12,6 +12,7 @@
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
+//! | [`checkpw`] | checkpw.sock, socketpairs | qmail-auth → qmail-checkpw → its helpers |
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
@@ -23,6 +24,7 @@ mod message;
 
 pub mod admin;
 pub mod auth;
+pub mod checkpw;
 pub mod field;
 #[doc(hidden)]
 pub mod fuzz;
