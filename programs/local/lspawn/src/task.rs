@@ -30,6 +30,8 @@ pub enum Ask {
     Deliver { sender: Address },
     Forward { sender: Address, targets: Vec<Address> },
     Exists,
+    /// May the user of this name log in? With `session` he does.
+    LogIn { session: bool },
 }
 
 /// Where it is.
@@ -65,6 +67,11 @@ pub struct Task {
 pub enum Outcome {
     Done(Verdict, Vec<u8>),
     Exists(Existence),
+    MayLogIn,
+    /// Not now.
+    NoSession(String),
+    /// Nobody who may.
+    NoUser(String),
 }
 
 impl Outcome {
@@ -89,6 +96,7 @@ impl Task {
                 worker::Request::Forward { number, sender: sender.clone(), recipient, targets: targets.clone() }
             }
             Ask::Exists => worker::Request::Exists { number, recipient, default_delivery },
+            Ask::LogIn { .. } => return None,
         })
     }
 
@@ -104,6 +112,7 @@ impl Task {
     pub fn failed(&self, text: &str) -> Outcome {
         match self.ask {
             Ask::Exists => Outcome::Exists(Existence::CannotTell {}),
+            Ask::LogIn { .. } => Outcome::NoSession(text.to_owned()),
             _ => Outcome::deferral(text),
         }
     }
@@ -119,5 +128,8 @@ pub fn answer(number: u64, outcome: &Outcome) -> Vec<u8> {
             job::Answer::Done { number, outcomes, untried: Vec::new(), last: true }.encode()
         }
         Outcome::Exists(existence) => lspawn::Answer::Exists { id: number, answer: existence.clone() }.encode(),
+        Outcome::MayLogIn => lspawn::Answer::Session { id: number }.encode(),
+        Outcome::NoSession(text) => lspawn::Answer::NoSession { id: number, text: clip(text.as_bytes()).into() }.encode(),
+        Outcome::NoUser(text) => lspawn::Answer::NoUser { id: number, text: clip(text.as_bytes()).into() }.encode(),
     }
 }
