@@ -24,10 +24,12 @@ pub(crate) enum Service {
     Pop3,
     /// To send mail: the verdict is all.
     Smtp,
+    /// For a program of others (`checkpassword`): the verdict is all, and only passwords count that count everywhere.
+    Checkpassword,
 }
 
 impl Service {
-    const ALL: [Self; 2] = [Self::Pop3, Self::Smtp];
+    const ALL: [Self; 3] = [Self::Pop3, Self::Smtp, Self::Checkpassword];
 
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name().as_bytes() == name)
@@ -38,6 +40,7 @@ impl Service {
         match self {
             Self::Pop3 => "pop3",
             Self::Smtp => "smtp",
+            Self::Checkpassword => "checkpassword",
         }
     }
 
@@ -268,7 +271,7 @@ impl Server {
         };
         self.succeeded(&login);
         let address = [user.as_bytes(), b"@", domain.as_bytes()].concat();
-        if login.service == Service::Smtp {
+        if login.service != Service::Pop3 {
             let Asker { client, id } = login.asker;
             return self.answer(client, &Answer::LoggedIn { id, user: address.into() }, None);
         }
