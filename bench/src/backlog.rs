@@ -120,6 +120,7 @@ impl Filling {
             uid: 0,
             pid: 1,
             flags: 0,
+            options: Box::default(),
         };
         self.spool.accept(envelope, Body::Inline(body(n)), n as u64);
         Ok(())
@@ -131,7 +132,7 @@ impl Filling {
             true => self.now_s.saturating_sub(n.wrapping_mul(31) % OVERDUE_S),
             false => self.now_s.saturating_add(LATER_S.start).saturating_add(n.wrapping_mul(31) % span_s),
         };
-        let state = RecipientState::Pending { attempts: 1, due_s, last_reply: REPLY.to_vec() };
+        let state = RecipientState::Pending { attempts: 1, due_s, last_reply: REPLY.to_vec(), warned: false };
         self.spool.progress(id, vec![Change { recipient: 0, state }], Outlook { pending: 1, due_s, held: false }, n);
     }
 }

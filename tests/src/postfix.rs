@@ -7,7 +7,8 @@ use crate::users::User;
 use crate::{instance::random_word, wait_for};
 use anyhow::Result;
 use rustix::process::Signal;
-use std::fs::create_dir_all;
+use std::fs::{OpenOptions, create_dir_all};
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -31,9 +32,18 @@ impl Postfix {
     /// # Errors
     /// It does not accept connections.
     pub fn start(tool: &Tool, dir: &Path, port: u16, relay_port: u16) -> Result<Self> {
+        Self::start_with(tool, dir, port, relay_port, "")
+    }
+
+    /// As [`Postfix::start`], with lines of main.cf.
+    ///
+    /// # Errors
+    /// As [`Postfix::start`].
+    pub fn start_with(tool: &Tool, dir: &Path, port: u16, relay_port: u16, main: &str) -> Result<Self> {
         let dir = dir.join("postfix");
         let owner = User::add(&format!("qt{}", random_word()?.get(..10).unwrap_or_default()), &dir)?;
         write_config(tool, &dir, &owner, port, relay_port)?;
+        OpenOptions::new().append(true).open(dir.join("etc/main.cf"))?.write_all(main.as_bytes())?;
         let mut command = Command::new(tool.prefix.join("usr/lib/postfix/sbin/master"));
         command.arg("-c").arg(dir.join("etc")).arg("-d").env("LD_LIBRARY_PATH", tool.library_path());
         // It ends its children by their process group.
@@ -113,6 +123,7 @@ fn master(port: u16) -> String {
         ("virtual", "-", "-", "virtual"),
         ("anvil", "-", "1", "anvil"),
         ("scache", "-", "1", "scache"),
+        ("tlsmgr", "-", "1", "tlsmgr"),
     ] {
         let (unprivileged, wakeup) = (if program == "virtual" { "n" } else { "-" }, if program == "qmgr" { "300" } else { "-" });
         text.push_str(&format!("{name} unix {private} {unprivileged} n {wakeup} {limit} {program}\n"));

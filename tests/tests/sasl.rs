@@ -48,6 +48,31 @@ fn gnu_sasl_logs_in_by_every_mechanism() {
 }
 
 #[test]
+fn gnu_sasl_binds_the_exchange_to_its_tls() {
+    let Some(gsasl) = tools::get("gnu_sasl_binds_the_exchange_to_its_tls", "gsasl", "usr/bin/gsasl").unwrap() else { return };
+    // Nowhere in the clear: what is offered is offered over TLS.
+    let instance = instance(&[("authcleartext", "192.0.2.0/24\n")]);
+    let login = |mechanism: &str, password: &str, more: &[&str]| {
+        let mut command = gsasl.command();
+        command.args(["--smtp", "--client", "--starttls", "--x509-ca-file=", "--verbose", "--mechanism", mechanism]);
+        command.args(["--authentication-id", BOB, "--password", password]).args(more);
+        let connect = format!("--connect=127.0.0.1:{}", instance.port(587));
+        run(command.arg(connect).stdin(std::process::Stdio::null()))
+    };
+    for mechanism in ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS"] {
+        let (code, said) = login(mechanism, "bob-password", &[]);
+        assert!(code == Some(0) && said.contains("235 2.7.0 welcome"), "{mechanism}: {code:?} {said}");
+        // p=tls-exporter,,
+        assert!(said.contains("AUTH SCRAM") && said.contains(&wire::base64::encode(b"p=tls-exporter,")), "{said}");
+        let (code, said) = login(mechanism, "wrong", &[]);
+        assert!(code != Some(0) && said.contains("535 5.7.8"), "{mechanism}: {said}");
+    }
+    // A client that cannot bind says `n`.
+    let (code, said) = login("SCRAM-SHA-256", "bob-password", &["--no-cb"]);
+    assert!(code == Some(0), "{said}");
+}
+
+#[test]
 fn swaks_and_curl_answer_challenges() {
     let name = "swaks_and_curl_answer_challenges";
     let Some(swaks) = tools::get(name, "swaks", "usr/bin/swaks").unwrap() else { return };

@@ -137,6 +137,68 @@ fn what_stands_behind_a_login_counts_for_what_it_is() {
 }
 
 #[test]
+fn a_login_cannot_send_as_another() {
+    let Some(swaks) = tools::get("a_login_cannot_send_as_another", "swaks", "usr/bin/swaks").unwrap() else { return };
+    let (instance, peer) = instance(&[("submission", "hide-address=on\n"), ("submissionlimits", "recipients-per-hour=5\n")]);
+    instance.with_input(&["user", "add", "ann@example.test", "--password-stdin"], "ann-password\n").unwrap();
+    instance.must(&["alias", "add", "sales@example.test", BOB]).unwrap();
+    let send = |port: u16, from: &str, header: &str| {
+        let mut command = swaks.command();
+        command.args(["--server", "127.0.0.1", "--port", &instance.port(port).to_string(), "--helo", "client.example.test"]);
+        command.args(["--auth", "PLAIN", "--auth-user", BOB, "--auth-password", "bob-password"]);
+        command.args(["--from", from, "--to", "x@elsewhere.test", "--header", &format!("From: {header}"), "--body", "text"]);
+        run(&mut command)
+    };
+    let mut sent = 0;
+    for port in [25, 587] {
+        for (from, header, code, reply) in [
+            (BOB, "Bob <bob+x@example.test>", 0, "250 2.0.0 "),
+            ("sales@example.test", "sales@example.test", 0, "250 2.0.0 "),
+            // swaks(1): 23 is an error at MAIL, 26 one at the end of the data.
+            ("ann@example.test", BOB, 23, "550 5.7.1 sorry, you may not send as that address"),
+            ("x@elsewhere.test", BOB, 23, "550 5.7.1 sorry, you may not send as that address"),
+            (BOB, "ann@example.test", 26, "550 5.7.1 sorry, you may not send as an address that From or Sender names"),
+            (BOB, "\"ceo@bank.test\" <bob@example.test>", 26, "550 5.7.1 sorry, you may not send as an address"),
+            (BOB, "bob@example.test, ceo@bank.test", 26, "550 5.7.1 sorry, you may not send as an address"),
+            (BOB, "team: bob@example.test;", 26, "550 5.7.1 sorry, it is not clear who wrote this"),
+        ] {
+            let (ended, said) = send(port, from, header);
+            assert!(ended == Some(code) && said.contains(reply), "{from} {header}: {said}");
+            sent += usize::from(code == 0);
+        }
+    }
+    wait_letters(&peer, sent);
+    for letter in peer.letters() {
+        let text = letter.text();
+        assert!(text.contains("from unknown (hidden)\n  by ") && !text.contains("client.example.test"), "{text}");
+    }
+    instance.wait_log("sender refused: login=bob@example.test address=ceo@bank.test").unwrap();
+    assert_eq!(send(587, BOB, BOB).0, Some(0));
+    for _ in 0..2 {
+        let (_, said) = send(587, BOB, BOB);
+        assert!(said.contains("450 4.7.1 your account has sent to too many recipients within an hour"), "{said}");
+    }
+    assert_eq!(instance.log().matches("alert: submission limit reached: recipients-per-hour login=bob@example.test").count(), 1);
+}
+
+#[test]
+fn what_is_submitted_is_completed_and_a_bcc_is_not_seen() {
+    let (instance, peer) = instance(&[]);
+    let mut smtp = Smtp::open(instance.port(587)).unwrap();
+    let letter = "MAIL FROM:<bob@example.test>\r\nRCPT TO:<x@elsewhere.test>\r\nRCPT TO:<y@elsewhere.test>\r\nDATA\r\n\
+        To: x@elsewhere.test\r\nBcc: y@elsewhere.test,\r\n\tz@elsewhere.test\r\nSubject: x\r\n\r\nBcc: stays\r\n.\r\nQUIT\r\n";
+    smtp.0.raw(format!("EHLO c.test\r\n{}\r\n{letter}", plain(BOB, "bob-password")).as_bytes()).unwrap();
+    wait_letters(&peer, 1);
+    let text = peer.letters()[0].text();
+    let (header, body) = text.split_once("\n\n").unwrap();
+    for field in ["\nDate: ", "\nMessage-ID: <", "\nFrom: <bob@example.test>\n", "\nTo: x@elsewhere.test\nSubject: x"] {
+        assert_eq!(header.matches(field).count(), 1, "{field}: {text}");
+    }
+    assert!(!header.contains("Bcc") && !header.contains("y@") && !header.contains("z@"), "{text}");
+    assert_eq!(body, "Bcc: stays\n");
+}
+
+#[test]
 fn guessing_is_slow_and_ends() {
     let (instance, peer) = instance(&[]);
     let mut smtp = Smtp::open(instance.port(587)).unwrap();

@@ -12,6 +12,7 @@
 //! The original is not touched here: the caller streams [`Bounce::copy_len`] bytes of it between prologue and epilogue.
 //! Used by qmail-send.
 
+mod notice;
 mod report;
 
 use wire::civil::Civil;
@@ -20,7 +21,8 @@ use wire::{Address, Domain};
 use crate::verp;
 use wire::quote;
 
-pub use report::Failure;
+pub use notice::{Notice, notice};
+pub use report::{Action, Failure};
 
 /// A longer QSBMF text does not stand twice in the bounce.
 pub const PREAMBLE_LEN_MAX: usize = 64 * 1024;
@@ -77,6 +79,12 @@ pub struct Original<'a> {
     pub header_len: u64,
     /// It came with SMTPUTF8 (RFC 6531).
     pub is_smtputf8: bool,
+    /// What MAIL gave as ENVID (RFC 3461 §4.4), decoded.
+    pub envelope_id: Option<&'a [u8]>,
+    /// The sender wants its header alone back (RET=HDRS, RFC 3461 §4.3).
+    pub headers_only: bool,
+    /// When it is given up, for reports of a delay.
+    pub retry_until_s: Option<u64>,
 }
 
 /// Who sends the bounce.
@@ -115,7 +123,7 @@ pub fn build(
     let text = report::qsbmf(from.bounce_host, is_double, failures);
     let host = from.bounce_host.as_bytes();
 
-    let mut out = header(from, to, now_s, random, &boundary);
+    let mut out = header(from, to, "failure notice", now_s, random, &boundary);
     out.push(b'\n');
     if text.len() <= PREAMBLE_LEN_MAX {
         out.extend_from_slice(&text);
@@ -123,21 +131,29 @@ pub fn build(
     part(&mut out, &boundary, &text_type(&text));
     out.extend_from_slice(&text);
     out.extend_from_slice(break_line(is_double));
-    let status_type = if original.is_smtputf8 { "message/global-delivery-status" } else { "message/delivery-status" };
-    part(&mut out, &boundary, &format!("Content-Type: {status_type}\n"));
+    part(&mut out, &boundary, &format!("Content-Type: {}\n", status_type(original.is_smtputf8)));
     out.extend_from_slice(&report::delivery_status(host, original, failures));
 
-    let whole = from.copy_len_max.is_none_or(|max| original.len <= max);
+    let whole = !original.headers_only && from.copy_len_max.is_none_or(|max| original.len <= max);
     let copy_len = if whole { original.len } else { original.header_len.min(from.copy_len_max.unwrap_or(u64::MAX)) };
     part(&mut out, &boundary, &copy_type(whole, original.is_smtputf8));
+    Some(Bounce { epilogue: close_copy(&mut out, &boundary, original.sender), prologue: out, copy_len })
+}
+
+fn status_type(is_smtputf8: bool) -> &'static str {
+    if is_smtputf8 { "message/global-delivery-status" } else { "message/delivery-status" }
+}
+
+/// What stands before the copy of the original and, returned, what follows it.
+fn close_copy(out: &mut Vec<u8>, boundary: &str, sender: &Address) -> Vec<u8> {
     out.extend_from_slice(b"Return-Path: <");
-    out.extend_from_slice(&quote::address(original.sender.as_bytes()));
+    out.extend_from_slice(&quote::address(sender.as_bytes()));
     out.extend_from_slice(b">\n");
-    Some(Bounce { prologue: out, copy_len, epilogue: format!("\n--{boundary}--\n").into_bytes() })
+    format!("\n--{boundary}--\n").into_bytes()
 }
 
 /// The classic fields in the classic order, then those of MIME.
-fn header(from: Sender<'_>, to: &Address, now_s: u64, random: u128, boundary: &str) -> Vec<u8> {
+fn header(from: Sender<'_>, to: &Address, subject: &str, now_s: u64, random: u128, boundary: &str) -> Vec<u8> {
     let date = Civil::from_unix(now_s);
     let Civil { year, month, day, hour, minute, second, .. } = date;
     let mut out = format!("Date: {}\nFrom: ", date.rfc5322()).into_bytes();
@@ -146,7 +162,7 @@ fn header(from: Sender<'_>, to: &Address, now_s: u64, random: u128, boundary: &s
     out.extend_from_slice(from.bounce_host.as_bytes());
     out.extend_from_slice(b"\nTo: ");
     out.extend_from_slice(&quote::address(to.as_bytes()));
-    out.extend_from_slice(b"\nSubject: failure notice\n");
+    out.extend_from_slice(format!("\nSubject: {subject}\n").as_bytes());
     let id = random >> 64;
     let id = format!("Message-ID: <{year}{month:02}{day:02}{hour:02}{minute:02}{second:02}.{id:016x}.qmail@");
     out.extend_from_slice(id.as_bytes());

@@ -2,7 +2,7 @@
 
 use wire::{Address, Domain};
 
-use crate::{bounce, crlf, header, inject, rfc822, verp};
+use crate::{bounce, crlf, header, inject, rfc822, submission as submitted, verp};
 
 /// Any chunking of a header scan gives the same answer.
 pub fn scanner(data: &[u8]) {
@@ -27,6 +27,38 @@ pub fn tokens(data: &[u8]) {
         let written = rfc822::unparse(&tokens, 40);
         assert!(written.ends_with(b"\n") && !written.contains(&b'\r'));
         assert_eq!(rfc822::parse(&written).as_ref(), Ok(&tokens));
+    }
+}
+
+/// A header as a user submits it: what is understood names addresses that stand in it as they are, and completing it twice changes
+/// nothing more.
+pub fn submission(data: &[u8]) {
+    let end = memchr::memmem::find(data, b"\n\n").map_or(data.len(), |at| at.saturating_add(1));
+    let mut header = data.get(..end).unwrap_or_default().to_vec();
+    if header.last().is_some_and(|b| *b != b'\n') {
+        header.push(b'\n');
+    }
+    let header = &header[..];
+    let claims = submitted::claims(header);
+    if let Ok(all) = &claims {
+        assert!(all.len() <= submitted::CLAIMS_MAX && !header.contains(&0));
+        for address in all {
+            assert!(!wire::quote::is_needed(address.local()) && address.domain().is_some_and(|host| Domain::new(host).is_ok()));
+        }
+    }
+    let author = Address::new(b"bob@example.org").unwrap_or_default();
+    let facts = submitted::Facts { now_s: 0, unique: "1.2.3", host: b"mx", author: Some(&author) };
+    let once = submitted::complete(header, &facts);
+    assert_eq!(submitted::complete(&once, &facts), once);
+    for lower in [&b"date"[..], b"message-id", b"from"] {
+        assert!(header::fields(&once).any(|field| field.is(lower)));
+    }
+    for lower in [&b"bcc"[..], b"return-path"] {
+        assert!(!header::fields(&once).any(|field| field.is(lower)));
+    }
+    // Only an author who was missing is new.
+    if let (Ok(before), Ok(after)) = (claims, submitted::claims(&once)) {
+        assert!(after.iter().all(|address| before.contains(address) || *address == author));
     }
 }
 
@@ -94,9 +126,24 @@ pub fn bounces(data: &[u8]) {
     let (Ok(recipient), Ok(host)) = (Address::new(address), Domain::new(b"mx.example")) else { return };
     let sender = Address::new(b"a@b").unwrap_or_default();
     let _ = verp::expand(&recipient, &sender);
-    let original = bounce::Original { sender: &sender, arrival_s: 0, len: 1, header_len: 1, is_smtputf8: false };
+    let original = bounce::Original {
+        sender: &sender,
+        arrival_s: 0,
+        len: 1,
+        header_len: 1,
+        is_smtputf8: false,
+        envelope_id: Some(report),
+        headers_only: false,
+        retry_until_s: Some(9),
+    };
     let from = bounce::Sender { bounce_from: b"MAILER-DAEMON", bounce_host: &host, copy_len_max: None };
-    let failure = bounce::Failure { recipient: &recipient, original_recipient: Some(report), report, remote_mta: Some(report) };
+    let failure = bounce::Failure {
+        action: bounce::Action::Failed,
+        recipient: &recipient,
+        original_recipient: Some(report),
+        report,
+        remote_mta: Some(report),
+    };
     let decision = bounce::Decision::of(&sender, None);
     let Some(built) = bounce::build(&decision, from, original, &[failure], 0, 7) else { return };
     assert_eq!(memchr::memmem::find_iter(&built.prologue, b"\n--qmail-").count(), 3);

@@ -21,6 +21,11 @@ impl Status {
     /// Nothing is known but that it failed.
     pub(crate) const UNKNOWN: Self = Self { class: 5, subject: 0, detail: 0 };
 
+    /// The same, not for good.
+    pub(crate) fn as_temporary(self) -> Self {
+        Self { class: 4, ..self }
+    }
+
     /// A code at the start of `text`, with no digit or dot behind it.
     fn at_start(text: &[u8]) -> Option<Self> {
         let (class, rest) = number(text, 1)?;

@@ -3,18 +3,20 @@
 //! The driver connects, then feeds [`Input`]s and performs the [`Action`]s in their order. A session is
 //!
 //! ```text
-//! Greeting ─► Hello(EHLO) ─► Hello(HELO) ─► Ready ◄──────────────────────────────┐
-//!                 └──────────────────────────►│ Begin(Transaction)               │
-//!                                         Envelope ─► Body ─► End ── Finished ───┤
-//!                                             └─► LoneDot ────────── Finished ───┘   Quit ─► Closed
+//! Greeting ─► Hello(EHLO) ─► Hello(HELO) ─► Sasl ─► Ready ◄──────────────────────────────┐
+//!               ▲ └─► StartTls ─► Handshake ─┐         │ Begin(Transaction)               │
+//!               └────────────────────────────┘     Envelope ─► Body ─► End ── Finished ───┤
+//!                                                      └─► LoneDot ────────── Finished ───┘   Quit ─► Closed
 //! ```
 //!
-//! (TLS would stand between Hello and a second Hello, authentication between Hello and Ready.)
+//! TLS and the login are there only if [`Security`] wants them; with TLS everything that was announced before is forgotten.
 //!
 //! Guarantees: every transaction that begins ends in exactly one [`Action::Finished`] with one outcome per recipient, in their
 //! order; a recipient is `Delivered` only after a 2xx to the final dot; it has `Failed` only by a 5xx of the server or because
 //! the message cannot be expressed to this server; everything strange is temporary. A reply that nobody asked for ends the
-//! session. Memory is bounded by the envelope, 2 KiB of reply line and 4 KiB of text per recipient.
+//! session. Nothing that came in the clear counts after STARTTLS was answered (RFC 3207 §4.2); credentials go out by TLS alone
+//! unless [`Security::cleartext`] says otherwise, and only in [`Action::SendSecret`]. Memory is bounded by the envelope, 2 KiB of
+//! reply line and 4 KiB of text per recipient.
 //! Never reads a clock: [`Action::Deadline`] names the stage, the driver times it and feeds [`Input::Timeout`].
 //! Used by qmail-remote.
 
@@ -23,11 +25,13 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 mod report;
+mod sasl;
+mod security;
 
 use std::collections::VecDeque;
 
 use crate::reply::{Offers, Replies, Reply};
-pub use event::{Action, Finished, Input, Stage, Transaction};
+pub use event::{Action, Dsn, Finished, Input, Security, Stage, Tls, Transaction};
 pub use report::{Outcome, REPORT_LEN_MAX};
 
 /// One SMTP connection.
@@ -46,12 +50,19 @@ pub struct Client {
     stale: bool,
     /// Transactions begun.
     transactions: u64,
+    security: Security,
 }
 
 #[derive(Debug)]
 enum State {
     Greeting,
     Hello(Verb),
+    /// STARTTLS was sent.
+    StartTls,
+    /// It was answered with 220: from here on nothing in the clear counts.
+    Handshake,
+    /// Logging in; what a 334 now asks for.
+    Sasl(sasl::Step),
     Ready,
     Envelope(Envelope),
     /// 354 was said; the body is under way, no reply is due.
@@ -95,9 +106,9 @@ enum Command {
 }
 
 impl Client {
-    /// A connection that was just established to `peer`, and the actions to start with.
+    /// A connection that was just established to `peer`, and the actions to start with. With [`Tls::Started`] its handshake is done.
     #[must_use]
-    pub fn new(helo: &str, peer: &str) -> (Self, Vec<Action>) {
+    pub fn new(helo: &str, peer: &str, security: Security) -> (Self, Vec<Action>) {
         let client = Self {
             helo: helo.to_owned(),
             peer: peer.to_owned(),
@@ -107,6 +118,7 @@ impl Client {
             owed: 1,
             stale: false,
             transactions: 0,
+            security,
         };
         (client, vec![Action::Deadline(Stage::Greeting)])
     }
@@ -139,12 +151,17 @@ impl Client {
             Input::Timeout | Input::Closed => self.died(&mut actions),
             Input::Begin(transaction) => self.begin(transaction, &mut actions),
             Input::Quit => self.quit(&mut actions),
+            Input::TlsStarted => self.tls_started(&mut actions),
+            Input::TlsFailed(why) => self.tls_failed(why, &mut actions),
         }
         actions
     }
 
     /// Only replies to commands that were sent before these bytes came count; more than that is nobody's answer.
     fn bytes(&mut self, mut bytes: &[u8], actions: &mut Vec<Action>) {
+        if matches!(self.state, State::Handshake) && !bytes.is_empty() {
+            return self.injected(actions);
+        }
         let mut due = self.owed;
         while !matches!(self.state, State::Closed) {
             match self.replies.next(&mut bytes) {
@@ -156,6 +173,9 @@ impl Client {
                     due = due.saturating_sub(1);
                     self.owed = self.owed.saturating_sub(1);
                     self.reply(&reply, actions);
+                    if matches!(self.state, State::Handshake) && !bytes.is_empty() {
+                        return self.injected(actions);
+                    }
                 }
                 Some(Err(_)) => return self.died(actions),
                 None if due == 0 && self.replies.is_inside() && !matches!(self.state, State::Body(_)) => {
@@ -170,6 +190,8 @@ impl Client {
         match std::mem::replace(&mut self.state, State::Closed) {
             State::Greeting => self.greeting(reply, actions),
             State::Hello(verb) => self.hello(verb, reply, actions),
+            State::StartTls => self.start_tls(reply, actions),
+            State::Sasl(step) => self.sasl(step, reply, actions),
             State::Envelope(envelope) => self.envelope(envelope, reply, actions),
             State::Body(envelope) => {
                 // An answer before the final dot: the server has given up, and the dot will never be sent.
@@ -179,7 +201,7 @@ impl Client {
             }
             State::End(envelope) => self.end(envelope, reply, actions),
             State::LoneDot(envelope) => self.conclude(envelope, reply.code() != 421, actions),
-            State::Ready | State::Quit | State::Closed => actions.push(Action::Close),
+            State::Handshake | State::Ready | State::Quit | State::Closed => actions.push(Action::Close),
         }
     }
 
@@ -204,8 +226,7 @@ impl Client {
             if verb == Verb::Ehlo {
                 self.offers = Offers::parse(reply);
             }
-            self.state = State::Ready;
-            actions.push(Action::Ready);
+            self.greeted(actions);
         } else if verb == Verb::Ehlo && reply.is_permanent() {
             self.say_hello(Verb::Helo, actions);
         } else {
@@ -249,6 +270,10 @@ impl Client {
         if self.offers.size_max.is_some_and(|max| max > 0 && transaction.size > max) {
             return Some(Outcome::Failed(format!("{peer} does not accept messages of this size. (#5.3.4)\n")));
         }
+        // RFC 8689 §4.2.
+        if transaction.requiretls && !(self.offers.requiretls && self.security.tls == Tls::Started) {
+            return Some(Outcome::Failed(format!("{peer} does not support REQUIRETLS, which this message needs. (#5.7.30)\n")));
+        }
         // RFC 6531 §3.5: 5.6.7.
         if transaction.needs_smtputf8() && !self.offers.smtputf8 {
             return Some(Outcome::Failed(format!("{peer} does not accept internationalized addresses. (#5.6.7)\n")));
@@ -267,8 +292,8 @@ impl Client {
         envelope.unsent.push_back(Command::Mail);
         let room = self.offers.recipients_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
         let mut count = 0;
-        for (index, recipient) in envelope.transaction.recipients.iter().enumerate() {
-            let outcome = if command::rcpt(recipient, &mut Vec::new()).is_err() {
+        for index in 0..envelope.transaction.recipients.len() {
+            let outcome = if command::rcpt(&envelope.transaction, index, &self.offers, &mut Vec::new()).is_err() {
                 Outcome::Failed("Sorry, that address has a malformed domain. (#5.1.2)\n".to_owned())
             } else if count == room {
                 Outcome::Next
@@ -297,9 +322,7 @@ impl Client {
                 // Both were written once before, by `plan` and `inexpressible`: they cannot fail now.
                 Command::Mail => command::mail(&envelope.transaction, &self.offers, &mut bytes).unwrap_or_default(),
                 Command::Rcpt(index) => {
-                    if let Some(recipient) = envelope.transaction.recipients.get(index) {
-                        command::rcpt(recipient, &mut bytes).unwrap_or_default();
-                    }
+                    command::rcpt(&envelope.transaction, index, &self.offers, &mut bytes).unwrap_or_default();
                 }
             }
             envelope.unanswered.push_back(command);
@@ -454,7 +477,8 @@ impl Client {
     /// End of file, an error, a timeout or a reply that makes no sense.
     fn died(&mut self, actions: &mut Vec<Action>) {
         match std::mem::replace(&mut self.state, State::Closed) {
-            State::Greeting | State::Hello(_) => {
+            State::StartTls | State::Handshake => self.no_tls(self.connection_died(false), actions),
+            State::Greeting | State::Hello(_) | State::Sasl(_) => {
                 actions.extend([Action::Unusable(self.connection_died(false)), Action::Close]);
             }
             State::Envelope(envelope) | State::Body(envelope) => self.lost(envelope, false, actions),

@@ -5,10 +5,13 @@
 //!
 //! As generous as qmail: blanks after the colon, no angle brackets, dots anywhere in a local part, no domain. Stricter than
 //! qmail: bytes that RFC 5321 has no place for are refused, not carried along.
-//! Standards: RFC 5321 §4.1, RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3030 (BDAT), RFC 3207 (STARTTLS), RFC 4954 §5 (AUTH=).
+//! Standards: RFC 5321 §4.1, RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3030 (BDAT), RFC 3207 (STARTTLS),
+//! RFC 3461 (DSN), RFC 4865 (FUTURERELEASE), RFC 4954 §5 (AUTH=).
 //! Used by [`crate::server`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use wire::civil::Civil;
+use wire::dsn::{Envid, Notify, Orcpt, Ret};
 use wire::quote::is_atext;
 use wire::{Address, Domain};
 
@@ -226,8 +229,27 @@ pub fn literal(host: &[u8]) -> Option<std::net::IpAddr> {
     }
 }
 
-/// The parameters of MAIL.
+/// What was offered to this client beside that which everybody may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offered {
+    pub verp: bool,
+    /// RFC 3461.
+    pub dsn: bool,
+    /// RFC 4865.
+    pub hold: bool,
+}
+
+/// When a message may be delivered (RFC 4865).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// HOLDFOR: so many seconds from now.
+    For(u64),
+    /// HOLDUNTIL, UNIX seconds.
+    Until(u64),
+}
+
+/// The parameters of MAIL.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailParameters {
     /// SIZE= (RFC 1870); a number too large for 64 bits reads as the largest.
     pub size: u64,
@@ -237,13 +259,18 @@ pub struct MailParameters {
     pub utf8: bool,
     /// XVERP[=chars]: what stands between the sender's local part and the recipient; `-` if the client names nothing.
     pub verp: Option<u8>,
+    /// RET= and ENVID= (RFC 3461).
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// HOLDFOR= or HOLDUNTIL= (RFC 4865).
+    pub hold: Option<Hold>,
 }
 
 impl MailParameters {
     /// # Errors
-    /// [`Syntax::Parameter`] for a parameter that is not offered (XVERP is, if `may_verp`), [`Syntax::Value`]; also for one that
-    /// stands twice, since nobody knows which of them the next reader would believe.
-    pub fn parse(parameters: &[u8], may_verp: bool) -> Result<Self, Syntax> {
+    /// [`Syntax::Parameter`] for a parameter that is not offered, [`Syntax::Value`]; also for one that stands twice, since nobody
+    /// knows which of them the next reader would believe.
+    pub fn parse(parameters: &[u8], offered: Offered) -> Result<Self, Syntax> {
         let mut all = Self::default();
         let mut names = Vec::new();
         for parameter in parameters.split(|b| *b == b' ').filter(|p| !p.is_empty()) {
@@ -254,8 +281,15 @@ impl MailParameters {
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"7BIT") => {}
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => all.eight_bit = true,
                 (b"SMTPUTF8", None) => all.utf8 = true,
-                (b"XVERP", None) if may_verp => all.verp = Some(b'-'),
-                (b"XVERP", Some(chars)) if may_verp => all.verp = Some(verp_delimiter(chars)?),
+                (b"XVERP", None) if offered.verp => all.verp = Some(b'-'),
+                (b"XVERP", Some(chars)) if offered.verp => all.verp = Some(verp_delimiter(chars)?),
+                (b"RET", Some(ret)) if offered.dsn => all.ret = Some(Ret::parse(ret).ok_or(Syntax::Value)?),
+                (b"ENVID", Some(envid)) if offered.dsn => all.envid = Some(Envid::new(envid).ok_or(Syntax::Value)?),
+                (b"HOLDFOR" | b"HOLDUNTIL", Some(_)) if offered.hold && all.hold.is_some() => return Err(Syntax::Value),
+                (b"HOLDFOR", Some(seconds)) if offered.hold => all.hold = Some(Hold::For(hold_for(seconds)?)),
+                (b"HOLDUNTIL", Some(date)) if offered.hold => {
+                    all.hold = Some(Hold::Until(Civil::unix_of_rfc3339(date).ok_or(Syntax::Value)?));
+                }
                 // Whom it names is nobody's concern here, and clients that always send it lose nothing (RFC 4954 §5).
                 (b"AUTH", Some(mailbox)) if is_xtext(mailbox) => {}
                 (b"SIZE" | b"BODY" | b"SMTPUTF8" | b"AUTH", _) => return Err(Syntax::Value),
@@ -268,6 +302,44 @@ impl MailParameters {
         }
         Ok(all)
     }
+}
+
+/// The parameters of RCPT.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RcptParameters {
+    /// NOTIFY= and ORCPT= (RFC 3461).
+    pub notify: Option<Notify>,
+    pub orcpt: Option<Orcpt>,
+}
+
+impl RcptParameters {
+    /// # Errors
+    /// As [`MailParameters::parse`].
+    pub fn parse(parameters: &[u8], offered: Offered) -> Result<Self, Syntax> {
+        let mut all = Self::default();
+        for parameter in parameters.split(|b| *b == b' ').filter(|p| !p.is_empty()) {
+            let mut halves = parameter.splitn(2, |b| *b == b'=');
+            let (name, value) = (halves.next().unwrap_or_default().to_ascii_uppercase(), halves.next());
+            match (&name[..], value) {
+                (b"NOTIFY" | b"ORCPT", _) if !offered.dsn => return Err(Syntax::Parameter),
+                (b"NOTIFY", Some(list)) if all.notify.is_none() => all.notify = Some(Notify::parse(list).ok_or(Syntax::Value)?),
+                (b"ORCPT", Some(orcpt)) if all.orcpt.is_none() => all.orcpt = Some(Orcpt::new(orcpt).ok_or(Syntax::Value)?),
+                (b"NOTIFY" | b"ORCPT", _) => return Err(Syntax::Value),
+                _ => return Err(Syntax::Parameter),
+            }
+        }
+        Ok(all)
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.notify.is_none() && self.orcpt.is_none()
+    }
+}
+
+/// One to nine digits that are not all zero (RFC 4865 §5).
+fn hold_for(digits: &[u8]) -> Result<u64, Syntax> {
+    number(digits).filter(|seconds| digits.len() <= 9 && *seconds > 0).ok_or(Syntax::Value)
 }
 
 /// The first of the two delimiters. The second replaces the recipient's `@` and is always qmail's `=`: `list-` + `user=host`.
@@ -395,9 +467,10 @@ mod tests {
 
     #[test]
     fn parameters_of_mail() {
-        let parse = |text: &str| MailParameters::parse(text.as_bytes(), true);
+        let offered = Offered { verp: true, ..Offered::default() };
+        let parse = |text: &str| MailParameters::parse(text.as_bytes(), offered);
         assert_eq!(parse("").unwrap(), MailParameters::default());
-        let all = MailParameters { size: 7, eight_bit: true, utf8: true, verp: Some(b'-') };
+        let all = MailParameters { size: 7, eight_bit: true, utf8: true, verp: Some(b'-'), ..MailParameters::default() };
         assert_eq!(parse("size=7 body=8bitmime SMTPUTF8 XVERP AUTH=<>").unwrap(), all);
         assert_eq!(parse("AUTH=e+3Dmc2@example.com").unwrap(), MailParameters::default());
         assert_eq!(parse("XVERP=+=").unwrap().verp, Some(b'+'));
@@ -431,7 +504,59 @@ mod tests {
         for bad in ["RET=FULL", "=", "X"] {
             assert_eq!(parse(bad).unwrap_err(), Syntax::Parameter, "{bad}");
         }
-        assert_eq!(MailParameters::parse(b"XVERP", false).unwrap_err(), Syntax::Parameter);
+        assert_eq!(MailParameters::parse(b"XVERP", Offered::default()).unwrap_err(), Syntax::Parameter);
+    }
+
+    #[test]
+    fn parameters_of_reports_and_of_later_delivery() {
+        let offered = Offered { dsn: true, hold: true, ..Offered::default() };
+        let parse = |text: &str| MailParameters::parse(text.as_bytes(), offered);
+        let all = parse("ret=hdrs ENVID=a+20b HOLDFOR=60").unwrap();
+        assert_eq!((all.ret, all.envid.unwrap().decoded(), all.hold), (Some(Ret::Headers), b"a b".to_vec(), Some(Hold::For(60))));
+        assert_eq!(parse("HOLDUNTIL=2026-11-23T08:05:09Z").unwrap().hold, Some(Hold::Until(1_795_421_109)));
+        for bad in [
+            "RET",
+            "RET=",
+            "RET=ALL",
+            "RET=FULL RET=FULL",
+            "ENVID=",
+            "ENVID=a=b",
+            "ENVID=+0A",
+            "ENVID=a+2",
+            "HOLDFOR=0",
+            "HOLDFOR=",
+            "HOLDFOR=1234567890",
+            "HOLDFOR=-1",
+            "HOLDFOR=1 HOLDUNTIL=2026-11-23T08:05:09Z",
+            "HOLDUNTIL=2026-11-23",
+            "HOLDFOR=1 HOLDFOR=1",
+        ] {
+            let wanted = if matches!(bad, "RET") { Syntax::Parameter } else { Syntax::Value };
+            assert_eq!(parse(bad).unwrap_err(), wanted, "{bad}");
+        }
+        for not_offered in ["RET=FULL", "ENVID=a", "HOLDFOR=1", "HOLDUNTIL=2026-11-23T08:05:09Z"] {
+            assert_eq!(MailParameters::parse(not_offered.as_bytes(), Offered::default()).unwrap_err(), Syntax::Parameter);
+        }
+        let parse = |text: &str| RcptParameters::parse(text.as_bytes(), offered);
+        assert!(parse("").unwrap().is_empty());
+        let all = parse("NOTIFY=SUCCESS,delay orcpt=rfc822;a+2Bb@x").unwrap();
+        assert_eq!(
+            (all.notify.unwrap().text(), all.orcpt.unwrap().decoded()),
+            ("SUCCESS,DELAY".to_owned(), b"rfc822;a+b@x".to_vec())
+        );
+        for (bad, why) in [
+            ("NOTIFY", Syntax::Value),
+            ("NOTIFY=", Syntax::Value),
+            ("NOTIFY=NEVER,DELAY", Syntax::Value),
+            ("ORCPT=a", Syntax::Value),
+            ("NOTIFY=NEVER NOTIFY=NEVER", Syntax::Value),
+            ("ORCPT=rfc822;a+0Db", Syntax::Value),
+            ("SIZE=1", Syntax::Parameter),
+            ("X", Syntax::Parameter),
+        ] {
+            assert_eq!(parse(bad).unwrap_err(), why, "{bad}");
+        }
+        assert_eq!(RcptParameters::parse(b"NOTIFY=NEVER", Offered::default()).unwrap_err(), Syntax::Parameter);
     }
 
     #[test]

@@ -236,8 +236,12 @@ pub struct Offers {
     pub chunking: bool,
     pub enhanced_status_codes: bool,
     pub starttls: bool,
+    /// RFC 8689.
+    pub requiretls: bool,
     /// Postfix' XVERP: the server expands `XVERP=xy` itself.
     pub xverp: bool,
+    /// Reports as the sender wants them (RFC 3461).
+    pub dsn: bool,
     /// LIMITS RCPTMAX and MAILMAX (RFC 9422 §4), never 0.
     pub recipients_max: Option<u64>,
     pub messages_max: Option<u64>,
@@ -269,7 +273,9 @@ impl Offers {
             "CHUNKING" => self.chunking = true,
             "ENHANCEDSTATUSCODES" => self.enhanced_status_codes = true,
             "STARTTLS" => self.starttls = true,
+            "REQUIRETLS" => self.requiretls = true,
             "XVERP" => self.xverp = true,
+            "DSN" => self.dsn = true,
             "LIMITS" => words.for_each(|word| self.take_limit(word)),
             "AUTH" => self.take_mechanisms(words),
             // The form of a draft, still sent for old clients.
@@ -415,7 +421,7 @@ mod tests {
     #[test]
     fn table_of_offers() {
         let text = b"250-mx.example\r\n250-SIZE 35882577\r\n250-8bitmime\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
-            250-ENHANCEDSTATUSCODES\r\n250-STARTTLS\r\n250-XVERP\r\n250-LIMITS RCPTMAX=20 MAILMAX=5 X=1 Y\r\n\
+            250-ENHANCEDSTATUSCODES\r\n250-STARTTLS\r\n250-DSN\r\n250-XVERP\r\n250-LIMITS RCPTMAX=20 MAILMAX=5 X=1 Y\r\n\
             250-AUTH PLAIN LOGIN\r\n250-AUTH=LOGIN CRAM-MD5\r\n250\r\n";
         let all = Offers {
             size_max: Some(35_882_577),
@@ -425,7 +431,9 @@ mod tests {
             chunking: true,
             enhanced_status_codes: true,
             starttls: true,
+            requiretls: false,
             xverp: true,
+            dsn: true,
             recipients_max: Some(20),
             messages_max: Some(5),
             auth: "PLAIN LOGIN CRAM-MD5".to_owned(),

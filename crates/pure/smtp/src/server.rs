@@ -7,14 +7,16 @@
 //! Guarantees:
 //! - 250 for a message is said only on the queue's [`QueueAnswer::Accepted`] (promise 1).
 //! - Only CRLF.CRLF ends DATA and only its size ends a chunk; no byte of a refused message is taken for a command (promise 2).
-//! - Memory has a bound: [`HELD_LEN_MAX`] of input, one command line, one envelope; text is never kept (promise 3).
+//! - Memory has a bound: [`HELD_LEN_MAX`] of input, one command line, one envelope; text is never kept but for
+//!   [`HEADER_LEN_MAX`] of a header that has to be judged (promise 3).
 //! - Nobody relays who is not named: a recipient passes if the directory knows it, rcpthosts lists its domain or the client is a
 //!   relay client or logged in (promise 5). In doubt the answer is temporary (promise 8).
+//! - Who is logged in sends as himself (RFC 6409 §6.1), and text of his message goes on only when its header has been judged.
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 4954, RFC 6152, RFC 6409, RFC 6531; qmail-smtpd's tolerance (qmail-family §1.2): commands
-//! may end in LF, HELO is not needed, a second MAIL starts over.
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531;
+//! qmail-smtpd's tolerance (qmail-family §1.2): commands may end in LF, HELO is not needed, a second MAIL starts over.
 //! Used by qmail-smtpd.
 
 mod auth;
@@ -24,6 +26,7 @@ pub mod fuzz;
 mod policy;
 mod replies;
 mod starttls;
+mod submission;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -31,18 +34,20 @@ mod transaction;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
-    Action, Actions, Config, Connection, Envelope, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer, RecipientAnswer,
-    StartTls, Tls, TlsAnswer,
+    Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, LoginAnswer, Logins, Now,
+    QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
 };
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
 pub use sasl::Secret;
+pub use submission::HEADER_LEN_MAX;
 pub use transaction::QUESTIONS_MAX;
 
-use crate::command::{COMMAND_LEN_MAX, Command};
+use crate::command::{COMMAND_LEN_MAX, Command, Offered};
 use sasl::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
+use submission::Judged;
 use text::{Chunk, Message};
 use transaction::Transaction;
 use wire::Address;
@@ -101,6 +106,10 @@ enum State {
     Judging,
     /// STARTTLS: what comes next is no SMTP.
     Handshake,
+    /// Whether the sender is the user's is being looked up.
+    JudgingSender(Transaction),
+    /// The header is with whoever judges it.
+    JudgingHeader(Box<Judged>),
     /// The queue has been asked.
     Committing {
         bytes: u64,
@@ -187,6 +196,16 @@ impl Session {
                 self.progress = now.boot;
                 self.tls_answered(answer, out);
             }
+            Input::Sender(answer) => {
+                self.progress = now.boot;
+                self.sender_answered(answer, out);
+                self.resume(out);
+            }
+            Input::Header(answer) => {
+                self.progress = now.boot;
+                self.header_answered(answer, out);
+                self.resume(out);
+            }
             Input::Queue(answer) => {
                 self.progress = now.boot;
                 self.queue_answered(&answer, out);
@@ -203,8 +222,7 @@ impl Session {
     /// May the driver read from the client now?
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        !matches!(self.state, State::Judging | State::Handshake | State::Committing { .. } | State::Closed(_))
-            && !self.is_asking()
+        !self.is_waiting() && !matches!(self.state, State::Closed(_)) && !self.is_asking()
     }
 
     /// When [`Input::Deadline`] is due, in [`Now::boot`]. Open questions have deadlines of their own, which the driver keeps.
@@ -270,6 +288,17 @@ impl Session {
         self.peer.relay_client.is_some() || self.user.is_some()
     }
 
+    fn offered(&self) -> Offered {
+        let dsn = match self.config.dsn {
+            DsnOffer::Nobody => false,
+            DsnOffer::Relaying => self.is_relay_client(),
+            DsnOffer::Everybody => true,
+        };
+        // Whoever queues for another program cannot tell it to wait.
+        let hold = self.config.dsn != DsnOffer::Nobody && self.is_header_judged();
+        Offered { verp: self.is_relay_client(), dsn, hold }
+    }
+
     /// A submission that is nobody's yet. Networks of `control/relayclients` need no login: they are authorized by their address
     /// (RFC 6409 §4.3).
     fn needs_login(&self) -> bool {
@@ -279,6 +308,14 @@ impl Session {
     /// Would a login have to wait for STARTTLS?
     fn needs_tls(&self) -> bool {
         self.peer.logins == Logins::NotInClear && self.peer.starttls == StartTls::Offered
+    }
+
+    /// Nothing can be done before an answer comes.
+    fn is_waiting(&self) -> bool {
+        matches!(
+            self.state,
+            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Handshake | State::Committing { .. }
+        )
     }
 
     fn is_asking(&self) -> bool {
@@ -318,7 +355,7 @@ impl Session {
     fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
         match &self.state {
             State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
-            State::Judging | State::Committing { .. } => return false,
+            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Committing { .. } => return false,
             State::Handshake => {
                 if !rest.is_empty() {
                     *rest = &[];
@@ -437,8 +474,13 @@ impl Session {
         let auth = mechanisms.map(|list| format!("AUTH {list}"));
         let starttls = (self.peer.starttls == StartTls::Offered && self.peer.tls.is_none()).then_some("STARTTLS");
         let extensions = ["PIPELINING", &size, "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"];
+        let offered = self.offered();
+        let dsn = offered.dsn.then_some("DSN");
+        let hold = offered.hold.then(|| submission::hold_keyword(self.now.unix_s));
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions.into_iter().chain(verp).chain(starttls).chain(auth.as_deref()) {
+        for extension in
+            extensions.into_iter().chain(dsn).chain(hold.as_deref()).chain(verp).chain(starttls).chain(auth.as_deref())
+        {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");
@@ -448,6 +490,7 @@ impl Session {
     fn reset(&mut self, out: &mut Actions) {
         let open = match &self.state {
             State::Data(message) | State::Chunk(message, _) | State::BetweenChunks(message) => message.is_open(),
+            State::JudgingHeader(_) => true,
             _ => false,
         };
         if open {

@@ -16,6 +16,8 @@ pub const NAME_LEN_MAX: usize = 255;
 /// What the field tells.
 #[derive(Debug, Clone, Copy)]
 pub struct Received<'a> {
+    /// Nothing is told of who the client is: `from unknown (hidden)`.
+    pub hides_client: bool,
     /// TCPREMOTEHOST; `unknown` if nobody looked.
     pub remote_host: &'a [u8],
     pub remote_ip: &'a [u8],
@@ -36,18 +38,11 @@ impl Received<'_> {
     pub fn line(&self) -> Vec<u8> {
         let mut line = Vec::with_capacity(160);
         line.extend_from_slice(b"Received: from ");
-        push_safe(&mut line, self.remote_host);
-        if let Some(helo) = self.helo.filter(|helo| !helo.eq_ignore_ascii_case(self.remote_host)) {
-            line.extend_from_slice(b" (HELO ");
-            push_safe(&mut line, helo);
-            line.push(b')');
+        if self.hides_client {
+            line.extend_from_slice(b"unknown (hidden");
+        } else {
+            self.push_client(&mut line);
         }
-        line.extend_from_slice(b" (");
-        if let Some(info) = self.remote_info {
-            push_safe(&mut line, info);
-            line.push(b'@');
-        }
-        push_safe(&mut line, self.remote_ip);
         line.extend_from_slice(b")\n  by ");
         push_safe(&mut line, self.local_host);
         line.extend_from_slice(b" with ");
@@ -61,6 +56,21 @@ impl Received<'_> {
         line.push(b'\n');
         line
     }
+
+    fn push_client(&self, line: &mut Vec<u8>) {
+        push_safe(line, self.remote_host);
+        if let Some(helo) = self.helo.filter(|helo| !helo.eq_ignore_ascii_case(self.remote_host)) {
+            line.extend_from_slice(b" (HELO ");
+            push_safe(line, helo);
+            line.push(b')');
+        }
+        line.extend_from_slice(b" (");
+        if let Some(info) = self.remote_info {
+            push_safe(line, info);
+            line.push(b'@');
+        }
+        push_safe(line, self.remote_ip);
+    }
 }
 
 fn push_safe(line: &mut Vec<u8>, name: &[u8]) {
@@ -73,6 +83,7 @@ mod tests {
     use super::*;
 
     const PLAIN: Received<'static> = Received {
+        hides_client: false,
         remote_host: b"unknown",
         remote_ip: b"192.0.2.1",
         remote_info: None,
@@ -99,6 +110,15 @@ mod tests {
         );
         let same = Received { remote_host: b"a.b", helo: Some(b"A.B"), ..PLAIN };
         assert!(text(same).starts_with("Received: from a.b (192.0.2.1)\n"));
+    }
+
+    #[test]
+    fn a_client_can_be_hidden() {
+        let all = Received { remote_host: b"a.b", helo: Some(b"c.d"), remote_info: Some(b"joe"), hides_client: true, ..PLAIN };
+        assert_eq!(
+            String::from_utf8(all.line()).unwrap(),
+            "Received: from unknown (hidden)\n  by mx.example.org with ESMTP; 1 Jan 1970 00:00:00 -0000\n"
+        );
     }
 
     #[test]

@@ -61,6 +61,29 @@ impl Civil {
         format!("{day} {} {year} {hour:02}:{minute:02}:{second:02} -0000", self.month_name())
     }
 
+    /// An RFC 3339 date-time in UTC: `2026-11-23T08:05:09Z`.
+    #[must_use]
+    pub fn rfc3339(&self) -> String {
+        let Self { year, month, day, hour, minute, second, .. } = self;
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+
+    /// UNIX seconds of what [`Civil::rfc3339`] writes; `None` for other forms, days that no month has, and years before 1970.
+    #[must_use]
+    pub fn unix_of_rfc3339(text: &[u8]) -> Option<u64> {
+        let number = |from: usize, to: usize| {
+            let digits = text.get(from..to).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+            std::str::from_utf8(digits).ok()?.parse::<u64>().ok()
+        };
+        let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+        let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+        // Days since 0000-03-01, as in `from_unix`; a year below 1970 has none since 1970.
+        let (y, m) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+        let days = (y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day).checked_sub(719_469)?;
+        let unix_s = days * 86_400 + hour * 3600 + minute * 60 + second;
+        (Self::from_unix(unix_s).rfc3339().as_bytes() == text).then_some(unix_s)
+    }
+
     /// The date of an mbox `From ` line (asctime form): `Mon Nov 23 08:05:09 2026`.
     #[must_use]
     pub fn mbox(&self) -> String {
@@ -85,6 +108,30 @@ mod tests {
             assert_eq!((civil.rfc5322().as_str(), civil.mbox().as_str()), (text, mbox));
         }
         let _ = Civil::from_unix(u64::MAX).rfc5322();
+        for unix_s in [0, 951_782_399, 951_782_400, 1_795_422_709, 4_107_542_400, 253_402_300_799] {
+            assert_eq!(Civil::unix_of_rfc3339(Civil::from_unix(unix_s).rfc3339().as_bytes()), Some(unix_s));
+        }
+        assert_eq!(Civil::unix_of_rfc3339(b"2026-11-23T08:05:09Z"), Some(1_795_421_109));
+        for bad in [
+            "",
+            "2026-11-23",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:60:00Z",
+            "2026-01-01T00:00:60Z",
+            "2026-01-01T00:00:00z",
+            "2026-01-01T00:00:00+00:00",
+            "2026-01-01T00:00:00.5Z",
+            "2026-01-01 00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "0000-01-01T00:00:00Z",
+            "+026-01-01T00:00:00Z",
+        ] {
+            assert_eq!(Civil::unix_of_rfc3339(bad.as_bytes()), None, "{bad}");
+        }
     }
 
     #[test]

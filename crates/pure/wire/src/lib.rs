@@ -8,11 +8,14 @@ pub mod address;
 pub mod base64;
 pub mod cdb;
 pub mod civil;
+pub mod dsn;
 pub mod escape;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod line;
 pub mod netstring;
 pub mod quote;
+pub mod secret;
 
 pub use address::{Address, AddressError, Domain};
+pub use secret::{Login, Secret};

@@ -1,11 +1,9 @@
 //! What a store of accounts can be asked: the one interface behind which SQLite stands (and another database can).
 
+use crate::settings::{Account, DomainSettings, Entry, NewUser, Quota, UserChange};
 use crate::{Error, UserName};
 use wire::{Address, Domain};
 use zeroize::Zeroizing;
-
-/// Most targets of one alias; more is a mailing list.
-pub const TARGETS_MAX: usize = 20;
 
 /// Changes whenever anything in the store changed, by whomever: what was cached under another one is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,8 +29,7 @@ impl std::fmt::Debug for Credentials {
 pub struct UserRow {
     pub domain: Domain,
     pub name: UserName,
-    /// 0: no quota.
-    pub quota_bytes: u64,
+    pub quota: Quota,
     pub suspended: bool,
 }
 
@@ -52,29 +49,54 @@ pub struct After {
 }
 
 /// A store of accounts. Names are in lower case; an alias name is a [`UserName`] or empty for the catch-all. Lists are in the order
-/// of domain, then name. A writing function that returned `Ok` is durable.
+/// of domain, then name. A writing function that returned `Ok` is durable. [`crate::conformance`] says what each store must do.
 ///
 /// # Errors
 /// Each function: [`Error::is_temporary`] when the store is out of reach or damaged, permanent for a mistake of the caller.
 pub trait Directory {
-    /// Is there such a user (suspended or not: mail goes on arriving)?
-    fn has_user(&self, domain: &Domain, name: &[u8]) -> Result<bool, Error>;
+    /// Is there such a user (`None`: no), and does mail for the user go on arriving?
+    fn takes_mail(&self, domain: &Domain, name: &[u8]) -> Result<Option<bool>, Error>;
     /// The targets of an alias.
     fn alias(&self, domain: &Domain, name: &[u8]) -> Result<Option<Vec<Address>>, Error>;
     fn credentials(&self, domain: &Domain, name: &[u8]) -> Result<Option<Credentials>, Error>;
+    /// All that is set of a user.
+    fn account(&self, domain: &Domain, name: &[u8]) -> Result<Option<Account>, Error>;
+    /// The domain that this one is an alias of.
+    fn alias_of(&self, domain: &Domain) -> Result<Option<Domain>, Error>;
+    /// All that is set of a domain; a domain of which nothing is set has the default.
+    fn domain(&self, domain: &Domain) -> Result<DomainSettings, Error>;
     fn users(&self, domain: Option<&Domain>, after: &After, count_max: usize) -> Result<Vec<UserRow>, Error>;
     fn aliases(&self, domain: Option<&Domain>, after: &After, count_max: usize) -> Result<Vec<AliasRow>, Error>;
+    /// Domains of which something is set, beginning after `after` (empty: with the first).
+    fn domains(&self, after: &[u8], count_max: usize) -> Result<Vec<Domain>, Error>;
     fn generation(&self) -> Result<Generation, Error>;
 
-    fn add_user(&mut self, domain: &Domain, name: &UserName, password_hash: &str, now_s: u64) -> Result<(), Error>;
+    /// Adds users and aliases in one transaction, each in the bounds of its domain. What cannot be added is left out: its error
+    /// stands at its place in the answer.
+    fn add(&mut self, entries: &[Entry]) -> Result<Vec<Result<(), Error>>, Error>;
+    /// The user is gone as an administrator, too.
     fn remove_user(&mut self, domain: &Domain, name: &UserName) -> Result<(), Error>;
     fn set_password(&mut self, domain: &Domain, name: &UserName, password_hash: &str) -> Result<(), Error>;
-    /// 0: no quota.
-    fn set_quota(&mut self, domain: &Domain, name: &UserName, bytes: u64) -> Result<(), Error>;
-    fn set_suspended(&mut self, domain: &Domain, name: &UserName, suspended: bool) -> Result<(), Error>;
+    fn change_user(&mut self, domain: &Domain, name: &UserName, change: &UserChange) -> Result<(), Error>;
     /// `None` is the catch-all. An alias that is there is replaced as a whole.
     fn set_alias(&mut self, domain: &Domain, name: Option<&UserName>, targets: &[Address]) -> Result<(), Error>;
     fn remove_alias(&mut self, domain: &Domain, name: Option<&UserName>) -> Result<(), Error>;
-    /// Removes all users and aliases of a domain.
+    /// Replaces what is set of a domain. An alias of another domain must have no users and aliases of its own, and the other must
+    /// not be one; administrators must be users.
+    fn set_domain(&mut self, domain: &Domain, settings: &DomainSettings) -> Result<(), Error>;
+    /// Removes all users, aliases and settings of a domain, and the domains that are aliases of it.
     fn forget_domain(&mut self, domain: &Domain) -> Result<(), Error>;
+
+    /// Is there such a user?
+    fn has_user(&self, domain: &Domain, name: &[u8]) -> Result<bool, Error> {
+        Ok(self.takes_mail(domain, name)?.is_some())
+    }
+
+    /// Adds a user with the domain's defaults.
+    fn add_user(&mut self, domain: &Domain, name: &UserName, password_hash: &str, now_s: u64) -> Result<(), Error> {
+        let account = Account { created_s: now_s, ..Account::default() };
+        let (domain, name, password_hash) = (domain.clone(), name.clone(), password_hash.to_owned());
+        let user = NewUser { domain, name, password_hash, account, has_default_quota: true };
+        self.add(&[Entry::User(Box::new(user))])?.pop().unwrap_or(Ok(()))
+    }
 }

@@ -1,4 +1,4 @@
-//! The users, aliases and passwords of the virtual domains, and the question where a local part goes.
+//! The users, aliases, passwords and settings of the virtual domains, and the question where a local part goes.
 //!
 //! Guarantees: a change that was answered is on the disk (WAL, synchronous=FULL); a stored value that is not valid is an error, never
 //! trusted; no query is built from strings; the time a login takes does not tell whether the user exists. Names that exist here
@@ -7,16 +7,20 @@
 #![forbid(unsafe_code)]
 
 pub mod app_password;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod directory;
 pub mod password;
 pub mod resolve;
 mod schema;
 pub mod secrets;
+pub mod settings;
 pub mod sqlite;
 
 pub use directory::{AliasRow, Credentials, Directory, Generation, UserRow};
-pub use resolve::{Resolution, resolve};
+pub use resolve::{Resolution, real_domain, resolve};
 pub use secrets::Secrets;
+pub use settings::{Account, DomainSettings, Entry, Forward, Limits, NewUser, Quota, UserChange, Vacation};
 pub use sqlite::Accounts;
 pub use users::UserName;
 
@@ -39,6 +43,10 @@ pub enum Error {
     AppPassword(&'static str),
     /// More bytes than the store can note.
     Quota,
+    /// Not a value that can be set; the text says why.
+    Setting(&'static str),
+    /// More than the domain may have; the text says of what.
+    Limit(&'static str),
     /// The database was written by a newer version; nothing was changed.
     Newer { found: i64, known: i64 },
     /// The store holds something that it should not; temporary, since a person has to look at it.
@@ -56,6 +64,7 @@ impl Error {
         match self {
             Self::Exists | Self::NoUser | Self::NoAlias => false,
             Self::Password(_) | Self::Targets(_) | Self::AppPassword(_) | Self::Quota => false,
+            Self::Setting(_) | Self::Limit(_) => false,
             Self::Newer { .. } | Self::Damaged(_) | Self::Store(_) | Self::System(_) => true,
         }
     }
@@ -68,6 +77,7 @@ impl fmt::Display for Error {
             Self::NoUser => f.write_str("no such user"),
             Self::NoAlias => f.write_str("no such alias"),
             Self::Password(why) | Self::Targets(why) | Self::AppPassword(why) => f.write_str(why),
+            Self::Setting(why) | Self::Limit(why) => f.write_str(why),
             Self::Quota => f.write_str("the quota is too large"),
             Self::Newer { found, known } => {
                 write!(

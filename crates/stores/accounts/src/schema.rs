@@ -1,12 +1,13 @@
 //! The tables, and how an older database becomes the present one: one step for each `user_version`.
 //!
-//! Names and domains are BLOBs: addresses are bytes, and SQLite must not fold or compare them as text.
+//! Names and domains are BLOBs: addresses are bytes, and SQLite must not fold or compare them as text. `account.forward` holds its
+//! addresses a line each; they hold no line end themselves.
 
 use crate::Error;
 use rusqlite::Connection;
 
 /// Step n brings version n to version n + 1. Steps that were released never change.
-const STEPS: &[&str] = &[
+pub(crate) const STEPS: &[&str] = &[
     "
     CREATE TABLE account (
         domain BLOB NOT NULL,
@@ -26,6 +27,33 @@ const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     ",
     crate::sqlite::SECRETS_STEP,
+    "
+    ALTER TABLE account ADD COLUMN quota_messages INTEGER NOT NULL DEFAULT 0 CHECK (quota_messages >= 0);
+    ALTER TABLE account ADD COLUMN refuses_mail INTEGER NOT NULL DEFAULT 0 CHECK (refuses_mail IN (0, 1));
+    ALTER TABLE account ADD COLUMN forward BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE account ADD COLUMN keeps_copy INTEGER NOT NULL DEFAULT 0 CHECK (keeps_copy IN (0, 1));
+    ALTER TABLE account ADD COLUMN hour_max INTEGER CHECK (hour_max >= 0);
+    ALTER TABLE account ADD COLUMN day_max INTEGER CHECK (day_max >= 0);
+    ALTER TABLE account ADD COLUMN vacation_text TEXT;
+    ALTER TABLE account ADD COLUMN vacation_subject TEXT;
+    ALTER TABLE account ADD COLUMN vacation_from_s INTEGER;
+    ALTER TABLE account ADD COLUMN vacation_until_s INTEGER;
+    ALTER TABLE account ADD COLUMN vacation_days INTEGER;
+    CREATE TABLE domain (
+        domain BLOB NOT NULL PRIMARY KEY,
+        alias_of BLOB,
+        default_quota_bytes INTEGER NOT NULL DEFAULT 0 CHECK (default_quota_bytes >= 0),
+        default_quota_messages INTEGER NOT NULL DEFAULT 0 CHECK (default_quota_messages >= 0),
+        quota_bytes INTEGER NOT NULL DEFAULT 0 CHECK (quota_bytes >= 0),
+        users_max INTEGER NOT NULL DEFAULT 0 CHECK (users_max >= 0)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE administrator (
+        domain BLOB NOT NULL,
+        account_domain BLOB NOT NULL,
+        account_name BLOB NOT NULL,
+        PRIMARY KEY (domain, account_domain, account_name)
+    ) STRICT, WITHOUT ROWID;
+    ",
 ];
 
 /// Brings the database to the present version, in one transaction; an up-to-date one is not written to.

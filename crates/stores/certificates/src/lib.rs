@@ -5,6 +5,8 @@
 //! Used by qmail-keys, which serves them, and by the administrator's command, which looks at them.
 #![forbid(unsafe_code)]
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
@@ -21,8 +23,8 @@ use zeroize::Zeroizing;
 
 /// A PEM file of a long chain has 20 KiB.
 const FILE_LEN_MAX: u64 = 256 * 1024;
-/// The chain goes out in one datagram.
-const CHAIN_LEN_MAX: usize = ipc::DATAGRAM_LEN_MAX - 8 * 1024;
+/// Chain and names go out in one datagram, with their lengths and a few small fields.
+const LISTED_LEN_MAX: usize = ipc::DATAGRAM_LEN_MAX - 1024;
 /// DNS names of a certificate that are used; a public authority allows 100.
 const HOSTS_MAX: usize = 100;
 
@@ -90,13 +92,15 @@ pub fn certificate(dir: &Path) -> Result<Certificate, String> {
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{CERTIFICATE}: {error}"))?;
     let first = chain.first().ok_or(format!("{CERTIFICATE} holds no certificate"))?;
-    if chain.iter().map(|der| der.len()).sum::<usize>() > CHAIN_LEN_MAX {
-        return Err(format!("{CERTIFICATE}: the chain is longer than {CHAIN_LEN_MAX} bytes"));
-    }
     let (_, parsed) = X509Certificate::from_der(first).map_err(|error| format!("{CERTIFICATE}: {error}"))?;
+    let hosts = hosts(&parsed);
+    let lens = chain.iter().map(|der| der.len()).chain(hosts.iter().map(Vec::len));
+    if lens.map(|len| len.saturating_add(4)).sum::<usize>() > LISTED_LEN_MAX {
+        return Err(format!("{CERTIFICATE}: the chain and the names in it are longer than {LISTED_LEN_MAX} bytes"));
+    }
     Ok(Certificate {
         key_name: sha256(parsed.public_key().raw),
-        hosts: hosts(&parsed),
+        hosts,
         end_point: end_point(&parsed, first),
         issuer: parsed.issuer().to_string(),
         is_self_signed: parsed.issuer() == parsed.subject(),
@@ -112,7 +116,7 @@ pub fn certificate(dir: &Path) -> Result<Certificate, String> {
 pub fn entry(dir: &Path) -> Result<Entry, String> {
     let certificate = certificate(dir)?;
     let pem = Zeroizing::new(read(&dir.join(KEY), true)?);
-    let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| format!("{KEY}: {error}"))?;
+    let der = PrivateKeyDer::from_pem_slice(&pem).map(Zeroizing::new).map_err(|error| format!("{KEY}: {error}"))?;
     let key = any_supported_type(&der).map_err(|_| {
         format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can")
     })?;
@@ -126,7 +130,16 @@ pub fn entry(dir: &Path) -> Result<Entry, String> {
 fn read(path: &Path, is_secret: bool) -> Result<Vec<u8>, String> {
     let name = path.file_name().unwrap_or_default().display();
     let failed = |error: io::Error| format!("{name}: {error}");
-    let file = File::open(path).map_err(failed)?;
+    // A FIFO in the place of a file must not stop whoever looks.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        // From qmail-keys, which is confined.
+        Errno::ACCESS => {
+            format!("{name} cannot be read; it must be a file here, no link to elsewhere, and a key qmailk's (chown)")
+        }
+        errno => failed(errno.into()),
+    });
+    let file = File::from(opened?);
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(format!("{name} is no file"));
@@ -134,7 +147,8 @@ fn read(path: &Path, is_secret: bool) -> Result<Vec<u8>, String> {
     if is_secret && metadata.mode() & 0o077 != 0 {
         return Err(format!("{name} can be read by others (mode {:o}); chmod 600 it", metadata.mode() & 0o777));
     }
-    let mut bytes = Vec::new();
+    // Room for all of it: growing would leave pieces of a key behind.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(FILE_LEN_MAX)).unwrap_or(0).saturating_add(1));
     file.take(FILE_LEN_MAX.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_LEN_MAX { Err(format!("{name} is longer than {FILE_LEN_MAX} bytes")) } else { Ok(bytes) }
 }

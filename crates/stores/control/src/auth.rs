@@ -1,6 +1,7 @@
 //! What qmail-auth must know to tell whose a recipient is, as the files say it now.
 //!
-//! Every question costs one stat(2) for each of the files, so that `qmail domain add` counts from the moment it returns; they are
+//! A look costs one stat(2) for each of the files. Whoever looks after a question has come and before it is answered makes
+//! `qmail domain add` count from the moment it returns, and one look serves all questions that have come by then. The files are
 //! read only when one of them has changed. [`Places::generation`] then changes, and what was cached before is stale.
 
 use std::sync::Arc;
@@ -26,6 +27,11 @@ pub struct Places {
     /// Counts readings of any of the files.
     readings: Arc<AtomicU64>,
     routing: Option<(u64, Routing)>,
+    /// What the last look found wrong.
+    fault: Option<ControlError>,
+    generation: u64,
+    /// control/overquota.
+    defers_over_quota: Watched<bool>,
 }
 
 impl Places {
@@ -37,38 +43,64 @@ impl Places {
         let domains = follow(Watched::owned, root.domains_file(), &readings);
         let files = control.into_iter().chain([domains]).collect();
         let users = Stamps::new(vec![root.users().join("assign"), root.users().join("cdb"), root.alias(), PASSWD.into()]);
-        Self { root, files, users, readings, routing: None }
+        let defers_over_quota = Watched::new(root.control_file("overquota"), over_quota);
+        Self { root, files, users, readings, routing: None, fault: None, generation: 0, defers_over_quota }
+    }
+
+    /// Looks at the files; what is said until the next look is as they are now.
+    pub fn look(&mut self) {
+        self.fault = self.files.iter_mut().find_map(|file| file.get().err());
+        let reading = self.readings.load(Ordering::Relaxed);
+        if self.fault.is_none() && self.routing.as_ref().is_none_or(|(at, _)| *at != reading) {
+            match self.root.routing() {
+                Ok(routing) => self.routing = Some((reading, routing)),
+                Err(error) => (self.fault, self.routing) = (Some(error), None),
+            }
+        }
+        self.generation = reading.wrapping_add(self.users.changes());
     }
 
     /// Where a recipient goes. An address that a prefix would make too long is nobody's: `None`.
     ///
     /// # Errors
-    /// A file is unreadable or malformed now; temporary.
-    pub fn route(&mut self, recipient: &Address) -> Result<Option<Routed>, ControlError> {
+    /// A file was unreadable or malformed at the last look; temporary.
+    pub fn route(&self, recipient: &Address) -> Result<Option<Routed>, ControlError> {
         Ok(self.routing()?.rewrite(recipient).ok())
     }
 
-    /// The present routing.
+    /// The routing as the last look found it.
     ///
     /// # Errors
     /// As [`Places::route`].
-    pub fn routing(&mut self) -> Result<&Routing, ControlError> {
-        for file in &mut self.files {
-            file.get()?;
+    pub fn routing(&self) -> Result<&Routing, ControlError> {
+        match (&self.fault, &self.routing) {
+            (Some(fault), _) => Err(fault.clone()),
+            (None, Some((_, routing))) => Ok(routing),
+            (None, None) => Err(ControlError::new(&self.root.domains_file(), "not read yet")),
         }
-        let reading = self.readings.load(Ordering::Relaxed);
-        let current = self.routing.take().filter(|(at, _)| *at == reading);
-        let routing = match current {
-            Some((_, routing)) => routing,
-            None => self.root.routing()?,
-        };
-        Ok(&self.routing.insert((reading, routing)).1)
+    }
+
+    /// Does a message for a full mailbox wait, instead of going back to its sender? As the file says it now.
+    ///
+    /// # Errors
+    /// `overquota` is unreadable or holds another word; temporary.
+    pub fn defers_over_quota(&mut self) -> Result<bool, ControlError> {
+        self.defers_over_quota.get().copied()
     }
 
     /// Changes with every reading of a file, and with users/assign, the alias directory and passwd.
     #[must_use]
-    pub fn generation(&mut self) -> u64 {
-        self.readings.load(Ordering::Relaxed).wrapping_add(self.users.changes())
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// The file `overquota`.
+fn over_quota(text: Option<&[u8]>) -> Result<bool, String> {
+    match text.and_then(|text| text.split(|b| *b == b'\n').next()).unwrap_or_default().trim_ascii() {
+        b"" | b"bounce" => Ok(false),
+        b"defer" => Ok(true),
+        _ => Err("must be `bounce` or `defer`".to_owned()),
     }
 }
 
@@ -100,28 +132,47 @@ mod tests {
         std::fs::create_dir_all(root.users()).unwrap();
         let address = Address::new(b"joe@new.example").unwrap();
         let mut places = Places::new(root.clone());
+        assert!(places.route(&address).unwrap_err().is_temporary(), "nobody has looked");
+        places.look();
         assert!(places.route(&address).is_err(), "without me nothing is known");
         std::fs::write(root.control_file("me"), "host.example\n").unwrap();
-        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Remote(_)));
-        let before = places.generation();
+        assert!(places.route(&address).is_err(), "as it was at the last look");
+        let mut route = || {
+            places.look();
+            (places.route(&address), places.generation())
+        };
+        let found = |(routed, _): (Result<Option<Routed>, ControlError>, u64)| routed.unwrap().unwrap();
+        assert!(matches!(found(route()), Routed::Remote(_)));
+        let (_, before) = route();
         std::fs::write(root.domains_file(), "new.example:64107:64107:/var/mail/new.example\n").unwrap();
-        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Virtual(_)));
-        assert_ne!(places.generation(), before);
+        let now = route();
+        assert_ne!(now.1, before);
+        assert!(matches!(found(now), Routed::Virtual(_)));
         std::fs::remove_file(root.domains_file()).unwrap();
         std::fs::write(root.control_file("locals"), "new.example\n").unwrap();
-        assert!(matches!(places.route(&address).unwrap().unwrap(), Routed::Local(_)));
+        assert!(matches!(found(route()), Routed::Local(_)));
         std::fs::write(root.domains_file(), "nonsense\n").unwrap();
-        assert!(places.route(&address).unwrap_err().is_temporary());
+        assert!(route().0.unwrap_err().is_temporary());
         std::thread::sleep(std::time::Duration::from_millis(60));
         std::fs::remove_file(root.domains_file()).unwrap();
-        places.route(&address).unwrap();
-        let before = places.generation();
+        let (_, before) = route();
         std::thread::sleep(std::time::Duration::from_millis(60));
-        places.route(&address).unwrap();
-        let settled = places.generation();
-        places.route(&address).unwrap();
-        assert_eq!(places.generation(), settled, "nothing is read when nothing changed");
+        let (_, settled) = route();
+        assert_eq!(route().1, settled, "nothing is read when nothing changed");
         assert!(settled >= before);
+    }
+
+    #[test]
+    fn mail_for_a_full_mailbox_goes_back_unless_the_file_says_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        let mut places = Places::new(root.clone());
+        assert!(!places.defers_over_quota().unwrap());
+        for (text, expected) in [("defer\n", Some(true)), ("bounce\n", Some(false)), ("\n", Some(false)), ("later\n", None)] {
+            std::fs::write(root.control_file("overquota"), text).unwrap();
+            assert_eq!(places.defers_over_quota().ok(), expected, "{text}");
+        }
     }
 
     #[test]
@@ -134,6 +185,7 @@ mod tests {
         let mut places = Places::new(root.clone());
         let mut last = places.generation();
         let mut is_another = || {
+            places.look();
             let now = places.generation();
             std::mem::replace(&mut last, now) != now
         };

@@ -20,7 +20,9 @@ impl ControlError {
     #[must_use]
     pub fn from_io(file: &Path, error: &std::io::Error) -> Self {
         let advice = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "; make it readable (chmod 644) and its directories searchable (chmod 755)",
+            std::io::ErrorKind::PermissionDenied => {
+                "; make it readable (chmod 644, or its reader's own if it holds passwords), its directories searchable (chmod 755)"
+            }
             std::io::ErrorKind::NotADirectory => "; a part of its path is no directory",
             _ => "",
         };

@@ -20,6 +20,8 @@ pub mod root;
 pub mod routes;
 pub mod send;
 pub mod smtpd;
+pub mod submission;
+pub mod tlspolicy;
 pub mod watched;
 
 pub use authlimits::AuthLimits;
@@ -28,7 +30,8 @@ pub use inject::Inject;
 pub use remote::Remote;
 pub use resolve::Resolve;
 pub use root::Root;
-pub use routes::{Route, Routes};
+pub use routes::{Route, Routes, Senders};
 pub use smtpd::Smtpd;
+pub use tlspolicy::{Level, TlsPolicies, TlsPolicy};
 pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
 pub use watched::Watched;

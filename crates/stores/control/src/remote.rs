@@ -1,10 +1,11 @@
 //! What qmail-remote reads.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use users::{Networks, Service};
 
-use crate::{ControlError, Root};
+use crate::{ControlError, Root, TlsPolicies};
 
 /// Defaults of qmail-remote(8), in seconds.
 const TIMEOUTCONNECT_S: u64 = 60;
@@ -28,6 +29,10 @@ pub struct Remote {
     pub notipme: Networks,
     /// Where this instance itself takes SMTP.
     pub listeners: Vec<SocketAddr>,
+    /// `tlspolicy`.
+    pub tlspolicy: TlsPolicies,
+    /// `tlscafile`: a file of certificates (PEM) that are trusted instead of the system's; a relative path is below etc/qmail.
+    pub tlscafile: Option<PathBuf>,
 }
 
 impl Remote {
@@ -51,8 +56,16 @@ impl Remote {
             moreipme: root.networks("moreipme")?.unwrap_or_default(),
             notipme: root.networks("notipme")?.unwrap_or_default(),
             listeners: root.listen()?.iter().filter(|l| ours(l.service)).map(|l| l.address).collect(),
+            tlspolicy: TlsPolicies::read(root)?,
+            tlscafile: tlscafile(root)?,
         })
     }
+}
+
+fn tlscafile(root: &Root) -> Result<Option<PathBuf>, ControlError> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let path = root.line("tlscafile")?.filter(|path| !path.is_empty());
+    Ok(path.map(|path| root.etc().join(std::ffi::OsString::from_vec(path))))
 }
 
 /// One address, as the patched qmail-remote has it, or a line for each family; `0.0.0.0` and `::` mean "any".
@@ -112,6 +125,11 @@ mod tests {
         assert_eq!(remote.outgoing_v6, "2001:db8::1".parse().ok());
         assert!(remote.moreipme.contains("198.51.100.7".parse().unwrap()));
         assert_eq!(remote.listeners.len(), 2);
+        let remote = read(&[("me", "x\n"), ("tlspolicy", "a.example:verify\n"), ("tlscafile", "/srv/ca.pem\n")]).unwrap();
+        assert!(remote.tlspolicy.verifies());
+        assert_eq!(remote.tlscafile, Some("/srv/ca.pem".into()));
+        let below = read(&[("me", "x\n"), ("tlscafile", "tls/ca.pem\n")]).unwrap().tlscafile.unwrap();
+        assert!(below.ends_with("etc/qmail/tls/ca.pem") && below.is_absolute());
         assert_eq!(read(&[("me", "x\n"), ("outgoingip", "0.0.0.0\n")]).unwrap().outgoing_v4, None);
     }
 
@@ -122,6 +140,7 @@ mod tests {
             (&[("me", "x\n"), ("outgoingip", "lo\n")], "control/outgoingip"),
             (&[("me", "x\n"), ("outgoingip", "192.0.2.1\n192.0.2.2\n")], "control/outgoingip"),
             (&[("me", "x\n"), ("moreipme", "example\n")], "control/moreipme"),
+            (&[("me", "x\n"), ("tlspolicy", ":always\n")], "control/tlspolicy"),
         ] {
             assert!(read(files).unwrap_err().to_string().contains(file), "{file}");
         }

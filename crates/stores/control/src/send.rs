@@ -3,7 +3,7 @@
 use users::Routing;
 use wire::{Address, Domain};
 
-use crate::{ControlError, Root, Routes, Watched, read};
+use crate::{ControlError, Root, Routes, Senders, Watched, read};
 
 /// Defaults of qmail-send(8).
 const CONCURRENCYLOCAL: u32 = 10;
@@ -86,6 +86,12 @@ fn wrong(root: &Root, name: &str, value: &[u8], error: &wire::AddressError) -> C
 #[must_use]
 pub fn watched_routes(root: &Root) -> Watched<Routes> {
     Watched::new(root.control_file("smtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
+}
+
+/// `control/authsenders` as it is now.
+#[must_use]
+pub fn watched_senders(root: &Root) -> Watched<Senders> {
+    Watched::new(root.control_file("authsenders"), |text| Ok(Senders::new(read::map_of(text.unwrap_or_default()))))
 }
 
 #[cfg(test)]

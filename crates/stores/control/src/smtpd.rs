@@ -10,7 +10,9 @@
 //! | `authcleartext` | this host | networks whose clients may log in without TLS |
 //! | `authmechanisms` | PLAIN, LOGIN, SCRAM | SASL mechanisms that are offered |
 //! | `badmailfrom` | – | envelope senders that are refused |
+//! | `submission` | see [`crate::submission`] | what holds for who is logged in |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
+//! | `dsn` | `all` | to whom DSN (RFC 3461) is offered: `all`, or `relay`: to clients that may send anywhere |
 //! | `databytes` | 0 | bytes of a message as stored, 0 for no bound |
 //! | `maxrcpt` | 10000 | recipients of a message, 0 for no bound but that of memory; the rest gets 452 and comes in another transaction |
 //! | `brtlimit` | 100 | refused recipients before the connection is closed, 0 for no bound |
@@ -20,6 +22,7 @@
 
 use users::Networks;
 
+use crate::submission::Submission;
 use crate::{ControlError, Root};
 
 /// Recipients of a message by default (RFC 5321 §4.5.3.1.8 asks for 100 at least): a list of usual size passes in one transaction.
@@ -52,7 +55,10 @@ pub struct Smtpd {
     /// Names of SASL mechanisms; `None`: the default ones.
     pub mechanisms: Option<Vec<Vec<u8>>>,
     pub badmailfrom: Vec<Vec<u8>>,
+    pub submission: Submission,
     pub normalizes_bare_lf: bool,
+    /// DSN is offered to everybody, not just to clients that may relay.
+    pub offers_dsn_to_all: bool,
     pub databytes: u64,
     pub recipients_max: usize,
     pub bad_recipients_max: u32,
@@ -87,7 +93,9 @@ impl Smtpd {
             cleartext: root.authcleartext()?,
             mechanisms: root.lines("authmechanisms")?,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
-            normalizes_bare_lf: bare_lf(root)?,
+            submission: Submission::read(root)?,
+            normalizes_bare_lf: choice(root, "barelf", ["reject", "normalize"])?,
+            offers_dsn_to_all: !choice(root, "dsn", ["all", "relay"])?,
             databytes: number("databytes", 0)?,
             recipients_max: match number("maxrcpt", RECIPIENTS_DEFAULT)? {
                 // As with the patch that the file comes from. None at all would be no mail at all.
@@ -111,13 +119,15 @@ fn textstring(mut text: Vec<u8>) -> Vec<u8> {
     text
 }
 
-fn bare_lf(root: &Root) -> Result<bool, ControlError> {
-    match root.line("barelf")?.as_deref() {
-        None | Some(b"" | b"reject") => Ok(false),
-        Some(b"normalize") => Ok(true),
+/// One of two words; true for the second, false for the first or no file.
+fn choice(root: &Root, name: &str, [first, second]: [&str; 2]) -> Result<bool, ControlError> {
+    match root.line(name)?.as_deref() {
+        None | Some(b"") => Ok(false),
+        Some(word) if word == first.as_bytes() => Ok(false),
+        Some(word) if word == second.as_bytes() => Ok(true),
         Some(other) => {
-            let problem = format!("`{}` is neither reject nor normalize; write one of these", wire::escape::visible(other));
-            Err(ControlError::new(&root.control_file("barelf"), problem))
+            let problem = format!("`{}` is neither {first} nor {second}; write one of these", wire::escape::visible(other));
+            Err(ControlError::new(&root.control_file(name), problem))
         }
     }
 }

@@ -39,7 +39,8 @@ impl Answer for ipc::auth::Answer {
             | Self::Refused { id, .. }
             | Self::Challenge { id, .. }
             | Self::Unavailable { id, .. }
-            | Self::Route { id, .. } => *id,
+            | Self::Route { id, .. }
+            | Self::Permission { id, .. } => *id,
             // Nobody's question, and nothing that a client of this kind asked to hear.
             Self::Changed {} => u64::MAX,
         }

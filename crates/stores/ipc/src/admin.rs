@@ -68,27 +68,122 @@ record! {
     }
 }
 
+/// Most users and aliases of one [`AccountRequest::Add`]: the answer has room for a word on each.
+pub const ADD_MAX: usize = 200;
+
 messages! {
     /// To qmail-auth.
     pub enum AccountRequest {
         1 => UserAdd { address: Address, password: Bytes },
         2 => UserRemove { address: Address },
         3 => UserPassword { address: Address, password: Bytes },
-        /// 0: no quota.
-        4 => UserQuota { address: Address, bytes: u64 },
+        /// 0: no bound.
+        4 => UserQuota { address: Address, bytes: u64, messages: u64 },
         /// Users of a domain, or of all, whose address sorts after `after`.
         5 => UserList { domain: Option<Domain>, after: Bytes },
         6 => AliasAdd { address: Address, targets: Vec<Address> },
         7 => AliasRemove { address: Address },
         8 => AliasList { domain: Option<Domain>, after: Bytes },
-        /// A domain was removed: forget its users and aliases.
+        /// A domain was removed: forget its users, aliases and settings.
         9 => DomainForget { domain: Domain },
+        /// A user whose password is known as a hash alone.
+        30 => UserAddHash { address: Address, hash: Bytes },
+        31 => UserSuspend { address: Address, suspended: bool, refuses_mail: bool },
+        /// No targets: to the mailbox alone.
+        32 => UserForward { address: Address, targets: Vec<Address>, keeps_copy: bool },
+        33 => UserVacation { address: Address, vacation: Option<Vacation> },
+        /// `None`: as the host has it for everybody.
+        34 => UserLimits { address: Address, per_hour: Option<u32>, per_day: Option<u32> },
+        /// One user, with all that is set.
+        35 => UserShow { address: Address },
+        36 => DomainChange { domain: Domain, change: DomainChange },
+        /// Settings of one domain, or of all of which something is set and whose name sorts after `after`.
+        37 => DomainList { domain: Option<Domain>, after: Bytes },
+        /// Users and aliases, in one transaction; those that are there already stay as they are.
+        38 => Add { users: Vec<AccountRow>, aliases: Vec<AliasRow> },
+        /// The hash of a password, for an `Add`.
+        39 => Hash { password: Bytes },
+        /// As `UserList` with all that is set, and with the hashes if `secrets`.
+        40 => Export { domain: Option<Domain>, after: Bytes, secrets: bool },
         /// As `UserAdd` or `UserPassword`, and the password itself is kept, for CRAM-MD5 and APOP.
         60 => UserKeepClear { address: Address, password: Bytes, add: bool },
         /// A new app password for `service`: `all`, `smtp` or `pop3`.
         61 => AppPasswordAdd { address: Address, name: Bytes, service: Bytes },
         62 => AppPasswordList { address: Address },
         63 => AppPasswordRemove { address: Address, name: Bytes },
+    }
+}
+
+record! {
+    /// The reply while somebody is away.
+    pub struct Vacation {
+        subject: Bytes,
+        text: Bytes,
+        /// UNIX seconds; 0: no bound.
+        from_s: u64,
+        until_s: u64,
+        days: u32,
+    }
+}
+
+record! {
+    /// A user with all that is set.
+    pub struct AccountRow {
+        address: Address,
+        /// Left out where nobody asked for it.
+        hash: Option<Bytes>,
+        /// In an `Add`, `None` is what the domain gives new users.
+        quota: Option<Quota>,
+        suspended: bool,
+        refuses_mail: bool,
+        forward: Vec<Address>,
+        keeps_copy: bool,
+        vacation: Option<Vacation>,
+        per_hour: Option<u32>,
+        per_day: Option<u32>,
+        created_s: u64,
+    }
+}
+
+record! {
+    /// 0: no bound.
+    pub struct Quota {
+        bytes: u64,
+        messages: u64,
+    }
+}
+
+record! {
+    /// What is set of a domain.
+    pub struct DomainRow {
+        domain: Domain,
+        alias_of: Option<Domain>,
+        default_quota: Quota,
+        quota_bytes: u64,
+        users_max: u64,
+        administrators: Vec<Address>,
+    }
+}
+
+record! {
+    /// What is to be set of a domain; `None` leaves it as it is.
+    pub struct DomainChange {
+        alias_of: Option<Domain>,
+        default_quota: Option<Quota>,
+        quota_bytes: Option<u64>,
+        users_max: Option<u64>,
+        administrator_add: Option<Address>,
+        administrator_remove: Option<Address>,
+    }
+}
+
+record! {
+    /// Something of an `Add` that was not added: its place among the users and then the aliases.
+    pub struct NotAdded {
+        at: u32,
+        /// It is there already.
+        exists: bool,
+        text: Bytes,
     }
 }
 
@@ -114,6 +209,10 @@ messages! {
         3 => Aliases { rows: Vec<AliasRow>, last: bool },
         /// A mistake of the caller (`temporary` false) or trouble with the store; the text says what to do.
         4 => Failed { text: Bytes, temporary: bool },
+        30 => Accounts { rows: Vec<AccountRow>, last: bool },
+        31 => Domains { rows: Vec<DomainRow>, last: bool },
+        32 => Added { failures: Vec<NotAdded> },
+        33 => Hashed { hash: Bytes },
         /// The new app password; said this once.
         60 => AppPassword { password: Bytes },
         /// All of them.

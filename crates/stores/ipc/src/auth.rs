@@ -6,7 +6,7 @@ use wire::{Address, Domain};
 
 messages! {
     /// A question; `id` comes back in the answer. What a caller may ask depends on its role: qmaild asks `Recipient`,
-    /// `Login` and its kin, qmailq asks `Route`.
+    /// `Login` and its kin, `MaySend` and `MaySubmit`, qmailq asks `Route`.
     pub enum Request {
         /// Is this envelope recipient ours, and is there somewhere to deliver?
         1 => Recipient { id: u64, address: Address },
@@ -25,6 +25,10 @@ messages! {
         11 => SaslStep { id: u64, exchange: u64, response: Bytes },
         /// POP3's APOP: the hexadecimal digest over the banner's timestamp and the password.
         12 => Apop { id: u64, login: Bytes, timestamp: Bytes, digest: Bytes, remote: Option<IpAddr> },
+        /// May who logged in as `login` (the `user` of [`Answer::LoggedIn`]) send as this address, in the envelope or the header?
+        20 => MaySend { id: u64, login: Bytes, address: Address },
+        /// A message of `login` is about to go to so many recipients. Whether it may; if so, it counts as sent.
+        21 => MaySubmit { id: u64, login: Bytes, recipients: u32 },
     }
 }
 
@@ -43,6 +47,31 @@ messages! {
         6 => Changed {},
         /// An exchange goes on: the client's answer belongs into `SaslStep`, within a minute.
         10 => Challenge { id: u64, exchange: u64, data: Bytes },
+        /// To `MaySend` and `MaySubmit`.
+        20 => Permission { id: u64, permission: Permission },
+    }
+}
+
+messages! {
+    /// May it be sent?
+    pub enum Permission {
+        1 => Yes {},
+        /// The address is not the login's.
+        2 => NotYours {},
+        /// The login has sent as much as it may for now.
+        3 => Limited { limit: Limit },
+        /// Cannot tell now.
+        4 => Temporary {},
+    }
+}
+
+messages! {
+    /// What a login has sent too much of.
+    pub enum Limit {
+        1 => MessagesPerHour {},
+        2 => RecipientsPerHour {},
+        3 => MessagesPerDay {},
+        4 => RecipientsPerDay {},
     }
 }
 
@@ -63,8 +92,9 @@ messages! {
 messages! {
     /// Where a recipient of a virtual domain goes.
     pub enum Target {
-        /// A mailbox: the user's name is path-safe; `ext` is what followed a dash or plus.
-        1 => Mailbox { domain: Domain, user: Bytes, ext: Bytes },
+        /// A mailbox: the user's name is path-safe; `ext` is what followed a dash or plus. `settings` are a [`crate::mailbox`] message
+        /// for the recipient's qmail-local, which alone reads it.
+        1 => Mailbox { domain: Domain, user: Bytes, ext: Bytes, settings: Bytes },
         /// Other addresses.
         2 => Forward { domain: Domain, targets: Vec<Address> },
         3 => NoMailbox {},

@@ -3,8 +3,9 @@
 //! [`Request`] also goes on to the helper, whose word is a [`Verdict`]; a checkpassword program that was satisfied runs what sends
 //! [`Accepted`].
 
-use crate::field::{Bytes, Secret};
+use crate::field::Bytes;
 use std::net::IpAddr;
+use wire::Secret;
 
 messages! {
     /// A question; `id` comes back in the answer.

@@ -1,7 +1,7 @@
 //! The fields that messages are made of: little-endian integers, and everything else with its length before it.
 
 use std::net::IpAddr;
-use wire::{Address, Domain};
+use wire::{Address, Domain, Login, Secret};
 
 /// Bytes that are no message of the expected kind: the connection they came on is closed, nothing else happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +148,25 @@ impl Field for Domain {
     }
 }
 
+impl Field for Secret {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(self.expose(), out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(Self::new(take_bytes(input)?.to_vec()))
+    }
+}
+
+impl Field for Login {
+    fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(&self.user, out);
+        self.password.put(out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Ok(Self { user: take_bytes(input)?.to_vec(), password: Secret::take(input)? })
+    }
+}
+
 impl Field for IpAddr {
     fn put(&self, out: &mut Vec<u8>) {
         match self {
@@ -192,25 +211,6 @@ impl<T: Field> Field for Vec<T> {
             out.push(T::take(input)?);
         }
         Ok(out)
-    }
-}
-
-/// Bytes that are nobody's to read but the receiver's: a password, a token. As [`Bytes`], and never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Vec<u8>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-impl Field for Secret {
-    fn put(&self, out: &mut Vec<u8>) {
-        put_bytes(&self.0, out);
-    }
-    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
-        Ok(Self(take_bytes(input)?.to_vec()))
     }
 }
 

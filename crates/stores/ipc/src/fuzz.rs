@@ -1,6 +1,6 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
-use crate::{Message, admin, auth, checkpw, getpw, job, keys, lspawn, queue, resolve, worker};
+use crate::{Message, admin, auth, checkpw, getpw, job, keys, lspawn, mailbox, queue, resolve, worker};
 
 fn total<M: Message>(datagram: &[u8]) {
     if let Ok(message) = M::decode(datagram) {
@@ -13,6 +13,7 @@ pub fn messages(data: &[u8]) {
     total::<queue::Answer>(data);
     total::<job::Job>(data);
     total::<job::Answer>(data);
+    total::<mailbox::Mailbox>(data);
     total::<lspawn::Request>(data);
     total::<lspawn::Answer>(data);
     total::<worker::Request>(data);

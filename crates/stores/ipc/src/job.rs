@@ -6,12 +6,13 @@
 //! one or more, the last marked so.
 
 use crate::field::{Bytes, Verdict};
-use wire::{Address, Domain};
+use crate::options::Options;
+use wire::{Address, Domain, Login};
 
 /// Most recipients of one remote job (one SMTP transaction, RFC 5321 §4.5.3.1.8).
 pub const RECIPIENTS_MAX: usize = 100;
 /// Flags of a message, as in [`crate::queue`].
-pub use crate::queue::{FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+pub use crate::queue::{FLAG_EIGHT_BIT, FLAG_REQUIRETLS, FLAG_SMTPUTF8};
 
 messages! {
     /// A delivery to try.
@@ -20,12 +21,16 @@ messages! {
         /// its local part says who.
         1 => System { number: u64, message: u64, sender: Address, recipient: Address },
         /// To the mailbox `user` of a virtual domain (its `.qmail` files, `ext` after a dash if any); `recipient` is the
-        /// address as the client gave it.
-        2 => Mailbox { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes },
+        /// address as the client gave it, `settings` are for the worker ([`crate::mailbox`]).
+        2 => Mailbox {
+            number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes, settings: Bytes,
+        },
         /// To an alias of a virtual domain: forward to the targets, as that domain's user.
         3 => Alias { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, targets: Vec<Address> },
         /// To up to [`RECIPIENTS_MAX`] recipients of one site. `size` is the body's length in LF form, in bytes.
-        4 => Remote { number: u64, message: u64, sender: Address, recipients: Vec<Address>, route: Route, flags: u32, size: u64 },
+        4 => Remote { number: u64, message: u64, sender: Address, recipients: Vec<Address>, route: Route, flags: u32, size: u64,
+            /// What the next server is asked for, by the recipients' places in this job.
+            options: Option<Options> },
     }
 }
 
@@ -34,8 +39,9 @@ messages! {
     pub enum Route {
         /// To the MX hosts of the domain (or its addresses, or the address literal in brackets).
         1 => Mx { domain: Domain },
-        /// To this relay of control/smtproutes, by its addresses alone; no MX, and "that is me" is not looked for.
-        2 => Relay { host: Bytes, port: u16 },
+        /// To this relay of control/smtproutes or control/authsenders, by its addresses alone; no MX, and "that is me" is not looked for.
+        /// With a `login`, only after AUTH: the one place where qmail-remote ever gets credentials.
+        2 => Relay { host: Bytes, port: u16, login: Option<Login> },
     }
 }
 
@@ -57,6 +63,8 @@ messages! {
         /// `untried` lists recipients that were not tried because the transaction was full (452 after the first
         /// accepted RCPT): they belong in the next one and have no outcome.
         1 => Done { number: u64, outcomes: Vec<Outcome>, untried: Vec<u32>, last: bool },
+        /// Before the outcomes of these recipients: if they are delivered, the next server reports about them (RFC 3461 §5.2.1).
+        2 => PassedOn { number: u64, recipients: Vec<u32> },
     }
 }
 
@@ -88,6 +96,21 @@ mod tests {
                 route: Route::Mx { domain },
                 flags: 1,
                 size: 9,
+                options: Some(Options { hold_until_s: Some(1), ..Options::none() }),
+            },
+            Job::Remote {
+                number: 4,
+                message: 5,
+                sender: Address::null(),
+                recipients: vec![],
+                route: Route::Relay {
+                    host: "relay".into(),
+                    port: 587,
+                    login: Some(Login { user: b"joe".to_vec(), password: wire::Secret::new(b"xyzzy".to_vec()) }),
+                },
+                flags: 0,
+                size: 0,
+                options: None,
             },
         ]
     }
@@ -104,6 +127,13 @@ mod tests {
             assert_eq!(Job::decode(&[&[VERSION + 1][..], &bytes[1..]].concat()), Err(Malformed), "another version");
         }
         assert_eq!(Job::decode(&vec![VERSION; DATAGRAM_LEN_MAX + 1]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_job_does_not_show_its_password() {
+        let shown = format!("{:?}", jobs());
+        assert!(shown.contains("joe") || shown.contains("106, 111, 101"), "{shown}");
+        assert!(!shown.contains("xyzzy") && !shown.contains("120, 121, 122"), "{shown}");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`job`] | lspawn.sock, remote.sock | qmail-send → qmail-lspawn, qmail-remote |
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
+//! | [`mailbox`] | inside of the three before | qmail-auth → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
 //! | [`checkpw`] | checkpw.sock, socketpairs | qmail-auth → qmail-checkpw → its helpers |
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
@@ -32,6 +33,8 @@ pub mod getpw;
 pub mod job;
 pub mod keys;
 pub mod lspawn;
+pub mod mailbox;
+pub mod options;
 pub mod queue;
 pub mod queue_program;
 pub mod refusal;

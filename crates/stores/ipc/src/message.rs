@@ -75,6 +75,16 @@ macro_rules! record {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $name { $($(#[$field_meta])* pub $field: $type),* }
 
+        impl $name {
+            /// Bytes that it takes in a datagram.
+            #[must_use]
+            pub fn encoded_len(&self) -> usize {
+                let mut out = Vec::new();
+                $crate::field::Field::put(self, &mut out);
+                out.len()
+            }
+        }
+
         impl $crate::field::Field for $name {
             fn put(&self, out: &mut Vec<u8>) {
                 $($crate::field::Field::put(&self.$field, out);)*

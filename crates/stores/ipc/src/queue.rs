@@ -3,18 +3,22 @@
 //! A datagram is the version byte and then one or more [`Item`]s; a small message fits in one datagram. One message at a time:
 //! `Begin` · `Recipient`… · `Data`… · `Commit`, then exactly one [`Answer`]; the connection may then be used again. Closing
 //! before `Commit` abandons the message; after it qmail-send owns the message, whether or not the answer is read. The body is
-//! in qmail's LF form without the `Received: (qmail …)` line, which qmail-send prepends itself. Kept compatible for ever.
+//! in qmail's LF form without the `Received: (qmail …)` line, which qmail-send prepends itself. Kept compatible for ever: what is new is a
+//! new item with a new number, and who does not know it closes the connection, so that nothing asked for is silently left out.
 
 use crate::field::{Bytes, Field, put_bytes, take_bytes};
 use crate::{DATAGRAM_LEN_MAX, Malformed, VERSION};
 use wire::Address;
+use wire::dsn::{Envid, Notify, Orcpt, Ret};
 
 /// Flags of `Begin`: the message holds bytes over 127 in its body (BODY=8BITMIME).
 pub const FLAG_EIGHT_BIT: u32 = 1;
 /// Flags of `Begin`: the message needs SMTPUTF8 (RFC 6531).
 pub const FLAG_SMTPUTF8: u32 = 2;
+/// Flags of `Begin`: the message travels by verified TLS and REQUIRETLS servers only (RFC 8689).
+pub const FLAG_REQUIRETLS: u32 = 4;
 /// Flags of `Begin` that have a meaning; others are refused, so that they can get one later.
-pub const FLAGS_KNOWN: u32 = FLAG_EIGHT_BIT | FLAG_SMTPUTF8;
+pub const FLAGS_KNOWN: u32 = FLAG_EIGHT_BIT | FLAG_SMTPUTF8 | FLAG_REQUIRETLS;
 
 /// Most bytes of `Data` that fit in a datagram beside the version byte and the item's head.
 pub const DATA_LEN_MAX: usize = DATAGRAM_LEN_MAX - 6;
@@ -26,6 +30,16 @@ pub enum Item<'a> {
     Begin { sender: Address, flags: u32 },
     /// One more envelope recipient.
     Recipient(Address),
+    /// How much comes back if the message fails (RFC 3461); behind `Begin`, once.
+    Ret(Ret),
+    /// The sender's own name for the message (RFC 3461); behind `Begin`, once.
+    Envid(Envid),
+    /// Nothing is delivered before, UNIX seconds (RFC 4865); behind `Begin`, once.
+    HoldUntil(u64),
+    /// Which reports are wanted about the recipient before (RFC 3461); once for each.
+    Notify(Notify),
+    /// The recipient before as the first sender named him (RFC 3461); once for each.
+    Orcpt(Orcpt),
     /// The next bytes of the message.
     Data(&'a [u8]),
     /// The message is whole.
@@ -114,7 +128,17 @@ fn put_item(item: &Item<'_>, out: &mut Vec<u8>) {
             put_bytes(data, out);
         }
         Item::Commit => out.push(4),
+        Item::Ret(ret) => put_numbered(5, ret, out),
+        Item::Envid(envid) => put_numbered(6, envid, out),
+        Item::HoldUntil(unix_s) => put_numbered(7, unix_s, out),
+        Item::Notify(notify) => put_numbered(8, notify, out),
+        Item::Orcpt(orcpt) => put_numbered(9, orcpt, out),
     }
+}
+
+fn put_numbered(number: u8, field: &impl Field, out: &mut Vec<u8>) {
+    out.push(number);
+    field.put(out);
 }
 
 /// Calls `each` for every item of a datagram.
@@ -132,6 +156,11 @@ pub fn items<'a>(datagram: &'a [u8], mut each: impl FnMut(Item<'a>)) -> Result<(
             2 => Item::Recipient(Address::take(&mut rest)?),
             3 => Item::Data(take_bytes(&mut rest)?),
             4 => Item::Commit,
+            5 => Item::Ret(Ret::take(&mut rest)?),
+            6 => Item::Envid(Envid::take(&mut rest)?),
+            7 => Item::HoldUntil(u64::take(&mut rest)?),
+            8 => Item::Notify(Notify::take(&mut rest)?),
+            9 => Item::Orcpt(Orcpt::take(&mut rest)?),
             _ => return Err(Malformed),
         });
     }
@@ -152,6 +181,7 @@ mod tests {
                 Item::Recipient(address) => recipients.push(address),
                 Item::Data(data) => body.extend_from_slice(data),
                 Item::Commit => commits += 1,
+                _ => panic!("{item:?}"),
             })
             .unwrap();
         }
@@ -181,6 +211,31 @@ mod tests {
         #[test]
         fn any_bytes_are_items_or_malformed(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = items(&bytes, |_| ());
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_beside_the_envelope() {
+        let items_in = [
+            Item::Begin { sender: Address::null(), flags: 0 },
+            Item::Ret(Ret::Headers),
+            Item::Envid(Envid::new(b"a+20b").unwrap()),
+            Item::HoldUntil(1 << 40),
+            Item::Recipient(Address::new(b"a@b").unwrap()),
+            Item::Notify(Notify::NEVER),
+            Item::Orcpt(Orcpt::new(b"rfc822;x").unwrap()),
+            Item::Commit,
+        ];
+        let mut packer = Packer::new();
+        assert!(items_in.iter().all(|item| packer.push(item).is_none()));
+        let datagram = packer.take().unwrap();
+        let mut seen = Vec::new();
+        items(&datagram, |item| seen.push(format!("{item:?}"))).unwrap();
+        assert_eq!(seen, items_in.map(|item| format!("{item:?}")));
+        // Numbers that are fixed for ever.
+        assert_eq!(datagram, b"\x01\x01\0\0\0\0\0\0\0\0\x05\0\x06\x05\0\0\0a+20b\x07\0\0\0\0\0\x01\0\0\x02\x03\0\0\0a@b\x08\0\x09\x08\0\0\0rfc822;x\x04");
+        for bad in [&b"\x01\x05\x02"[..], b"\x01\x06\x03\0\0\0+0A", b"\x01\x08\x08", b"\x01\x09\x01\0\0\0x", b"\x01\x0a"] {
+            assert_eq!(items(bad, |_| ()), Err(Malformed), "{}", bad.escape_ascii());
         }
     }
 

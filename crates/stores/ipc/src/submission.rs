@@ -39,6 +39,15 @@ impl Submission {
         self.send(full)
     }
 
+    /// Any item but data and the commit, such as what is asked for of a recipient behind it.
+    ///
+    /// # Errors
+    /// As [`Submission::begin`].
+    pub fn item(&mut self, item: &Item<'_>) -> io::Result<()> {
+        let full = self.packer.push(item);
+        self.send(full)
+    }
+
     /// # Errors
     /// As [`Submission::begin`].
     pub fn recipient(&mut self, address: Address) -> io::Result<()> {

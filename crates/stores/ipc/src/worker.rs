@@ -24,8 +24,8 @@ record! {
 messages! {
     pub enum Request {
         /// Deliver the message whose descriptor comes beside, as the `.qmail` file says; without one as `default_delivery`
-        /// says.
-        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes },
+        /// says. `settings`: what the account of a virtual user says ([`crate::mailbox`]); empty for nothing.
+        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes, settings: Bytes },
         /// Forward the message whose descriptor comes beside to these addresses (an alias of a virtual domain).
         2 => Forward { number: u64, sender: Address, recipient: Recipient, targets: Vec<Address> },
         /// Would [`Request::Deliver`] find something to do?

@@ -34,6 +34,15 @@ impl Body {
         }
     }
 
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// It cannot be looked at; temporary.
+    pub fn len(&self) -> io::Result<u64> {
+        let head = u64::try_from(self.head.len()).unwrap_or(u64::MAX);
+        if self.is_whole { Ok(head) } else { Ok(self.file.metadata()?.len()) }
+    }
+
     /// Gives the whole body to `take`, in order, until the end or until `take` wants no more (`false`).
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 use crate::body::Stopped;
 use crate::bounds::{open_dir, split_last};
 use crate::name::unique;
+use crate::quota::{Ledger, Usage};
 use crate::{Bounds, Error, Letter};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -30,6 +31,8 @@ pub struct Maildir {
     disk: Arc<dyn Disk>,
     /// Device and inode of `new/`: two handles of the same Maildir share one sync.
     id: (u64, u64),
+    /// `None`: there is no quota, and nothing is counted.
+    ledger: Option<Ledger>,
 }
 
 impl fmt::Debug for Maildir {
@@ -49,7 +52,7 @@ impl Maildir {
         let (tmp, new) = (open(b"tmp")?, open(b"new")?);
         let stat = rustix::fs::fstat(&new).map_err(|e| Error::Write(e.into()))?;
         let disk = RealDisk::new(dir).hold(Path::new("tmp"), tmp).hold(Path::new("new"), new);
-        Ok(Self { disk: Arc::new(disk), id: (stat.st_dev, stat.st_ino) })
+        Ok(Self { disk: Arc::new(disk), id: (stat.st_dev, stat.st_ino), ledger: None })
     }
 
     /// As [`Maildir::open`], but makes the Maildir (its last component) where it is missing.
@@ -75,10 +78,16 @@ impl Maildir {
         create_in(&RealDisk::new(open_dir(home, parent, bounds)?), Path::new(OsStr::from_bytes(name)))
     }
 
+    /// The same Maildir, into which no more is delivered than its ledger has room for.
+    #[must_use]
+    pub fn bounded_by(self, ledger: Ledger) -> Self {
+        Self { ledger: Some(ledger), ..self }
+    }
+
     /// A Maildir on any disk.
     #[cfg(test)]
     pub(crate) fn on(disk: Arc<dyn Disk>, id: (u64, u64)) -> Self {
-        Self { disk, id }
+        Self { disk, id, ledger: None }
     }
 }
 
@@ -119,7 +128,8 @@ pub struct Delivery<'a> {
 /// Delivers one letter.
 ///
 /// # Errors
-/// Temporary; nothing is left in `new/` unless it could not be taken back.
+/// [`Error::OverQuota`], before anything is written; the others are temporary, and nothing is left in `new/` unless it could not be
+/// taken back.
 pub fn deliver(host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
     deliver_batch(host, &[delivery]).pop().unwrap_or_else(|| Err(Error::Write(io::ErrorKind::Other.into())))
 }
@@ -128,7 +138,9 @@ pub fn deliver(host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
 ///
 /// Holds a descriptor per letter, so a batch is a handful, not hundreds.
 pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Error>> {
-    let written: Vec<_> = batch.iter().map(|delivery| write_tmp(host, delivery)).collect();
+    let mut under_way = UnderWay::default();
+    let written: Vec<_> =
+        batch.iter().map(|delivery| under_way.admit(delivery).and_then(|()| write_tmp(host, delivery))).collect();
     if batch.len() > 1 {
         // The disk works on all of them while the first is waited for. For one alone this would only be a call more.
         written.iter().flatten().for_each(|written| written.file.start_writeback());
@@ -143,13 +155,16 @@ pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Erro
         .iter()
         .zip(named)
         .map(|(delivery, named)| {
-            let name = named?;
+            let (name, letter) = named?;
             let disk = &delivery.maildir.disk;
             let failed = *synced.entry(delivery.maildir.id).or_insert_with(|| {
                 let result = disk.sync_dir(Path::new("new"), "names in new");
                 result.err().map(|e| e.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
             });
-            let Some(errno) = failed else { return Ok(()) };
+            let Some(errno) = failed else {
+                delivery.maildir.ledger.iter().for_each(|ledger| ledger.add(letter));
+                return Ok(());
+            };
             // It will be delivered again: take this one back, or there are two.
             let _ = disk.unlink(&name);
             Err(Error::Write(io::Error::from_raw_os_error(errno)))
@@ -157,9 +172,28 @@ pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Erro
         .collect()
 }
 
+/// What the letters of a batch take of each mailbox with a quota.
+#[derive(Default)]
+struct UnderWay(BTreeMap<(u64, u64), Usage>);
+
+impl UnderWay {
+    /// Is there room for this letter? Then it takes it.
+    fn admit(&mut self, delivery: &Delivery<'_>) -> Result<(), Error> {
+        let Some(ledger) = &delivery.maildir.ledger else { return Ok(()) };
+        let Letter { trace, body } = delivery.letter;
+        let letter = Usage::of_letter(body.len().map_err(Error::Read)?.saturating_add(trace.len() as u64));
+        let under_way = self.0.entry(ledger.id()).or_default();
+        ledger.check(letter, *under_way)?;
+        *under_way = under_way.and(letter);
+        Ok(())
+    }
+}
+
 struct Written {
     name: Vec<u8>,
     file: Box<dyn DiskFile>,
+    /// Bytes in the file.
+    len: u64,
 }
 
 fn in_tmp(name: &[u8]) -> PathBuf {
@@ -168,15 +202,20 @@ fn in_tmp(name: &[u8]) -> PathBuf {
 
 fn write_tmp(host: &[u8], delivery: &Delivery<'_>) -> Result<Written, Error> {
     let disk = delivery.maildir.disk.as_ref();
-    let written = create_tmp(disk, host).map_err(Error::Write)?;
-    if let Err(stopped) = write_letter(written.file.as_ref(), &delivery.letter) {
-        let _ = disk.unlink(&in_tmp(&written.name));
-        return Err(match stopped {
-            Stopped::Read(e) => Error::Read(e),
-            Stopped::Take(e) => Error::Write(e),
-        });
+    let mut written = create_tmp(disk, host).map_err(Error::Write)?;
+    match write_letter(written.file.as_ref(), &delivery.letter) {
+        Ok(len) => {
+            written.len = len;
+            Ok(written)
+        }
+        Err(stopped) => {
+            let _ = disk.unlink(&in_tmp(&written.name));
+            Err(match stopped {
+                Stopped::Read(e) => Error::Read(e),
+                Stopped::Take(e) => Error::Write(e),
+            })
+        }
     }
-    Ok(written)
 }
 
 fn create_tmp(disk: &dyn Disk, host: &[u8]) -> io::Result<Written> {
@@ -185,26 +224,30 @@ fn create_tmp(disk: &dyn Disk, host: &[u8]) -> io::Result<Written> {
         let name = unique(sys::clock::unix(), host);
         match disk.create(&in_tmp(&name), FILE_MODE) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && attempt < NAME_ATTEMPTS_MAX => attempt += 1,
-            result => return result.map(|file| Written { name, file }),
+            result => return result.map(|file| Written { name, file, len: 0 }),
         }
     }
 }
 
-fn write_letter(file: &dyn DiskFile, letter: &Letter<'_>) -> Result<(), Stopped<io::Error>> {
+/// Returns how many bytes it wrote.
+fn write_letter(file: &dyn DiskFile, letter: &Letter<'_>) -> Result<u64, Stopped<io::Error>> {
     let (mut trace, mut offset) = (letter.trace, 0_u64);
     letter.body.each_chunk(|chunk| {
         let trace = std::mem::take(&mut trace);
         file.write_at(&[IoSlice::new(trace), IoSlice::new(chunk)], offset)?;
         offset = offset.saturating_add(trace.len() as u64).saturating_add(chunk.len() as u64);
         Ok(true)
-    })
+    })?;
+    Ok(offset)
 }
 
-/// Syncs a file and gives it its name in `new/`; on failure it is gone from `tmp/`.
-fn publish(maildir: &Maildir, written: Written) -> Result<PathBuf, Error> {
-    let (from, to) = (in_tmp(&written.name), Path::new("new").join(OsStr::from_bytes(&written.name)));
+/// Syncs a file and gives it its name in `new/`; on failure it is gone from `tmp/`. The name tells its length, so that nobody who counts
+/// what a mailbox holds has to look at the file.
+fn publish(maildir: &Maildir, written: Written) -> Result<(PathBuf, Usage), Error> {
+    let name = [&written.name[..], format!(",S={}", written.len).as_bytes()].concat();
+    let (from, to) = (in_tmp(&written.name), Path::new("new").join(OsStr::from_bytes(&name)));
     match written.file.sync("letter").and_then(|()| maildir.disk.rename_new(&from, &to)) {
-        Ok(()) => Ok(to),
+        Ok(()) => Ok((to, Usage::of_letter(written.len))),
         Err(e) => {
             let _ = maildir.disk.unlink(&from);
             Err(Error::Write(e))

@@ -1,4 +1,5 @@
-//! What can go wrong with a mailbox, and how qmail-local says it. All of it is temporary: the message stays in the queue.
+//! What can go wrong with a mailbox, and how qmail-local says it. All of it is temporary, and the message stays in the queue, but for a
+//! mailbox that is full.
 
 use std::fmt;
 use std::io;
@@ -20,13 +21,15 @@ pub enum Error {
     WriteMbox(Vec<u8>, io::Error),
     /// Somebody held the lock of an mbox file all the time that we wait.
     Locked,
+    /// The mailbox has no room for the message.
+    OverQuota { is_temporary: bool },
 }
 
 impl Error {
-    /// Always: see the module.
+    /// May the same delivery succeed later?
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        true
+        !matches!(self, Self::OverQuota { is_temporary: false })
     }
 
     /// The errno behind it, if there is one.
@@ -34,7 +37,7 @@ impl Error {
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::NoMaildir(e) | Self::Read(e) | Self::Write(e) | Self::OpenMbox(_, e) | Self::WriteMbox(_, e) => Some(e),
-            Self::Locked => None,
+            Self::Locked | Self::OverQuota { .. } => None,
         }
     }
 }
@@ -51,6 +54,9 @@ impl fmt::Display for Error {
             }
             Self::WriteMbox(path, e) => {
                 write!(f, "Unable to write {}: {}. (#4.3.0)", wire::escape::visible(path), errno_text(e))
+            }
+            Self::OverQuota { is_temporary } => {
+                write!(f, "Sorry, the mailbox is full. (#{}.2.2)", if *is_temporary { 4 } else { 5 })
             }
             Self::Locked => f.write_str("File has been locked for 30 seconds straight. (#4.3.0)"),
         }

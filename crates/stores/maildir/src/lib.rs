@@ -20,6 +20,7 @@ mod mbox;
 mod name;
 #[cfg(test)]
 mod power;
+mod quota;
 
 pub use body::{Body, Letter, Stopped};
 pub use bounds::{Bounds, open_at, open_dir};
@@ -28,3 +29,4 @@ pub use error::{Error, errno_text};
 pub use mailbox::{Entry, Mailbox};
 pub use mbox::{Mbox, deliver_mbox};
 pub use name::host_name;
+pub use quota::{Ledger, Quota};

@@ -4,6 +4,7 @@
 //! files count; no name is followed as a link.
 
 use crate::bounds::{open_at, open_dir};
+use crate::quota::Usage;
 use crate::{Bounds, Error};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use std::ffi::OsStr;
@@ -25,6 +26,7 @@ const TMP_AGE_MAX_S: u64 = 36 * 3600;
 
 /// An open Maildir to read from.
 pub struct Mailbox {
+    dir: OwnedFd,
     new: Arc<OwnedFd>,
     cur: Arc<OwnedFd>,
     /// Missing: nobody delivers here, nothing is to be swept.
@@ -79,13 +81,13 @@ impl Mailbox {
         let dir = open_dir(home, path, bounds).map_err(Error::NoMaildir)?;
         let open = |name: &[u8]| open_dir(dir.as_fd(), name, bounds).map(Arc::new).map_err(Error::NoMaildir);
         let (new, cur, tmp) = (open(b"new")?, open(b"cur")?, open(b"tmp").ok());
-        let mut disk = RealDisk::new(dir);
+        let mut disk = RealDisk::new(dir.try_clone().map_err(Error::NoMaildir)?);
         for (path, held) in [("new", Some(&new)), ("cur", Some(&cur)), ("tmp", tmp.as_ref())] {
             if let Some(held) = held {
                 disk = disk.hold(Path::new(path), Arc::clone(held));
             }
         }
-        Ok(Self { new, cur, tmp, disk: Arc::new(disk) })
+        Ok(Self { dir, new, cur, tmp, disk: Arc::new(disk) })
     }
 
     /// Puts another disk between this mailbox and the real one: for tests that make it fail.
@@ -154,6 +156,15 @@ impl Mailbox {
     /// It is still there.
     pub fn delete(&self, entry: &Entry) -> io::Result<()> {
         gone_is_fine(self.disk.unlink(&path_in(if entry.is_new { "new" } else { "cur" }, &entry.name)))
+    }
+
+    /// Notes that messages are gone, for the mailbox's quota; without a `maildirsize` there is nothing to note. If it cannot be written,
+    /// the next delivery that finds no room counts anew.
+    pub fn note_removed(&self, bytes: u64, messages: u64) {
+        let less = |number: u64| i64::try_from(number).unwrap_or(i64::MAX).saturating_neg();
+        if messages > 0 {
+            let _ = crate::quota::append(self.dir.as_fd(), Usage { bytes: less(bytes), messages: less(messages) });
+        }
     }
 
     /// Moves a message from `new/X` to `cur/X:2,`: it has been seen by a reader, with no flags. Others stay as they are; another

@@ -29,6 +29,7 @@ impl Run {
             uid: 0,
             pid: 0,
             flags: 0,
+            options: Box::default(),
         };
         if let Some(started) = self.started.get_mut(submitter) {
             *started = Instant::now();

@@ -39,6 +39,11 @@ pub(crate) fn envelope(number: u64, recipients: u64) -> Envelope {
         uid: 1000,
         pid: 7,
         flags: 2,
+        options: if number.is_multiple_of(3) {
+            body(number, 1 + usize::try_from(number % 300).unwrap()).into()
+        } else {
+            Box::default()
+        },
     }
 }
 
@@ -82,14 +87,16 @@ pub(crate) fn content(fd: OwnedFd, bytes: u64) -> Vec<u8> {
 }
 
 fn state(random: &mut Random) -> RecipientState {
-    match random.below(4) {
+    match random.below(5) {
         0 => RecipientState::Done,
         1 => RecipientState::Failed { reply: body(random.next(), 40) },
         2 => RecipientState::Bounced,
+        3 => RecipientState::Succeeded { how: u8::try_from(random.below(256)).unwrap() },
         _ => RecipientState::Pending {
             attempts: 1 + u32::try_from(random.below(9)).unwrap(),
             due_s: random.below(1 << 40),
             last_reply: body(random.next(), 5000),
+            warned: random.below(2) == 0,
         },
     }
 }

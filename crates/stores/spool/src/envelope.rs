@@ -2,7 +2,7 @@
 
 use wire::Address;
 
-use crate::bytes::{Put, Take, field16};
+use crate::bytes::{Put, Take, field16, field32};
 use crate::types::{Change, Envelope, REPLY_LEN_MAX, RecipientState};
 
 /// A record carries at most about this much of changes; more are cut into several records.
@@ -15,11 +15,15 @@ const TAG_PENDING: u8 = 0;
 const TAG_DONE: u8 = 1;
 const TAG_FAILED: u8 = 2;
 const TAG_BOUNCED: u8 = 3;
+/// From format 2 on.
+const TAG_SUCCEEDED: u8 = 4;
+/// As [`TAG_PENDING`], and the sender was told of the delay. From format 2 on.
+const TAG_WARNED: u8 = 5;
 
 /// All but the arrival and the number of recipients, which are in the note.
 pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
     let addresses = envelope.recipients.iter().chain([&envelope.sender]);
-    let len = 12 + addresses.map(|address| address.as_bytes().len() + 2).sum::<usize>();
+    let len = 16 + envelope.options.len() + addresses.map(|address| address.as_bytes().len() + 2).sum::<usize>();
     let mut out = Vec::with_capacity(len);
     out.put_u32(envelope.uid);
     out.put_u32(envelope.pid);
@@ -27,6 +31,11 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
     put_address(&mut out, &envelope.sender);
     for recipient in &envelope.recipients {
         put_address(&mut out, recipient);
+    }
+    // From format 2 on; without options the bytes are those of format 1.
+    if !envelope.options.is_empty() {
+        out.put_u32(field32(envelope.options.len()));
+        out.extend_from_slice(&envelope.options);
     }
     out
 }
@@ -46,7 +55,14 @@ pub(crate) fn decode(bytes: &[u8], arrival_s: u64, recipients: u32) -> Option<En
     for _ in 0..recipients {
         list.push(take_address(&mut take)?);
     }
-    take.0.is_empty().then_some(Envelope { sender, recipients: list, arrival_s, uid, pid, flags })
+    let options: Box<[u8]> = match take.0 {
+        [] => Box::default(),
+        _ => {
+            let len = take.u32()? as usize;
+            Some(take.bytes(len)?).filter(|options| !options.is_empty())?.into()
+        }
+    };
+    take.0.is_empty().then_some(Envelope { sender, recipients: list, arrival_s, uid, pid, flags, options })
 }
 
 fn take_address(take: &mut Take<'_>) -> Option<Address> {
@@ -72,7 +88,7 @@ pub(crate) fn encode_changes(changes: &[Change]) -> Vec<Vec<u8>> {
 
 /// The whole state of a message, as changes from the fresh state.
 pub(crate) fn encode_states(states: &[RecipientState], arrival_s: u64) -> Vec<Vec<u8>> {
-    let fresh = RecipientState::Pending { attempts: 0, due_s: arrival_s, last_reply: Vec::new() };
+    let fresh = RecipientState::Pending { attempts: 0, due_s: arrival_s, last_reply: Vec::new(), warned: false };
     let numbered = (0_u32..).zip(states);
     let mut changes: Vec<Change> = numbered
         .filter(|(_, state)| **state != fresh)
@@ -89,26 +105,30 @@ pub(crate) fn encode_states(states: &[RecipientState], arrival_s: u64) -> Vec<Ve
 fn reply_of(state: &RecipientState) -> &[u8] {
     match state {
         RecipientState::Pending { last_reply: reply, .. } | RecipientState::Failed { reply } => reply,
-        RecipientState::Done | RecipientState::Bounced => &[],
+        RecipientState::Done | RecipientState::Bounced | RecipientState::Succeeded { .. } => &[],
     }
 }
 
 fn cut_reply(state: &mut RecipientState, len_max: usize) {
     match state {
         RecipientState::Pending { last_reply: reply, .. } | RecipientState::Failed { reply } => reply.truncate(len_max),
-        RecipientState::Done | RecipientState::Bounced => {}
+        RecipientState::Done | RecipientState::Bounced | RecipientState::Succeeded { .. } => {}
     }
 }
 
 fn put_change(out: &mut Vec<u8>, change: &Change, reply_len_max: usize) {
     out.put_u32(change.recipient);
     match &change.state {
-        RecipientState::Pending { attempts, due_s, .. } => {
-            out.put_u8(TAG_PENDING);
+        RecipientState::Pending { attempts, due_s, warned, .. } => {
+            out.put_u8(if *warned { TAG_WARNED } else { TAG_PENDING });
             out.put_u32(*attempts);
             out.put_u64(*due_s);
         }
         RecipientState::Done => return out.put_u8(TAG_DONE),
+        RecipientState::Succeeded { how } => {
+            out.put_u8(TAG_SUCCEEDED);
+            return out.put_u8(*how);
+        }
         RecipientState::Failed { .. } => out.put_u8(TAG_FAILED),
         RecipientState::Bounced => return out.put_u8(TAG_BOUNCED),
     }
@@ -125,10 +145,11 @@ pub(crate) fn decode_changes(bytes: &[u8]) -> Option<Vec<Change>> {
     while !take.0.is_empty() {
         let recipient = take.u32()?;
         let state = match take.u8()? {
-            TAG_PENDING => {
+            tag @ (TAG_PENDING | TAG_WARNED) => {
                 let (attempts, due_s) = (take.u32()?, take.u64()?);
-                RecipientState::Pending { attempts, due_s, last_reply: take_reply(&mut take)? }
+                RecipientState::Pending { attempts, due_s, last_reply: take_reply(&mut take)?, warned: tag == TAG_WARNED }
             }
+            TAG_SUCCEEDED => RecipientState::Succeeded { how: take.u8()? },
             TAG_DONE => RecipientState::Done,
             TAG_FAILED => RecipientState::Failed { reply: take_reply(&mut take)? },
             TAG_BOUNCED => RecipientState::Bounced,
@@ -152,11 +173,10 @@ mod tests {
     fn state() -> impl Strategy<Value = RecipientState> {
         let reply = || proptest::collection::vec(any::<u8>(), 0..50);
         prop_oneof![
-            (any::<u32>(), any::<u64>(), reply()).prop_map(|(attempts, due_s, last_reply)| RecipientState::Pending {
-                attempts,
-                due_s,
-                last_reply
+            (any::<u32>(), any::<u64>(), reply(), any::<bool>()).prop_map(|(attempts, due_s, last_reply, warned)| {
+                RecipientState::Pending { attempts, due_s, last_reply, warned }
             }),
+            any::<u8>().prop_map(|how| RecipientState::Succeeded { how }),
             Just(RecipientState::Done),
             reply().prop_map(|reply| RecipientState::Failed { reply }),
             Just(RecipientState::Bounced),
@@ -183,13 +203,34 @@ mod tests {
     fn envelopes_come_back_and_no_cut_one_does() {
         let address = |text: &str| Address::new(text.as_bytes()).unwrap();
         let recipients = vec![address("a@example.org"), address(""), address("b")];
-        let envelope = Envelope { sender: Address::null(), recipients, arrival_s: 5, uid: 1, pid: 2, flags: 3 };
-        let bytes = encode(&envelope);
-        assert_eq!(decode(&bytes, 5, 3), Some(envelope));
-        for cut in 0..bytes.len() {
-            assert_eq!(decode(&bytes[..cut], 5, 3), None);
+        let options = Box::default();
+        let envelope = Envelope { sender: Address::null(), recipients, arrival_s: 5, uid: 1, pid: 2, flags: 3, options };
+        let plain = encode(&envelope);
+        // Format 1, as it was written before there were options.
+        let was = b"\x01\0\0\0\x02\0\0\0\x03\0\0\0\0\0\x0d\0a@example.org\0\0\x01\0b";
+        assert_eq!(plain, was);
+        for options in [&b""[..], b"x", &[7; 3000]] {
+            let envelope = Envelope { options: options.into(), ..envelope.clone() };
+            let bytes = encode(&envelope);
+            assert_eq!(decode(&bytes, 5, 3), Some(envelope));
+            for cut in 0..bytes.len() {
+                // Without the last recipient's byte and what follows nothing is left; exactly without the options it is format 1.
+                assert!(decode(&bytes[..cut], 5, 3).is_none() || cut == plain.len());
+            }
+            assert_eq!(decode(&[&bytes[..], b"x"].concat(), 5, 3), None);
+            assert_eq!(decode(&bytes, 5, 2), None);
         }
-        assert_eq!(decode(&bytes, 5, 2), None);
+        assert_eq!(decode(&[&plain[..], &[0; 4]].concat(), 5, 3), None, "options of no bytes are not written");
+    }
+
+    #[test]
+    fn states_of_format_1_are_read_and_still_written() {
+        let was = b"\x07\0\0\0\0\x02\0\0\0\x09\0\0\0\0\0\0\0\x01\0r\x08\0\0\0\x01\x09\0\0\0\x02\x02\0no\x0a\0\0\0\x03";
+        let pending = RecipientState::Pending { attempts: 2, due_s: 9, last_reply: b"r".to_vec(), warned: false };
+        let states = [pending, RecipientState::Done, RecipientState::Failed { reply: b"no".to_vec() }, RecipientState::Bounced];
+        let changes: Vec<Change> = (7..).zip(states).map(|(recipient, state)| Change { recipient, state }).collect();
+        assert_eq!(decode_changes(was), Some(changes.clone()));
+        assert_eq!(encode_changes(&changes), [was.to_vec()]);
     }
 
     #[test]

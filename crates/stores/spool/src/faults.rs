@@ -38,7 +38,7 @@ fn accepted(completion: &Completion) -> MessageId {
 }
 
 fn deferred(recipient: u32) -> Change {
-    Change { recipient, state: RecipientState::Pending { attempts: 1, due_s: 9, last_reply: b"later".to_vec() } }
+    Change { recipient, state: RecipientState::Pending { attempts: 1, due_s: 9, last_reply: b"later".to_vec(), warned: true } }
 }
 
 const OUTLOOK: Outlook = Outlook { pending: 1, due_s: 9, held: false };
@@ -308,6 +308,34 @@ fn a_newer_format_is_refused_by_name_and_nothing_is_changed() {
     assert!(disk.take_snapshots().is_empty(), "something was changed");
 }
 
+#[test]
+fn the_format_before_is_read() {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    // Without options and the states of format 2 the records are those of format 1, so that just the header tells them apart.
+    for number in [1, 2] {
+        accepted(&accept(&mut spool, number));
+    }
+    drop(spool);
+    let file = disk.open("segments/0000000000000001".as_ref(), Access::ReadWrite).unwrap();
+    let mut header = vec![0; segment::HEADER_BYTES];
+    assert_eq!(file.read_at(&mut header, 0).unwrap(), segment::HEADER_BYTES);
+    assert_eq!(header[8..12], 2u32.to_le_bytes(), "this version writes its own format");
+    header[8] = 1;
+    let end = header.len() - 4;
+    let crc = crc32c::crc32c(&header[..end]).to_le_bytes();
+    header[end..].copy_from_slice(&crc);
+    file.write_at(&[IoSlice::new(&header)], 0).unwrap();
+    let (mut again, found) = reopened(&disk);
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    for (number, id) in found {
+        check(&mut again, id, number);
+    }
+    let three = accepted(&accept(&mut again, 3));
+    check(&mut again, three, 3);
+    assert!(again.completions().is_empty(), "no alert");
+}
+
 /// Any byte of any file may be wrong: the start neither fails nor panics, and what it lists can be read or is said to be damaged.
 #[test]
 fn any_wrong_byte_is_survived() {
@@ -479,7 +507,7 @@ fn no_result_of_a_full_segment_is_lost_when_its_sync_fails() {
         let mut due_s = 0;
         let mut progress = |spool: &mut Inline| {
             due_s += 1;
-            let state = RecipientState::Pending { attempts: 1, due_s, last_reply: vec![b'x'; reply_len] };
+            let state = RecipientState::Pending { attempts: 1, due_s, last_reply: vec![b'x'; reply_len], warned: false };
             spool.progress(id, vec![Change { recipient: 0, state: state.clone() }], OUTLOOK, 5000);
             assert!(matches!(answer(spool, 5000), Completion::Written { .. }));
             state
@@ -538,7 +566,7 @@ fn many_broken_chains_are_mended_in_parts() {
     let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
     let pending = |recipient: u32| Change {
         recipient,
-        state: RecipientState::Pending { attempts: 1, due_s: 9, last_reply: vec![b'r'; 4000] },
+        state: RecipientState::Pending { attempts: 1, due_s: 9, last_reply: vec![b'r'; 4000], warned: false },
     };
     let ids: Vec<MessageId> = (1..=8).map(|n| accepted(&accept(&mut spool, n * 3 + 2))).collect();
     let mut damaged = Vec::new();

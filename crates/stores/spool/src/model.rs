@@ -84,7 +84,7 @@ impl Model {
             Body::Inline(bytes) => bytes,
             Body::Side(side) => lock(&side.shared.inner).chunks.drain(..).flatten().collect(),
         };
-        let fresh = RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new() };
+        let fresh = RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new(), warned: false };
         let outlook = Outlook {
             pending: u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX),
             due_s: envelope.arrival_s,
@@ -119,9 +119,9 @@ fn living(id: MessageId, kept: &Kept) -> Living {
 
 fn cut(state: RecipientState) -> RecipientState {
     match state {
-        RecipientState::Pending { attempts, due_s, mut last_reply } => {
+        RecipientState::Pending { attempts, due_s, mut last_reply, warned } => {
             last_reply.truncate(REPLY_LEN_MAX);
-            RecipientState::Pending { attempts, due_s, last_reply }
+            RecipientState::Pending { attempts, due_s, last_reply, warned }
         }
         RecipientState::Failed { mut reply } => {
             reply.truncate(REPLY_LEN_MAX);

@@ -193,7 +193,8 @@ impl Story {
         for recipient in 0..recipients {
             if all || recipient == self.ticket % recipients {
                 let due_s = self.random.below(1 << 30);
-                let state = RecipientState::Pending { attempts: 1, due_s, last_reply: body(due_s, 20) };
+                let state =
+                    RecipientState::Pending { attempts: 1, due_s, last_reply: body(due_s, 20), warned: due_s.is_multiple_of(2) };
                 changes.push(Change { recipient: u32::try_from(recipient).unwrap(), state });
             }
         }

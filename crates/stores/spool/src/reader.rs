@@ -132,7 +132,7 @@ pub(crate) fn read_whole(shared: &Shared, id: u64) -> Result<Whole, ReadFailure>
 }
 
 pub(crate) fn fresh(envelope: &Envelope) -> Vec<RecipientState> {
-    let state = RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new() };
+    let state = RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new(), warned: false };
     vec![state; envelope.recipients.len()]
 }
 

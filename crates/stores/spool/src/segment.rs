@@ -15,7 +15,7 @@ use crate::bytes::{Put, Take, index};
 use crate::record::{HEADER_LEN, Head, Located, Nonce, next_record};
 
 /// The format that this version writes; it reads this and, once there is one, the format before.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// Where the first record is: the header has a block of its own, so that no write of a record touches it.
 pub(crate) const RECORDS_AT: u64 = 4096;
 /// Bytes kept at the end for the footer.
@@ -26,7 +26,7 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 
 const MAGIC: &[u8; 8] = b"qmailspl";
-const HEADER_BYTES: usize = 48;
+pub(crate) const HEADER_BYTES: usize = 48;
 const FOOTER_BYTES: usize = 24;
 /// A new segment goes to the disk in steps of this length, so that commits find gaps between them.
 const EXTENT_STEP: u64 = 1024 * 1024;
@@ -317,7 +317,7 @@ mod tests {
             assert!(Header::decode(&changed).is_err(), "byte {at}");
         }
         let mut newer = bytes.clone();
-        newer[8] = 2;
-        assert!(matches!(Header::decode(&newer), Err(HeaderFault::Newer(2))));
+        newer[8] = 3;
+        assert!(matches!(Header::decode(&newer), Err(HeaderFault::Newer(3))));
     }
 }

@@ -47,6 +47,8 @@ pub struct Envelope {
     pub pid: u32,
     /// Opaque to the spool (SMTPUTF8, 8BITMIME, bounce …).
     pub flags: u32,
+    /// Opaque to the spool; mostly empty, and then nothing is written for it.
+    pub options: Box<[u8]>,
 }
 
 /// A message in qmail's LF form.
@@ -62,9 +64,17 @@ pub enum Body {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecipientState {
     /// To be tried (again) at `due_s`, UNIX seconds.
-    Pending { attempts: u32, due_s: u64, last_reply: Vec<u8> },
+    Pending {
+        attempts: u32,
+        due_s: u64,
+        last_reply: Vec<u8>,
+        /// The sender was told of the delay.
+        warned: bool,
+    },
     /// Delivered.
     Done,
+    /// Delivered; the sender wants to know and does not know yet. `how` is opaque to the spool.
+    Succeeded { how: u8 },
     /// Failed for good; the sender does not know yet. The reply is for the bounce.
     Failed { reply: Vec<u8> },
     /// Failed for good and reported, or there is nobody to report to.

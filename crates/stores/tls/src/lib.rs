@@ -3,11 +3,12 @@
 //! Never here: a private key. Server signatures are asked for from qmail-keys.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod server;
 pub mod stream;
 pub mod transport;
 
-pub use server::Acceptor;
+pub use server::{Acceptor, ClientCertificates, Facts};
 pub use stream::Stream;
 pub use transport::Transport;
 

@@ -7,11 +7,15 @@
 //! 1.3 only. Session tickets are sealed by a key that is this process's own, made at its start. Never here: a private key.
 
 mod certificates;
+mod clients;
 mod keys;
 mod pool;
+mod record;
+
+pub use clients::{Authorities, ClientCertificate, ClientCertificates};
 
 use crate::{Stream, provider};
-use certificates::Certificates;
+use certificates::{Certificates, Choice};
 use keys::Keys;
 use pool::Pool;
 use rustls::server::{NoServerSessionStorage, ServerConnection};
@@ -29,15 +33,16 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// For one signature.
 pub const ORACLE_MAX: Duration = Duration::from_secs(2);
 /// What a client may send before its handshake is done, in bytes; a hello with post-quantum key shares has 2 KiB.
-pub const INPUT_LEN_MAX: usize = 128 * 1024;
-/// Read at a time.
-const READ_LEN: usize = 4096;
+pub const INPUT_LEN_MAX: usize = 64 * 1024;
+/// How often a handshake may ask for a thread; three or four times is usual.
+pub const STEPS_MAX: usize = 32;
 
 /// What handshakes need; one for a process, made after it confined itself.
 #[derive(Debug)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
+    clients: ClientCertificates,
     pool: Pool,
 }
 
@@ -48,14 +53,18 @@ pub struct Facts {
     pub version: &'static str,
     /// By its IANA name: `TLS_AES_256_GCM_SHA384`.
     pub cipher: String,
-    /// Channel binding tls-exporter (RFC 9266).
-    pub exporter: [u8; 32],
+    /// The group of the key exchange, as `X25519MLKEM768`; empty where a session went on without one.
+    pub group: String,
+    /// Channel binding tls-exporter (RFC 9266); not with TLS 1.2, where only some sessions have one (§4.2) and it is not known which.
+    pub exporter: Option<[u8; 32]>,
     /// Channel binding tls-server-end-point (RFC 5929), where it is defined for the certificate.
     pub end_point: Option<Vec<u8>>,
     /// The host name that the client asked for.
     pub server_name: Option<String>,
     /// An earlier session went on.
     pub is_resumed: bool,
+    /// The client's certificate, if it was asked for one and has one.
+    pub client: Option<ClientCertificate>,
 }
 
 /// Why there is no TLS.
@@ -95,18 +104,25 @@ impl Acceptor {
     /// # Errors
     /// No thread or no random bytes to be had.
     pub fn start(run: Arc<OwnedFd>, socket: &'static str) -> io::Result<Self> {
+        Self::start_asking(run, socket, ClientCertificates::NotAsked)
+    }
+
+    /// As [`Acceptor::start`], where clients may be asked for certificates.
+    ///
+    /// # Errors
+    /// As [`Acceptor::start`].
+    pub fn start_asking(run: Arc<OwnedFd>, socket: &'static str, clients: ClientCertificates) -> io::Result<Self> {
         let keys = Arc::new(Keys::new(run, socket));
         let certificates = Certificates::start(keys)?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&certificates) as _);
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(io::Error::other)?;
+        let mut config = clients.verify(builder).with_cert_resolver(Arc::new(Choice::new(&certificates)));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(io::Error::other)?;
         // Mail clients open one connection at a time.
         config.send_tls13_tickets = 1;
-        Ok(Self { config: Arc::new(config), certificates, pool: Pool::start()? })
+        Ok(Self { config: Arc::new(config), certificates, clients, pool: Pool::start()? })
     }
 
     /// Is there a certificate, and did qmail-keys answer when it was asked last?
@@ -126,53 +142,60 @@ impl Acceptor {
         timeout(HANDSHAKE_MAX, self.handshake(io)).await.unwrap_or(Err(Refused::Timeout))
     }
 
-    async fn handshake(&self, io: TcpStream) -> Result<(Stream, Facts), Refused> {
-        let mut tls = Box::new(ServerConnection::new(Arc::clone(&self.config)).map_err(Refused::Tls)?);
-        let mut taken = 0usize;
-        while tls.is_handshaking() {
-            let input = read(&io).await?;
-            taken = taken.saturating_add(input.len());
-            if taken > INPUT_LEN_MAX {
-                return Err(Refused::TooMuch);
-            }
+    async fn handshake(&self, mut io: TcpStream) -> Result<(Stream, Facts), Refused> {
+        // Each connection remembers its own choice: by the end of the handshake there may be other certificates.
+        let choice = Arc::new(Choice::new(&self.certificates));
+        let mut config = ServerConfig::clone(&self.config);
+        config.cert_resolver = Arc::clone(&choice) as _;
+        let mut tls = Box::new(ServerConnection::new(Arc::new(config)).map_err(Refused::Tls)?);
+        let mut left = INPUT_LEN_MAX;
+        for _ in 0..STEPS_MAX {
+            let input = record::read(&mut io, &mut left).await?;
             let (after, processed) = self.pool.process(tls, input).await.ok_or(Refused::Busy)?;
             tls = after;
+            if tls.is_handshaking() {
+                // What ticket this session gets says by which certificate it began.
+                tls.set_resumption_data(&end_point(&tls, &choice).unwrap_or_default());
+            }
             let sent = write(&io, &mut tls).await;
             processed.map_err(Refused::Tls)?;
             sent?;
+            if !tls.is_handshaking() {
+                let facts = self.facts(&tls, &choice);
+                return Ok((Stream::new(io, *tls), facts));
+            }
         }
-        let facts = self.facts(&tls);
-        Ok((Stream::new(io, *tls), facts))
+        Err(Refused::TooMuch)
     }
 
-    fn facts(&self, tls: &ServerConnection) -> Facts {
+    fn facts(&self, tls: &ServerConnection, choice: &Choice) -> Facts {
         let is_new = tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let suite = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
-        let exporter = tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", None);
-        let server_name = tls.server_name().map(str::to_owned);
+        let exporter = || tls.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b"")).ok();
         Facts {
             version: if is_new { "TLSv1.3" } else { "TLSv1.2" },
             // rustls says TLS13_ where the registry says TLS_.
             cipher: suite.replacen("TLS13_", "TLS_", 1),
-            // It can only be missing before the handshake is over; nobody knows these bytes then.
-            exporter: exporter.unwrap_or_default(),
-            end_point: self.certificates.end_point(server_name.as_deref()),
-            server_name,
-            is_resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            group: tls.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())).unwrap_or_default(),
+            exporter: if is_new { exporter() } else { None },
+            end_point: end_point(tls, choice),
+            server_name: tls.server_name().map(str::to_owned),
+            is_resumed: is_resumed(tls),
+            client: tls.peer_certificates().and_then(|chain| self.clients.facts(chain)),
         }
     }
 }
 
-async fn read(io: &TcpStream) -> Result<Vec<u8>, Refused> {
-    loop {
-        io.readable().await.map_err(|_| Refused::Closed)?;
-        let mut buf = [0; READ_LEN];
-        match io.try_read(&mut buf) {
-            Ok(0) => return Err(Refused::Closed),
-            Ok(len) => return Ok(buf.get(..len).unwrap_or_default().to_vec()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Refused::Closed),
-        }
+fn is_resumed(tls: &ServerConnection) -> bool {
+    tls.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
+/// By the certificate that the session began with, which is not this handshake's where it goes on.
+fn end_point(tls: &ServerConnection, choice: &Choice) -> Option<Vec<u8>> {
+    if is_resumed(tls) {
+        tls.received_resumption_data().filter(|data| !data.is_empty()).map(<[u8]>::to_vec)
+    } else {
+        choice.end_point()
     }
 }
 

@@ -47,6 +47,11 @@ impl io::Write for Nonblocking<'_> {
         self.0.try_write(buf)
     }
 
+    /// All records at once: one that is left behind may be the alert that says why.
+    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(bufs)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,19 +1,21 @@
 //! `qmail user` and `qmail alias`: everything is said to qmail-auth, which alone opens the accounts.
 
-use std::io::{self, BufRead as _};
+use std::io::{self, BufRead as _, Read as _};
 
 use control::Root;
-use ipc::admin::{AccountAnswer, AccountRequest};
+use ipc::admin::{AccountAnswer, AccountRequest, AccountRow, Vacation};
 use ipc::field::Bytes;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wire::Address;
 
 use crate::admin::Admin;
 use crate::print::{Printer, text};
-use crate::{Failure, app_password, cli, domain};
+use crate::{Failure, app_password, cli, domain, value};
 
 /// Longest password line that is read.
 const PASSWORD_LEN_MAX: u64 = 1024;
+/// Longest text of a reply; qmail-auth has the last word.
+const TEXT_LEN_MAX: u64 = 4096;
 
 /// Runs `qmail user`.
 ///
@@ -22,12 +24,13 @@ const PASSWORD_LEN_MAX: u64 = 1024;
 pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Failure> {
     let (request, said) = match command {
         cli::User::AppPassword(command) => return app_password::app_password(root, command, printer),
-        cli::User::Add { address, clear, .. } => {
+        cli::User::Add { address, password: how, clear } => {
             let said = format!("{address} has a mailbox now");
-            let (address, password) = (parse(address)?, password(&mut io::stdin().lock())?);
-            let request = match clear.keep_clear {
-                true => AccountRequest::UserKeepClear { address, password, add: true },
-                false => AccountRequest::UserAdd { address, password },
+            let (address, line) = (parse(address)?, password(&mut io::stdin().lock())?);
+            let request = match (how.password_hash_stdin, clear.keep_clear) {
+                (true, _) => AccountRequest::UserAddHash { address, hash: line },
+                (false, true) => AccountRequest::UserKeepClear { address, password: line, add: true },
+                (false, false) => AccountRequest::UserAdd { address, password: line },
             };
             (request, said)
         }
@@ -43,11 +46,50 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
         cli::User::Remove { address } => {
             (AccountRequest::UserRemove { address: parse(address)? }, format!("{address} is gone; the mail stays on the disk"))
         }
-        cli::User::Quota { address, size } => {
-            let bytes = quota(size)?;
-            let said = if bytes == 0 { "no limit".to_owned() } else { format!("{bytes} bytes") };
-            (AccountRequest::UserQuota { address: parse(address)?, bytes }, format!("{address}: {said}"))
+        cli::User::Quota { address, size, messages } => {
+            let (bytes, messages) = (value::size(size)?, value::count(messages)?.unwrap_or(0).into());
+            let part = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
+            let parts: Vec<_> = [part(bytes, "bytes"), part(messages, "messages")].into_iter().flatten().collect();
+            let said = if parts.is_empty() { "no limit".to_owned() } else { parts.join(", ") };
+            (AccountRequest::UserQuota { address: parse(address)?, bytes, messages }, format!("{address}: {said}"))
         }
+        cli::User::Suspend { address, refuse_mail } => {
+            let request = AccountRequest::UserSuspend { address: parse(address)?, suspended: true, refuses_mail: *refuse_mail };
+            let mail = if *refuse_mail { "and the mail is refused" } else { "mail goes on arriving" };
+            (request, format!("{address} cannot log in any more; {mail}"))
+        }
+        cli::User::Resume { address } => {
+            let request = AccountRequest::UserSuspend { address: parse(address)?, suspended: false, refuses_mail: false };
+            (request, format!("{address} can log in again"))
+        }
+        cli::User::Forward { address, targets, keep_copy, off: _ } => {
+            let to = targets.iter().map(|target| parse(target)).collect::<Result<_, _>>()?;
+            let request = AccountRequest::UserForward { address: parse(address)?, targets: to, keeps_copy: *keep_copy };
+            let mailbox = if *keep_copy { " and into the mailbox" } else { "" };
+            let said =
+                if targets.is_empty() { "into the mailbox".to_owned() } else { format!("{}{mailbox}", targets.join(", ")) };
+            (request, format!("mail for {address} goes to {said}"))
+        }
+        cli::User::Vacation { address, off: true, .. } => {
+            let request = AccountRequest::UserVacation { address: parse(address)?, vacation: None };
+            (request, format!("{address} does not reply any more"))
+        }
+        cli::User::Vacation { address, subject, from, until, days, .. } => {
+            let day = |text: &Option<String>| text.as_deref().map(value::day).transpose().map(Option::unwrap_or_default);
+            let (from_s, until_s) = (day(from)?, day(until)?);
+            let text = whole_text(&mut io::stdin().lock())?;
+            let vacation = Vacation { subject: subject.as_str().into(), text, from_s, until_s, days: *days };
+            (AccountRequest::UserVacation { address: parse(address)?, vacation: Some(vacation) }, format!("{address} replies"))
+        }
+        cli::User::Limits { address, per_hour, per_day } => {
+            let admin = Admin::auth(root)?;
+            let row = account_row(&admin, &parse(address)?)?;
+            let limit = |text: &Option<String>, now| text.as_deref().map_or(Ok(now), value::count);
+            let (per_hour, per_day) = (limit(per_hour, row.per_hour)?, limit(per_day, row.per_day)?);
+            admin.account(&AccountRequest::UserLimits { address: row.address, per_hour, per_day })?;
+            return printer.done(&format!("{address} is limited"));
+        }
+        cli::User::Show { address } => return show(root, &parse(address)?, printer),
         cli::User::List { domain } => return list_users(root, domain.as_deref(), printer),
     };
     Admin::auth(root)?.account(&request)?;
@@ -72,6 +114,48 @@ pub fn alias(root: &Root, command: &cli::Alias, printer: Printer) -> Result<(), 
     };
     Admin::auth(root)?.account(&request)?;
     printer.done(&said)
+}
+
+fn account_row(admin: &Admin, address: &Address) -> Result<AccountRow, Failure> {
+    let answers = admin.account(&AccountRequest::UserShow { address: address.clone() })?;
+    let rows = answers.into_iter().filter_map(|answer| match answer {
+        AccountAnswer::Accounts { rows, .. } => Some(rows),
+        _ => None,
+    });
+    rows.flatten().next().ok_or_else(|| Failure::temporary("qmail-auth: no word on the user".to_owned()))
+}
+
+fn show(root: &Root, address: &Address, printer: Printer) -> Result<(), Failure> {
+    printer.object(&properties(&account_row(&Admin::auth(root)?, address)?))
+}
+
+/// All that is set of a user, in the order it is shown.
+pub(crate) fn properties(row: &AccountRow) -> Vec<(&'static str, &'static str, Value)> {
+    let bound = |number: Option<u64>| number.filter(|number| *number > 0).map_or(Value::Null, Value::from);
+    let limit = |number: Option<u32>| number.map_or(Value::Null, Value::from);
+    let vacation = row.vacation.as_ref().map_or(Value::Null, |vacation| {
+        let time = |unix_s: u64| if unix_s == 0 { Value::Null } else { unix_s.into() };
+        json!({
+            "subject": text(&vacation.subject),
+            "text": text(&vacation.text),
+            "from_s": time(vacation.from_s),
+            "until_s": time(vacation.until_s),
+            "days": vacation.days,
+        })
+    });
+    vec![
+        ("user", "address", text(row.address.as_bytes())),
+        ("quota", "quota", bound(row.quota.as_ref().map(|quota| quota.bytes))),
+        ("most messages", "quota_messages", bound(row.quota.as_ref().map(|quota| quota.messages))),
+        ("suspended", "suspended", row.suspended.into()),
+        ("mail refused", "refuses_mail", row.refuses_mail.into()),
+        ("forwarded to", "forward", row.forward.iter().map(|target| text(target.as_bytes())).collect()),
+        ("and into the mailbox", "keeps_copy", row.keeps_copy.into()),
+        ("vacation reply", "vacation", vacation),
+        ("messages in an hour", "per_hour", limit(row.per_hour)),
+        ("messages in a day", "per_day", limit(row.per_day)),
+        ("since", "created_s", row.created_s.into()),
+    ]
 }
 
 fn list_users(root: &Root, of: Option<&str>, printer: Printer) -> Result<(), Failure> {
@@ -112,6 +196,18 @@ pub(crate) fn parse(address: &str) -> Result<Address, Failure> {
     }
 }
 
+/// The text of a reply, with its CRLFs as LFs.
+fn whole_text(input: &mut impl io::Read) -> Result<Bytes, Failure> {
+    let mut text = Vec::new();
+    let read = io::Read::take(input, TEXT_LEN_MAX.saturating_add(1)).read_to_end(&mut text);
+    read.map_err(|error| Failure::temporary(format!("standard input: {error}")))?;
+    if u64::try_from(text.len()).unwrap_or(u64::MAX) > TEXT_LEN_MAX {
+        return Err(Failure::usage(format!("the text of a reply has at most {TEXT_LEN_MAX} bytes")));
+    }
+    text.retain(|b| *b != b'\r');
+    Ok(text.into())
+}
+
 /// The first line, without its end.
 fn password(input: &mut impl io::BufRead) -> Result<Bytes, Failure> {
     let mut line = Vec::new();
@@ -128,43 +224,9 @@ fn password(input: &mut impl io::BufRead) -> Result<Bytes, Failure> {
     Ok(line.into())
 }
 
-/// `10M` as bytes; 0 for no limit.
-fn quota(size: &str) -> Result<u64, Failure> {
-    if size.eq_ignore_ascii_case("none") {
-        return Ok(0);
-    }
-    let wrong = || Failure::usage(format!("{}: a size is a number, with K, M or G behind it, or `none`", size.escape_debug()));
-    let (digits, shift) = match size.char_indices().next_back().ok_or_else(wrong)? {
-        (at, 'k' | 'K') => (size.get(..at), 10),
-        (at, 'm' | 'M') => (size.get(..at), 20),
-        (at, 'g' | 'G') => (size.get(..at), 30),
-        _ => (Some(size), 0),
-    };
-    let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        for (size, expected) in [
-            ("none", Some(0)),
-            ("0", Some(0)),
-            ("7", Some(7)),
-            ("2k", Some(2048)),
-            ("10M", Some(10 << 20)),
-            ("3G", Some(3 << 30)),
-        ] {
-            assert_eq!(quota(size).ok(), expected, "{size}");
-        }
-        for bad in ["", "M", "-1", "+1", "1.5M", "1T", "10 M", "99999999999999999G"] {
-            assert!(quota(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_password_is_one_line() {

@@ -83,19 +83,43 @@ impl Admin {
     /// # Errors
     /// What it says, or it is gone.
     pub fn account(&self, request: &AccountRequest) -> Result<Vec<AccountAnswer>, Failure> {
-        self.ask(request, |answer| match answer {
-            AccountAnswer::Users { last, .. } | AccountAnswer::Aliases { last, .. } => Ok(*last),
-            AccountAnswer::Ok {} | AccountAnswer::AppPassword { .. } | AccountAnswer::AppPasswords { .. } => Ok(true),
-            AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
-            AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
+        self.ask(request, account_is_last)
+    }
+
+    /// As [`Admin::account`] for long lists: each answer is handed on as it comes.
+    ///
+    /// # Errors
+    /// As [`Admin::account`], or what `take` says.
+    pub fn each(
+        &self,
+        request: &AccountRequest,
+        mut take: impl FnMut(&AccountAnswer) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.ask_each(request, |answer| {
+            take(&answer)?;
+            account_is_last(&answer)
         })
     }
 
     fn ask<Q: Message, A: Message>(&self, request: &Q, is_last: impl Fn(&A) -> Result<bool, Failure>) -> Result<Vec<A>, Failure> {
+        let mut answers = Vec::new();
+        self.ask_each(request, |answer| {
+            let last = is_last(&answer)?;
+            answers.push(answer);
+            Ok(last)
+        })?;
+        Ok(answers)
+    }
+
+    /// `take` says whether it was the last.
+    fn ask_each<Q: Message, A: Message>(
+        &self,
+        request: &Q,
+        mut take: impl FnMut(A) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
         let gone = |why: &str| Failure::temporary(format!("{}: {why}", self.name));
         let request = request.encode_bounded().map_err(|_| Failure::usage("too long for one request".to_owned()))?;
         self.socket.send(&request).map_err(|error| gone(&error.to_string()))?;
-        let mut answers = Vec::new();
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         loop {
             let datagram = match self.socket.recv(&mut buf) {
@@ -105,12 +129,26 @@ impl Admin {
                 Err(error) => return Err(gone(&error.to_string())),
             };
             let answer = A::decode(datagram).map_err(|_| gone("is of another version than this program"))?;
-            let last = is_last(&answer)?;
-            answers.push(answer);
-            if last {
-                return Ok(answers);
+            if take(answer)? {
+                return Ok(());
             }
         }
+    }
+}
+
+fn account_is_last(answer: &AccountAnswer) -> Result<bool, Failure> {
+    match answer {
+        AccountAnswer::Users { last, .. } | AccountAnswer::Aliases { last, .. } | AccountAnswer::Accounts { last, .. } => {
+            Ok(*last)
+        }
+        // The rest of the domains is asked for.
+        AccountAnswer::Ok {}
+        | AccountAnswer::AppPassword { .. }
+        | AccountAnswer::AppPasswords { .. }
+        | AccountAnswer::Domains { .. } => Ok(true),
+        AccountAnswer::Added { .. } | AccountAnswer::Hashed { .. } => Ok(true),
+        AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
+        AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
     }
 }
 

@@ -33,6 +33,11 @@ pub enum Command {
     /// Aliases of virtual domains
     #[command(subcommand)]
     Alias(Alias),
+    /// Take over domains, users and aliases from elsewhere. What is there already stays as it is. Exit code 1 if something was left out.
+    #[command(subcommand)]
+    Import(Import),
+    /// Write domains, users and aliases as a table, or with --json as an object a line
+    Export(Export),
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
@@ -59,11 +64,60 @@ pub struct Setup {
 #[derive(Debug, Subcommand)]
 pub enum Domain {
     /// Make a domain virtual: its users are those of `qmail user`, not the system's
-    Add { domain: String },
+    Add {
+        domain: String,
+        /// Everybody in it is who has the same name in OTHER
+        #[arg(long, value_name = "OTHER")]
+        alias_of: Option<String>,
+    },
     /// Forget a domain and its users. Their mail stays on the disk.
     Remove { domain: String },
     /// List the virtual domains
     List,
+    /// Show all that is set of a domain
+    Show { domain: String },
+    /// Set defaults and bounds of a domain
+    Set(DomainSet),
+    /// Accounts that administer a domain
+    #[command(subcommand)]
+    Admin(DomainAdmin),
+}
+
+/// What is not named stays as it is.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub struct DomainSet {
+    pub domain: String,
+    /// Quota of new users: bytes, or with a K, M or G behind the number; `none` for no limit
+    #[arg(long, value_name = "SIZE", group = "what")]
+    pub default_quota: Option<String>,
+    /// What the quotas of all users may come to; `none` for no limit
+    #[arg(long, value_name = "SIZE", group = "what")]
+    pub quota: Option<String>,
+    /// Most users; `none` for no limit
+    #[arg(long, value_name = "N", group = "what")]
+    pub users_max: Option<String>,
+    /// Who gets mail for addresses that nobody has; `none`: it is refused
+    #[arg(long, value_name = "ADDRESS", group = "what")]
+    pub catch_all: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DomainAdmin {
+    /// Let an account administer a domain
+    Add {
+        domain: String,
+        /// user@domain
+        address: String,
+    },
+    /// Do not let it any more
+    Remove {
+        domain: String,
+        /// user@domain
+        address: String,
+    },
+    /// List the administrators of a domain
+    List { domain: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,9 +127,14 @@ pub enum User {
         /// user@domain
         address: String,
         #[command(flatten)]
-        password: Password,
+        password: NewPassword,
         #[command(flatten)]
         clear: KeepClear,
+    },
+    /// Show all that is set of a user
+    Show {
+        /// user@domain
+        address: String,
     },
     /// Remove a user. The mail stays on the disk.
     Remove {
@@ -102,7 +161,86 @@ pub enum User {
         address: String,
         /// Bytes, or with a K, M or G behind the number; `none` for no limit
         size: String,
+        /// Most messages
+        #[arg(long, value_name = "N", default_value = "none")]
+        messages: String,
     },
+    /// Allow no more logins. Mail goes on arriving, but is neither forwarded nor replied to.
+    Suspend {
+        /// user@domain
+        address: String,
+        /// Refuse the mail, too
+        #[arg(long)]
+        refuse_mail: bool,
+    },
+    /// Undo a suspension
+    Resume {
+        /// user@domain
+        address: String,
+    },
+    /// Forward a user's mail
+    #[command(group = clap::ArgGroup::new("where").required(true).multiple(true))]
+    Forward {
+        /// user@domain
+        address: String,
+        /// Where the mail goes
+        #[arg(value_name = "TARGET", group = "where")]
+        targets: Vec<String>,
+        /// The mailbox gets it, too
+        #[arg(long, requires = "targets")]
+        keep_copy: bool,
+        /// To the mailbox alone
+        #[arg(long, group = "where", conflicts_with = "targets")]
+        off: bool,
+    },
+    /// Reply to those who write while a user is away
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["text_stdin", "off"]))]
+    Vacation {
+        /// user@domain
+        address: String,
+        /// Read the text of the reply from standard input
+        #[arg(long)]
+        text_stdin: bool,
+        /// No replies
+        #[arg(long)]
+        off: bool,
+        /// Subject of the reply; made from the message's if left out
+        #[arg(long, default_value = "")]
+        subject: String,
+        /// The first day, YYYY-MM-DD
+        #[arg(long, value_name = "DAY")]
+        from: Option<String>,
+        /// The day of return, YYYY-MM-DD
+        #[arg(long, value_name = "DAY")]
+        until: Option<String>,
+        /// Days between two replies to the same sender
+        #[arg(long, value_name = "N", default_value_t = 7)]
+        days: u32,
+    },
+    /// Limit what a user may send
+    #[command(group = clap::ArgGroup::new("limit").required(true).multiple(true))]
+    Limits {
+        /// user@domain
+        address: String,
+        /// Messages in an hour; `none`: as everybody
+        #[arg(long, value_name = "N", group = "limit")]
+        per_hour: Option<String>,
+        /// Messages in a day; `none`: as everybody
+        #[arg(long, value_name = "N", group = "limit")]
+        per_day: Option<String>,
+    },
+}
+
+/// As [`Password`], or its hash.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct NewPassword {
+    /// Read the password from standard input, one line
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Read the hash of the password from standard input, one line
+    #[arg(long)]
+    pub password_hash_stdin: bool,
 }
 
 /// There is no password option: the arguments of a process are for all to see.
@@ -169,6 +307,60 @@ pub enum Alias {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum Import {
+    /// A table as `qmail export` writes it; the first line names the columns
+    Csv {
+        /// `-` for standard input
+        file: PathBuf,
+        /// Make domains virtual that are not
+        #[arg(long)]
+        create_domains: bool,
+        #[command(flatten)]
+        options: ImportOptions,
+    },
+    /// Lines of name:hash:…, as in passwd(5), shadow(5) or Dovecot's passwd-file
+    Passwd {
+        file: PathBuf,
+        /// The domain of names that are no whole addresses
+        #[arg(long)]
+        domain: Option<String>,
+        /// Where the hashes are, if the file says `x`
+        #[arg(long, value_name = "FILE")]
+        shadow: Option<PathBuf>,
+        #[command(flatten)]
+        options: ImportOptions,
+    },
+    /// A vpopmail tree, with its Maildirs where they lie
+    Vpopmail {
+        /// The directory that holds `domains`
+        dir: PathBuf,
+        /// A users/assign that names alias domains
+        #[arg(long, value_name = "FILE")]
+        assign: Option<PathBuf>,
+        /// Rename homes that lie deeper than DOMAIN/USER
+        #[arg(long)]
+        move_homes: bool,
+        #[command(flatten)]
+        options: ImportOptions,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ImportOptions {
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    pub domain: Option<String>,
+    /// With the hashes of the passwords
+    #[arg(long)]
+    pub with_secrets: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub enum Queue {
     /// List the messages
     List,
@@ -218,6 +410,15 @@ mod tests {
             "qmail user app-password add a@b --name phone --service pop3",
             "qmail user app-password list a@b --json",
             "qmail user app-password remove a@b --name phone",
+            "qmail user add a@b --password-hash-stdin",
+            "qmail user forward a@b c@d e@f --keep-copy",
+            "qmail user forward a@b --off",
+            "qmail user vacation a@b --off",
+            "qmail user vacation a@b --text-stdin --until 2026-12-24 --days 3",
+            "qmail user limits a@b --per-hour 5",
+            "qmail domain set a --catch-all none --quota 5G",
+            "qmail domain add a --alias-of b",
+            "qmail domain admin add a b@c",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -229,6 +430,14 @@ mod tests {
             "qmail user add a@b",
             "qmail user app-password add a@b",
             "qmail user app-password add a@b --name x --service imap",
+            "qmail user add a@b --password-stdin --password-hash-stdin",
+            "qmail user forward a@b",
+            "qmail user forward a@b --off c@d",
+            "qmail user forward a@b --keep-copy",
+            "qmail user vacation a@b",
+            "qmail user vacation a@b --off --text-stdin",
+            "qmail user limits a@b",
+            "qmail domain set a",
             "qmail alias add a@b",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");

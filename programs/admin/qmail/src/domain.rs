@@ -7,11 +7,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use control::{Id, Root, VirtualDomain, VirtualDomains};
+use ipc::admin::{AccountRequest, DomainChange};
 use rustix::fs::FlockOperation;
 use serde_json::Value;
 use wire::Domain;
 
 use crate::admin::Admin;
+use crate::domain_settings::no_change;
 use crate::files::{make_dir, replace_file};
 use crate::print::Printer;
 use crate::{Failure, cli, io_failure};
@@ -22,9 +24,15 @@ use crate::{Failure, cli, io_failure};
 /// The domain is not there, or there already; or the file cannot be read or written.
 pub fn run(root: &Root, command: &cli::Domain, printer: Printer) -> Result<(), Failure> {
     match command {
-        cli::Domain::Add { domain } => add(root, &parse(domain)?, printer),
-        cli::Domain::Remove { domain } => remove(root, &parse(domain)?, printer),
+        cli::Domain::Add { domain, alias_of } => {
+            let target = alias_of.as_deref().map(|other| known(root, other)).transpose()?;
+            printer.done(&create(root, &parse(domain)?, target.as_ref())?)
+        }
+        cli::Domain::Remove { domain } => remove(root, &known(root, domain)?, printer),
         cli::Domain::List => list(root, printer),
+        cli::Domain::Show { domain } => crate::domain_settings::show(root, &known(root, domain)?, printer),
+        cli::Domain::Set(set) => crate::domain_settings::set(root, &known(root, &set.domain)?, set, printer),
+        cli::Domain::Admin(command) => crate::domain_settings::admin(root, command, printer),
     }
 }
 
@@ -48,14 +56,38 @@ pub fn known(root: &Root, domain: &str) -> Result<Domain, Failure> {
     }
 }
 
+/// Where the mail of a virtual domain lies.
+///
+/// # Errors
+/// It is not virtual.
+pub fn base(root: &Root, domain: &Domain) -> Result<std::path::PathBuf, Failure> {
+    read(root)?.get(domain.as_bytes()).map(|entry| entry.base().to_owned()).ok_or_else(|| not_virtual(domain))
+}
+
 fn not_virtual(domain: &Domain) -> Failure {
     Failure::permanent(format!("{domain} is no virtual domain"))
 }
 
-fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
-    if domain.as_bytes().starts_with(b"[") {
-        return Err(Failure::usage(format!("{domain}: an address literal is no virtual domain; it always means this host")));
+/// Makes a domain virtual, or an alias of another. Returns what is to be said.
+///
+/// # Errors
+/// It is one already, or cannot be one.
+pub fn create(root: &Root, domain: &Domain, alias_of: Option<&Domain>) -> Result<String, Failure> {
+    match alias_of {
+        None => add(root, domain),
+        Some(target) => add_alias(root, domain, target),
     }
+}
+
+/// All virtual domains by name.
+///
+/// # Errors
+/// users/domains cannot be read.
+pub fn all(root: &Root) -> Result<Vec<Domain>, Failure> {
+    Ok(read(root)?.sorted().into_iter().map(|(domain, _)| domain.clone()).collect())
+}
+
+fn add(root: &Root, domain: &Domain) -> Result<String, Failure> {
     let _lock = lock(root)?;
     let mut domains = read(root)?;
     let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
@@ -64,6 +96,31 @@ fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
     let base = root.mail(domain);
     let bad_base = || Failure::permanent(format!("{}: cannot be the directory of a domain", base.display()));
     let entry = VirtualDomain::new(vmail, &base).ok_or_else(bad_base)?;
+    include(root, &mut domains, domain, entry)?;
+    // The directory before the line: from the line on mail may come.
+    make_dir(&base, 0o700, Some(vmail)).and_then(|_| check_owner(&base, vmail)).map_err(|error| io_failure(&base, &error))?;
+    write(root, &domains)?;
+    Ok(format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
+}
+
+/// An alias domain has its target's line: nothing of it is ever on the disk.
+fn add_alias(root: &Root, domain: &Domain, target: &Domain) -> Result<String, Failure> {
+    let _lock = lock(root)?;
+    let mut domains = read(root)?;
+    let entry = domains.get(target.as_bytes()).cloned().ok_or_else(|| not_virtual(target))?;
+    include(root, &mut domains, domain, entry)?;
+    // Whose it is before the line: from the line on mail may come.
+    let change = DomainChange { alias_of: Some(target.clone()), ..no_change() };
+    Admin::auth(root)?.account(&AccountRequest::DomainChange { domain: domain.clone(), change })?;
+    write(root, &domains)?;
+    Ok(format!("everybody in {domain} is who has the same name in {target}"))
+}
+
+/// Puts a domain among the others, if it may be there.
+fn include(root: &Root, domains: &mut VirtualDomains, domain: &Domain, entry: VirtualDomain) -> Result<(), Failure> {
+    if domain.as_bytes().starts_with(b"[") {
+        return Err(Failure::usage(format!("{domain}: an address literal is no virtual domain; it always means this host")));
+    }
     if !domains.add(domain.clone(), entry) {
         return Err(Failure::permanent(format!("{domain} is a virtual domain already")));
     }
@@ -74,13 +131,32 @@ fn add(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
             )));
         }
     }
-    // The directory before the line: from the line on mail may come.
-    make_dir(&base, 0o700, Some(vmail)).and_then(|_| check_owner(&base, vmail)).map_err(|error| io_failure(&base, &error))?;
+    Ok(())
+}
+
+/// A domain whose mail lies in a directory that is there already, with all that belongs to it as it is.
+///
+/// # Errors
+/// As `qmail domain add`; or it is a virtual domain with another owner or place.
+pub fn adopt(root: &Root, domain: &Domain, entry: &VirtualDomain) -> Result<bool, Failure> {
+    let _lock = lock(root)?;
+    let mut domains = read(root)?;
+    match domains.get(domain.as_bytes()) {
+        Some(known) if known == entry => return Ok(false),
+        Some(_) => return Err(Failure::permanent(format!("{domain} is a virtual domain already, with another owner or place"))),
+        None => include(root, &mut domains, domain, entry.clone())?,
+    }
+    check_owner(entry.base(), entry.id).map_err(|error| io_failure(entry.base(), &error))?;
     write(root, &domains)?;
-    printer.done(&format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
+    Ok(true)
 }
 
 fn remove(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure> {
+    let admin = Admin::auth(root)?;
+    let aliases = crate::domain_settings::aliases_of(&admin, domain)?;
+    if let Some(alias) = aliases.first() {
+        return Err(Failure::permanent(format!("{alias} is an alias of {domain}; remove it first")));
+    }
     let base = {
         let _lock = lock(root)?;
         let mut domains = read(root)?;
@@ -88,7 +164,7 @@ fn remove(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure>
         write(root, &domains)?;
         removed.base().to_owned()
     };
-    Admin::auth(root)?.account(&ipc::admin::AccountRequest::DomainForget { domain: domain.clone() })?;
+    admin.account(&AccountRequest::DomainForget { domain: domain.clone() })?;
     printer.done(&format!("{domain} is no virtual domain any more; its mail stays in {}", base.display()))
 }
 

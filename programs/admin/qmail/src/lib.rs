@@ -13,11 +13,15 @@ pub mod certificate;
 pub mod check;
 pub mod cli;
 pub mod domain;
+pub mod domain_settings;
+pub mod export;
 pub mod files;
+pub mod import;
 pub mod print;
 pub mod queue;
 pub mod roles;
 pub mod setup;
+pub mod value;
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -101,6 +105,8 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::Domain(command) => domain::run(&root, command, printer)?,
         Command::User(command) => account::user(&root, command, printer)?,
         Command::Alias(command) => account::alias(&root, command, printer)?,
+        Command::Import(command) => return import::run(&root, command, printer),
+        Command::Export(options) => export::run(&root, options, printer)?,
         Command::Queue(command) => queue::run(&root, command, printer)?,
         Command::Cert(command) => certificate::run(&root, command, printer)?,
         Command::Check => return check::run(&root, printer),

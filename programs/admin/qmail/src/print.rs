@@ -39,6 +39,23 @@ impl Printer {
         line(&table(columns, rows))
     }
 
+    /// One thing with its properties: a line for each, as (what people read, key in JSON, value).
+    ///
+    /// # Errors
+    /// As [`Printer::done`].
+    pub fn object(self, properties: &[(&str, &str, Value)]) -> Result<(), Failure> {
+        if self.json {
+            let object = properties.iter().map(|(_, key, value)| ((*key).to_owned(), value.clone()));
+            return self.value(&Value::Object(object.collect()));
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        for (title, _, value) in properties {
+            table.add_row([Cell::new(title).add_attribute(Attribute::Bold), Cell::new(for_people(value))]);
+        }
+        line(&table.trim_fmt())
+    }
+
     /// JSON as it is.
     ///
     /// # Errors

@@ -83,6 +83,36 @@ pub fn choose(names: &impl Names, first: Option<u32>) -> Result<Ids, String> {
     table(ids, group)
 }
 
+/// The roles that the ids of an older instance lack, as [`choose`] would have them; the others stay as they are.
+///
+/// # Errors
+/// As [`choose`].
+pub fn missing(names: &impl Names, ids: &Ids, first: Option<u32>) -> Result<Vec<(String, Id)>, String> {
+    let Ids::Table(known) = ids else { return Ok(Vec::new()) };
+    let lacks = |role: &&&str| ids.get(role).is_none();
+    let missing: Vec<&str> = SERVICE_ROLES.iter().chain(&TARGET_ROLES).filter(lacks).copied().collect();
+    let Some(group) = ids.group().filter(|_| !missing.is_empty()) else { return Ok(Vec::new()) };
+    let mut numbers = first.map(|first| Numbers { names, next: first, tries: 0 });
+    let mut all = known.clone();
+    for role in &missing {
+        let user = names.user(role).map_err(|error| format!("users cannot be looked up: {error}"))?;
+        let id = match (user, &mut numbers) {
+            (Some(id), _) => id,
+            (None, None) => return Err(advice(&missing, false)),
+            (None, Some(numbers)) => loop {
+                let number = numbers.take()?;
+                if all.iter().all(|(_, id)| id.uid != number && id.gid != number) {
+                    break Id { uid: number, gid: number };
+                }
+            },
+        };
+        let gid = if SERVICE_ROLES.contains(role) { group } else { id.gid };
+        all.push(((*role).to_owned(), Id { uid: id.uid, gid }));
+    }
+    is_sound(&all, group)?;
+    Ok(all.split_off(known.len()))
+}
+
 /// Service roles share the group whatever passwd says, and every uid is another.
 fn table(ids: Vec<(&'static str, Id)>, group: u32) -> Result<Ids, String> {
     let shared = |(role, id): (&str, Id)| {
@@ -90,6 +120,11 @@ fn table(ids: Vec<(&'static str, Id)>, group: u32) -> Result<Ids, String> {
         (role.to_owned(), Id { uid: id.uid, gid })
     };
     let ids: Vec<(String, Id)> = ids.into_iter().map(shared).collect();
+    is_sound(&ids, group)?;
+    Ok(Ids::Table(ids))
+}
+
+fn is_sound(ids: &[(String, Id)], group: u32) -> Result<(), String> {
     for (at, (role, id)) in ids.iter().enumerate() {
         if !is_usable(id.uid) || !is_usable(id.gid) {
             return Err(format!("the user {role} must not have uid or gid 0"));
@@ -104,7 +139,7 @@ fn table(ids: Vec<(&'static str, Id)>, group: u32) -> Result<Ids, String> {
             ));
         }
     }
-    Ok(Ids::Table(ids))
+    Ok(())
 }
 
 fn advice(missing: &[&str], no_group: bool) -> String {
@@ -166,6 +201,27 @@ mod tests {
         let expected = "qmailp 64101 64100\nqmaila 64103 64100\nqmaild 7 64100\nqmailq 64104 64100\nqmailr 64105 64100\n\
             qmailx 64106 64100\nqmailk 64107 64100\nalias 64108 64108\nvmail 64109 64109\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_older_instance_gets_what_it_lacks() {
+        let old = Ids::parse(
+            b"qmailp 64101 64100\nqmaila 64102 64100\nqmaild 64103 64100\nqmailq 64104 64100\nqmailr 64105 64100\n\
+            qmailx 64106 64100\nalias 64107 64107\nvmail 64108 64108\n",
+        )
+        .unwrap();
+        let numbered = missing(&Table(vec![], None), &old, Some(64_100)).unwrap();
+        assert_eq!(numbered, [("qmailk".to_owned(), Id { uid: 64_109, gid: 64_100 })]);
+        let known = missing(&Table(vec![("qmailk", 7, 8)], None), &old, None).unwrap();
+        assert_eq!(known, [("qmailk".to_owned(), Id { uid: 7, gid: 64_100 })]);
+        let text = missing(&Table(vec![], None), &old, None).unwrap_err();
+        assert!(
+            text.contains("lack: qmailk.") && text.contains("useradd --system --gid qmail") && !text.contains("groupadd"),
+            "{text}"
+        );
+        assert!(missing(&Table(vec![("qmailk", 64_104, 8)], None), &old, None).unwrap_err().contains("same uid"));
+        let complete = choose(&Table(vec![], None), Some(64_100)).unwrap();
+        assert_eq!(missing(&Table(vec![], None), &complete, None).unwrap(), []);
     }
 
     #[test]

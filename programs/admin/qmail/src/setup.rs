@@ -11,9 +11,9 @@ use wire::Domain;
 
 use crate::certificate;
 use crate::cli;
-use crate::files::{give_dir, make_dir, make_file};
+use crate::files::{give_dir, make_dir, make_file, replace_file};
 use crate::print::{Printer, line};
-use crate::roles::{FIRST_DEFAULT, Nss, choose};
+use crate::roles::{FIRST_DEFAULT, Nss, choose, missing};
 use crate::{Failure, io_failure};
 
 /// The services that this version offers.
@@ -61,10 +61,27 @@ pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Fa
 fn ids(root: &Root, first: Option<u32>) -> Result<Ids, Failure> {
     let is_root = rustix::process::geteuid().is_root();
     if root.ids_file().exists() || !is_root {
-        return root.ids().map_err(|error| Failure::temporary(error.to_string()));
+        let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
+        return complete(root, ids, first.or_else(|| (!root.is_system()).then_some(FIRST_DEFAULT)));
     }
     let first = first.or_else(|| (!root.is_system()).then_some(FIRST_DEFAULT));
     choose(&Nss, first).map_err(Failure::temporary)
+}
+
+/// An instance of an earlier version lacks roles: their lines are added behind the others.
+fn complete(root: &Root, ids: Ids, first: Option<u32>) -> Result<Ids, Failure> {
+    let missing = missing(&Nss, &ids, first).map_err(Failure::temporary)?;
+    if missing.is_empty() {
+        return Ok(ids);
+    }
+    let path = root.ids_file();
+    let mut text = std::fs::read_to_string(&path).map_err(|error| io_failure(&path, &error))?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&Ids::Table(missing).to_text());
+    replace_file(&path, text.as_bytes(), 0o644).map_err(|error| io_failure(&path, &error))?;
+    root.ids().map_err(|error| Failure::temporary(error.to_string()))
 }
 
 fn directories(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {

@@ -9,7 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use ipc::admin::{AccountAnswer, AccountRequest, Counter, QueueAnswer, QueueRequest, RecipientRow, Row, UserRow};
+use ipc::admin::{
+    AccountAnswer, AccountRequest, AccountRow, AliasRow, Counter, DomainChange, DomainRow, QueueAnswer, QueueRequest, Quota,
+    RecipientRow, Row, UserRow, Vacation,
+};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use serde_json::{Value, json};
 use sys::{Received, Seqpacket};
@@ -220,6 +223,9 @@ fn domains_are_added_listed_and_removed() {
         assert!(code == 100 && text.contains(problem), "{args:?}: {code} {text}");
     }
     instance.serve("admin/auth.sock", |request: AccountRequest| {
+        if matches!(request, AccountRequest::DomainList { .. }) {
+            return vec![AccountAnswer::Domains { rows: Vec::new(), last: true }.encode()];
+        }
         assert!(matches!(&request, AccountRequest::DomainForget { domain } if domain.as_bytes() == b"b.example"), "{request:?}");
         vec![AccountAnswer::Ok {}.encode()]
     });
@@ -364,7 +370,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 28] = [
+    let cases: [(&str, &str, &str, &str); 38] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -381,6 +387,16 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/relayclients", "10.\n", "line 1"),
         ("error", "etc/qmail/control/barelf", "allow\n", "`reject` or `normalize`"),
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
+        ("error", "etc/qmail/control/smtproutes", "a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/smtproutes", "a.test:r:587 joe xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/authsources", "accounts\nacounts\n", "line 2, `acounts`"),
+        ("warning", "etc/qmail/control/authsources", "# none\n", "names no source"),
+        ("error", "etc/qmail/control/authsenders", "@a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/authsenders", "@a.test|joe|xyzzy\n", "`@a.test` has no colon"),
+        ("warning", "etc/qmail/control/authsenders", "@a.test:r:smtp|joe|xyzzy\n", "`@a.test:r:smtp`: the port"),
+        ("error", "etc/qmail/control/tlspolicy", "a.test:verfiy\n", "line 1: `a.test:verfiy` has no policy"),
+        ("error", "etc/qmail/control/tlscafile", "/nonexistent/ca.pem\n", "/nonexistent/ca.pem does not exist"),
+        ("error", "etc/qmail/control/tlscafile", "control/me\n", "has no certificate"),
         ("error", "etc/qmail/control/resolvers", "localhost\n", "not ADDRESS:PORT"),
         ("error", "etc/qmail/control/resolvers", "\n", "1 to 8 lines"),
         ("error", "etc/qmail/control/outgoingip", "192.0.2.300\n", "no IP address"),
@@ -398,6 +414,7 @@ fn check_names_file_problem_and_cure() {
         let instance = Instance::new();
         fs::write(instance.at(file), text).unwrap();
         let found = all(&instance);
+        assert!(!found.iter().any(|finding| finding.2.contains("xyzzy")), "a password is shown: {found:?}");
         let path = instance.at(file).display().to_string();
         let hit = |finding: &&(String, String, String)| finding.0 == level && finding.1 == path && finding.2.contains(problem);
         assert!(found.iter().find(hit).is_some(), "{file} = {text:?}: {found:?}");
@@ -410,7 +427,8 @@ fn check_names_file_problem_and_cure() {
         ("concurrencypop3", "10\n"),
         ("concurrencypop3ip", "10\n"),
         ("timeoutpop3", "10\n"),
-        ("smtproutes", "a.test:relay:26\n:[::1]:26\nb.test:\nc.test:[::1]\nd.test::587\ne.test:r:587|user|a:b\n"),
+        ("smtproutes", "a.test:relay:26\n:[::1]:26\nb.test:\nc.test:[::1]\nd.test::587\n"),
+        ("tlspolicy", "a.test:verify mx.a.test\n:may\n"),
         ("locals", "mail.example.org\nv.example\n"),
     ] {
         let path = fine.at("etc/qmail/control").join(name);
@@ -419,6 +437,51 @@ fn check_names_file_problem_and_cure() {
         let found: Vec<_> = all(&fine).into_iter().filter(|finding| finding.1 == path).collect();
         assert!(found.iter().all(|finding| finding.2.contains("in users/domains too")), "{name}: {found:?}");
     }
+}
+
+#[test]
+fn check_looks_at_what_sources_of_logins_need() {
+    let instance = Instance::new();
+    let sources = "accounts\ncheckpassword /no/such/program\nshadow\npam\n";
+    fs::write(instance.at("etc/qmail/control/authsources"), sources).unwrap();
+    let has = |subject: &str, problem: &str| {
+        let report: Value = serde_json::from_slice(&instance.run(&["check", "--json"], "").stdout).unwrap();
+        let of = |finding: &Value| {
+            finding["subject"].as_str().unwrap().ends_with(subject) && finding["problem"].as_str().unwrap().contains(problem)
+        };
+        report["findings"].as_array().unwrap().iter().any(of)
+    };
+    assert!(has("/no/such/program", "does not exist"));
+    assert!(has("etc/shadow", "does not exist"));
+    assert!(has("etc/pam.d/qmail-rs", "does not exist"));
+    assert!(has("control/authmechanisms", "only `accounts` can judge"));
+    fs::write(instance.at("etc/qmail/control/authmechanisms"), "PLAIN\nLOGIN\n").unwrap();
+    fs::write(instance.at("etc/shadow"), "").unwrap();
+    assert!(!has("control/authmechanisms", "") && !has("etc/shadow", ""));
+    fs::set_permissions(instance.at("etc/shadow"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(has("etc/shadow", "others may write"));
+}
+
+#[test]
+fn a_file_with_passwords_is_for_qmail_send_alone() {
+    let instance = Instance::new();
+    let path = instance.at("etc/qmail/control/smtproutes");
+    fs::write(&path, "a.test:r:587|user|a:b\n").unwrap();
+    let problems = |mode: u32| {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let report: Value = serde_json::from_slice(&instance.run(&["check", "--json"], "").stdout).unwrap();
+        let ours = |finding: &&Value| finding["subject"] == path.display().to_string();
+        let findings = report["findings"].as_array().unwrap().iter().filter(ours).cloned().collect::<Vec<_>>();
+        findings.iter().map(|finding| finding["problem"].as_str().unwrap().to_owned()).collect::<String>()
+    };
+    assert!(problems(0o640).contains("others than its owner"));
+    let ids = fs::read_to_string(instance.at("etc/qmail/ids")).unwrap_or_default();
+    let uid = ids.lines().find_map(|line| line.strip_prefix("qmailq ")?.split(' ').next()?.parse().ok());
+    if let Some(uid) = uid {
+        assert!(problems(0o600).contains(&format!("qmail-send cannot read it; chown {uid}")), "{}", problems(0o600));
+        std::os::unix::fs::chown(&path, Some(uid), None).unwrap();
+    }
+    assert_eq!(problems(0o600), "");
 }
 
 fn check_of_places(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {
@@ -489,4 +552,137 @@ fn skip(test: &str) {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
         writeln!(file, "{test}: needs root").unwrap();
     }
+}
+
+/// Plays qmail-auth: every request it gets is done, and noted.
+fn noted(instance: &Instance) -> std::sync::Arc<std::sync::Mutex<Vec<AccountRequest>>> {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = std::sync::Arc::clone(&seen);
+    instance.serve("admin/auth.sock", move |request: AccountRequest| {
+        let answer = match &request {
+            AccountRequest::UserShow { address } => AccountAnswer::Accounts { rows: vec![account(address)], last: true },
+            AccountRequest::DomainList { domain, .. } => AccountAnswer::Domains { rows: vec![domain_row(domain)], last: true },
+            AccountRequest::AliasList { .. } => {
+                let alias = |name: &str| AliasRow { address: address(name), targets: vec![address("t@x")] };
+                AccountAnswer::Aliases { rows: vec![alias("@v.example"), alias("info@v.example")], last: true }
+            }
+            _ => AccountAnswer::Ok {},
+        };
+        note.lock().unwrap().push(request);
+        vec![answer.encode()]
+    });
+    seen
+}
+
+fn account(of: &Address) -> AccountRow {
+    AccountRow {
+        address: of.clone(),
+        hash: None,
+        quota: Some(Quota { bytes: 5, messages: 0 }),
+        suspended: false,
+        refuses_mail: false,
+        forward: vec![address("a@b")],
+        keeps_copy: true,
+        vacation: None,
+        per_hour: Some(0),
+        per_day: None,
+        created_s: 7,
+    }
+}
+
+fn domain_row(of: &Option<wire::Domain>) -> DomainRow {
+    let domain = |text: &str| wire::Domain::new(text.as_bytes()).unwrap();
+    DomainRow {
+        domain: of.clone().unwrap_or_else(|| domain("alias.example")),
+        alias_of: of.is_none().then(|| domain("v.example")),
+        default_quota: Quota { bytes: 10, messages: 0 },
+        quota_bytes: 0,
+        users_max: 3,
+        administrators: vec![address("boss@v.example")],
+    }
+}
+
+#[test]
+fn what_is_set_of_users_is_said_to_qmail_auth() {
+    let instance = Instance::new();
+    let seen = noted(&instance);
+    let ann = || address("ann@v.example");
+    let text = |args: &[&str], input: &str| {
+        let output = instance.run(args, input);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    text(&["user", "add", "ann@v.example", "--password-hash-stdin"], "$6$a$b\n");
+    text(&["user", "quota", "ann@v.example", "1M", "--messages", "5"], "");
+    text(&["user", "suspend", "ann@v.example", "--refuse-mail"], "");
+    text(&["user", "resume", "ann@v.example"], "");
+    text(&["user", "forward", "ann@v.example", "a@b", "c@d", "--keep-copy"], "");
+    text(&["user", "forward", "ann@v.example", "--off"], "");
+    text(&["user", "vacation", "ann@v.example", "--text-stdin", "--until", "2026-12-24", "--subject", "Away"], "Back\r\nsoon\n");
+    text(&["user", "vacation", "ann@v.example", "--off"], "");
+    text(&["user", "limits", "ann@v.example", "--per-day", "9"], "");
+    let vacation = Vacation { subject: "Away".into(), text: "Back\nsoon\n".into(), from_s: 0, until_s: 1_798_070_400, days: 7 };
+    let expected = [
+        AccountRequest::UserAddHash { address: ann(), hash: "$6$a$b".into() },
+        AccountRequest::UserQuota { address: ann(), bytes: 1 << 20, messages: 5 },
+        AccountRequest::UserSuspend { address: ann(), suspended: true, refuses_mail: true },
+        AccountRequest::UserSuspend { address: ann(), suspended: false, refuses_mail: false },
+        AccountRequest::UserForward { address: ann(), targets: vec![address("a@b"), address("c@d")], keeps_copy: true },
+        AccountRequest::UserForward { address: ann(), targets: vec![], keeps_copy: false },
+        AccountRequest::UserVacation { address: ann(), vacation: Some(vacation) },
+        AccountRequest::UserVacation { address: ann(), vacation: None },
+        AccountRequest::UserShow { address: ann() },
+        AccountRequest::UserLimits { address: ann(), per_hour: Some(0), per_day: Some(9) },
+    ];
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), expected);
+    let shown = instance.json(&["user", "show", "ann@v.example"]);
+    assert_eq!((&shown["quota"], &shown["quota_messages"], &shown["per_hour"]), (&json!(5), &Value::Null, &json!(0)));
+    assert!(instance.must(&["user", "show", "ann@v.example"]).contains("forwarded to"));
+    let late = ["user", "vacation", "ann@v.example", "--text-stdin", "--until", "2026-02-30"];
+    assert_eq!(instance.fails(&late).0, 100);
+    let long = instance.run(&["user", "vacation", "ann@v.example", "--text-stdin"], &"x".repeat(4097));
+    assert_eq!(long.status.code(), Some(100));
+}
+
+#[test]
+fn what_is_set_of_domains_is_said_to_qmail_auth_and_an_alias_domain_has_its_targets_place() {
+    let instance = Instance::new();
+    let seen = noted(&instance);
+    let v = || wire::Domain::new(b"v.example").unwrap();
+    instance.must(&["domain", "add", "v.example"]);
+    instance.must(&["domain", "add", "alias.example", "--alias-of", "V.example"]);
+    let list = instance.json(&["domain", "list"]);
+    assert_eq!(list[0]["base"], list[1]["base"], "{list}");
+    assert!(!instance.at("var/mail/alias.example").exists());
+    instance.must(&["domain", "set", "v.example", "--quota", "5G", "--users-max", "none", "--catch-all", "c@x"]);
+    instance.must(&["domain", "set", "v.example", "--catch-all", "none"]);
+    instance.must(&["domain", "admin", "add", "v.example", "boss@v.example"]);
+    let none = qmail::domain_settings::no_change;
+    let alias = wire::Domain::new(b"alias.example").unwrap();
+    let catch_all = address("@v.example");
+    let expected = [
+        AccountRequest::DomainChange { domain: alias, change: DomainChange { alias_of: Some(v()), ..none() } },
+        AccountRequest::DomainChange {
+            domain: v(),
+            change: DomainChange { quota_bytes: Some(5 << 30), users_max: Some(0), ..none() },
+        },
+        AccountRequest::AliasAdd { address: catch_all.clone(), targets: vec![address("c@x")] },
+        AccountRequest::AliasList { domain: Some(v()), after: "".into() },
+        AccountRequest::AliasRemove { address: catch_all },
+        AccountRequest::DomainChange {
+            domain: v(),
+            change: DomainChange { administrator_add: Some(address("boss@v.example")), ..none() },
+        },
+    ];
+    assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), expected);
+    let shown = instance.json(&["domain", "show", "v.example"]);
+    assert_eq!(
+        (&shown["aliases"], &shown["catch_all"], &shown["default_quota"], &shown["quota"], &shown["administrators"]),
+        (&json!(["alias.example"]), &json!(["t@x"]), &json!(10), &Value::Null, &json!(["boss@v.example"]))
+    );
+    let (code, text) = instance.fails(&["domain", "remove", "v.example"]);
+    assert!(code == 100 && text.contains("alias.example is an alias"), "{text}");
+    for args in [["domain", "add", "w.example", "--alias-of", "x.example"], ["domain", "set", "x.example", "--users-max", "3"]] {
+        assert_eq!(instance.fails(&args).0, 100);
+    }
+    assert_eq!(instance.json(&["domain", "admin", "list", "v.example"]), json!([{ "address": "boss@v.example" }]));
 }

@@ -58,7 +58,9 @@ pub fn role_ids(ids: &Ids, role: Role) -> Result<Option<SpawnIds>, String> {
     if role == Role::Root {
         return Ok(None);
     }
-    let id = ids.get(role.name()).ok_or_else(|| format!("etc/qmail/ids has no line for {}; run qmail setup", role.name()))?;
+    let id = ids
+        .get(role.name())
+        .ok_or_else(|| format!("etc/qmail/ids has no line for {}; `qmail setup --me HOST` adds it", role.name()))?;
     Ok(Some(SpawnIds { uid: id.uid, gid: id.gid }))
 }
 

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 impl Server {
     /// SCRAM's keys are computed by the pool; [`Server::new_app_password`] answers.
-    pub(crate) fn app_password_add(&mut self, client: u64, address: &Address, name: &[u8], service: &[u8]) -> bool {
+    pub(crate) fn app_password_add(&mut self, client: u64, address: &Address, name: &[u8], service: &[u8]) {
         let ready = user_of(address).and_then(|(domain, user)| {
             let name = check_app_name(name)?.to_owned();
             let scope = Scope::named(service).ok_or(Error::AppPassword("a service is all, smtp or pop3"))?;
@@ -26,7 +26,6 @@ impl Server {
             Ok((job, work)) => self.make(client, job, work),
             Err(failure) => self.admin_answer(client, Err(failure)),
         }
-        true
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -52,12 +51,11 @@ impl Server {
         }
     }
 
-    pub(crate) fn app_password_list(&mut self, client: u64, address: &Address) -> bool {
+    pub(crate) fn app_password_list(&mut self, client: u64, address: &Address) {
         match self.app_password_rows(address) {
             Ok(rows) => self.answer(client, &AccountAnswer::AppPasswords { rows }, None),
             Err(failure) => self.admin_answer(client, Err(failure)),
         }
-        true
     }
 
     fn app_password_rows(&mut self, address: &Address) -> Result<Vec<AppPasswordRow>, Failure> {

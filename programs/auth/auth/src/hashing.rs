@@ -39,6 +39,10 @@ pub(crate) enum HashJob {
         old: Zeroizing<String>,
         clear: Option<Zeroizing<Vec<u8>>>,
     },
+    /// For the administrator, who stores it.
+    Hash {
+        client: u64,
+    },
     AppPassword {
         client: u64,
         domain: Domain,
@@ -90,6 +94,7 @@ impl Server {
                     self.trouble(&error.to_string());
                 }
             }
+            (HashJob::Hash { client }, Outcome::Made(made)) => self.new_hash(client, made.map(|made| made.hash)),
             (HashJob::AppPassword { client, domain, user, name, scope, password }, Outcome::Made(made)) => {
                 self.new_app_password(client, &domain, &user, name, scope, &password, made);
             }

@@ -349,10 +349,13 @@ mod tests {
         for (name, hash) in [("ann", hash.as_str()), ("sue", &hash), ("old", "{PLAIN}x")] {
             accounts.add_user(&domain, &UserName::new(name.as_bytes()).unwrap(), hash, 0).unwrap();
         }
-        accounts.set_suspended(&domain, &UserName::new(b"sue").unwrap(), true).unwrap();
+        let suspended = accounts::UserChange::Suspension { suspended: true, refuses_mail: false };
+        accounts.change_user(&domain, &UserName::new(b"sue").unwrap(), &suspended).unwrap();
         let id = Id { uid: rustix::process::geteuid().as_raw(), gid: 0 };
         let run = Arc::new(std::fs::File::open(dir).unwrap().into());
-        Server::new(Setup { root, accounts, ids: Ids::Caller(id), run }, Listeners::default()).unwrap()
+        let mut server = Server::new(Setup { root, accounts, ids: Ids::Caller(id), run }, Listeners::default()).unwrap();
+        server.look();
+        server
     }
 
     /// All that the pool computes within a moment after the first thing.

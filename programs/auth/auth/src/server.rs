@@ -11,12 +11,14 @@ use crate::login::Login;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
 use crate::sources::CHECKPW_DEADLINE;
+use crate::submission::Rules;
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution, UserName};
 use control::auth::Places;
 use control::authsources;
 use control::read::lines_of;
 use control::{AuthLimits, Ids, Root, Routed, Watched};
+use ipc::admin::AccountRequest;
 use ipc::auth::{Answer, Directory as Verdict, Request, Target};
 use ipc::lspawn::Existence;
 use ipc::{DATAGRAM_LEN_MAX, Message};
@@ -38,6 +40,8 @@ use zeroize::{Zeroize, Zeroizing};
 const CLIENTS_MAX: usize = 512;
 /// Datagrams taken from one connection before the others get their turn.
 const BURST_MAX: usize = 64;
+/// Bytes of requests taken before they are answered; the others are taken the next time.
+const HEARD_LEN_MAX: usize = 4 << 20;
 /// Pause when no connection can be accepted for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -89,6 +93,7 @@ pub struct Server {
     mechanisms: Watched<Mechanisms>,
     /// Domains whose accounts do not log in with their main password once they have app passwords.
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
+    pub(crate) rules: Rules,
     recipients: Recipients,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
@@ -128,6 +133,7 @@ impl Server {
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
+            rules: Rules::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
             checkpw: Upstream::new(Arc::clone(&setup.run), Socket::Checkpw.path()).with_deadline(CHECKPW_DEADLINE),
@@ -159,6 +165,7 @@ impl Server {
     pub fn run(&mut self, lifeline: Option<&OwnedFd>) -> io::Result<()> {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         while !(self.once && self.clients.is_empty()) {
+            let mut heard = Heards::default();
             for source in self.wait(lifeline)? {
                 match source {
                     Source::Lifeline => return Ok(()),
@@ -166,9 +173,10 @@ impl Server {
                     Source::Wake => self.wake.clear(),
                     Source::Lspawn => self.lspawn_ready(&mut buf),
                     Source::Checkpw => self.checkpw_ready(&mut buf),
-                    Source::Client(client) => self.client_ready(client, &mut buf),
+                    Source::Client(client) => self.client_ready(client, &mut buf, &mut heard),
                 }
             }
+            self.answer_all(heard.requests);
             while let Some((job, outcome)) = self.pool.take() {
                 self.hashed(job, outcome);
             }
@@ -240,7 +248,7 @@ impl Server {
         self.next_client = self.next_client.wrapping_add(1);
     }
 
-    fn client_ready(&mut self, number: u64, buf: &mut [u8]) {
+    fn client_ready(&mut self, number: u64, buf: &mut [u8], heard: &mut Heards) {
         for _ in 0..BURST_MAX {
             let Some(client) = self.clients.get_mut(&number) else { return };
             if !client.flush() {
@@ -250,7 +258,7 @@ impl Server {
                 self.continue_listing(number);
                 continue;
             }
-            if !client.is_reading() {
+            if !client.is_reading() || heard.len >= HEARD_LEN_MAX {
                 return;
             }
             match client.receive(buf) {
@@ -258,52 +266,77 @@ impl Server {
                 Heard::End => return self.close(number),
                 Heard::Datagram(len) => {
                     client.begin();
-                    let rights = client.rights;
                     let datagram = buf.get_mut(..len).unwrap_or_default();
-                    let understood = self.request(number, rights, datagram);
+                    let said = Said::understand(client.rights, datagram);
                     // It may have held a password.
                     datagram.zeroize();
-                    if !understood {
-                        return self.close(number);
-                    }
+                    let Some(said) = said else { return self.close(number) };
+                    heard.len = heard.len.saturating_add(len);
+                    heard.requests.push((number, said));
                 }
             }
         }
     }
 
-    /// False for what this connection may not say: a fault or an attack, which ends it and changes nothing.
-    fn request(&mut self, number: u64, rights: Rights, datagram: &[u8]) -> bool {
-        if rights.admin {
-            return self.admin_request(number, datagram);
+    /// Answers what has come. The files are looked at once for all of it: after the last question was sent, so that whatever was
+    /// changed before a question counts for its answer.
+    fn answer_all(&mut self, requests: Vec<(u64, Said)>) {
+        if !requests.is_empty() {
+            self.look();
         }
-        match Request::decode(datagram) {
-            Ok(Request::Recipient { id, address }) if rights.network || rights.queue => {
-                self.recipient(Asker { client: number, id }, &address);
+        for (number, said) in requests {
+            match said {
+                Said::Admin(request) => self.admin_request(number, request),
+                Said::Ask(request) => self.request(number, request),
             }
-            Ok(Request::Login { id, service, login, password, remote }) if rights.network => {
+        }
+    }
+
+    /// Takes note of changes.
+    pub(crate) fn look(&mut self) {
+        self.places.look();
+        let generation = match self.accounts.generation() {
+            Ok(generation) => generation,
+            // Whatever the answer to a question is made of says so, too.
+            Err(error) => {
+                self.trouble(&error.to_string());
+                return self.recipients.forget();
+            }
+        };
+        let seen = (generation, self.places.generation());
+        if seen != self.seen {
+            self.seen = seen;
+            self.recipients.forget();
+        }
+    }
+
+    fn request(&mut self, number: u64, request: Request) {
+        match request {
+            Request::Recipient { id, address } => self.recipient(Asker { client: number, id }, &address),
+            Request::Login { id, service, login, password, remote } => {
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
             }
-            Ok(Request::Apop { id, login, timestamp, digest, remote }) if rights.network => {
+            Request::Apop { id, login, timestamp, digest, remote } => {
                 self.apop(Asker { client: number, id }, &login, &timestamp, &digest, remote);
             }
-            Ok(Request::SaslStart { id, service, mechanism, initial, remote, exporter, end_point }) if rights.network => {
+            Request::SaslStart { id, service, mechanism, initial, remote, exporter, end_point } => {
                 let channel = Channel { exporter: exporter.map(|bytes| bytes.0), end_point: end_point.map(|bytes| bytes.0) };
                 let initial = initial.map(|bytes| Zeroizing::new(bytes.0));
                 self.sasl_start(Asker { client: number, id }, &service, &mechanism, initial, remote, channel);
             }
-            Ok(Request::SaslStep { id, exchange, response }) if rights.network => {
+            Request::SaslStep { id, exchange, response } => {
                 self.sasl_step(Asker { client: number, id }, exchange, &Zeroizing::new(response.0));
             }
-            Ok(Request::Route { id, address }) if rights.queue => {
+            Request::MaySend { id, login, address } => self.may_send(Asker { client: number, id }, &login, &address),
+            Request::MaySubmit { id, login, recipients } => self.may_submit(Asker { client: number, id }, &login, recipients),
+            Request::Route { id, address } => {
                 if let Some(client) = self.clients.get_mut(&number) {
                     client.keeps_routes = true;
                 }
                 let target = self.route(&address);
                 self.answer(number, &Answer::Route { id, target }, None);
             }
-            _ => return false,
         }
-        true
     }
 
     fn recipient(&mut self, asker: Asker, address: &Address) {
@@ -337,7 +370,7 @@ impl Server {
                 Ok(Resolution::Mailbox { user, separator, ext }) => {
                     // What follows a plus is the user's own mark, not the name of a `.qmail` file: it is always delivered.
                     let ext = if separator == Some(b'+') { Vec::new() } else { ext };
-                    Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into() }
+                    self.mailbox(domain, &user, ext).unwrap_or_else(temporary)
                 }
                 Ok(Resolution::Forward(targets)) => Target::Forward { domain, targets },
                 Ok(Resolution::NoSuch) => Target::NoMailbox {},
@@ -347,6 +380,16 @@ impl Server {
                 }
             },
         }
+    }
+
+    /// A user's mailbox, with what the account says of deliveries.
+    fn mailbox(&mut self, domain: Domain, user: &UserName, ext: Vec<u8>) -> Result<Target, String> {
+        let account = self.accounts.account(&domain, user.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
+        // The user was removed between two queries; the next attempt finds nobody.
+        let account = account.ok_or("the user is gone")?;
+        let defers = self.places.defers_over_quota().map_err(|error| self.trouble(&error.to_string()))?;
+        let settings = crate::rows::delivery_settings(&domain, user, account, ext.is_empty(), defers).to_bytes();
+        Ok(Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into(), settings })
     }
 
     /// As the accounts say; a domain without a postmaster has this host's (RFC 5321 §4.5.1: there is always one).
@@ -362,21 +405,18 @@ impl Server {
         Ok(if is_local { Resolution::Forward(vec![postmaster]) } else { Resolution::NoSuch })
     }
 
-    /// Whose is the address? Takes note of changes on the way.
+    /// Whose is the address?
     pub(crate) fn place(&mut self, address: &Address) -> Result<Place, String> {
         let routed = self.places.route(address).map_err(|error| self.trouble(&error.to_string()))?;
-        let generation = self.accounts.generation().map_err(|error| self.trouble(&error.to_string()))?;
-        let seen = (generation, self.places.generation());
-        if seen != self.seen {
-            self.seen = seen;
-            self.recipients.forget();
-        }
         Ok(match routed {
             None => Place::Nobody,
             Some(Routed::Remote(_)) => Place::NotMine,
             Some(Routed::Local(address)) => Place::Local(address.local().to_vec()),
             Some(Routed::Virtual(address)) => match address.domain().map(Domain::new) {
-                Some(Ok(domain)) => Place::Virtual(domain, address.local().to_vec()),
+                Some(Ok(domain)) => {
+                    let real = accounts::real_domain(&self.accounts, domain);
+                    Place::Virtual(real.map_err(|error| self.trouble(&error.to_string()))?, address.local().to_vec())
+                }
                 _ => Place::Nobody,
             },
         })
@@ -492,6 +532,7 @@ impl Server {
 
     /// Accounts changed: whoever keeps routes hears of it before the change is answered, so that it counts at once.
     pub(crate) fn announce_change(&mut self) {
+        self.recipients.forget();
         let keepers: Vec<u64> =
             self.clients.iter().filter(|(_, client)| client.keeps_routes).map(|(number, _)| *number).collect();
         for number in keepers {
@@ -549,9 +590,40 @@ fn mechanisms(text: Option<&[u8]>) -> Result<Mechanisms, String> {
     Mechanisms::parse(lines.as_deref()).map_err(|name| format!("`{}` is no mechanism", wire::escape::visible(&name)))
 }
 
+/// A request that its connection may make.
+enum Said {
+    Ask(Request),
+    Admin(AccountRequest),
+}
+
+impl Said {
+    /// `None` for what this connection may not say: a fault or an attack, which ends it and changes nothing.
+    fn understand(rights: Rights, datagram: &[u8]) -> Option<Self> {
+        if rights.admin {
+            return AccountRequest::decode(datagram).ok().map(Self::Admin);
+        }
+        let request = Request::decode(datagram).ok()?;
+        let may = match &request {
+            Request::Recipient { .. } => rights.network || rights.queue,
+            Request::Login { .. } | Request::Apop { .. } | Request::SaslStart { .. } | Request::SaslStep { .. } => rights.network,
+            Request::MaySend { .. } | Request::MaySubmit { .. } => rights.network,
+            Request::Route { .. } => rights.queue,
+        };
+        may.then_some(Self::Ask(request))
+    }
+}
+
+/// What has come and is not answered yet.
+#[derive(Default)]
+struct Heards {
+    requests: Vec<(u64, Said)>,
+    /// Bytes of their datagrams.
+    len: usize,
+}
+
 /// Whose an address is.
 pub(crate) enum Place {
-    /// Of a domain of users/domains: the local part.
+    /// Of a domain of users/domains, or of that which it is an alias of: the local part.
     Virtual(Domain, Vec<u8>),
     /// Of the system's users: the local part with its virtualdomains prefix.
     Local(Vec<u8>),

@@ -18,11 +18,10 @@ use control::authsources::Source;
 use ipc::Message as _;
 use ipc::auth::Answer;
 use ipc::checkpw::{self, Verdict};
-use ipc::field::Secret;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
-use wire::{Address, Domain};
+use wire::{Address, Domain, Secret};
 use zeroize::Zeroizing;
 
 /// A little more than qmail-checkpw allows itself.
@@ -122,7 +121,7 @@ impl Server {
         // The users of the system have one spelling; a program gets what the client wrote.
         let name = if source.is_of_system() { walk.system.as_deref().unwrap_or_default() } else { login.name() };
         let (name, password) = if walk.is_refused { (NOBODY.as_bytes(), NOBODY.as_bytes()) } else { (name, &walk.password[..]) };
-        let (login_name, password) = (name.into(), Secret(password.to_vec()));
+        let (login_name, password) = (name.into(), Secret::new(password.to_vec()));
         let (source, service, remote) = (source.line().into(), login.service().name().into(), login.remote());
         let question = move |id| checkpw::Request::Check { id, source, service, login: login_name, password, remote }.encode();
         if let Err(login) = self.checkpw.ask(question, login, sys::clock::boottime()) {
@@ -138,7 +137,7 @@ impl Server {
                 Ok(Some((len, _))) => match checkpw::Answer::decode(buf.get(..len).unwrap_or_default()) {
                     Ok(checkpw::Answer::Judged { id, verdict }) => {
                         if let Some(login) = self.checkpw.answered(id) {
-                            self.checkpw_says(login, verdict);
+                            self.source_says(login, verdict);
                         }
                         continue;
                     }
@@ -155,7 +154,8 @@ impl Server {
         self.unavailable(login.asker, "no answer from qmail-checkpw");
     }
 
-    fn checkpw_says(&mut self, mut login: Box<Login>, verdict: Verdict) {
+    /// A source other than the accounts has judged.
+    fn source_says(&mut self, mut login: Box<Login>, verdict: Verdict) {
         match verdict {
             _ if login.walk.is_refused => self.next_source(login),
             Verdict::Right { user } => self.source_accepts(login, &user),

@@ -192,7 +192,7 @@ impl Client {
         let bare = format!("n={},r=nonce", login.replace('=', "=3D").replace(',', "=2C"));
         let (header, data) = if plus { ("p=tls-exporter,,", EXPORTER) } else { ("n,,", &b""[..]) };
         let name = if plus { format!("{}-PLUS", hash.name()) } else { hash.name().to_owned() };
-        let said = match self.start(&name, Some(format!("{header}{bare}").as_bytes()), plus) {
+        match self.start(&name, Some(format!("{header}{bare}").as_bytes()), plus) {
             Answer::Challenge { exchange, data: first, .. } => {
                 let header = [header.as_bytes(), data].concat();
                 let (last, signature) = client::prove(hash, password.as_bytes(), &bare, &first, &header).unwrap();
@@ -205,8 +205,7 @@ impl Client {
                 }
             }
             other => other,
-        };
-        said
+        }
     }
 }
 
@@ -260,7 +259,13 @@ fn who_is_not_there_or_suspended_takes_the_same_steps_as_a_wrong_password() {
     system.user(ANN, "open sesame", true);
     system.user("sue@a.example", "open sesame", true);
     let (mut accounts, domain, _) = system.accounts();
-    accounts.set_suspended(&domain, &UserName::new(b"sue").unwrap(), true).unwrap();
+    accounts
+        .change_user(
+            &domain,
+            &UserName::new(b"sue").unwrap(),
+            &accounts::UserChange::Suspension { suspended: true, refuses_mail: false },
+        )
+        .unwrap();
     accounts.add_user(&domain, &UserName::new(b"imported").unwrap(), "$1$saltsalt$Yo6tRKYGO/jWyb1etwHDS/", 0).unwrap();
     for way in WAYS {
         let steps = |login: &str, password: &str| {
@@ -523,7 +528,7 @@ fn app_passwords_by_service_and_mechanism() {
     assert!(matches!(system.admin(&nobody), AccountAnswer::Failed { temporary: false, .. }));
     // A suspended account's app passwords are suspended with it.
     let (mut accounts, domain, ann) = system.accounts();
-    accounts.set_suspended(&domain, &ann, true).unwrap();
+    accounts.change_user(&domain, &ann, &accounts::UserChange::Suspension { suspended: true, refuses_mail: false }).unwrap();
     for way in [Way::Plain, Way::Scram(Hash::Sha1)] {
         assert_eq!(pop3.login(way, ANN, &phone), End::Refused, "{way:?}: suspended");
     }

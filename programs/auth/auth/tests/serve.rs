@@ -4,9 +4,10 @@
 use accounts::Accounts;
 use control::{Id, Ids, Root};
 use ipc::Message;
-use ipc::admin::{AccountAnswer, AccountRequest};
-use ipc::auth::{Answer, Directory, Request, Target};
+use ipc::admin::{AccountAnswer, AccountRequest, AccountRow, AliasRow, DomainChange, Quota, Vacation};
+use ipc::auth::{Answer, Directory, Limit, Permission, Request, Target};
 use ipc::lspawn::Existence;
+use ipc::mailbox::Settings;
 use qmail_auth::{Listeners, Server, Setup};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -286,7 +287,8 @@ fn a_suspended_account_is_refused_like_a_wrong_password() {
     system.user("ann@a.example", "x");
     let mut accounts = Accounts::open(&system.root.lib().join("accounts.sqlite")).unwrap();
     let (domain, user) = (Domain::new(b"a.example").unwrap(), accounts::UserName::new(b"ann").unwrap());
-    accounts.set_suspended(&domain, &user, true).unwrap();
+    let suspended = accounts::UserChange::Suspension { suspended: true, refuses_mail: false };
+    accounts.change_user(&domain, &user, &suspended).unwrap();
     let socket = system.auth();
     assert_eq!(login(&socket, b"ann@a.example", b"x").0, Answer::Refused { id: 9, pause_s: 1 });
     assert_eq!(recipient(&socket, "ann@a.example"), Directory::Mailbox {}, "mail goes on arriving");
@@ -313,7 +315,8 @@ fn routes_of_virtual_recipients() {
         }
     };
     let domain = Domain::new(b"a.example").unwrap();
-    let mailbox = |ext: &str| Target::Mailbox { domain: domain.clone(), user: "ann".into(), ext: ext.into() };
+    let mailbox =
+        |ext: &str| Target::Mailbox { domain: domain.clone(), user: "ann".into(), ext: ext.into(), settings: "".into() };
     assert_eq!(route("ANN@a.example"), mailbox(""));
     assert_eq!(route("ann-List@a.example"), mailbox("List"));
     assert_eq!(route("ann+tag@a.example"), mailbox(""));
@@ -346,7 +349,10 @@ fn the_administrators_mistakes_are_explained() {
     failed(AccountRequest::UserRemove { address: address("bob@a.example") }, "no such user");
     failed(AccountRequest::AliasAdd { address: address("all@a.example"), targets: vec![] }, "at least one target");
     failed(AccountRequest::AliasRemove { address: address("all@a.example") }, "no such alias");
-    assert_eq!(system.admin(&AccountRequest::UserQuota { address: address("ann@a.example"), bytes: 5 }), AccountAnswer::Ok {});
+    assert_eq!(
+        system.admin(&AccountRequest::UserQuota { address: address("ann@a.example"), bytes: 5, messages: 0 }),
+        AccountAnswer::Ok {}
+    );
     assert_eq!(system.admin(&AccountRequest::DomainForget { domain: Domain::new(b"a.example").unwrap() }), AccountAnswer::Ok {});
     failed(AccountRequest::UserRemove { address: address("ann@a.example") }, "no such user");
 }
@@ -490,4 +496,333 @@ fn who_manages_accounts_of_a_domain_that_has_none_is_told_where_to_go() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What is to be changed of a domain: nothing.
+fn no_change() -> DomainChange {
+    DomainChange {
+        alias_of: None,
+        default_quota: None,
+        quota_bytes: None,
+        users_max: None,
+        administrator_add: None,
+        administrator_remove: None,
+    }
+}
+
+fn account(user: &str, hash: &str) -> AccountRow {
+    AccountRow {
+        address: address(user),
+        hash: Some(hash.into()),
+        quota: None,
+        suspended: false,
+        refuses_mail: false,
+        forward: Vec::new(),
+        keeps_copy: false,
+        vacation: None,
+        per_hour: None,
+        per_day: None,
+        created_s: 5,
+    }
+}
+
+impl System {
+    fn done(&self, request: &AccountRequest) {
+        assert_eq!(self.admin(request), AccountAnswer::Ok {}, "{request:?}");
+    }
+
+    fn refused(&self, request: &AccountRequest, words: &str) {
+        match self.admin(request) {
+            AccountAnswer::Failed { text, temporary: false } => {
+                assert!(String::from_utf8_lossy(&text).contains(words), "{}", text.escape_ascii());
+            }
+            other => panic!("{request:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_an_account_says_of_deliveries_travels_with_the_route() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    let (ann, socket) = (address("ann@a.example"), system.auth());
+    let settings = |text: &str| {
+        // On another connection, so that no word of changes comes between.
+        let socket = system.auth();
+        match ask(&socket, &Request::Route { id: 3, address: address(text) }).0 {
+            Answer::Route { target: Target::Mailbox { settings, .. }, .. } => Settings::from_bytes(&settings).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(settings("ann@a.example"), Settings::default());
+    system.done(&AccountRequest::UserQuota { address: ann.clone(), bytes: 1000, messages: 3 });
+    let targets = vec![address("b@elsewhere.example")];
+    system.done(&AccountRequest::UserForward { address: ann.clone(), targets: targets.clone(), keeps_copy: true });
+    let vacation = Vacation { subject: "Away".into(), text: "Soon.".into(), from_s: 1, until_s: 9, days: 2 };
+    system.done(&AccountRequest::UserVacation { address: ann.clone(), vacation: Some(vacation) });
+    let quota = Settings { quota_bytes: 1000, quota_messages: 3, ..Settings::default() };
+    let all = Settings {
+        forward: targets,
+        keeps_copy: true,
+        vacation: Some(ipc::mailbox::Vacation {
+            address: ann.clone(),
+            subject: "Away".into(),
+            text: "Soon.".into(),
+            from_s: 1,
+            until_s: 9,
+            days: 2,
+        }),
+        ..quota.clone()
+    };
+    assert_eq!(settings("ANN@A.example"), all);
+    assert_eq!(settings("ann+tag@a.example"), all);
+    assert_eq!(settings("ann-list@a.example"), quota, "a `.qmail-list` file says the rest");
+    std::fs::write(system.root.control_file("overquota"), "defer\n").unwrap();
+    assert_eq!(settings("ann-list@a.example"), Settings { defers: true, ..quota.clone() });
+    std::fs::write(system.root.control_file("overquota"), "bounce\n").unwrap();
+    system.done(&AccountRequest::UserSuspend { address: ann.clone(), suspended: true, refuses_mail: false });
+    assert_eq!(settings("ann@a.example"), quota, "a suspended account neither forwards nor replies");
+    system.done(&AccountRequest::UserSuspend { address: ann.clone(), suspended: true, refuses_mail: true });
+    assert_eq!(recipient(&socket, "ann@a.example"), Directory::NoMailbox {});
+    system.done(&AccountRequest::UserSuspend { address: ann.clone(), suspended: false, refuses_mail: false });
+    assert_eq!(settings("ann@a.example"), all);
+    match system.admin(&AccountRequest::UserShow { address: address("Ann@a.example") }) {
+        AccountAnswer::Accounts { rows, last: true } => {
+            assert_eq!((rows[0].address.to_string(), &rows[0].hash), ("ann@a.example".to_owned(), &None));
+            assert_eq!(rows[0].quota, Some(Quota { bytes: 1000, messages: 3 }));
+        }
+        other => panic!("{other:?}"),
+    }
+    system.refused(&AccountRequest::UserShow { address: address("bob@a.example") }, "no such user");
+}
+
+#[test]
+fn an_alias_domain_is_the_other_domain_for_mail_and_logins() {
+    let system = system(&format!("{DOMAINS}b.example:64107:64107:/var/mail/a.example\n"));
+    system.lspawn();
+    system.user("ann@a.example", "x");
+    let change = |domain: &str, alias_of: &str| AccountRequest::DomainChange {
+        domain: Domain::new(domain.as_bytes()).unwrap(),
+        change: DomainChange { alias_of: Domain::new(alias_of.as_bytes()).ok(), ..no_change() },
+    };
+    let socket = system.auth();
+    assert_eq!(recipient(&socket, "ann@b.example"), Directory::NoMailbox {});
+    system.done(&change("b.example", "a.example"));
+    assert_eq!(recipient(&socket, "ann@b.example"), Directory::Mailbox {});
+    assert_eq!(recipient(&socket, "ann-x@b.example"), Directory::Mailbox {});
+    assert_eq!(recipient(&socket, "bob@b.example"), Directory::NoMailbox {});
+    assert!(matches!(login(&socket, b"ann@b.example", b"x").0, Answer::LoggedIn { user, .. } if &*user == b"ann@a.example"));
+    assert_eq!(login(&socket, b"ann@b.example", b"y").0, Answer::Refused { id: 9, pause_s: 1 });
+    assert_eq!(may_send(&socket, "ann@a.example", "ann@b.example"), Permission::Yes {});
+    assert_eq!(may_send(&socket, "ann@a.example", "bob@b.example"), Permission::NotYours {});
+    let route = ask(&socket, &Request::Route { id: 3, address: address("ann@b.example") }).0;
+    assert!(matches!(route, Answer::Route { target: Target::Mailbox { domain, .. }, .. } if domain.as_bytes() == b"a.example"));
+    system.refused(&AccountRequest::UserAddHash { address: address("c@b.example"), hash: "h".into() }, "alias of a.example");
+    system.refused(&change("c.example", "b.example"), "alias of a.example");
+    system.refused(&change("c.example", "nowhere.example"), "not a virtual domain");
+    match system.admin(&AccountRequest::DomainList { domain: None, after: "".into() }) {
+        AccountAnswer::Domains { rows, last: true } => {
+            assert_eq!((rows.len(), rows[0].alias_of.as_ref().map(Domain::as_bytes)), (1, Some(&b"a.example"[..])));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn permission(socket: &Seqpacket, request: &Request) -> Permission {
+    match ask(socket, request).0 {
+        Answer::Permission { id: 5, permission } => permission,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn may_send(socket: &Seqpacket, login: &str, text: &str) -> Permission {
+    permission(socket, &Request::MaySend { id: 5, login: login.into(), address: address(text) })
+}
+
+#[test]
+fn a_login_sends_as_itself_and_as_what_leads_to_it_alone() {
+    let system = system(DOMAINS);
+    for user in ["ann", "bob", "ann-bob"] {
+        system.user(&format!("{user}@a.example"), "x");
+    }
+    for (name, targets) in [
+        ("sales@a.example", &["ann@a.example"][..]),
+        ("chain@a.example", &["sales@a.example"]),
+        ("tagged@a.example", &["ann+sales@a.example"]),
+        ("team@a.example", &["ann@a.example", "bob@a.example"]),
+        ("away@a.example", &["ann@elsewhere.example"]),
+        ("loop@a.example", &["pool@a.example"]),
+        ("pool@a.example", &["loop@a.example"]),
+        ("ann-x@a.example", &["bob@a.example"]),
+        ("@a.example", &["ann@a.example"]),
+    ] {
+        let targets = targets.iter().map(|t| address(t)).collect();
+        assert_eq!(system.admin(&AccountRequest::AliasAdd { address: address(name), targets }), AccountAnswer::Ok {});
+    }
+    std::fs::write(system.root.control_file("percenthack"), "a.example\n").unwrap();
+    let grants = "Bob@a.example:team@a.example\nbob@a.example:@news.example\njoe:joe-list@host.example\n";
+    std::fs::write(system.root.control_file("submissionsenders"), grants).unwrap();
+    let socket = system.auth();
+    let (ann, bob) = ("ann@a.example", "bob@a.example");
+    for (login, text, may) in [
+        (ann, "ann@a.example", true),
+        (ann, "ANN@A.Example", true),
+        ("ANN@a.example", "ann@a.example", true),
+        (ann, "ann-list@a.example", true),
+        (ann, "ann+List@a.example", true),
+        (ann, "sales@a.example", true),
+        (ann, "chain@a.example", true),
+        (ann, "tagged@a.example", true),
+        (ann, "bob@a.example", false),
+        (ann, "ann-bob@a.example", false),
+        (ann, "ann-bob+x@a.example", false),
+        (ann, "ann-x@a.example", false),
+        (ann, "ann-@a.example", false),
+        (ann, "team@a.example", false),
+        (ann, "away@a.example", false),
+        (ann, "loop@a.example", false),
+        // What the catch-all takes is nobody's, though it is ann who gets it.
+        (ann, "ceo@a.example", false),
+        (ann, "postmaster@a.example", false),
+        (ann, "ann@elsewhere.example", false),
+        (ann, "ann@news.example", false),
+        (ann, "ann@host.example", false),
+        (ann, "ann", false),
+        (ann, "", false),
+        (ann, "@a.example", false),
+        (ann, "#@[]", false),
+        // Tricks with the parts of an address.
+        (ann, "ann%a.example@a.example", false),
+        (ann, "ann+x%elsewhere.example@a.example", false),
+        (ann, "ann+x@elsewhere.example>@a.example", false),
+        (ann, "ann+x y@a.example", false),
+        (ann, "ann+\"x@a.example", false),
+        (ann, "ann@a.example@elsewhere.example", false),
+        (ann, "ann@elsewhere.example@a.example", false),
+        (bob, "bob@a.example", true),
+        (bob, "ann-x@a.example", true),
+        (bob, "team@a.example", true),
+        (bob, "any@NEWS.example", true),
+        (bob, "any@x.news.example", false),
+        ("gone@a.example", "gone@a.example", false),
+        ("", "ann@a.example", false),
+        ("joe", "joe@host.example", true),
+        ("joe", "joe-list@host.example", true),
+        ("joe", "joe-other@host.example", false),
+        ("joe@host.example", "joe@host.example", false),
+    ] {
+        let wanted = if may { Permission::Yes {} } else { Permission::NotYours {} };
+        assert_eq!(may_send(&socket, login, text), wanted, "{login} as {text}");
+    }
+    std::fs::write(system.root.control_file("submissionsenders"), "nonsense\n").unwrap();
+    assert_eq!(may_send(&socket, ann, "ann@a.example"), Permission::Temporary {});
+    std::fs::remove_file(system.root.control_file("submissionsenders")).unwrap();
+    assert_eq!(may_send(&socket, bob, "team@a.example"), Permission::NotYours {}, "at once");
+    std::fs::write(system.root.domains_file(), "not a line\n").unwrap();
+    assert_eq!(may_send(&socket, ann, "ann@a.example"), Permission::Temporary {});
+}
+
+#[test]
+fn who_is_suspended_or_gone_sends_no_more_in_a_session_that_is_open() {
+    use accounts::Directory as _;
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    system.user("bob@a.example", "x");
+    let socket = system.auth();
+    let ann = || may_send(&socket, "ann@a.example", "ann@a.example");
+    assert_eq!(ann(), Permission::Yes {});
+    let mut accounts = Accounts::open(&system.root.lib().join("accounts.sqlite")).unwrap();
+    let (domain, user) = (Domain::new(b"a.example").unwrap(), accounts::UserName::new(b"ann").unwrap());
+    accounts.change_user(&domain, &user, &accounts::UserChange::Suspension { suspended: true, refuses_mail: false }).unwrap();
+    assert_eq!(ann(), Permission::NotYours {});
+    accounts.change_user(&domain, &user, &accounts::UserChange::Suspension { suspended: false, refuses_mail: false }).unwrap();
+    assert_eq!(ann(), Permission::Yes {});
+    assert_eq!(system.admin(&AccountRequest::UserRemove { address: address("ann@a.example") }), AccountAnswer::Ok {});
+    assert_eq!(ann(), Permission::NotYours {});
+}
+
+#[test]
+fn a_login_has_its_limits() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    std::fs::write(system.root.control_file("submissionlimits"), "messages-per-hour=3\nrecipients-per-day=9\n").unwrap();
+    let socket = system.auth();
+    let submit = |login: &str, recipients| permission(&socket, &Request::MaySubmit { id: 5, login: login.into(), recipients });
+    let ann = "ann@a.example";
+    assert_eq!(submit(ann, 9), Permission::Yes {});
+    assert_eq!(submit("ANN@a.example", 1), Permission::Limited { limit: Limit::RecipientsPerDay {} });
+    assert_eq!(may_send(&socket, ann, ann), Permission::Limited { limit: Limit::RecipientsPerDay {} });
+    assert_eq!(may_send(&socket, ann, "bob@a.example"), Permission::NotYours {});
+    std::fs::write(system.root.control_file("submissionlimits"), "messages-per-hour=3\nrecipients-per-day=0\n").unwrap();
+    assert_eq!(
+        [(); 3].map(|()| submit(ann, 100)),
+        [Permission::Yes {}, Permission::Yes {}, Permission::Limited { limit: Limit::MessagesPerHour {} }]
+    );
+    assert_eq!(submit("bob@a.example", 1), Permission::Yes {});
+    system.user("eve@a.example", "x");
+    let own = |per_hour| AccountRequest::UserLimits { address: address("eve@a.example"), per_hour, per_day: None };
+    system.done(&own(Some(1)));
+    let eve = || submit("eve@a.example", 1);
+    assert_eq!([(); 2].map(|()| eve()), [Permission::Yes {}, Permission::Limited { limit: Limit::MessagesPerHour {} }]);
+    system.done(&own(Some(2)));
+    assert_eq!(eve(), Permission::Yes {});
+    std::fs::write(system.root.control_file("submissionlimits"), "messages=3\n").unwrap();
+    assert_eq!(submit(ann, 1), Permission::Temporary {});
+}
+
+#[test]
+fn many_users_are_added_at_once_and_come_out_again() {
+    let system = system(DOMAINS);
+    let domain = Domain::new(b"a.example").unwrap();
+    let default_quota = Some(Quota { bytes: 77, messages: 0 });
+    let change = DomainChange { default_quota: default_quota.clone(), users_max: Some(151), ..no_change() };
+    system.done(&AccountRequest::DomainChange { domain: domain.clone(), change });
+    let mut users: Vec<_> = (0..150).map(|n| account(&format!("u{n:03}@a.example"), "$1$x$y")).collect();
+    users.push(account("u000@a.example", "other"));
+    users.push(account("x@elsewhere.example", "h"));
+    users.push(account("y@a.example", "two words"));
+    users.push(AccountRow { quota: Some(Quota { bytes: 5, messages: 6 }), ..account("z@a.example", "h") });
+    users.push(account("zz@a.example", "h"));
+    let alias = |name: &str| AliasRow { address: address(name), targets: vec![address("t@x")] };
+    let aliases = vec![alias("info@a.example"), alias("u001@a.example"), alias("@a.example")];
+    let AccountAnswer::Added { failures } = system.admin(&AccountRequest::Add { users, aliases }) else { panic!() };
+    let short: Vec<_> = failures.iter().map(|f| (f.at, f.exists)).collect();
+    assert_eq!(short, [(150, true), (151, false), (152, false), (154, false), (156, true)], "{failures:?}");
+    let socket = system.connect("admin/auth.sock");
+    let request = AccountRequest::Export { domain: Some(domain), after: "".into(), secrets: true };
+    socket.send(&request.encode()).unwrap();
+    let mut rows = Vec::new();
+    loop {
+        let AccountAnswer::Accounts { rows: some, last } = receive(&socket).0 else { panic!() };
+        rows.extend(some);
+        if last {
+            break;
+        }
+    }
+    assert_eq!(rows.len(), 151);
+    assert_eq!(rows[0], AccountRow { quota: default_quota, ..account("u000@a.example", "$1$x$y") });
+    assert_eq!(rows[150].quota, Some(Quota { bytes: 5, messages: 6 }));
+    let too_many = vec![account("w@a.example", "h"); ipc::admin::ADD_MAX + 1];
+    system.refused(&AccountRequest::Add { users: too_many, aliases: vec![] }, "more than 200");
+    let hash = system.admin(&AccountRequest::Hash { password: "secret".into() });
+    assert!(matches!(hash, AccountAnswer::Hashed { hash } if hash.starts_with(b"$argon2id$")));
+}
+
+#[test]
+fn administrators_of_a_domain_are_its_own_or_others_users() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    let domain = Domain::new(b"a.example").unwrap();
+    let change = |change| AccountRequest::DomainChange { domain: domain.clone(), change };
+    let add = |who: &str| change(DomainChange { administrator_add: Some(address(who)), ..no_change() });
+    let remove = |who: &str| change(DomainChange { administrator_remove: Some(address(who)), ..no_change() });
+    system.refused(&add("bob@a.example"), "no such user");
+    system.refused(&remove("ann@a.example"), "does not administer");
+    system.done(&add("Ann@A.example"));
+    system.refused(&add("ann@a.example"), "already");
+    match system.admin(&AccountRequest::DomainList { domain: Some(domain.clone()), after: "".into() }) {
+        AccountAnswer::Domains { rows, .. } => assert_eq!(rows[0].administrators, [address("ann@a.example")]),
+        other => panic!("{other:?}"),
+    }
+    system.done(&remove("ANN@a.example"));
 }

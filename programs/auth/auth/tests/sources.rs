@@ -105,7 +105,7 @@ impl System {
             let checkpw::Request::Check { id, source, service, login, password, remote } = request;
             assert!(remote == Some("192.0.2.1".parse().unwrap()) && (&*service == b"smtp" || &*service == b"pop3"));
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            let (source, login, password) = (text(&source), text(&login), text(&password.0));
+            let (source, login, password) = (text(&source), text(&login), text(password.expose()));
             let word = source.split(' ').next().unwrap();
             assert!(word != "checkpassword" || source == PROGRAM, "{source}");
             asked.lock().unwrap().push(format!("{word} {login} {password}"));

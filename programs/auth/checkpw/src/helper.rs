@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use sys::inherited::Inherited;
 use sys::spawn::{Child, Ended, Spawn};
 use sys::{Received, Seqpacket};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::checkpassword::{self, Login};
 use crate::{pam, shadow};
@@ -47,13 +47,13 @@ pub enum Started {
 /// It cannot be started: the source is unavailable, and why.
 pub fn start(root: &Root, source: &Source, request: &Request) -> Result<Started, String> {
     let Request::Check { service, login, password, remote, .. } = request;
-    if login.len() > LOGIN_LEN_MAX || password.0.len() > PASSWORD_LEN_MAX || login.contains(&0) || password.0.contains(&0) {
+    if login.len() > LOGIN_LEN_MAX || password.expose().len() > PASSWORD_LEN_MAX || login.contains(&0) || password.expose().contains(&0) {
         return Ok(Started::Known(Verdict::NoSuchUser {}));
     }
     match source {
         Source::Checkpassword { program, args } => {
             check_program(program).map_err(|error| error.to_string())?;
-            let asked = Login { service, login, password: &password.0, remote: *remote };
+            let asked = Login { service, login, password: password.expose(), remote: *remote };
             let started = checkpassword::start(program, args, &asked);
             let started = started.map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
             Ok(match started {
@@ -136,13 +136,13 @@ pub fn run(root: &Root, line: &[u8]) -> io::Result<()> {
     let source = Source::parse(line).map_err(io::Error::other)?;
     let mut buf = Zeroizing::new(vec![0; DATAGRAM_LEN_MAX]);
     let Received::Datagram(len, _) = work.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
-    let Request::Check { login, mut password, remote, .. } = Request::decode(buf.get(..len).unwrap_or_default())?;
+    let Request::Check { login, password, remote, .. } = Request::decode(buf.get(..len).unwrap_or_default())?;
     let judged = match &source {
-        Source::Shadow => shadow::judge(root, &login, &password.0),
-        Source::Pam { service } => pam::judge(root, service, &login, &password.0, remote),
+        Source::Shadow => shadow::judge(root, &login, password.expose()),
+        Source::Pam { service } => pam::judge(root, service, &login, password.expose(), remote),
         Source::Accounts | Source::Checkpassword { .. } => Err("not a source of the helper's".to_owned()),
     };
-    password.0.zeroize();
+    drop(password);
     let verdict = judged.unwrap_or_else(|text| Verdict::Unavailable { text: ipc::clip(text.as_bytes()).into() });
     work.send(&verdict.encode_bounded()?)
 }

@@ -19,7 +19,7 @@ use sys::inherited::Inherited;
 use sys::signal::Signals;
 use sys::spawn::Child;
 use sys::{Received, Seqpacket};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::helper::{self, Helper, Started};
 use crate::log;
@@ -42,13 +42,6 @@ struct Waiting {
     client: u64,
     request: Request,
     deadline: Duration,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let Request::Check { password, .. } = &mut self.request;
-        password.0.zeroize();
-    }
 }
 
 /// A login that is being judged.

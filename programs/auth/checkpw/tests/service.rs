@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipc::checkpw::{Answer, Request, Verdict};
-use ipc::field::Secret;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use qmail_checkpw::service::{CHECK_DEADLINE, HELPERS_MAX, WAITING_MAX};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sys::spawn::{Child, Ended, Spawn};
 use sys::{Received, Seqpacket};
+use wire::Secret;
 
 const QMAILA: u32 = 61_101;
 
@@ -113,7 +113,7 @@ impl Drop for System {
 }
 
 fn ask(socket: &Seqpacket, id: u64, source: &str, login: &str, password: &str) {
-    let (login, password) = (login.into(), Secret(password.into()));
+    let (login, password) = (login.into(), Secret::new(password.into()));
     let remote = Some("192.0.2.7".parse().unwrap());
     let request = Request::Check { id, source: source.into(), service: "pop3".into(), login, password, remote };
     socket.send(&request.encode()).unwrap();

@@ -38,64 +38,88 @@ fn is_key_exchange(input: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn certificate_verify(hash_len: usize) -> Vec<u8> {
-        [&PADDING, SERVER_CONTEXT, &vec![7; hash_len]].concat()
+    fn tls13(hash_len: usize) -> Vec<u8> {
+        [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify\0", &vec![0xa5; hash_len]].concat()
     }
 
-    fn key_exchange(curve: u16, point: &[u8]) -> Vec<u8> {
-        let [high, low] = curve.to_be_bytes();
-        [&[9; RANDOMS_LEN][..], &[3, high, low, point.len().try_into().unwrap()], point].concat()
+    fn tls12(group: u16, len: usize) -> Vec<u8> {
+        let mut point = vec![0x5a; len];
+        point[0] = 4;
+        [&[7; 64][..], &[3], &group.to_be_bytes(), &[u8::try_from(len).unwrap()], &point].concat()
+    }
+
+    fn good() -> Vec<Vec<u8>> {
+        vec![tls13(32), tls13(48), tls12(23, 65), tls12(24, 97), tls12(29, 32)]
     }
 
     #[test]
     fn what_tls_servers_sign() {
-        for hash_len in [32, 48] {
-            assert!(is_tls_server(&certificate_verify(hash_len)));
-        }
-        for (curve, point) in [(23, vec![4; 65]), (24, vec![4; 97]), (29, vec![0; 32])] {
-            assert!(is_tls_server(&key_exchange(curve, &point)), "{curve}");
+        for input in good() {
+            assert!(is_tls_server(&input), "{}", input.escape_ascii());
         }
     }
 
+    /// Every bit of what is fixed, and every other length.
     #[test]
-    fn every_byte_of_the_frame_counts() {
-        let good = certificate_verify(32);
-        for at in 0..PADDING.len() + SERVER_CONTEXT.len() {
-            for bit in 0..8 {
-                let mut bad = good.clone();
-                bad[at] ^= 1 << bit;
-                assert!(!is_tls_server(&bad), "byte {at}, bit {bit}");
+    fn every_change_of_the_form_is_refused() {
+        for input in good() {
+            let fixed = if input.starts_with(b"  ") { 0..98 } else { 64..68 };
+            for at in fixed {
+                for bit in 0..8 {
+                    let mut changed = input.clone();
+                    changed[at] ^= 1 << bit;
+                    assert!(!is_tls_server(&changed), "byte {at} bit {bit} of {}", input.escape_ascii());
+                }
+            }
+            for len in (0..input.len()).filter(|len| !(input.starts_with(b"  ") && *len == 130)) {
+                assert!(!is_tls_server(&input[..len]), "{len} of {}", input.escape_ascii());
+            }
+            for more in 1..300 {
+                let longer = [&input[..], &vec![0; more]].concat();
+                assert!(!is_tls_server(&longer) || longer.len() == 146, "{more} more");
             }
         }
-        let good = key_exchange(23, &[4; 65]);
-        for at in RANDOMS_LEN..RANDOMS_LEN + 5 {
-            for bit in 0..8 {
-                let mut bad = good.clone();
-                bad[at] ^= 1 << bit;
-                assert!(!is_tls_server(&bad), "byte {at}, bit {bit}");
-            }
-        }
-        for good in [certificate_verify(32), certificate_verify(48), key_exchange(23, &[4; 65]), key_exchange(29, &[1; 32])] {
-            for len in 0..good.len() {
-                assert!(!is_tls_server(&good[..len]) || len == 0, "{len}");
-            }
-            assert!(!is_tls_server(&[&good[..], b"x"].concat()));
-        }
-        assert!(!is_tls_server(&[]));
-    }
-
-    #[test]
-    fn what_others_sign() {
-        let client = [&PADDING[..], b"TLS 1.3, client CertificateVerify\0", &[7; 32]].concat();
-        // TBSCertificate and CertificationRequestInfo are DER sequences; DKIM hashes header fields; ACME signs base64url and a dot.
-        let der = [&[0x30, 0x81, 0x82][..], &[2; 130]].concat();
-        let dkim = b"from:a@b.example\r\ndkim-signature:v=1; a=rsa-sha256; b=".to_vec();
-        let acme = b"eyJhbGciOiJFUzI1NiJ9.eyJjc3IiOiJNSUhlIn0".to_vec();
-        for other in
-            [client, der, dkim, acme, vec![0; 32], vec![3; 64], PADDING.to_vec(), certificate_verify(20), certificate_verify(64)]
-        {
+        for other in [tls12(25, 133), tls12(30, 56), tls12(23, 33), tls12(29, 65), tls12(23, 32)] {
             assert!(!is_tls_server(&other), "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_has_another_purpose_is_refused() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = || rcgen::CertificateParams::new(["mx.example.org".to_owned()]).unwrap();
+        let certificate = params().self_signed(&key).unwrap();
+        let request = params().serialize_request(&key).unwrap();
+        // What is signed of them is their first element.
+        let signed = |der: &[u8]| {
+            let header = |der: &[u8]| match der[1] {
+                0x82 => (4, usize::from(u16::from_be_bytes([der[2], der[3]]))),
+                0x81 => (3, usize::from(der[2])),
+                len => (2, usize::from(len)),
+            };
+            let first = &der[header(der).0..];
+            let (start, len) = header(first);
+            first[..start + len].to_vec()
+        };
+        let request = signed(request.der());
+        let dkim = b"from:joe@example.org\r\ndkim-signature:v=1; a=rsa-sha256; d=example.org; s=x; h=from; bh=; b=".to_vec();
+        let jws = b"eyJhbGciOiJFUzI1NiJ9.eyJub25jZSI6IngifQ".to_vec();
+        let mut client = tls13(32);
+        client[73..79].copy_from_slice(b"client");
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &dkim);
+        let all =
+            [signed(certificate.der()), certificate.der().to_vec(), request, dkim, jws, client, hash.as_ref().to_vec(), vec![]];
+        for input in all {
+            assert!(!is_tls_server(&input), "{}", input.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(input: Vec<u8>) {
+            prop_assert!(!is_tls_server(&input) || [100, 130, 133, 146, 165].contains(&input.len()));
         }
     }
 }

@@ -50,11 +50,10 @@ fn service(root: &Root) -> io::Result<()> {
     let (lifeline, listener) = (inherited.one("lifeline")?, inherited.one("serve:keys")?);
     let ids = root.ids().map_err(io::Error::other)?;
     sandbox::enter_as("qmail-keys", root.path(), &[])?;
-    // SIGHUP asks to reread; the files are followed anyway, so it only must not end the process.
-    sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
+    let signals = sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
     let server = Arc::new(server::Server::new(store::Store::new(root.clone()), ids));
     inherited.ready()?;
-    server::run(&server, &listener, &lifeline)
+    server::run(&server, &listener, &lifeline, &signals)
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

@@ -14,9 +14,10 @@ use rustix::event::{PollFd, PollFlags};
 use sandbox::Socket;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use sys::signal::Signals;
 use sys::{Received, Seqpacket};
 
 const THREADS_MAX: usize = 4;
@@ -72,6 +73,16 @@ impl Server {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).entries(sys::clock::boottime())
     }
 
+    fn by_key(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).by_key(name, sys::clock::boottime())
+    }
+
+    /// Everything is read again.
+    fn reread(&self) {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).forget();
+        self.entries();
+    }
+
     fn may_sign(&self, uid: u32) -> bool {
         let now = sys::clock::boottime();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,15 +95,13 @@ impl Server {
             Request::Certificate { id, number } => certificate(&self.entries(), id, number),
             Request::Sign { id, key, purpose, scheme, input } => {
                 let refused = |text: &str| Answer::Refused { id, text: text.into() };
-                let entries = self.entries();
-                let entry = entries.all.iter().find(|entry| entry.certificate.key_name == *key);
-                match entry {
+                match self.by_key(&key) {
                     _ if purpose != TLS || input.len() > INPUT_LEN_MAX || !is_tls_server(&input) => {
                         refused("not an input of this purpose")
                     }
                     None => Answer::UnknownKey { id },
                     Some(_) if !self.may_sign(uid) => refused("too many signatures at once"),
-                    Some(entry) => match sign(entry, scheme, &input) {
+                    Some(entry) => match sign(&entry, scheme, &input) {
                         Some(signature) => Answer::Signature { id, signature: signature.into() },
                         None => refused("not a scheme of this key"),
                     },
@@ -126,20 +135,22 @@ fn sign(entry: &Entry, scheme: u16, input: &[u8]) -> Option<Vec<u8>> {
     entry.key.choose_scheme(&[*scheme])?.sign(input).ok()
 }
 
-/// Serves on several threads until `lifeline` ends.
+/// Serves on several threads until `lifeline` ends; rereads on a signal.
 ///
 /// # Errors
 /// poll(2) failed, or there is no thread to be had.
-pub fn run(server: &Arc<Server>, listener: &impl AsFd, lifeline: &impl AsFd) -> io::Result<()> {
+pub fn run(server: &Arc<Server>, listener: &impl AsFd, lifeline: &impl AsFd, signals: &Signals) -> io::Result<()> {
     let count = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS_MAX);
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..count)
             .map(|_| {
                 let (listener, lifeline) = (listener.as_fd(), lifeline.as_fd());
-                std::thread::Builder::new().name("keys".to_owned()).spawn_scoped(scope, move || serve(server, listener, lifeline))
+                std::thread::Builder::new()
+                    .name("keys".to_owned())
+                    .spawn_scoped(scope, move || serve(server, listener, lifeline, None))
             })
             .collect::<io::Result<_>>()?;
-        let served = serve(server, listener.as_fd(), lifeline.as_fd());
+        let served = serve(server, listener.as_fd(), lifeline.as_fd(), Some(signals));
         for other in others {
             let _ = other.join();
         }
@@ -152,12 +163,14 @@ struct Client {
     uid: u32,
 }
 
-fn serve(server: &Server, listener: std::os::fd::BorrowedFd<'_>, lifeline: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+fn serve(server: &Server, listener: BorrowedFd<'_>, lifeline: BorrowedFd<'_>, signals: Option<&Signals>) -> io::Result<()> {
     let mut clients: Vec<Client> = Vec::new();
     let mut buf = vec![0; DATAGRAM_LEN_MAX];
     loop {
         let accepts = if clients.len() < CLIENTS_MAX { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = vec![PollFd::from_borrowed_fd(lifeline, PollFlags::IN), PollFd::from_borrowed_fd(listener, accepts)];
+        // The lifeline again where there are no signals to be heard.
+        fds.push(PollFd::from_borrowed_fd(signals.map_or(lifeline, Signals::as_fd), PollFlags::IN));
         fds.extend(clients.iter().map(|client| PollFd::new(&client.socket, PollFlags::IN)));
         match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -169,7 +182,10 @@ fn serve(server: &Server, listener: std::os::fd::BorrowedFd<'_>, lifeline: std::
         if ended {
             return Ok(());
         }
-        let mut asks = ready.into_iter().skip(2);
+        while signals.is_some_and(|signals| signals.next().is_some()) {
+            server.reread();
+        }
+        let mut asks = ready.into_iter().skip(3);
         clients.retain(|client| !asks.next().unwrap_or_default() || serve_client(server, client, &mut buf));
         if called {
             clients.extend(accept(server, listener));
@@ -178,7 +194,7 @@ fn serve(server: &Server, listener: std::os::fd::BorrowedFd<'_>, lifeline: std::
 }
 
 /// All threads wake for a connection; one gets it.
-fn accept(server: &Server, listener: std::os::fd::BorrowedFd<'_>) -> Option<Client> {
+fn accept(server: &Server, listener: BorrowedFd<'_>) -> Option<Client> {
     match sys::seqpacket::accept(listener) {
         Ok(socket) => {
             let uid = socket.peer().ok()?.uid;

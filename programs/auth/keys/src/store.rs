@@ -1,10 +1,12 @@
 //! The certificates and keys below etc/qmail/tls, followed: looked at again at most once in [`LOOK_PAUSE`].
 //!
-//! What cannot be used is left out and logged; the others go on.
+//! What cannot be used is left out and logged; the others go on. If it could be used before, the former certificate stays in use: two files
+//! that are replaced one after the other stop nobody.
 
 use crate::log;
 use certificates::{CERTIFICATE, Entry, KEY};
 use control::Root;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,18 +21,26 @@ const NAMES_MAX: usize = 10_000;
 /// Of certificates whose end is nearer than this, the log tells.
 const EXPIRY_WARNING_S: i64 = 14 * 86_400;
 
+/// So long a key signs on when it is not there any more: who has its certificate from an earlier listing learns of the new one meanwhile.
+const FORMER_MAX: Duration = Duration::from_secs(60);
+/// A file that was changed so short a time ago may change again without a trace in its times.
+const SETTLE_S: i64 = 1;
+
 /// All of them at a time.
 #[derive(Debug, Default)]
 pub struct Entries {
     pub generation: u64,
-    pub all: Vec<Entry>,
+    pub all: Vec<Arc<Entry>>,
     /// Which one is for clients that name no host: that of `control/me`, else the first.
     pub default: usize,
 }
 
 /// Which files there are, and which they were when they were read.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
-struct Seen(Vec<(String, [Option<Mark>; 2])>);
+struct Seen {
+    names: Vec<(String, [Option<Mark>; 2])>,
+    me: Option<Mark>,
+}
 
 /// Inode, size, change time.
 type Mark = (u64, u64, i64, i64);
@@ -41,27 +51,54 @@ pub struct Store {
     root: Root,
     seen: Option<Seen>,
     looked: Option<Duration>,
+    /// By the name of the directory.
+    usable: BTreeMap<String, Arc<Entry>>,
+    /// What was last logged of each.
+    said: BTreeMap<String, String>,
     entries: Arc<Entries>,
+    /// Those that are gone, and since when.
+    former: Vec<(Duration, Arc<Entry>)>,
 }
 
 impl Store {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(root: Root) -> Self {
-        Self { root, seen: None, looked: None, entries: Arc::default() }
+        Self {
+            root,
+            seen: None,
+            looked: None,
+            usable: BTreeMap::new(),
+            said: BTreeMap::new(),
+            entries: Arc::default(),
+            former: Vec::new(),
+        }
+    }
+
+    /// Reads everything again at the next use.
+    pub fn forget(&mut self) {
+        (self.seen, self.looked) = (None, None);
+    }
+
+    /// The certificate whose key has this name, also if it was replaced just now.
+    pub fn by_key(&mut self, name: &[u8], now: Duration) -> Option<Arc<Entry>> {
+        let entries = self.entries(now);
+        self.former.retain(|(since, _)| now.saturating_sub(*since) < FORMER_MAX);
+        let mut all = entries.all.iter().chain(self.former.iter().map(|(_, entry)| entry));
+        all.find(|entry| entry.certificate.key_name == name).cloned()
     }
 
     /// What there is; `now` is the time since boot.
     pub fn entries(&mut self, now: Duration) -> Arc<Entries> {
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_PAUSE) {
             self.looked = Some(now);
-            self.look();
+            self.look(now);
         }
         Arc::clone(&self.entries)
     }
 
-    fn look(&mut self) {
-        let seen = match Seen::of(&self.root.tls()) {
+    fn look(&mut self, now: Duration) {
+        let seen = match Seen::of(&self.root) {
             Ok(seen) => seen,
             // What was read goes on counting.
             Err(error) => return log(&format!("{}: {error}", self.root.tls().display())),
@@ -69,21 +106,45 @@ impl Store {
         if self.seen.as_ref() == Some(&seen) {
             return;
         }
-        let me = self.root.line("me").ok().flatten().unwrap_or_default().to_ascii_lowercase();
-        let mut all = Vec::new();
-        for (name, _) in &seen.0 {
-            let dir = self.root.tls().join(name);
-            match certificates::entry(&dir) {
-                Ok(entry) => {
-                    warn_of_end(&dir, &entry);
-                    all.push(entry);
-                }
-                Err(error) => log(&format!("{}: not used: {error}", dir.display())),
-            }
+        let names: Vec<String> = seen.names.iter().map(|(name, _)| name.clone()).collect();
+        self.usable.retain(|name, _| names.contains(name));
+        self.said.retain(|name, _| names.contains(name));
+        for name in names {
+            self.read(name);
         }
-        let default = all.iter().position(|entry: &Entry| entry.certificate.covers(&me)).unwrap_or(0);
+        self.seen = seen.is_settled().then_some(seen);
+        self.publish(now);
+    }
+
+    /// Reads one, and says so if that is new.
+    fn read(&mut self, name: String) {
+        let dir = self.root.tls().join(&name);
+        let line = match certificates::entry(&dir) {
+            Ok(entry) => {
+                let line = about(&entry);
+                self.usable.insert(name.clone(), Arc::new(entry));
+                line
+            }
+            Err(error) if self.usable.contains_key(&name) => format!("alert: {error}; the former certificate stays in use"),
+            Err(error) => format!("alert: not used: {error}"),
+        };
+        if self.said.get(&name) != Some(&line) {
+            log(&format!("{}: {line}", dir.display()));
+            self.said.insert(name, line);
+        }
+    }
+
+    fn publish(&mut self, now: Duration) {
+        let me = self.root.line("me").ok().flatten().unwrap_or_default().to_ascii_lowercase();
+        let all: Vec<Arc<Entry>> = self.usable.values().cloned().collect();
+        let is_there = |key: &[u8]| all.iter().any(|entry| entry.certificate.key_name == key);
+        let gone = self.entries.all.iter().filter(|entry| !is_there(&entry.certificate.key_name));
+        self.former.extend(gone.map(|entry| (now, Arc::clone(entry))));
+        // One in the directory of that name before others that are for it, too.
+        let own = self.usable.keys().position(|name| name.as_bytes().eq_ignore_ascii_case(&me));
+        let covers = |at: &usize| all.get(*at).is_some_and(|entry| entry.certificate.covers(&me));
+        let default = own.filter(covers).or_else(|| (0..all.len()).find(covers)).unwrap_or(0);
         log(&format!("certificates: {}", all.len()));
-        self.seen = Some(seen);
         self.entries = Arc::new(Entries { generation: generation(), all, default });
     }
 }
@@ -99,31 +160,43 @@ fn generation() -> u64 {
 }
 
 impl Seen {
-    fn of(dir: &Path) -> io::Result<Self> {
+    fn of(root: &Root) -> io::Result<Self> {
+        let dir = root.tls();
         let mut names = Vec::new();
-        for entry in fs::read_dir(dir)?.take(NAMES_MAX) {
+        for entry in fs::read_dir(&dir)?.take(NAMES_MAX) {
             // What is no text is no host's name; a dot starts what editors and package managers put aside.
             if let Ok(name) = entry?.file_name().into_string()
                 && !name.starts_with('.')
                 && dir.join(&name).is_dir()
             {
-                let mark = |file: &str| {
-                    fs::metadata(dir.join(&name).join(file)).ok().map(|m| (m.ino(), m.size(), m.ctime(), m.ctime_nsec()))
-                };
-                let marks = [mark(CERTIFICATE), mark(KEY)];
+                let marks = [CERTIFICATE, KEY].map(|file| mark(&dir.join(&name).join(file)));
                 names.push((name, marks));
             }
         }
         names.sort();
-        Ok(Self(names))
+        Ok(Self { names, me: mark(&root.control_file("me")) })
+    }
+
+    fn is_settled(&self) -> bool {
+        let now = i64::try_from(sys::clock::unix_s()).unwrap_or(i64::MAX);
+        let marks = self.names.iter().flat_map(|(_, marks)| marks).chain([&self.me]);
+        marks.flatten().all(|(_, _, changed_s, _)| changed_s.abs_diff(now) > SETTLE_S.unsigned_abs())
     }
 }
 
-fn warn_of_end(dir: &Path, entry: &Entry) {
+fn mark(path: &Path) -> Option<Mark> {
+    fs::metadata(path).ok().map(|m| (m.ino(), m.size(), m.ctime(), m.ctime_nsec()))
+}
+
+/// What the log says of one that is used.
+fn about(entry: &Entry) -> String {
     let left_s = entry.certificate.not_after_s.saturating_sub(i64::try_from(sys::clock::unix_s()).unwrap_or(i64::MAX));
+    let days = left_s.div_euclid(86_400);
     if left_s <= 0 {
-        log(&format!("{}: the certificate has expired; clients that look will not accept it", dir.display()));
+        "warning: the certificate has expired; clients that look will not accept it".to_owned()
     } else if left_s < EXPIRY_WARNING_S {
-        log(&format!("{}: the certificate expires in {} days", dir.display(), left_s / 86_400));
+        format!("warning: the certificate expires in {days} days")
+    } else {
+        format!("the certificate is used; it expires in {days} days")
     }
 }

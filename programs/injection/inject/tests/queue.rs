@@ -99,6 +99,7 @@ fn receive_message(connection: &Seqpacket) -> Seen {
             Item::Recipient(address) => seen.recipients.push(address.to_string()),
             Item::Data(data) => seen.body.extend_from_slice(data),
             Item::Commit => seen.committed = true,
+            other => panic!("{other:?}"),
         })
         .unwrap();
     }

@@ -6,7 +6,7 @@ use crate::home::{DotQmail, Home};
 use crate::shell::Shell;
 use dotqmail::exit::Verdict;
 use dotqmail::{Delivery, Instruction, Plan, search};
-use maildir::{Body, Bounds, Letter, Maildir, Mbox};
+use maildir::{Body, Bounds, Ledger, Letter, Maildir, Mbox, Quota};
 use message::header::Scanner;
 use std::os::fd::AsFd;
 
@@ -26,6 +26,8 @@ pub(crate) struct Carrier<'a> {
     /// `None`: this face starts no programs, and was asked only for plans without.
     pub shell: Option<&'a Shell>,
     pub forwarder: &'a Forwarder,
+    /// Bounds every Maildir below the home.
+    pub quota: Quota,
 }
 
 /// What was done.
@@ -83,11 +85,20 @@ pub(crate) fn trace(delivery: &Delivery<'_>) -> Vec<u8> {
 }
 
 /// Opens a Maildir; a virtual user's is made where it is missing.
-pub(crate) fn open_maildir(home: &Home, path: &[u8]) -> Result<Maildir, Failure> {
-    Ok(match home.bounds() {
+pub(crate) fn open_maildir(home: &Home, path: &[u8], quota: Quota) -> Result<Maildir, Failure> {
+    let maildir = match home.bounds() {
         Bounds::Anywhere => Maildir::open(home.dir(), path, Bounds::Anywhere)?,
         Bounds::Beneath => Maildir::open_or_create(home.dir(), path, Bounds::Beneath)?,
-    })
+    };
+    bounded(maildir, home, path, quota)
+}
+
+/// The Maildir with its quota, if there is one.
+pub(crate) fn bounded(maildir: Maildir, home: &Home, path: &[u8], quota: Quota) -> Result<Maildir, Failure> {
+    if quota.is_none() {
+        return Ok(maildir);
+    }
+    Ok(maildir.bounded_by(Ledger::open(home.dir(), path, home.bounds(), quota)?))
 }
 
 impl Carrier<'_> {
@@ -138,7 +149,7 @@ impl Carrier<'_> {
     }
 
     fn maildir(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {
-        let maildir = open_maildir(self.home, path)?;
+        let maildir = open_maildir(self.home, path, self.quota)?;
         Ok(maildir::deliver(self.host, maildir::Delivery { maildir: &maildir, letter })?)
     }
 

@@ -112,6 +112,8 @@ fn run(args: &Args<'_>) -> Result<String, Failure> {
         now_s: sys::clock::unix_s(),
         shell: Some(&Shell::inherited()),
         forwarder: &Forwarder::from_environment(&root),
+        // The classic interface has no word for it.
+        quota: maildir::Quota::default(),
     };
     Ok(carrier.carry_out(&plan)?.text())
 }

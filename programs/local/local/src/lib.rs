@@ -17,6 +17,7 @@ pub mod failure;
 pub mod forward;
 pub mod home;
 pub mod once;
+mod orders;
 pub mod queue_program;
 pub mod shell;
 pub mod worker;

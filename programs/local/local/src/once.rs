@@ -7,6 +7,7 @@ use crate::carry_out::{Carrier, check_loop, dot_qmail};
 use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::home::Home;
+use crate::orders::{Manner, Orders};
 use crate::shell::Shell;
 use crate::worker::{delivery, report};
 use dotqmail::Plan;
@@ -40,21 +41,17 @@ fn serve(work: &Seqpacket) -> io::Result<()> {
     let mut datagram = vec![0; DATAGRAM_LEN_MAX];
     let Received::Datagram(len, fd) = work.recv_with_fd(&mut datagram)? else { return Ok(()) };
     let request = Request::decode(datagram.get(..len).unwrap_or_default())?;
-    let (Request::Deliver { number, sender, recipient, default_delivery }, Some(message)) = (request, fd) else {
+    let (Request::Deliver { number, sender, recipient, default_delivery, settings }, Some(message)) = (request, fd) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a delivery"));
     };
     let shell = Shell::captured();
-    let result = deliver(&shell, &sender, &recipient, &default_delivery, message);
+    let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
+    let result = deliver(&shell, &sender, &recipient, &manner, message);
     work.send(&report(number, &shell.take_output(), result).encode())
 }
 
-fn deliver(
-    shell: &Shell,
-    sender: &Address,
-    recipient: &Recipient,
-    default_delivery: &[u8],
-    message: OwnedFd,
-) -> Result<String, Failure> {
+fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Manner, message: OwnedFd) -> Result<String, Failure> {
+    let orders = Orders::read(manner)?;
     let message = own_description(message).map_err(|e| Failure::system("Unable to read message", &e))?;
     let body = Body::new(message).map_err(|e| Failure::system("Unable to read message", &e))?;
     let delivery = delivery(sender, recipient);
@@ -74,8 +71,9 @@ fn deliver(
         now_s: sys::clock::unix_s(),
         shell: Some(shell),
         forwarder: &Forwarder::from_environment(&root),
+        quota: orders.quota,
     };
-    let plan = Plan::new(&found.text, found.is_forward_only, default_delivery);
+    let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
     Ok(carrier.carry_out(&plan)?.text())
 }
 

@@ -6,15 +6,16 @@
 //! locked mbox, the queue) gets a thread. A file with a program line, or for a virtual user an absolute path, is answered with
 //! `NeedsExec` and nothing is delivered; qmail-lspawn judges whether that may be.
 
-use crate::carry_out::{Carrier, check_loop, dot_qmail, open_maildir, trace};
+use crate::carry_out::{Carrier, bounded, check_loop, dot_qmail, open_maildir, trace};
 use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::home::{DotQmail, Home, make_home};
+use crate::orders::{Manner, Orders};
 use dotqmail::{Delivery, Instruction, Plan};
 use ipc::lspawn::Existence;
 use ipc::worker::{Recipient, Report, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message, clip};
-use maildir::{Body, Bounds, Letter, Maildir};
+use maildir::{Body, Bounds, Letter, Maildir, Quota};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::Access;
 use std::ffi::OsString;
@@ -102,7 +103,7 @@ pub struct Worker {
 struct Simple {
     number: u64,
     recipient: Recipient,
-    default_delivery: Vec<u8>,
+    manner: Manner,
     maildir: Arc<Maildir>,
     trace: Vec<u8>,
     body: Body,
@@ -118,7 +119,7 @@ struct Waiting {
 }
 
 enum What {
-    Plan { home: Home, found: DotQmail, default_delivery: Vec<u8> },
+    Plan { home: Home, found: DotQmail, orders: Orders },
     Targets(Vec<Address>),
 }
 
@@ -189,16 +190,17 @@ impl Worker {
             Request::Exists { number, recipient, default_delivery: _ } => {
                 return Step::Answer(Report::Exists { number, answer: self.exists(&recipient) });
             }
-            Request::Deliver { number, sender, recipient, default_delivery } => {
+            Request::Deliver { number, sender, recipient, default_delivery, settings } => {
+                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
                 let step = body(message).and_then(|body| {
-                    let alike = before.filter(|b| b.recipient == recipient && b.default_delivery == default_delivery.0);
+                    let alike = before.filter(|b| b.recipient == recipient && b.manner == manner);
                     match alike.map(|before| Arc::clone(&before.maildir)) {
                         // It came in the same moment, so what was found then holds.
                         Some(maildir) => {
                             check_loop(&delivery(&sender, &recipient), &body)?;
-                            Ok(simple(number, &sender, recipient, default_delivery.0, maildir, body))
+                            Ok(simple(number, &sender, recipient, manner, maildir, body))
                         }
-                        None => self.plan(number, sender, recipient, default_delivery.0, body),
+                        None => self.plan(number, sender, recipient, manner, body),
                     }
                 });
                 (number, step)
@@ -214,30 +216,24 @@ impl Worker {
         step.unwrap_or_else(|failure| Step::Answer(report(number, b"", Err(failure))))
     }
 
-    fn plan(
-        &self,
-        number: u64,
-        sender: Address,
-        recipient: Recipient,
-        default_delivery: Vec<u8>,
-        body: Body,
-    ) -> Result<Step, Failure> {
+    fn plan(&self, number: u64, sender: Address, recipient: Recipient, manner: Manner, body: Body) -> Result<Step, Failure> {
+        let orders = Orders::read(&manner)?;
         let home = self.home(&recipient)?;
         if let Some(fault) = home.fault()? {
             return Err(fault.into());
         }
         check_loop(&delivery(&sender, &recipient), &body)?;
         let found = dot_qmail(&home, &recipient.dash, &recipient.ext)?;
-        let plan = Plan::new(&found.text, found.is_forward_only, &default_delivery);
+        let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
         if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
             self.make_maildirs(&home, &recipient, &plan);
             return Ok(Step::Answer(Report::NeedsExec { number }));
         }
         if let (&[Instruction::Maildir(path)], None) = (&plan.instructions[..], plan.refusal) {
-            let maildir = self.maildir(&home, &recipient, path)?;
-            return Ok(simple(number, &sender, recipient, default_delivery, Arc::new(maildir), body));
+            let maildir = self.maildir(&home, &recipient, path, orders.quota)?;
+            return Ok(simple(number, &sender, recipient, manner, Arc::new(maildir), body));
         }
-        let what = What::Plan { home, found, default_delivery };
+        let what = What::Plan { home, found, orders };
         Ok(Step::Waiting(Waiting { number, sender, recipient, body, what }))
     }
 
@@ -248,14 +244,14 @@ impl Worker {
         }
     }
 
-    fn maildir(&self, home: &Home, recipient: &Recipient, path: &[u8]) -> Result<Maildir, Failure> {
-        let Some(base) = &self.base else { return open_maildir(home, path) };
+    fn maildir(&self, home: &Home, recipient: &Recipient, path: &[u8], quota: Quota) -> Result<Maildir, Failure> {
+        let Some(base) = &self.base else { return open_maildir(home, path, quota) };
         if let Ok(maildir) = Maildir::open(home.dir(), path, Bounds::Beneath) {
-            return Ok(maildir);
+            return bounded(maildir, home, path, quota);
         }
         // Another worker may have made the home and been killed before it was durable.
         make_home(base.dir.as_fd(), base.user(&recipient.home)?)?;
-        open_maildir(home, path)
+        open_maildir(home, path, quota)
     }
 
     /// A one-shot worker does not know virtual users and makes no Maildirs: those that its plan names are made here.
@@ -265,7 +261,7 @@ impl Worker {
                 && !path.starts_with(b"/")
             {
                 // If it fails, the delivery will say so.
-                let _ = self.maildir(home, recipient, path);
+                let _ = self.maildir(home, recipient, path, Quota::default());
             }
         }
     }
@@ -325,8 +321,8 @@ impl Worker {
         let Waiting { number, sender, recipient, body, what } = waiting;
         let delivery = delivery(&sender, &recipient);
         let result = match what {
-            What::Plan { home, found, default_delivery } => {
-                let plan = Plan::new(&found.text, found.is_forward_only, &default_delivery);
+            What::Plan { home, found, orders } => {
+                let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
                 let carrier = Carrier {
                     home: &home,
                     delivery,
@@ -336,6 +332,7 @@ impl Worker {
                     now_s: sys::clock::unix_s(),
                     shell: None,
                     forwarder: &self.forwarder,
+                    quota: orders.quota,
                 };
                 carrier.carry_out(&plan).map(|done| done.text())
             }
@@ -366,16 +363,9 @@ impl Drop for Thread<'_> {
     }
 }
 
-fn simple(
-    number: u64,
-    sender: &Address,
-    recipient: Recipient,
-    default_delivery: Vec<u8>,
-    maildir: Arc<Maildir>,
-    body: Body,
-) -> Step {
+fn simple(number: u64, sender: &Address, recipient: Recipient, manner: Manner, maildir: Arc<Maildir>, body: Body) -> Step {
     let trace = trace(&delivery(sender, &recipient));
-    Step::Simple(Simple { number, recipient, default_delivery, maildir, trace, body })
+    Step::Simple(Simple { number, recipient, manner, maildir, trace, body })
 }
 
 fn no_thread(number: u64) -> Report {

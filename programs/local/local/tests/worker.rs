@@ -3,6 +3,7 @@
 
 use ipc::field::Verdict;
 use ipc::lspawn::Existence;
+use ipc::mailbox::Settings;
 use ipc::queue::{Answer, Item};
 use ipc::worker::{Recipient, Report, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
@@ -118,9 +119,15 @@ impl Worker {
     }
 
     fn deliver(&mut self, recipient: Recipient, body: &[u8]) -> (Verdict, String) {
+        self.deliver_as(&Settings::default(), recipient, body)
+    }
+
+    /// As the account says.
+    fn deliver_as(&mut self, settings: &Settings, recipient: Recipient, body: &[u8]) -> (Verdict, String) {
         let number = self.number();
         let sender = Address::new(b"s@er").unwrap();
-        self.send(&Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into() }, body);
+        let (default_delivery, settings) = ("./Maildir/".into(), settings.to_bytes());
+        self.send(&Request::Deliver { number, sender, recipient, default_delivery, settings }, body);
         match self.report() {
             Report::Done { number: answered, verdict, text } if answered == number => {
                 (verdict, String::from_utf8(text.0).unwrap())
@@ -187,6 +194,7 @@ fn queue(place: &Place, answer: Answer) -> std::thread::JoinHandle<(String, Vec<
                 Item::Recipient(address) => to.push(address.to_string()),
                 Item::Data(data) => body.extend_from_slice(data),
                 Item::Commit => committed = true,
+                other => panic!("{other:?}"),
             })
             .unwrap();
         }
@@ -229,7 +237,10 @@ fn requests_that_come_together_are_all_answered_and_all_there() {
         let recipient = place.recipient(if ext.is_empty() { "" } else { "-" }, ext);
         let body = format!("N: {number}\n\n{}", "x".repeat(usize::try_from(number).unwrap() * 3000));
         let sender = Address::null();
-        worker.send(&Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into() }, body.as_bytes());
+        worker.send(
+            &Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings: "".into() },
+            body.as_bytes(),
+        );
     }
     let mut answered: Vec<u64> = (0..count)
         .map(|_| match worker.report() {
@@ -286,7 +297,7 @@ fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
             let worker = Worker::start(&place, &["--once"]);
             let sender = Address::null();
             let recipient = place.recipient("", "");
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into() };
+            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into() };
             worker.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
             worker
         })
@@ -406,7 +417,8 @@ fn letters_that_come_together_are_judged_one_by_one() {
         let asked = [("", "", false), ("", "", true), ("", "", false), ("-", "x", false), ("", "", false), ("-", "none", false)];
         for (dash, ext, loops) in asked {
             let (sender, recipient) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext));
-            let request = Request::Deliver { number: worker.number(), sender, recipient, default_delivery: "./Maildir/".into() };
+            let (number, settings) = (worker.number(), "".into());
+            let request = Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings };
             worker.send(&request, if loops { letter().into_bytes() } else { BODY.to_vec() }.as_slice());
         }
         let mut verdicts: Vec<_> = asked
@@ -474,9 +486,82 @@ fn without_a_message_nothing_is_delivered() {
         sender: Address::null(),
         recipient: place.recipient("", ""),
         default_delivery: "./Maildir/".into(),
+        settings: "".into(),
     };
     worker.work.send(&request.encode()).unwrap();
     assert!(matches!(worker.report(), Report::Done { number: 1, verdict: Verdict::Deferral, .. }));
     assert!(letters(&place.home().join("Maildir/new")).is_empty());
+    worker.end();
+}
+
+#[test]
+fn a_virtual_users_quota_bounds_each_way_into_the_mailbox() {
+    let place = Place::new();
+    let quota = Settings { quota_bytes: 3 * (letter().len() as u64), ..Settings::default() };
+    let full = (Verdict::Failure, "Sorry, the mailbox is full. (#5.2.2)\n".to_owned());
+    let mut worker = Worker::domain(&place);
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    let maildir = place.home().join("Maildir");
+    assert_eq!(std::fs::read_to_string(maildir.join("maildirsize")).unwrap().lines().count(), 3);
+    place.qmail(".qmail-x", "./Maildir/\n./Maildir/.Lists/\n");
+    for sub in ["tmp", "new", "cur"] {
+        std::fs::create_dir_all(maildir.join(".Lists").join(sub)).unwrap();
+    }
+    // The traces of this address are longer than a third.
+    let (verdict, _) = worker.deliver_as(&quota, place.recipient("-", "x"), BODY);
+    assert_eq!(verdict, Verdict::Failure);
+    std::fs::remove_file(place.home().join(".qmail-x")).unwrap();
+    // Three that come together: room for one, and each is judged.
+    let asked = 3;
+    for _ in 0..asked {
+        let (number, sender) = (worker.number(), Address::new(b"s@er").unwrap());
+        let (recipient, default_delivery) = (place.recipient("", ""), "./Maildir/".into());
+        worker.send(&Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes() }, BODY);
+    }
+    let verdicts: Vec<_> = (0..asked)
+        .map(|_| match worker.report() {
+            Report::Done { verdict, .. } => verdict,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(verdicts.contains(&Verdict::Failure), "{verdicts:?}");
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), full);
+    let defers = Settings { defers: true, ..quota.clone() };
+    assert_eq!(worker.deliver_as(&defers, place.recipient("", ""), BODY).0, Verdict::Deferral);
+    let more = Settings { quota_bytes: 1 << 20, ..quota.clone() };
+    assert_eq!(worker.deliver_as(&more, place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    assert_eq!(worker.deliver(place.recipient("", ""), BODY), done("did 1+0+0\n"), "no quota, no bound");
+    worker.end();
+    let mut worker = Worker::start(&place, &["--once"]);
+    place.qmail(".qmail", "|true\n./Maildir/\n");
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), full);
+    worker.end();
+}
+
+#[test]
+fn an_accounts_forwards_are_what_the_users_own_file_does_not_say() {
+    let place = Place::new();
+    let forward = Settings { forward: vec![Address::new(b"away@x").unwrap()], ..Settings::default() };
+    let mut worker = Worker::domain(&place);
+    let queued = queue(&place, Answer::Accepted { id: 1, pid: 77 });
+    assert_eq!(worker.deliver_as(&forward, place.recipient("", ""), BODY), done("did 0+1+0\nqp 77\n"));
+    let (from, to, body) = queued.join().unwrap();
+    assert_eq!((from.as_str(), to), ("s@er 0", vec!["away@x".to_owned()]));
+    assert!(body.starts_with(b"Delivered-To: joe@example.org\n"));
+    assert!(!place.home().join("Maildir").exists(), "no copy");
+    std::fs::remove_file(place.path("run/qmail/inject.sock")).unwrap();
+    let keep = Settings { keeps_copy: true, ..forward.clone() };
+    let queued = queue(&place, Answer::Accepted { id: 1, pid: 78 });
+    assert_eq!(worker.deliver_as(&keep, place.recipient("", ""), BODY), done("did 1+1+0\nqp 78\n"));
+    queued.join().unwrap();
+    assert_eq!(letters(&place.home().join("Maildir/new")).len(), 1);
+    place.qmail(".qmail", "./Maildir/\n");
+    assert_eq!(worker.deliver_as(&forward, place.recipient("", ""), BODY), done("did 1+0+0\n"), "the file wins");
+    place.qmail(".qmail", "");
+    std::fs::remove_file(place.path("run/qmail/inject.sock")).unwrap();
+    let queued = queue(&place, Answer::Accepted { id: 1, pid: 79 });
+    let said = worker.deliver_as(&forward, place.recipient("", ""), BODY);
+    assert_eq!(said, done("did 0+1+0\nqp 79\n"), "an empty file says nothing");
+    queued.join().unwrap();
     worker.end();
 }

@@ -300,7 +300,7 @@ mod tests {
         let domain = Domain::new(b"v.example").unwrap();
         let target = rules.mailbox(&domain, &entry, None, b"", &address, false).unwrap();
         let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
-        let ask = Ask::Deliver { sender: Address::new(order.as_bytes()).unwrap() };
+        let ask = Ask::Deliver { sender: Address::new(order.as_bytes()).unwrap(), settings: "".into() };
         let body = Some(sys::memfd::sealed(b"x").unwrap());
         let origin = Origin { client: 7, number };
         let task = Task { origin, ask, address, body, stage: Stage::Queued, deadline, target: Some(target), retried: false };
@@ -333,7 +333,7 @@ mod tests {
             service.rules.ids = control::Ids::parse(b"qmailq 61103 61100\nalias 61106 61106\n").unwrap();
         }
         let id = service.next_number();
-        let ask = Ask::Deliver { sender: Address::null() };
+        let ask = Ask::Deliver { sender: Address::null(), settings: "".into() };
         let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
         let (origin, address) = (Origin { client: 7, number: 1 }, Address::new(b"newcomer@h").unwrap());
         let task = Task { origin, ask, address, body: None, stage: Stage::Asked, deadline, target: None, retried: false };
@@ -350,7 +350,7 @@ mod tests {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let mut all = Vec::new();
         while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
-            let Answer::Done { number, outcomes, .. } = Answer::decode(&buf[..len]).unwrap();
+            let Answer::Done { number, outcomes, .. } = Answer::decode(&buf[..len]).unwrap() else { panic!() };
             all.push((number, String::from_utf8(outcomes[0].text.to_vec()).unwrap()));
         }
         all

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use control::Id;
-use ipc::field::Verdict;
+use ipc::field::{Bytes, Verdict};
 use ipc::job::Job;
 use ipc::lspawn::{Answer, Existence, Request};
 use ipc::{Message as _, getpw};
@@ -70,9 +70,11 @@ impl Service {
     /// False for a job that is not ours.
     fn on_job(&mut self, client: u64, job: Job, body: OwnedFd) -> bool {
         let (number, address, ask, to) = match job {
-            Job::System { number, sender, recipient, .. } => (number, recipient, Ask::Deliver { sender }, To::System),
-            Job::Mailbox { number, sender, recipient, domain, user, ext, .. } => {
-                (number, recipient, Ask::Deliver { sender }, To::Mailbox { domain, user: user.0, ext: ext.0 })
+            Job::System { number, sender, recipient, .. } => {
+                (number, recipient, Ask::Deliver { sender, settings: Bytes::default() }, To::System)
+            }
+            Job::Mailbox { number, sender, recipient, domain, user, ext, settings, .. } => {
+                (number, recipient, Ask::Deliver { sender, settings }, To::Mailbox { domain, user: user.0, ext: ext.0 })
             }
             Job::Alias { number, sender, recipient, domain, targets, .. } => {
                 (number, recipient, Ask::Forward { sender, targets }, To::Alias { domain })

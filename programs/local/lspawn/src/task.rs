@@ -27,7 +27,7 @@ pub struct Origin {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    Deliver { sender: Address },
+    Deliver { sender: Address, settings: Bytes },
     Forward { sender: Address, targets: Vec<Address> },
     Exists,
     /// May the user of this name log in? With `session` he does.
@@ -91,7 +91,10 @@ impl Task {
         // POP3 serves Maildirs, so that is what a virtual user has whatever system users are used to.
         let default_delivery = Bytes::from(if target.base.is_some() { b"./Maildir/" } else { default_delivery });
         Some(match &self.ask {
-            Ask::Deliver { sender } => worker::Request::Deliver { number, sender: sender.clone(), recipient, default_delivery },
+            Ask::Deliver { sender, settings } => {
+                let (sender, settings) = (sender.clone(), settings.clone());
+                worker::Request::Deliver { number, sender, recipient, default_delivery, settings }
+            }
             Ask::Forward { sender, targets } => {
                 worker::Request::Forward { number, sender: sender.clone(), recipient, targets: targets.clone() }
             }

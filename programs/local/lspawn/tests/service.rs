@@ -205,14 +205,23 @@ impl Client {
         let domain = Domain::new(domain.as_bytes()).unwrap();
         let recipient = address(&format!("{user}@{domain}"));
         let (user, ext) = (user.into(), ext.into());
-        self.ask(|number| Job::Mailbox { number, message: 7, sender: address(sender), recipient, domain, user, ext })
+        self.ask(|number| Job::Mailbox {
+            number,
+            message: 7,
+            sender: address(sender),
+            recipient,
+            domain,
+            user,
+            ext,
+            settings: "".into(),
+        })
     }
 
     /// The next answer: number, letter, text.
     fn answer(&self) -> (u64, char, String) {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let Received::Datagram(len, None) = self.socket.recv_with_fd(&mut buf).unwrap() else { panic!("closed") };
-        let Answer::Done { number, outcomes, untried, last } = Answer::decode(&buf[..len]).unwrap();
+        let Answer::Done { number, outcomes, untried, last } = Answer::decode(&buf[..len]).unwrap() else { panic!() };
         assert!(untried.is_empty() && last && outcomes.len() == 1 && outcomes[0].recipient == 0);
         let text = String::from_utf8(outcomes[0].text.to_vec()).unwrap();
         (number, char::from(outcomes[0].verdict.letter()), text)
@@ -489,6 +498,7 @@ fn any_bytes_from_a_client_end_its_connection_and_nothing_else() {
         route: ipc::job::Route::Mx { domain: Domain::new(b"x").unwrap() },
         flags: 0,
         size: 0,
+        options: None,
     };
     for role in [QMAILQ, QMAILA] {
         for bytes in [&b"x"[..], &[0; 100], &[1, 1], &[1, 255, 255], &[255; 32 * 1024], &[1; 33 * 1024], &remote.encode()] {

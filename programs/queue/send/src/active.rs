@@ -5,14 +5,42 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ipc::options::Options;
+use message::bounce::{Action, Notice};
+use message::verp;
 use schedule::{Channel, Lane, retry};
 use spool::{Change, Envelope, Outlook, RecipientState};
 use wire::Address;
+use wire::dsn::Notify;
 
 /// All last replies of a message together, about: of a long list each recipient's is cut shorter.
 const REPLIES_LEN_MAX: usize = 16 << 20;
 /// So much of a reply is kept always: it holds the status code.
 const REPLY_LEN_MIN: usize = 160;
+
+/// A sender who wants to know of delays is told after that, once for each recipient: the usual time of other systems.
+const DELAY_S: u64 = 4 * 3600;
+
+/// How a recipient was delivered, as the spool keeps it until the sender knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum How {
+    Delivered = b'd',
+    Relayed = b'r',
+    Expanded = b'e',
+}
+
+impl How {
+    /// As a report says it.
+    #[must_use]
+    pub fn action(stored: u8) -> Action {
+        match stored {
+            b'r' => Action::Relayed,
+            b'e' => Action::Expanded,
+            _ => Action::Delivered,
+        }
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -24,8 +52,12 @@ pub struct Active {
     pub recipients: Vec<Recipient>,
     /// Recipients that are not done.
     pub pending: u32,
+    /// What the sender asks for; mostly nothing.
+    pub options: Option<Box<Options>>,
     /// Recipients that failed and whose sender does not know yet.
     pub failed: u32,
+    /// Recipients that were delivered and whose sender wants to know and does not yet.
+    pub succeeded: u32,
     /// Recipients that wait for a slot.
     pub queued: u32,
     /// Jobs that were started and whose results are not written.
@@ -39,6 +71,8 @@ pub struct Active {
     pub wish: Wish,
     /// Its end or its bounce is under way: nothing else may happen to it.
     pub closing: bool,
+    /// It is this report that is under way, not a bounce.
+    pub notice: Option<Notice>,
 }
 
 /// One recipient of an active message.
@@ -106,7 +140,8 @@ impl Active {
     /// `states` as they were read, or `None` for a new message.
     #[must_use]
     pub fn new(envelope: Envelope, states: Option<Vec<RecipientState>>, bytes: u64, lane: Lane) -> Self {
-        let fresh = || RecipientState::Pending { attempts: 0, due_s: envelope.arrival_s, last_reply: Vec::new() };
+        let due_s = envelope.arrival_s;
+        let fresh = || RecipientState::Pending { attempts: 0, due_s, last_reply: Vec::new(), warned: false };
         let mut states = states.unwrap_or_default();
         states.resize_with(envelope.recipients.len(), fresh);
         let recipients: Vec<Recipient> =
@@ -117,6 +152,9 @@ impl Active {
         Self {
             pending: count(RecipientState::is_pending),
             failed: count(|state| matches!(state, RecipientState::Failed { .. })),
+            succeeded: count(|state| matches!(state, RecipientState::Succeeded { .. })),
+            // What cannot be read is not asked for; the mail goes on.
+            options: Options::stored(&envelope.options).ok().filter(|options| !options.is_none()).map(Box::new),
             envelope,
             bytes,
             lane,
@@ -128,7 +166,54 @@ impl Active {
             body: BodyState::Closed,
             wish: Wish::Nothing,
             closing: false,
+            notice: None,
         }
+    }
+
+    /// Before that nothing of it is delivered (RFC 4865).
+    #[must_use]
+    pub fn hold_until_s(&self) -> Option<u64> {
+        self.options.as_ref()?.hold_until_s
+    }
+
+    /// When its first attempt was, or will be, due: its time in the queue begins then.
+    #[must_use]
+    pub fn start_s(&self) -> u64 {
+        self.envelope.arrival_s.max(self.hold_until_s().unwrap_or(0))
+    }
+
+    /// The reports that are wanted about a recipient (RFC 3461 §4.1); `None`: what is usual, failures alone.
+    #[must_use]
+    pub fn notify(&self, recipient: u32) -> Option<Notify> {
+        self.options.as_ref()?.of(recipient)?.notify
+    }
+
+    /// Recipients whose sender wants to know that it takes long, was not told, and should be now.
+    pub fn delayed(&self, now_s: u64) -> impl Iterator<Item = u32> {
+        let is_late = self.options.is_some() && now_s >= self.start_s().saturating_add(DELAY_S);
+        let numbered = (0_u32..).zip(&self.recipients).filter(move |_| is_late);
+        numbered.filter_map(|(number, recipient)| {
+            let is_tried = matches!(recipient.state, RecipientState::Pending { attempts: 1.., warned: false, .. });
+            (is_tried && self.notify(number).is_some_and(Notify::of_delay)).then_some(number)
+        })
+    }
+
+    /// The sender knows: what changes on the disk.
+    pub fn noticed(&mut self, about: Notice, now_s: u64) -> Vec<Change> {
+        let delayed: Vec<u32> = if about == Notice::Delay { self.delayed(now_s).collect() } else { Vec::new() };
+        let mut changes = Vec::new();
+        for (number, recipient) in (0_u32..).zip(&mut self.recipients) {
+            match &mut recipient.state {
+                RecipientState::Succeeded { .. } if about == Notice::Success => recipient.state = RecipientState::Done,
+                RecipientState::Pending { warned, .. } if delayed.binary_search(&number).is_ok() => *warned = true,
+                _ => continue,
+            }
+            changes.push(Change { recipient: number, state: recipient.state.clone() });
+        }
+        if about == Notice::Success {
+            self.succeeded = 0;
+        }
+        changes
     }
 
     /// Where a recipient is delivered to.
@@ -149,14 +234,21 @@ impl Active {
         known.state = state.clone();
         self.pending = self.pending.saturating_sub(1);
         self.failed = self.failed.saturating_add(u32::from(matches!(state, RecipientState::Failed { .. })));
+        self.succeeded = self.succeeded.saturating_add(u32::from(matches!(state, RecipientState::Succeeded { .. })));
         Some(Change { recipient, state })
     }
 
-    pub fn delivered(&mut self, recipient: u32) -> Option<Change> {
-        self.finish(recipient, RecipientState::Done)
+    /// `how` it was delivered is told to a sender who wants to know; `None`: somebody else tells him.
+    pub fn delivered(&mut self, recipient: u32, how: Option<How>) -> Option<Change> {
+        let wants = self.notify(recipient).is_some_and(Notify::of_success) && !verp::base(&self.envelope.sender).is_null();
+        let how = how.filter(|_| wants && self.envelope.sender.as_bytes() != verp::DOUBLE_BOUNCE_SENDER);
+        self.finish(recipient, how.map_or(RecipientState::Done, |how| RecipientState::Succeeded { how: how as u8 }))
     }
 
     pub fn refused(&mut self, recipient: u32, reply: &[u8]) -> Option<Change> {
+        if self.notify(recipient).is_some_and(|notify| !notify.of_failure()) {
+            return self.finish(recipient, RecipientState::Bounced);
+        }
         let reply = self.clip(reply);
         self.finish(recipient, RecipientState::Failed { reply })
     }
@@ -169,10 +261,10 @@ impl Active {
 
     /// An attempt was made, and another one is to be made by the schedule.
     pub fn deferred(&mut self, recipient: u32, reply: &[u8], channel: Channel, now_s: u64) -> Option<Change> {
-        let due = retry::next_s(self.envelope.arrival_s, now_s, channel);
+        let due = retry::next_s(self.start_s(), now_s, channel);
         let reply = self.clip(reply);
         let known = self.recipients.get_mut(recipient as usize)?;
-        let RecipientState::Pending { attempts, due_s, last_reply } = &mut known.state else { return None };
+        let RecipientState::Pending { attempts, due_s, last_reply, .. } = &mut known.state else { return None };
         (*attempts, *due_s) = (attempts.saturating_add(1), due);
         *last_reply = reply;
         self.next_due_s = self.next_due_s.min(due);
@@ -210,6 +302,7 @@ mod tests {
             uid: 0,
             pid: 0,
             flags: 0,
+            options: Box::default(),
         };
         Active::new(envelope, None, 5, Lane::Fresh)
     }
@@ -217,14 +310,15 @@ mod tests {
     #[test]
     fn a_recipient_comes_to_one_end() {
         let mut message = active(3);
-        assert!(message.delivered(0).is_some());
-        assert!(message.delivered(0).is_none() && message.refused(0, b"x").is_none());
+        assert!(message.delivered(0, None).is_some());
+        assert!(message.delivered(0, None).is_none() && message.refused(0, b"x").is_none());
         assert!(message.deferred(0, b"x", Channel::Local, 1000).is_none());
         assert!(message.refused(1, b"No").is_some());
-        assert!(message.delivered(9).is_none());
+        assert!(message.delivered(9, None).is_none());
         assert_eq!((message.pending, message.failed), (1, 1));
         let change = message.deferred(2, b"Busy", Channel::Remote, 1000).unwrap();
-        assert_eq!(change.state, RecipientState::Pending { attempts: 1, due_s: 1400, last_reply: b"Busy".to_vec() });
+        let last_reply = b"Busy".to_vec();
+        assert_eq!(change.state, RecipientState::Pending { attempts: 1, due_s: 1400, last_reply, warned: false });
         assert_eq!(message.outlook(1000), Outlook { pending: 1, due_s: 1400, held: false });
         message.queued = 1;
         assert_eq!(message.outlook(1000).due_s, 1000, "what is under way is looked at after a restart");

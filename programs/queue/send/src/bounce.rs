@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use message::bounce::{self, Decision, Failure, Original};
+use message::bounce::{self, Action, Decision, Failure, Notice, Original};
 use message::header::Scanner;
 use message::received::{self, InvokedBy};
 use spool::{BODY_INLINE_MAX, SIDE_BACKLOG_MAX, SideBody};
@@ -26,10 +26,13 @@ const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
 /// What stands in the place of an original that cannot be read.
 const UNREADABLE: &[u8] = b"Subject: (the original message cannot be read any more)\n\n";
 
-/// One recipient that failed.
+/// One recipient that a report is about.
 #[derive(Debug)]
 pub struct Failed {
+    pub action: Action,
     pub recipient: Address,
+    /// Its ORCPT, decoded.
+    pub original: Option<Vec<u8>>,
     pub report: Vec<u8>,
 }
 
@@ -37,6 +40,14 @@ pub struct Failed {
 #[derive(Debug)]
 pub struct Order {
     pub message: u64,
+    /// A report that is no bounce.
+    pub notice: Option<Notice>,
+    /// The message's ENVID, decoded.
+    pub envelope_id: Option<Vec<u8>>,
+    /// Of the original only the header comes back.
+    pub headers_only: bool,
+    /// When the message is given up.
+    pub retry_until_s: u64,
     pub decision: Decision,
     /// Envelope sender of the original.
     pub sender: Address,
@@ -127,12 +138,19 @@ pub fn write(order: &mut Order) -> io::Result<Written> {
         len,
         header_len,
         is_smtputf8: order.flags & ipc::queue::FLAG_SMTPUTF8 != 0,
+        envelope_id: order.envelope_id.as_deref(),
+        headers_only: order.headers_only,
+        retry_until_s: Some(order.retry_until_s),
     };
     let failures: Vec<Failure<'_>> = order.failed.iter().map(failure).collect();
     let from =
         bounce::Sender { bounce_from: &order.bouncefrom, bounce_host: &order.bouncehost, copy_len_max: order.copy_len_max };
     let random = u128::from_ne_bytes(sys::random::bytes16()?);
-    let bounce = bounce::build(&order.decision, from, original, &failures, order.now_s, random);
+    let bounce = match (order.notice, &order.decision) {
+        (None, decision) => bounce::build(decision, from, original, &failures, order.now_s, random),
+        (Some(about), Decision::Bounce { to }) => Some(bounce::notice(about, to, from, original, &failures, order.now_s, random)),
+        (Some(_), _) => None,
+    };
     let bounce = bounce.ok_or_else(|| io::Error::other("nobody is to be told"))?;
     drop(failures);
     let trace = received::line(order.pid, InvokedBy::Bounce, order.now_s);
@@ -160,11 +178,12 @@ pub fn write(order: &mut Order) -> io::Result<Written> {
 }
 
 fn failure(failed: &Failed) -> Failure<'_> {
-    Failure { recipient: &failed.recipient, original_recipient: None, report: &failed.report, remote_mta: None }
+    let Failed { action, recipient, original, report } = failed;
+    Failure { action: *action, recipient, original_recipient: original.as_deref(), report, remote_mta: None }
 }
 
 fn header_len(order: &Order) -> io::Result<u64> {
-    let whole = order.copy_len_max.is_none_or(|max| order.len <= max);
+    let whole = !order.headers_only && order.copy_len_max.is_none_or(|max| order.len <= max);
     if whole || order.original.is_none() {
         return Ok(order.len);
     }
@@ -215,12 +234,21 @@ mod tests {
     fn order(body: &[u8], copy_len_max: Option<u64>) -> Order {
         Order {
             message: 5,
+            notice: None,
+            envelope_id: None,
+            headers_only: false,
+            retry_until_s: 9,
             decision: Decision::Bounce { to: Address::new(b"s@x").unwrap() },
             sender: Address::new(b"s@x").unwrap(),
             arrival_s: 1,
             flags: 0,
             len: body.len() as u64,
-            failed: vec![Failed { recipient: Address::new(b"r@y").unwrap(), report: b"No. (#5.1.1)\n".to_vec() }],
+            failed: vec![Failed {
+                action: Action::Failed,
+                recipient: Address::new(b"r@y").unwrap(),
+                original: None,
+                report: b"No. (#5.1.1)\n".to_vec(),
+            }],
             original: Some(Arc::new(sys::memfd::sealed(body).unwrap())),
             bouncefrom: b"MAILER-DAEMON".to_vec(),
             bouncehost: Domain::new(b"h.example").unwrap(),

@@ -181,7 +181,8 @@ mod tests {
         let mut routes = Routes::default();
         let id = routes.ask(&a("u@v"), 1, S).unwrap();
         assert_eq!(routes.ask(&a("u@v"), 2, S), None);
-        let target = Target::Mailbox { domain: Domain::new(b"v").unwrap(), user: "u".into(), ext: "".into() };
+        let target =
+            Target::Mailbox { domain: Domain::new(b"v").unwrap(), user: "u".into(), ext: "".into(), settings: "".into() };
         assert_eq!(routes.answer(id + 1, &target, S), [0u64; 0]);
         assert_eq!(routes.answer(id, &target, S), [1, 2]);
         assert_eq!(routes.get(&a("u@v"), S * 60), Some(&target));

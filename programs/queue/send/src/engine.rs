@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::job;
+use message::bounce::Notice;
 use schedule::{Backlog, Channel, Fair, Lane, Pace};
 use spool::{Completion, Envelope, Health, Living, Log as Spool, MessageId, ReadFailure};
 use wire::{Address, Domain};
@@ -56,7 +57,7 @@ impl std::hash::Hash for Route {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         match self {
             Self::To(job::Route::Mx { domain }) => domain.hash(state),
-            Self::To(job::Route::Relay { host, port }) => (host, port).hash(state),
+            Self::To(job::Route::Relay { host, port, .. }) => (host, port).hash(state),
             Self::Nowhere(text) => text.hash(state),
         }
     }
@@ -111,6 +112,13 @@ enum Ticket {
     },
     Bounce {
         of: u64,
+        envelope: Envelope,
+        bytes: u64,
+    },
+    /// A report that is no bounce.
+    Notice {
+        of: u64,
+        about: Notice,
         envelope: Envelope,
         bytes: u64,
     },

@@ -1,9 +1,10 @@
-//! The configuration as it is now: what was read at the start, what SIGHUP reads again, and the two files that count at once.
+//! The configuration as it is now: what was read at the start, what SIGHUP reads again, and the files that count at once.
 
 use std::sync::Arc;
 
-use control::send::{Limits, Send, watched_routes};
-use control::{ControlError, Root, Route, Routes, Watched};
+use control::send::{Limits, Send, watched_routes, watched_senders};
+use control::{ControlError, Root, Route, Routes, Senders, Watched};
+use message::verp;
 use users::{Routing, VirtualDomains};
 use wire::{Address, Domain};
 
@@ -14,6 +15,7 @@ pub struct Settings {
     root: Root,
     send: Send,
     routes: Watched<Routes>,
+    senders: Watched<Senders>,
     domains: Watched<Arc<VirtualDomains>>,
     /// What `send.routing` has in it.
     domains_used: Option<Arc<VirtualDomains>>,
@@ -28,19 +30,21 @@ impl Settings {
         let mut settings = Self {
             send: Send::read(root)?,
             routes: watched_routes(root),
+            senders: watched_senders(root),
             domains: control::watched::domains(root),
             domains_used: None,
             complaint: None,
             root: root.clone(),
         };
         settings.routes.get()?;
+        settings.senders.get()?;
         settings.domains.get()?;
         Ok(settings)
     }
 
     /// Looks at the files that count at once. True if a domain may have become virtual or ceased to be.
     pub fn refresh(&mut self, log: &mut Log) -> bool {
-        let trouble = self.routes.get().err().or(self.domains.get().err());
+        let trouble = self.routes.get().err().or(self.senders.get().err()).or(self.domains.get().err());
         if trouble.is_some() && trouble != self.complaint {
             let text = trouble.as_ref().map(ToString::to_string).unwrap_or_default();
             log.warning(&format!("{text}; going on with what was read before"));
@@ -72,10 +76,12 @@ impl Settings {
         &self.send.routing
     }
 
-    /// smtproutes for a host; `None` means MX.
+    /// authsenders for a sender (of VERP: the base), or else smtproutes for a host; `None` means MX.
     #[must_use]
-    pub fn route(&self, host: &[u8]) -> Option<Route> {
-        self.routes.last()?.lookup(host)
+    pub fn route(&self, sender: &Address, host: &[u8]) -> Option<Route> {
+        let by_sender =
+            self.senders.last().filter(|senders| !senders.is_empty()).and_then(|senders| senders.lookup(&verp::base(sender)));
+        by_sender.or_else(|| self.routes.last()?.lookup(host))
     }
 
     #[must_use]

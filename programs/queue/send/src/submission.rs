@@ -5,6 +5,7 @@
 //! [`Budget`] is used up, goes to a side file at once.
 
 use ipc::Malformed;
+use ipc::options::{Options, RecipientOptions};
 use ipc::queue::{Answer, FLAGS_KNOWN, Item};
 use message::received::{self, InvokedBy};
 use spool::{BODY_INLINE_MAX, Body, SideBody};
@@ -16,6 +17,8 @@ pub const RECIPIENTS_MAX: usize = 100_000;
 pub const ENVELOPE_LEN_MAX: usize = 8 << 20;
 /// Most bytes that all bodies (and all long envelopes) under way may take in memory.
 pub const BUDGET_MAX: usize = 64 << 20;
+
+const TOO_MANY_RECIPIENTS: &str = "5.5.3 too many recipients for one message";
 
 /// What all connections share.
 #[derive(Debug, Default)]
@@ -57,6 +60,7 @@ pub struct Submitted {
     pub sender: Address,
     pub recipients: Vec<Address>,
     pub flags: u32,
+    pub options: Options,
     pub body: Body,
     pub bytes: u64,
     /// Of the budget; give it back when the spool has answered.
@@ -84,6 +88,7 @@ enum Held {
 struct Gathering {
     sender: Address,
     flags: u32,
+    options: Options,
     recipients: Vec<Address>,
     envelope_len: usize,
     body: Held,
@@ -190,7 +195,8 @@ impl Submission {
                 self.state = State::Idle;
                 Ok(Step::More)
             }
-            (State::Swallowing, Item::Recipient(_) | Item::Data(_)) => Ok(Step::More),
+            (State::Swallowing, Item::Begin { .. }) => Err(Malformed),
+            (State::Swallowing, _) => Ok(Step::More),
             (State::Gathering(gathering), Item::Recipient(address)) => match gathering.recipient(address, around.budget()) {
                 Ok(()) => Ok(Step::More),
                 Err(answer) => Ok(self.refuse(answer, around)),
@@ -200,6 +206,10 @@ impl Submission {
                 Ok(Step::More)
             }
             (State::Gathering(_), Item::Commit) => Ok(self.commit()),
+            (State::Gathering(gathering), item) => match gathering.option(item, around.budget())? {
+                Ok(()) => Ok(Step::More),
+                Err(answer) => Ok(self.refuse(answer, around)),
+            },
             _ => Err(Malformed),
         }
     }
@@ -209,6 +219,7 @@ impl Submission {
         let mut gathering = Gathering {
             sender,
             flags,
+            options: Options::none(),
             recipients: Vec::new(),
             envelope_len: 0,
             body: Held::Memory(Vec::new()),
@@ -232,12 +243,12 @@ impl Submission {
 
     fn commit(&mut self) -> Step {
         let State::Gathering(gathering) = std::mem::replace(&mut self.state, State::Waiting) else { return Step::More };
-        let Gathering { sender, flags, recipients, body, bytes, held, .. } = *gathering;
+        let Gathering { sender, flags, options, recipients, body, bytes, held, .. } = *gathering;
         let body = match body {
             Held::Memory(bytes) => Body::Inline(bytes),
             Held::Side(side) => Body::Side(side),
         };
-        Step::Commit(Box::new(Submitted { sender, recipients, flags, body, bytes, held }))
+        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, body, bytes, held }))
     }
 }
 
@@ -245,16 +256,54 @@ impl Gathering {
     fn recipient(&mut self, address: Address, budget: &mut Budget) -> Result<(), Answer> {
         // What an address costs in memory beside its bytes.
         const OVERHEAD: usize = 32;
-        let len = address.as_bytes().len().saturating_add(OVERHEAD);
+        self.hold(address.as_bytes().len().saturating_add(OVERHEAD), budget)?;
+        if self.recipients.len() >= RECIPIENTS_MAX {
+            return Err(permanent(TOO_MANY_RECIPIENTS));
+        }
+        self.recipients.push(address);
+        Ok(())
+    }
+
+    /// What is asked for of the message, once, or of the last recipient, once.
+    fn option(&mut self, item: Item<'_>, budget: &mut Budget) -> Result<Result<(), Answer>, Malformed> {
+        let options = &mut self.options;
+        let fresh = match item {
+            Item::Ret(ret) => options.ret.replace(ret).is_none(),
+            Item::Envid(envid) => options.envid.replace(envid).is_none(),
+            Item::HoldUntil(unix_s) => options.hold_until_s.replace(unix_s).is_none(),
+            Item::Notify(notify) => self.last_recipient()?.notify.replace(notify).is_none(),
+            Item::Orcpt(orcpt) => {
+                let len = orcpt.as_bytes().len();
+                let fresh = self.last_recipient()?.orcpt.replace(orcpt).is_none();
+                if let Err(answer) = self.hold(len, budget) {
+                    return Ok(Err(answer));
+                }
+                fresh
+            }
+            Item::Begin { .. } | Item::Recipient(_) | Item::Data(_) | Item::Commit => false,
+        };
+        if fresh { Ok(Ok(())) } else { Err(Malformed) }
+    }
+
+    fn last_recipient(&mut self) -> Result<&mut RecipientOptions, Malformed> {
+        let last = self.recipients.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()).ok_or(Malformed)?;
+        let known = &mut self.options.recipients;
+        if known.last().is_none_or(|options| options.recipient != last) {
+            known.push(RecipientOptions { recipient: last, notify: None, orcpt: None });
+        }
+        known.last_mut().ok_or(Malformed)
+    }
+
+    /// Room for `len` bytes more of the envelope.
+    fn hold(&mut self, len: usize, budget: &mut Budget) -> Result<(), Answer> {
         self.envelope_len = self.envelope_len.saturating_add(len);
-        if self.recipients.len() >= RECIPIENTS_MAX || self.envelope_len > ENVELOPE_LEN_MAX {
-            return Err(permanent("5.5.3 too many recipients for one message"));
+        if self.envelope_len > ENVELOPE_LEN_MAX {
+            return Err(permanent(TOO_MANY_RECIPIENTS));
         }
         if !budget.take(len) {
             return Err(temporary("4.3.2 too many messages with too many recipients at the moment"));
         }
         self.held = self.held.saturating_add(len);
-        self.recipients.push(address);
         Ok(())
     }
 
@@ -298,6 +347,7 @@ mod tests {
     use super::*;
     use ipc::queue::Packer;
     use spool::{Log as _, model::Model};
+    use wire::dsn::{Envid, Notify, Orcpt, Ret};
 
     struct Around {
         budget: Budget,
@@ -419,7 +469,7 @@ mod tests {
             Item::Recipient(a("r@x")),
             Item::Data(b"data"),
             Item::Commit,
-            Item::Begin { sender: a("s@x"), flags: 4 },
+            Item::Begin { sender: a("s@x"), flags: 1 << 31 },
         ];
         // State names: Idle, Gathering, Swallowing, Waiting; M(ore), C(ommit), R(efuse), E(rror).
         let table = [("Idle", "MEEER"), ("Gathering", "EMMCE"), ("Swallowing", "EMMME"), ("Waiting", "EEEEE")];
@@ -444,6 +494,57 @@ mod tests {
                 };
                 assert_eq!(got, expected, "{state} {item:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_belongs_to_the_message_or_to_the_recipient_before() {
+        let notify = |text: &str| Item::Notify(Notify::parse(text.as_bytes()).unwrap());
+        let orcpt = |text: &str| Item::Orcpt(Orcpt::new(text.as_bytes()).unwrap());
+        let (begin, to) = (Item::Begin { sender: a("s@x"), flags: 0 }, || Item::Recipient(a("r@x")));
+        let (ret, envid, hold) = (Item::Ret(Ret::Headers), Item::Envid(Envid::new(b"x").unwrap()), Item::HoldUntil(7));
+        let mut around = around();
+        let mut submission = submission();
+        let all = [
+            begin.clone(),
+            ret.clone(),
+            to(),
+            notify("NEVER"),
+            to(),
+            hold.clone(),
+            to(),
+            orcpt("a;b"),
+            notify("DELAY"),
+            envid.clone(),
+        ];
+        for item in all {
+            assert!(matches!(submission.item(item, &mut around), Ok(Step::More)));
+        }
+        let Ok(Step::Commit(submitted)) = submission.item(Item::Commit, &mut around) else { panic!() };
+        let of = |recipient, notify: &str, orcpt: Option<&str>| RecipientOptions {
+            recipient,
+            notify: Notify::parse(notify.as_bytes()),
+            orcpt: orcpt.and_then(|orcpt| Orcpt::new(orcpt.as_bytes())),
+        };
+        let recipients = vec![of(0, "NEVER", None), of(2, "DELAY", Some("a;b"))];
+        let options = Options { ret: Some(Ret::Headers), envid: Envid::new(b"x"), hold_until_s: Some(7), recipients };
+        assert_eq!(submitted.options, options);
+        assert_eq!(around.budget.used(), submitted.held, "an ORCPT is counted, too");
+        for wrong in [
+            vec![begin.clone(), notify("NEVER")],
+            vec![begin.clone(), orcpt("a;b")],
+            vec![begin.clone(), ret.clone(), ret.clone()],
+            vec![begin.clone(), envid.clone(), envid],
+            vec![begin.clone(), hold.clone(), hold],
+            vec![begin.clone(), to(), notify("NEVER"), notify("NEVER")],
+            vec![begin.clone(), to(), orcpt("a;b"), orcpt("a;b")],
+            vec![ret.clone()],
+            vec![begin, to(), Item::Commit, ret],
+        ] {
+            let mut submission = self::submission();
+            let steps: Vec<_> = wrong.into_iter().map(|item| submission.item(item, &mut around).is_ok()).collect();
+            let (last, before) = steps.split_last().unwrap();
+            assert!(!last && before.iter().all(|ok| *ok));
         }
     }
 

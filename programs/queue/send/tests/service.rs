@@ -142,7 +142,7 @@ fn remote_recipients_go_together_by_domain_and_relay() {
             assert!(*size > BODY.len() as u64);
             let route = match route {
                 Route::Mx { domain } => domain.to_string(),
-                Route::Relay { host, port } => format!("{}:{port}", host.escape_ascii()),
+                Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
             };
             (route, recipients.len())
         })
@@ -153,6 +153,40 @@ fn remote_recipients_go_together_by_domain_and_relay() {
     assert_eq!(sorted, expected.map(|(route, count)| (route.to_owned(), count)));
     let log = send.log();
     assert!(log.contains("failure: Sorry,_I_couldn't_find_any_host_by_that_name._(#5.1.2)/\n"), "{log}");
+}
+
+/// authsenders counts before smtproutes; the credentials of one job are all that leaves this process.
+#[test]
+fn a_relay_of_the_sender_and_its_credentials() {
+    let instance = Instance::new(&[
+        ("smtproutes", ":relay.example:25|all|plugh\nx.example:x-relay.example\n"),
+        ("authsenders", "joe@here.example:joes.example:587|joe|xyzzy\n"),
+    ]);
+    let remote = instance.deliverer(Socket::Remote, |_| OK);
+    let send = instance.start();
+    for (sender, to) in [("Joe@here.example", "a@x.example"), ("ann@here.example", "b@x.example"), ("", "c@y.example")] {
+        let id = submit(&instance.connect(Socket::Inject), sender, &[to], BODY);
+        send.wait_for(&format!("end msg {id}\n"));
+    }
+    let id = submit(&instance.connect(Socket::Inject), "joe@here.example-@[]", &["d@y.example"], BODY);
+    send.wait_for(&format!("end msg {id}\n"));
+    let mut routes: Vec<String> = Vec::new();
+    for (job, _) in remote.seen.lock().unwrap().iter() {
+        let Job::Remote { route: Route::Relay { host, port, login }, recipients, .. } = job else { panic!("{job:?}") };
+        let login = login.as_ref().map(|login| [&login.user, &b"/"[..], login.password.expose()].concat());
+        let login = login.unwrap_or_default();
+        routes.push(format!("{} {}:{port} {}", recipients[0], host.escape_ascii(), login.escape_ascii()));
+    }
+    routes.sort();
+    let expected = [
+        "a@x.example joes.example:587 joe/xyzzy",
+        "b@x.example x-relay.example:25 ",
+        "c@y.example relay.example:25 all/plugh",
+        "d@y.example joes.example:587 joe/xyzzy",
+    ];
+    assert_eq!(routes, expected);
+    let log = send.log();
+    assert!(!log.contains("xyzzy") && !log.contains("plugh"), "{log}");
 }
 
 #[test]
@@ -253,7 +287,7 @@ fn virtual_users_are_asked_for_and_remembered() {
         let AuthRequest::Route { id, address } = AuthRequest::decode(&datagram).unwrap() else { panic!() };
         let domain = domain.clone();
         let target = match address.local() {
-            b"ann-x" => Target::Mailbox { domain, user: "ann".into(), ext: "x".into() },
+            b"ann-x" => Target::Mailbox { domain, user: "ann".into(), ext: "x".into(), settings: "s".into() },
             b"team" => Target::Forward { domain, targets: vec![harness::a("t@o.example")] },
             b"late" => Target::Temporary { text: "No database. (#4.3.0)\n".into() },
             _ => Target::NoMailbox {},
@@ -273,7 +307,7 @@ fn virtual_users_are_asked_for_and_remembered() {
     send.wait_for(&format!("end msg {id}\n"));
     assert_eq!(*asked.lock().unwrap(), 4, "what is known is not asked again");
     let seen = local.seen.lock().unwrap();
-    assert!(seen.iter().any(|(job, _)| matches!(job, Job::Mailbox { user, ext, .. } if user.0 == b"ann" && ext.0 == b"x")));
+    assert!(seen.iter().any(|(job, _)| matches!(job, Job::Mailbox { user, ext, settings, .. } if user.0 == b"ann" && ext.0 == b"x" && settings.0 == b"s")));
     assert!(seen.iter().any(|(job, _)| matches!(job, Job::Alias { targets, .. } if targets.len() == 1)));
 }
 

@@ -12,7 +12,7 @@ use crate::session::recipient_answer;
 use crate::{log_end, log_line, now};
 use control::{ControlError, Networks, Root};
 use ipc::auth;
-use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+use ipc::queue::Answer;
 use ipc::submission::Submission;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,8 +20,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
-    Action, Actions, Connection, End, Envelope, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, Session,
-    StartTls, TlsAnswer,
+    Action, Actions, Connection, DsnOffer, End, Envelope, HeaderAnswer, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
+    RecipientAnswer, SenderAnswer, Session, StartTls, TlsAnswer,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -81,7 +81,12 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
-    let session = Session::new(Arc::new(config(control, virtual_domains)?), peer, now(), &mut actions);
+    let mut config = config(control, virtual_domains)?;
+    if matches!(queue, Queue::Program(_)) {
+        // The interface of qmail-queue has no place for what is asked for.
+        config.dsn = DsnOffer::Nobody;
+    }
+    let session = Session::new(Arc::new(config), peer, now(), &mut actions);
     Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
 }
 
@@ -200,6 +205,13 @@ impl Talk {
                 }
                 // Not offered: descriptors 0 and 1 belong to whoever started this program.
                 Action::StartTls { .. } => self.session.step(now(), Input::Tls(TlsAnswer::Unavailable), &mut self.actions),
+                // There is no login, so these do not come either.
+                Action::CheckSender { .. } => {
+                    self.session.step(now(), Input::Sender(SenderAnswer::Temporary), &mut self.actions);
+                }
+                Action::JudgeHeader { .. } => {
+                    self.session.step(now(), Input::Header(HeaderAnswer::Temporary), &mut self.actions);
+                }
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {
@@ -334,9 +346,7 @@ fn submit(run: BorrowedFd<'_>, socket: Socket, envelope: Envelope) -> io::Result
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Submission::connect(run, Socket::Inject.path()),
         other => other,
     }?;
-    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
-    submission.begin(envelope.sender, flag(envelope.eight_bit, FLAG_EIGHT_BIT) | flag(envelope.utf8, FLAG_SMTPUTF8))?;
-    envelope.recipients.into_iter().try_for_each(|recipient| submission.recipient(recipient))?;
+    crate::envelope::items(envelope).try_for_each(|item| submission.item(&item))?;
     Ok(submission)
 }
 

@@ -2,7 +2,7 @@
 
 use sasl::Mechanisms;
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Config, Limits, RcptHosts};
+use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules};
 use std::io;
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
@@ -29,5 +29,10 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         barelf: if control.normalizes_bare_lf { BareLf::Normalize } else { BareLf::Reject },
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
         badmailfrom: BadMailFrom::new(control.badmailfrom),
+        dsn: if control.offers_dsn_to_all { DsnOffer::Everybody } else { DsnOffer::Relaying },
+        submission: SubmissionRules {
+            binds_senders: control.submission.binds_senders,
+            hides_client: control.submission.hides_client,
+        },
     })
 }

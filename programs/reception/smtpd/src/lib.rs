@@ -12,11 +12,13 @@
 mod admission;
 mod classic;
 mod config;
+mod envelope;
 mod login;
 mod program;
 mod queue;
 mod service;
 mod session;
+mod submission;
 
 use control::Root;
 use std::ffi::OsString;

@@ -5,7 +5,7 @@
 //! (promise 8). A datagram is sent again only if a send failed before anything of the message was taken, so nothing is doubled.
 
 use ipc::Message as _;
-use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8, Item, Packer};
+use ipc::queue::{Answer, Item, Packer};
 use ipc_async::Packets;
 use smtp::server::{Envelope, QueueAnswer};
 use std::cell::RefCell;
@@ -70,11 +70,8 @@ impl Pool {
 impl Draft {
     pub(crate) async fn begin(pool: Rc<Pool>, envelope: Envelope) -> Self {
         let mut draft = Self { pool, packer: Packer::new(), connection: None, is_broken: false };
-        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
-        let flags = flag(envelope.eight_bit, FLAG_EIGHT_BIT) | flag(envelope.utf8, FLAG_SMTPUTF8);
-        draft.item(&Item::Begin { sender: envelope.sender, flags }).await;
-        for recipient in envelope.recipients {
-            draft.item(&Item::Recipient(recipient)).await;
+        for item in crate::envelope::items(envelope) {
+            draft.item(&item).await;
         }
         draft
     }

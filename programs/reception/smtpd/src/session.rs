@@ -6,6 +6,7 @@
 use crate::admission::Place;
 use crate::login;
 use crate::queue::{Draft, Pool};
+use crate::submission::{Judge, Judging};
 use crate::{log_end, log_line, now};
 use ipc::auth;
 use ipc_async::Client;
@@ -102,6 +103,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connectio
         login: None,
         exchange: None,
         starttls: None,
+        judging: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -132,6 +134,8 @@ struct Talk {
     exchange: Option<u64>,
     /// What the client is told before the handshake that is due.
     starttls: Option<Vec<u8>>,
+    /// A sender or a header that is to be judged.
+    judging: Option<Judging>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -153,6 +157,8 @@ impl Talk {
                 }
                 Action::SaslStep { response } => self.login = Some(Box::new(login::Question::Step { response })),
                 Action::StartTls { go } => self.starttls = Some(go),
+                Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
+                Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -185,6 +191,19 @@ impl Talk {
         if let Some(go) = self.starttls.take() {
             let answer = Box::pin(self.start_tls(go)).await;
             return self.session.step(now(), Input::Tls(answer), actions);
+        }
+        if let Some(judging) = self.judging.take() {
+            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            return match judging {
+                Judging::Sender(sender) => {
+                    let answer = Box::pin(judge.sender(sender)).await;
+                    self.session.step(now(), Input::Sender(answer), actions);
+                }
+                Judging::Header { header, recipients } => {
+                    let answer = Box::pin(judge.header(header, recipients)).await;
+                    self.session.step(now(), Input::Header(answer), actions);
+                }
+            };
         }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()

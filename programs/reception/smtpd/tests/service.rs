@@ -19,6 +19,8 @@ struct Seen {
     sender: String,
     flags: u32,
     recipients: Vec<String>,
+    /// What is asked for, as the queue protocol names it.
+    asked: Vec<String>,
     text: Vec<u8>,
     datagrams: usize,
     connection: usize,
@@ -185,6 +187,7 @@ fn take_messages(number: usize, client: &Seqpacket, sink: &Mutex<Vec<Seen>>) {
             Item::Recipient(address) => message.recipients.push(address.to_string()),
             Item::Data(data) => message.text.extend_from_slice(data),
             Item::Commit => commits = true,
+            asked => message.asked.push(format!("{asked:?}")),
         })
         .unwrap();
         if commits {
@@ -197,10 +200,11 @@ fn take_messages(number: usize, client: &Seqpacket, sink: &Mutex<Vec<Seen>>) {
     }
 }
 
+/// Senders: joe and bob… are their login's, li… has sent too much, te… cannot be told, si… is never answered; recipients of 3 are too many.
 /// Recipients: joe… exists, no… does not, te… cannot be told, si… is never answered; everything else is not ours. Passwords: ok… is
 /// right, te… cannot be judged, si… is never answered.
 fn answer_auth(client: &Seqpacket) {
-    use ipc::auth::{Answer, Directory, Request};
+    use ipc::auth::{Answer, Directory, Limit, Permission, Request};
     let mut buf = vec![0; ipc::DATAGRAM_LEN_MAX];
     while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
         let answer = match Request::decode(&buf[..len]).unwrap() {
@@ -228,7 +232,22 @@ fn answer_auth(client: &Seqpacket) {
                 Answer::LoggedIn { id, user: "joe@ours.example".into() }
             }
             Request::SaslStep { id, .. } => Answer::Refused { id, pause_s: 0 },
-            _ => panic!("a request of others"),
+            Request::MaySend { id, login, address } => {
+                assert!(login.ends_with(b"@ours.example"));
+                let permission = match address.as_bytes().get(..2).unwrap_or_default() {
+                    b"jo" | b"bo" => Permission::Yes {},
+                    b"li" => Permission::Limited { limit: Limit::MessagesPerDay {} },
+                    b"te" => Permission::Temporary {},
+                    b"si" => continue,
+                    _ => Permission::NotYours {},
+                };
+                Answer::Permission { id, permission }
+            }
+            Request::MaySubmit { id, recipients: 3, .. } => {
+                Answer::Permission { id, permission: Permission::Limited { limit: Limit::RecipientsPerHour {} } }
+            }
+            Request::MaySubmit { id, .. } => Answer::Permission { id, permission: Permission::Yes {} },
+            Request::Route { .. } | Request::Apop { .. } => panic!("a request of others"),
         };
         let _ = client.send(&answer.encode());
     }
@@ -255,6 +274,29 @@ fn letters_go_to_the_queue() {
     system.wait_for_log("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n", 1);
 }
 
+#[test]
+fn what_is_asked_for_goes_on_to_the_queue() {
+    let system = System::start(&[]);
+    let letter = "MAIL FROM:<a@b> RET=HDRS ENVID=x+20y\r\nRCPT TO:<joe@ours.example>\r\n\
+        RCPT TO:<joan@ours.example> NOTIFY=SUCCESS ORCPT=rfc822;j\r\nDATA\r\n\r\n.\r\n";
+    let replies = system.talk(format!("EHLO x\r\n{letter}QUIT\r\n").as_bytes());
+    assert!(replies.contains("\n250-DSN\n") && replies.contains(" qp 42\n"), "{replies}");
+    let asked = system.seen()[0].asked.join(" ");
+    assert_eq!(
+        asked,
+        "Ret(Headers) Envid(Envid([120, 43, 50, 48, 121])) Notify(Notify(1)) Orcpt(Orcpt([114, 102, 99, 56, 50, 50, 59, 106]))"
+    );
+    let now_s = sys::clock::unix_s();
+    joe(&system, &format!("MAIL FROM:<joe@ours.example> HOLDFOR=1000\n{}", "RCPT TO:<a@b>\nDATA\n\n.\n"));
+    let held = system.seen()[1].asked[0].strip_prefix("HoldUntil(").unwrap().trim_end_matches(')').parse::<u64>().unwrap();
+    assert!((now_s + 1000..now_s + 1060).contains(&held));
+    let strangers = System::start(&[("dsn", "relay\n")]);
+    let replies = strangers.talk(b"EHLO x\r\nMAIL FROM:<a@b> RET=HDRS\r\nQUIT\r\n");
+    assert!(!replies.contains("DSN") && replies.contains("\n555 5.5.4 "), "{replies}");
+    let replies = joe(&strangers, "EHLO x\nMAIL FROM:<joe@ours.example> RET=HDRS\n");
+    assert!(replies.contains("\n250-DSN\n") && replies.contains("\n250 2.1.0 ok\n"), "{replies}");
+}
+
 fn plain(user: &str, password: &str) -> String {
     format!("AUTH PLAIN {}\n", wire::base64::encode(format!("\0{user}\0{password}").as_bytes()))
 }
@@ -262,7 +304,7 @@ fn plain(user: &str, password: &str) -> String {
 #[test]
 fn who_logs_in_sends_anywhere_on_both_ports() {
     let system = System::start(&[]);
-    let letter = "MAIL FROM:<joe@ours.example> XVERP\nRCPT TO:<far@away.example>\nDATA\none\n.\nQUIT\n";
+    let letter = "MAIL FROM:<joe@ours.example> XVERP\nRCPT TO:<far@away.example>\nDATA\n\none\n.\nQUIT\n";
     let whole = format!("EHLO me.example\n{}{letter}", plain("Joe@ours.example", "ok now"));
     for (number, replies) in [system.talk(whole.replace('\n', "\r\n").as_bytes()), system.submit(&whole)].iter().enumerate() {
         assert!(
@@ -280,6 +322,96 @@ fn who_logs_in_sends_anywhere_on_both_ports() {
     assert!(nobody.contains("\n530 5.7.0 log in first\n530 5.7.0 log in first\n530 5.7.0 log in first\n"), "{nobody}");
     assert_eq!(system.seen().len(), 2);
     assert!(!system.log().contains("ok now") && !system.log().contains("b2sg"), "{}", system.log());
+}
+
+/// A session of joe on submission; the replies behind the login.
+fn joe(system: &System, input: &str) -> String {
+    let replies = system.submit(&format!("EHLO me.example\n{}{input}QUIT\n", plain("joe@ours.example", "ok")));
+    replies.split_once("\n235 2.7.0 welcome\n").unwrap_or_else(|| panic!("{replies}")).1.to_owned()
+}
+
+#[test]
+fn who_is_logged_in_sends_as_himself() {
+    let system = System::start(&[]);
+    for (sender, reply) in [
+        ("joe@ours.example", "250 2.1.0 ok"),
+        ("", "250 2.1.0 ok"),
+        ("ann@ours.example", "550 5.7.1 sorry, you may not send as that address"),
+        ("limited@ours.example", "450 4.7.1 your account has sent too many messages within a day, try again later"),
+        ("tell@ours.example", "451 4.3.0 cannot check that sender now, try again later"),
+    ] {
+        let replies = joe(&system, &format!("MAIL FROM:<{sender}>\n"));
+        assert!(replies.starts_with(&format!("{reply}\n221 ")), "{replies}");
+    }
+    for (header, reply) in [
+        ("From: joe@ours.example\n", "250 2.0.0 ok "),
+        ("From: Joe <joe@ours.example>, bob@ours.example\nSender: joe@ours.example\n", "250 2.0.0 ok "),
+        ("From: ann@ours.example\n", "550 5.7.1 sorry, you may not send as an address that From or Sender names\n"),
+        ("From: joe@ours.example, ann@x\n", "550 5.7.1 sorry, you may not send as an address that From or Sender names\n"),
+        (
+            "From: joe@ours.example\nSender: ann@x\n",
+            "550 5.7.1 sorry, you may not send as an address that From or Sender names\n",
+        ),
+        ("From: \"ann@x\" <joe@ours.example>\n", "550 5.7.1 sorry, you may not send as an address that From or Sender names\n"),
+        ("From: joe@ours.example\nFrom: joe@ours.example\n", "550 5.7.1 sorry, it is not clear who wrote this: "),
+        ("From: joe@ours.example (<ann@x>)\n", "550 5.7.1 sorry, it is not clear who wrote this: "),
+        ("no header\n", "550 5.7.1 sorry, it is not clear who wrote this: "),
+        ("From: tell@ours.example\n", "451 4.3.0 cannot check that header now, try again later\n"),
+        ("From: limited@x\n", "450 4.7.1 your account has sent too many messages within a day, try again later\n"),
+    ] {
+        let before = system.seen().len();
+        let replies = joe(&system, &letter("joe@ours.example", &format!("{header}\nbody")).replace("\r\n", "\n"));
+        assert!(replies.contains(&format!("\n354 go ahead\n{reply}")), "{header}: {replies}");
+        assert_eq!(system.seen().len() - before, usize::from(reply.starts_with('2')), "{header}");
+    }
+    let three = "MAIL FROM:<joe@ours.example>\nRCPT TO:<a@b>\nRCPT TO:<c@d>\nRCPT TO:<e@f>\nDATA\n\n.\n";
+    let replies = joe(&system, three);
+    assert!(replies.contains("\n450 4.7.1 your account has sent to too many recipients within an hour, "), "{replies}");
+}
+
+#[test]
+fn a_submission_is_completed() {
+    let system = System::start(&[("relayclients", "127.0.0.0/8\n")]);
+    let header = "Subject: x\nBcc: secret@x\nReturn-Path: <z@z>\n";
+    joe(&system, &letter("joe@ours.example", &format!("{header}\nbody")).replace("\r\n", "\n").repeat(2));
+    let texts: Vec<String> = system.seen().into_iter().map(|seen| String::from_utf8(seen.text).unwrap()).collect();
+    let mut ids = Vec::new();
+    for text in &texts {
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[0].starts_with("Received: from unknown (HELO me.example) (127.0.0.1)") && lines[1].contains(" with ESMTPA; ")
+        );
+        assert!(
+            lines[2].starts_with("Date: ") && lines[3].starts_with("Message-ID: <") && lines[3].ends_with("@mx.example.org>")
+        );
+        assert_eq!(&lines[4..], ["From: <joe@ours.example>", "Subject: x", "", "body"]);
+        ids.push(lines[3]);
+    }
+    assert!(ids.len() == 2 && ids[0] != ids[1]);
+    // A network that may relay needs no login: completed on submission, but for an author; left alone on smtp.
+    let replies = system.submit(&format!("{}QUIT\n", letter("ann@x", "Bcc: x\n\nbody").replace("\r\n", "\n")));
+    assert!(replies.contains(" qp 42\n"), "{replies}");
+    system.talk(format!("{}QUIT\r\n", letter("ann@x", "Bcc: x\r\n\r\nbody")).as_bytes());
+    let seen = system.seen();
+    let texts: Vec<String> = seen[2..].iter().map(|seen| String::from_utf8(seen.text.clone()).unwrap()).collect();
+    assert!(
+        texts[0].contains("\nDate: ") && texts[0].contains("\nMessage-ID: ") && texts[0].ends_with(">\n\nbody\n"),
+        "{texts:?}"
+    );
+    assert!(!texts[0].contains("From:") && texts[1].ends_with(" -0000\nBcc: x\n\nbody\n"), "{texts:?}");
+}
+
+#[test]
+fn binding_can_be_switched_off_and_the_client_hidden() {
+    let system = System::start(&[("submission", "sender-binding=off\nhide-address=on\n")]);
+    let replies = joe(&system, &letter("ann@x", "From: ann@x\nFrom: eve@y\n\nbody").replace("\r\n", "\n"));
+    assert!(replies.contains(" qp 42\n"), "{replies}");
+    let text = String::from_utf8(system.seen()[0].text.clone()).unwrap();
+    assert!(text.starts_with("Received: from unknown (hidden)\n  by mx.example.org with ESMTPA; "), "{text}");
+    assert!(
+        !text.contains("127.0.0.1") && !text.contains("me.example\n") && text.contains("\nFrom: ann@x\nFrom: eve@y\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -47,6 +47,20 @@ impl Body {
         &self.survey
     }
 
+    /// Does the header say `TLS-Required: no` (RFC 8689 §5)? Looks at the first [`CHUNK_LEN`] bytes alone.
+    #[must_use]
+    pub fn says_tls_required_no(&self) -> bool {
+        let mut chunk = Vec::new();
+        let front = match &self.whole {
+            Some(whole) => whole,
+            None if self.read(0, &mut chunk).is_ok() => &chunk,
+            None => return false,
+        };
+        let mut fields = message::header::fields(front).filter(|field| field.is(b"tls-required"));
+        // The field stands at most once.
+        fields.next().is_some_and(|field| field.value().eq_ignore_ascii_case(b"no")) && fields.next().is_none()
+    }
+
     /// The next chunk from `offset` into `chunk`; never empty.
     fn read(&self, offset: u64, chunk: &mut Vec<u8>) -> io::Result<()> {
         let left = self.size.saturating_sub(offset);
@@ -131,6 +145,27 @@ mod tests {
             let expected = [b"0123456789abcdef\r\n..x\r\n".repeat(lines), b".\r\n".to_vec()].concat();
             assert!(out == expected, "{lines}");
             assert_eq!(size, 22 * lines as u64);
+        }
+    }
+
+    #[test]
+    fn tls_required_no() {
+        for (content, expected) in [
+            (&b"Subject: x\nTLS-Required: No\n\n"[..], true),
+            (b"tls-required:\n no\nSubject: x\n", true),
+            (b"TLS-Required: yes\n\n", false),
+            (b"TLS-Required: No\nTLS-Required: No\n\n", false),
+            (b"Subject: x\n\nTLS-Required: No\n", false),
+            (b"\nTLS-Required: No\n", false),
+            (b"X-TLS-Required: No\n", false),
+            (b"", false),
+        ] {
+            for padding in [0, CHUNK_LEN] {
+                let content = [content, &vec![b'x'; padding]].concat();
+                let size = content.len() as u64;
+                let body = on_tokio(Body::new(sys::memfd::sealed(&content).unwrap(), size)).unwrap();
+                assert_eq!(body.says_tls_required_no(), expected, "{}", content.escape_ascii());
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use ipc::job::Route;
@@ -11,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::own::Own;
 use crate::report::{self, Judgement};
+use crate::terms::host_text;
 
 /// RFC 5321 §4.5.4.2.
 pub const PORT_SMTP: u16 = 25;
@@ -18,38 +21,55 @@ pub const PORT_SMTP: u16 = 25;
 pub const TRIED_MAX: usize = 10;
 /// How long an address that could not be connected to is tried last.
 const BAD_FOR: Duration = Duration::from_secs(300);
-/// Addresses remembered as bad.
+/// Things remembered as bad, of each kind.
 const BAD_MAX: usize = 4096;
 
 /// An address to try; those with equal `rank` are equally good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub address: SocketAddr,
     pub rank: u32,
+    /// Whose address it is: the mail host's or relay's name, or the address itself ([`host_text`]).
+    pub host: Rc<str>,
 }
 
-/// Addresses that did not answer lately. A classic tcpto table skips them for an hour; here they only come last, so that "try
-/// everything now" tries everything.
-#[derive(Debug, Default)]
-pub struct Bad(RefCell<HashMap<IpAddr, Instant>>);
+/// What failed lately, and counts as bad for a while. [`Bad::default`] is for addresses that did not answer: a classic tcpto table
+/// skips them for an hour; here they only come last, so that "try everything now" tries everything.
+#[derive(Debug)]
+pub struct Bad<K = IpAddr> {
+    until: RefCell<HashMap<K, Instant>>,
+    lasts: Duration,
+}
 
-impl Bad {
-    pub fn failed(&self, address: IpAddr) {
-        let (mut bad, now) = (self.0.borrow_mut(), Instant::now());
+impl Default for Bad {
+    fn default() -> Self {
+        Self::lasting(BAD_FOR)
+    }
+}
+
+impl<K: Eq + Hash> Bad<K> {
+    #[must_use]
+    pub fn lasting(lasts: Duration) -> Self {
+        Self { until: RefCell::default(), lasts }
+    }
+
+    pub fn failed(&self, which: K) {
+        let (mut bad, now) = (self.until.borrow_mut(), Instant::now());
         if bad.len() >= BAD_MAX {
             bad.retain(|_, until| *until > now);
         }
         if bad.len() < BAD_MAX {
-            bad.insert(address, now + BAD_FOR);
+            bad.insert(which, now + self.lasts);
         }
     }
 
-    pub fn succeeded(&self, address: IpAddr) {
-        self.0.borrow_mut().remove(&address);
+    pub fn succeeded(&self, which: K) {
+        self.until.borrow_mut().remove(&which);
     }
 
-    fn is(&self, address: IpAddr) -> bool {
-        self.0.borrow().get(&address).is_some_and(|until| *until > Instant::now())
+    #[must_use]
+    pub fn is(&self, which: K) -> bool {
+        self.until.borrow().get(&which).is_some_and(|until| *until > Instant::now())
     }
 }
 
@@ -98,10 +118,11 @@ pub fn candidates(
     bad: &Bad,
     dice: &mut Dice,
 ) -> Result<Vec<Candidate>, Judgement> {
-    let (port, is_relay) = match route {
-        Route::Mx { .. } => (mx_port, false),
-        Route::Relay { port, .. } => (*port, true),
+    let (port, relay) = match route {
+        Route::Mx { .. } => (mx_port, None),
+        Route::Relay { port, host, .. } => (*port, Some(&**host)),
     };
+    let is_relay = relay.is_some();
     let hosts = match answer {
         Answer::Hosts { hosts, .. } => hosts,
         // A relay is named by our own control files: nothing about it is the recipients' fault.
@@ -113,7 +134,7 @@ pub fn candidates(
     };
     let temporary = hosts.iter().any(|host| host.temporary);
     let (hosts, looped) = if is_relay { (hosts, false) } else { without_oneself(hosts, port, own) };
-    let mut found = ordered(&hosts, port, bad, dice);
+    let mut found = ordered(&hosts, relay, port, bad, dice);
     found.truncate(TRIED_MAX);
     match (found.is_empty(), temporary) {
         (false, _) => Ok(found),
@@ -133,17 +154,19 @@ fn without_oneself(hosts: Vec<Host>, port: u16, own: &Own) -> (Vec<Host>, bool) 
     }
 }
 
-fn ordered(hosts: &[Host], port: u16, bad: &Bad, dice: &mut Dice) -> Vec<Candidate> {
+/// `relay` is the name that a relay goes by, whatever the DNS calls it.
+fn ordered(hosts: &[Host], relay: Option<&[u8]>, port: u16, bad: &Bad, dice: &mut Dice) -> Vec<Candidate> {
     let mut hosts: Vec<&Host> = hosts.iter().collect();
     dice.shuffle(&mut hosts);
     hosts.sort_by_key(|host| host.preference);
     let mut found: Vec<Candidate> = Vec::new();
     for host in hosts {
+        let name: Rc<str> = host_text(relay.unwrap_or(&host.name)).into();
         for address in families_in_turn(&host.addresses, dice) {
             let address = SocketAddr::new(address, port);
             let rank = u32::from(host.preference) + if bad.is(address.ip()) { 1 << 16 } else { 0 };
             if found.iter().all(|known| known.address != address) {
-                found.push(Candidate { address, rank });
+                found.push(Candidate { address, rank, host: Rc::clone(&name) });
             }
         }
     }
@@ -176,10 +199,10 @@ fn route_name(route: &Route) -> String {
 /// A relay given as an address: no question is needed.
 #[must_use]
 pub fn literal_relay(route: &Route) -> Option<Candidate> {
-    let Route::Relay { host, port } = route else { return None };
+    let Route::Relay { host, port, .. } = route else { return None };
     let text = std::str::from_utf8(host).ok()?;
     let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    Some(Candidate { address: SocketAddr::new(inner.parse().ok()?, *port), rank: 0 })
+    Some(Candidate { address: SocketAddr::new(inner.parse().ok()?, *port), rank: 0, host: host_text(host).into() })
 }
 
 #[cfg(test)]
@@ -207,7 +230,7 @@ mod tests {
     }
 
     fn relay() -> Route {
-        Route::Relay { host: "relay.example".into(), port: 2525 }
+        Route::Relay { host: "relay.example".into(), port: 2525, login: None }
     }
 
     fn hosts(list: Vec<Host>) -> Answer {
@@ -239,7 +262,7 @@ mod tests {
             (relay(), hosts(vec![host(1, &[])]), Deferral, report::NO_RELAY),
         ] {
             let found = candidates(&route, answer.clone(), PORT_SMTP, &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
-            assert_eq!(found, Err(Judgement { verdict, text: text.to_owned() }), "{answer:?}");
+            assert_eq!(found, Err(Judgement { verdict, text: text.to_owned(), passed_on: false }), "{answer:?}");
         }
     }
 
@@ -298,7 +321,7 @@ mod tests {
         for (host, expected) in
             [("127.0.0.1", Some("127.0.0.1:26")), ("[::1]", Some("[::1]:26")), ("::1", Some("[::1]:26")), ("a.b", None)]
         {
-            let found = literal_relay(&Route::Relay { host: host.into(), port: 26 });
+            let found = literal_relay(&Route::Relay { host: host.into(), port: 26, login: None });
             assert_eq!(found.map(|c| c.address.to_string()).as_deref(), expected);
         }
         assert_eq!(literal_relay(&mx()), None);

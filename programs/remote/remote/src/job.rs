@@ -4,14 +4,17 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use ipc::job::{FLAG_SMTPUTF8, Route};
+use ipc::job::{FLAG_REQUIRETLS, FLAG_SMTPUTF8, Route};
+use ipc::options::Options;
 use ipc::resolve::{Answer, Request};
 use ipc_async::Client as Asker;
 use message::verp;
-use smtp::client::{Finished, Outcome, Transaction};
+use smtp::client::{Dsn, Finished, Outcome, Transaction};
+use smtp::command::RcptParameters;
 use wire::Address;
 
 use crate::body::Body;
@@ -20,6 +23,7 @@ use crate::own::Own;
 use crate::pool::Pool;
 use crate::report::{self, Judgement};
 use crate::session::{Dialing, Refused, Session};
+use crate::terms::{Key, Wishes};
 
 /// A job as qmail-send sent it.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub struct Remote {
     pub route: Route,
     pub flags: u32,
     pub size: u64,
+    /// By the recipients' places.
+    pub options: Option<Options>,
     pub body: Option<OwnedFd>,
 }
 
@@ -41,6 +47,8 @@ pub struct Courier {
     pub resolve: Asker<Answer>,
     pub pool: Rc<Pool>,
     pub bad: Bad,
+    /// Servers whose TLS did not work: for a while opportunistic connections go without.
+    pub no_tls: Bad<SocketAddr>,
     pub dice: RefCell<Dice>,
 }
 
@@ -58,8 +66,11 @@ impl Courier {
             Ok(candidates) => candidates,
             Err(judgement) => return all(judgement),
         };
-        let mut work = Work::new(job.sender, job.recipients, job.flags & FLAG_SMTPUTF8 != 0, &body);
-        self.visit(&candidates, &mut work).await;
+        let requiretls = job.flags & FLAG_REQUIRETLS != 0;
+        let wishes = Wishes::new(&self.own.control.tlspolicy, job.route, requiretls, || body.says_tls_required_no());
+        let mut work = Work::new(job.sender, job.recipients, job.flags, &body);
+        work.options = job.options;
+        self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
     }
 
@@ -78,23 +89,21 @@ impl Courier {
     }
 
     /// Goes from address to address until nothing is open. An address stays current as long as its sessions settle something.
-    async fn visit(&self, candidates: &[Candidate], work: &mut Work<'_>) {
+    async fn visit(&self, candidates: &[Candidate], wishes: &Wishes, work: &mut Work<'_>) {
         let mut rest = candidates.iter();
         let mut current = None;
-        let mut idle = self.idle_session(candidates);
+        let mut idle = self.idle_session(candidates, wishes);
         while !work.is_settled() {
             let (session, is_fresh) = match idle.take() {
                 Some(session) => (session, false),
                 None => {
                     let Some(candidate) = current.take().or_else(|| rest.next()) else { break };
                     current = Some(candidate);
-                    match self.open(candidate).await {
+                    match self.open(candidate, wishes).await {
                         Ok(session) => (session, true),
                         Err(refused) => {
                             current = None;
-                            if let Refused::Greeting(text) = refused {
-                                work.last_refusal = Some(text);
-                            }
+                            work.refused(refused);
                             continue;
                         }
                     }
@@ -108,17 +117,27 @@ impl Courier {
     }
 
     /// A session that is open already, to one of the addresses that would be tried first.
-    fn idle_session(&self, candidates: &[Candidate]) -> Option<Session> {
+    fn idle_session(&self, candidates: &[Candidate], wishes: &Wishes) -> Option<Session> {
         let best = candidates.first()?.rank;
-        candidates.iter().take_while(|candidate| candidate.rank == best).find_map(|candidate| self.pool.take(candidate.address))
+        candidates
+            .iter()
+            .take_while(|candidate| candidate.rank == best)
+            .find_map(|candidate| self.pool.take(&Key { address: candidate.address, terms: Rc::new(wishes.terms(candidate)) }))
     }
 
-    async fn open(&self, candidate: &Candidate) -> Result<Session, Refused> {
-        let opened = Session::open(candidate.address, &self.dialing).await;
+    /// Opens a session. Where TLS fails though it is not demanded, once more without, and for a while at once so.
+    async fn open(&self, candidate: &Candidate, wishes: &Wishes) -> Result<Session, Refused> {
+        let (address, terms) = (candidate.address, Rc::new(wishes.terms(candidate)));
+        let skip_tls = self.no_tls.is(address);
+        let mut opened = Session::open(candidate, Rc::clone(&terms), &self.dialing, skip_tls).await;
+        if let Err(Refused::NoTls(_)) = opened {
+            self.no_tls.failed(address);
+            opened = Session::open(candidate, terms, &self.dialing, true).await;
+        }
         match &opened {
-            Ok(_) => self.bad.succeeded(candidate.address.ip()),
-            Err(Refused::Connect) => self.bad.failed(candidate.address.ip()),
-            Err(Refused::Greeting(_)) => {}
+            Ok(_) => self.bad.succeeded(address.ip()),
+            Err(Refused::Connect) => self.bad.failed(address.ip()),
+            Err(Refused::Greeting(_) | Refused::NoTls(_)) => {}
         }
         opened
     }
@@ -126,6 +145,12 @@ impl Courier {
     /// Transactions over one session until all is settled or the session is used up. True if it settled a recipient.
     async fn converse(&self, mut session: Session, work: &mut Work<'_>) -> bool {
         let mut progress = false;
+        if work.requiretls && !session.offers().requiretls {
+            // RFC 8689 §4.2.1: another host may know it.
+            work.no_requiretls(session.key().address);
+            self.pool.give_back(session);
+            return progress;
+        }
         while !work.is_settled() && session.is_ready() {
             let batch = work.batch(session.offers().xverp);
             let finished = session.deliver(batch.transaction, work.body).await;
@@ -133,7 +158,7 @@ impl Courier {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;
             }
-            progress |= work.settle(&batch.indices, finished);
+            progress |= work.settle(&batch.indices, finished, session.offers().dsn);
         }
         self.pool.give_back(session);
         progress
@@ -145,11 +170,16 @@ struct Work<'a> {
     sender: Address,
     recipients: Vec<Address>,
     smtputf8: bool,
+    requiretls: bool,
+    options: Option<Options>,
     body: &'a Body,
     settled: Vec<Option<Judgement>>,
     open: VecDeque<usize>,
     /// What the last server said that would not serve us.
     last_refusal: Option<String>,
+    /// Why the message can go nowhere, unless a host was out of reach that may think otherwise.
+    no_requiretls: Option<String>,
+    is_unreached: bool,
 }
 
 /// One transaction and the recipients it is for.
@@ -159,10 +189,35 @@ struct Batch {
 }
 
 impl<'a> Work<'a> {
-    fn new(sender: Address, recipients: Vec<Address>, smtputf8: bool, body: &'a Body) -> Self {
+    fn new(sender: Address, recipients: Vec<Address>, flags: u32, body: &'a Body) -> Self {
         let (settled, open) = (vec![None; recipients.len()], (0..recipients.len()).collect());
-        let smtputf8 = smtputf8 && body.survey().eight_bit_header;
-        Self { sender, recipients, smtputf8, body, settled, open, last_refusal: None }
+        let smtputf8 = flags & FLAG_SMTPUTF8 != 0 && body.survey().eight_bit_header;
+        let requiretls = flags & FLAG_REQUIRETLS != 0;
+        let (last_refusal, no_requiretls, is_unreached) = (None, None, false);
+        Self {
+            sender,
+            recipients,
+            smtputf8,
+            requiretls,
+            options: None,
+            body,
+            settled,
+            open,
+            last_refusal,
+            no_requiretls,
+            is_unreached,
+        }
+    }
+
+    fn refused(&mut self, refused: Refused) {
+        self.is_unreached = true;
+        if let Refused::Greeting(text) | Refused::NoTls(text) = refused {
+            self.last_refusal = Some(text);
+        }
+    }
+
+    fn no_requiretls(&mut self, address: SocketAddr) {
+        self.no_requiretls = Some(report::no_requiretls(&address.ip().to_canonical().to_string()));
     }
 
     fn is_settled(&self) -> bool {
@@ -182,20 +237,41 @@ impl<'a> Work<'a> {
             (None, None) => (self.sender.clone(), None),
         };
         let survey = self.body.survey();
-        let transaction =
-            Transaction { sender, recipients, size: survey.size, eight_bit: survey.eight_bit, smtputf8: self.smtputf8, xverp };
+        let dsn = self.dsn(&indices);
+        let transaction = Transaction {
+            sender,
+            recipients,
+            size: survey.size,
+            eight_bit: survey.eight_bit,
+            smtputf8: self.smtputf8,
+            xverp,
+            requiretls: self.requiretls,
+            dsn,
+        };
         Batch { transaction, indices }
     }
 
-    /// Notes what became of a batch; recipients for the next transaction stay open. True if one was settled.
-    fn settle(&mut self, indices: &[usize], finished: Finished) -> bool {
+    /// What a server that offers DSN is asked for about these recipients.
+    fn dsn(&self, indices: &[usize]) -> Option<Box<Dsn>> {
+        let options = self.options.as_ref()?;
+        let of = |index: &usize| {
+            let asked = u32::try_from(*index).ok().and_then(|index| options.of(index));
+            asked.map(|asked| RcptParameters { notify: asked.notify, orcpt: asked.orcpt.clone() }).unwrap_or_default()
+        };
+        Some(Box::new(Dsn { ret: options.ret, envid: options.envid.clone(), recipients: indices.iter().map(of).collect() }))
+    }
+
+    /// Notes what became of a batch; recipients for the next transaction stay open. `reports`: the server reports about those it took.
+    /// True if one was settled.
+    fn settle(&mut self, indices: &[usize], finished: Finished, reports: bool) -> bool {
         let before = self.open.len();
         for (index, outcome) in indices.iter().zip(&finished.outcomes) {
             if *outcome == Outcome::Next {
                 continue;
             }
             if let Some(slot) = self.settled.get_mut(*index) {
-                *slot = Some(Judgement::from(outcome));
+                let passed_on = reports && self.options.is_some() && matches!(outcome, Outcome::Delivered(_));
+                *slot = Some(Judgement { passed_on, ..Judgement::from(outcome) });
             }
             self.open.retain(|open| open != index);
         }
@@ -204,8 +280,11 @@ impl<'a> Work<'a> {
 
     /// Whoever is open still could not be tried anywhere.
     fn judgements(self) -> Vec<Judgement> {
-        let text = self.last_refusal.unwrap_or_else(|| report::NO_CONNECTION.to_owned());
-        self.settled.into_iter().map(|settled| settled.unwrap_or_else(|| Judgement::deferral(text.clone()))).collect()
+        let judgement = match self.no_requiretls {
+            Some(text) if !self.is_unreached && self.last_refusal.is_none() => Judgement::failure(text),
+            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::NO_CONNECTION.to_owned())),
+        };
+        self.settled.into_iter().map(|settled| settled.unwrap_or_else(|| judgement.clone())).collect()
     }
 }
 

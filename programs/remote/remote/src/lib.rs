@@ -13,6 +13,7 @@
 //! | [`hosts`] | whom to try, in which order |
 //! | [`own`] | which addresses are this host's own |
 //! | [`session`] | one SMTP connection, driving the machine of `smtp::client` |
+//! | [`terms`] | with how much TLS, to whom, as whom a connection is made |
 //! | [`pool`] | connections kept open for a moment |
 //! | [`body`] | the message, read piece by piece |
 //! | [`report`] | verdicts on their way back |
@@ -26,5 +27,6 @@ pub mod pool;
 pub mod report;
 pub mod service;
 pub mod session;
+pub mod terms;
 
 pub use service::main;

@@ -1,11 +1,10 @@
 //! Connections kept open for a moment after a job, for the next one to the same server.
 //!
-//! At most [`IDLE_MAX`] in all and [`IDLE_PER_ADDRESS_MAX`] to one address, each for [`IDLE_FOR`] (and a sweep); then they say
-//! QUIT. A connection that was closed or said something meanwhile is never handed out.
+//! At most [`IDLE_MAX`] in all and [`IDLE_PER_KEY_MAX`] to one address on the same terms, each for [`IDLE_FOR`] (and a sweep); then
+//! they say QUIT. A connection that was closed or said something meanwhile is never handed out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::session::Session;
+use crate::terms::Key;
 
 /// Long enough for the next message of a burst, short enough that no server minds.
 pub const IDLE_FOR: Duration = Duration::from_secs(2);
@@ -20,13 +20,13 @@ pub const IDLE_FOR: Duration = Duration::from_secs(2);
 /// message by seconds, at a rate of thousands.
 const SWEEP: Duration = Duration::from_millis(250);
 pub const IDLE_MAX: usize = 500;
-pub const IDLE_PER_ADDRESS_MAX: usize = 20;
+pub const IDLE_PER_KEY_MAX: usize = 20;
 
 /// The idle sessions of this process.
 #[derive(Debug, Default)]
 pub struct Pool {
-    /// By address, the one used last at the end.
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    /// The one used last at the end.
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
     count: Cell<usize>,
     sweeping: Cell<bool>,
     closed: Cell<bool>,
@@ -39,11 +39,11 @@ struct Idle {
 }
 
 impl Pool {
-    /// An open session to this address, the one used last.
+    /// An open session to this address on these terms, the one used last.
     #[must_use]
-    pub fn take(&self, address: SocketAddr) -> Option<Session> {
+    pub fn take(&self, key: &Key) -> Option<Session> {
         let mut all = self.idle.borrow_mut();
-        let idle = all.get_mut(&address)?;
+        let idle = all.get_mut(key)?;
         let mut found = None;
         while let Some(Idle { session, .. }) = idle.pop() {
             self.count.set(self.count.get().saturating_sub(1));
@@ -53,21 +53,21 @@ impl Pool {
             }
         }
         if idle.is_empty() {
-            all.remove(&address);
+            all.remove(key);
         }
         found
     }
 
     /// Keeps a session whose transaction has ended, or ends it if it cannot be used again or there are enough.
     pub fn give_back(self: &Rc<Self>, session: Session) {
-        let address = session.address();
-        let enough = || self.idle.borrow().get(&address).map_or(0, Vec::len) >= IDLE_PER_ADDRESS_MAX;
+        let key = session.key().clone();
+        let enough = || self.idle.borrow().get(&key).map_or(0, Vec::len) >= IDLE_PER_KEY_MAX;
         if self.closed.get() || !session.is_ready() || self.count.get() >= IDLE_MAX || enough() {
             spawn_local(session.quit());
             return;
         }
         let until = Instant::now() + IDLE_FOR;
-        self.idle.borrow_mut().entry(address).or_default().push(Idle { session, until });
+        self.idle.borrow_mut().entry(key).or_default().push(Idle { session, until });
         self.count.set(self.count.get().saturating_add(1));
         if !self.sweeping.replace(true) {
             spawn_local(Rc::clone(self).sweep());

@@ -9,15 +9,17 @@ use ipc::{DATAGRAM_LEN_MAX, Message as _, clip};
 pub struct Judgement {
     pub verdict: Verdict,
     pub text: String,
+    /// The server that took it reports what becomes of it (RFC 3461).
+    pub passed_on: bool,
 }
 
 impl Judgement {
     pub fn deferral(text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Deferral, text: text.into() }
+        Self { verdict: Verdict::Deferral, text: text.into(), passed_on: false }
     }
 
     pub fn failure(text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Failure, text: text.into() }
+        Self { verdict: Verdict::Failure, text: text.into(), passed_on: false }
     }
 }
 
@@ -29,7 +31,7 @@ impl From<&smtp::client::Outcome> for Judgement {
             Said::Deferred(_) | Said::Next => Verdict::Deferral,
             Said::Failed(_) => Verdict::Failure,
         };
-        Self { verdict, text: outcome.text().to_owned() }
+        Self { verdict, text: outcome.text().to_owned(), passed_on: false }
     }
 }
 
@@ -53,12 +55,23 @@ pub fn no_such_host(host: &str) -> String {
     format!("Sorry, I couldn't find any host named {host}. (#5.1.2)\n")
 }
 
+/// RFC 8689 §5: no host for the message supports REQUIRETLS; `host` was the last one.
+#[must_use]
+pub fn no_requiretls(host: &str) -> String {
+    format!("{host} does not support REQUIRETLS, which this message needs. (#5.7.30)\n")
+}
+
 /// The datagrams of a job's answer: as many as the texts need, the last one marked.
 #[must_use]
 pub fn answers(number: u64, judgements: Vec<Judgement>) -> Vec<Vec<u8>> {
     /// Room for the fields around the outcomes, and for those around a text.
     const FRAME_LEN: usize = 64;
     let (mut datagrams, mut outcomes, mut len) = (Vec::new(), Vec::new(), FRAME_LEN);
+    let passed_on = (0u32..).zip(&judgements).filter_map(|(recipient, judgement)| judgement.passed_on.then_some(recipient));
+    let passed_on: Vec<u32> = passed_on.collect();
+    if !passed_on.is_empty() {
+        datagrams.push(Answer::PassedOn { number, recipients: passed_on }.encode());
+    }
     for (recipient, judgement) in (0u32..).zip(judgements) {
         let text = clip(judgement.text.as_bytes());
         if len + text.len() + FRAME_LEN > DATAGRAM_LEN_MAX {
@@ -87,7 +100,7 @@ mod tests {
             let mut next = 0;
             for (at, datagram) in datagrams.iter().enumerate() {
                 assert!(datagram.len() <= DATAGRAM_LEN_MAX);
-                let Answer::Done { number, outcomes, untried, last } = Answer::decode(datagram).unwrap();
+                let Answer::Done { number, outcomes, untried, last } = Answer::decode(datagram).unwrap() else { panic!() };
                 assert_eq!((number, untried.len(), last), (7, 0, at + 1 == datagrams.len()));
                 for outcome in outcomes {
                     assert_eq!((outcome.recipient, outcome.text.len()), (next, len.min(4096)));
@@ -96,5 +109,13 @@ mod tests {
             }
             assert_eq!(next as usize, count);
         }
+    }
+
+    #[test]
+    fn who_is_passed_on_is_said_first() {
+        let judgement = |passed_on| Judgement { verdict: Verdict::Success, text: "ok".to_owned(), passed_on };
+        let datagrams = answers(7, [true, false, true].map(judgement).to_vec());
+        let passed_on = Answer::PassedOn { number: 7, recipients: vec![0, 2] };
+        assert_eq!((Answer::decode(&datagrams[0]), datagrams.len()), (Ok(passed_on), 2));
     }
 }

@@ -23,6 +23,7 @@ use sys::signal::Signals;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
+use zeroize::Zeroize as _;
 
 use crate::hosts::{Bad, Dice, PORT_SMTP};
 use crate::job::{Courier, Remote};
@@ -36,6 +37,8 @@ use crate::session::Dialing;
 const JOBS_MAX: usize = 5000;
 /// For an answer of qmail-resolve.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long opportunistic connections to a server whose TLS failed do not try it again.
+const NO_TLS_FOR: Duration = Duration::from_secs(600);
 /// From the end of the lifeline on.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
 
 fn start(root: &Root) -> io::Result<()> {
     let control = control::Remote::read(root).map_err(io::Error::other)?;
+    let tls = trusting(&control)?;
     let ids = root.ids().map_err(io::Error::other)?;
     let interfaces = sys::interfaces::addresses()?;
     let mut inherited = Inherited::take()?;
@@ -66,7 +70,7 @@ fn start(root: &Root) -> io::Result<()> {
     let signals = Signals::new(&[Signal::TERM])?;
     sandbox::enter_as("qmail-remote", root.path(), &[])?;
     service::run(async move {
-        let courier = Rc::new(courier(control, interfaces, run));
+        let courier = Rc::new(courier(control, tls, interfaces, run));
         let listener = Listener::new(listener)?;
         let jobs = Jobs::default();
         inherited.ready()?;
@@ -89,16 +93,26 @@ fn start(root: &Root) -> io::Result<()> {
     })
 }
 
+/// Reads whom this process trusts: after the sandbox is entered there are no files.
+///
+/// # Errors
+/// `tlscafile` names no file of certificates; temporary.
+pub fn trusting(control: &control::Remote) -> io::Result<tls::client::Client> {
+    let roots = tls::client::roots(control.tlscafile.as_deref())?;
+    tls::client::Client::new(roots).map_err(io::Error::other)
+}
+
 /// What the jobs share, made from the configuration. `run` is the directory of the sockets.
 #[must_use]
-pub fn courier(control: control::Remote, interfaces: Vec<std::net::IpAddr>, run: OwnedFd) -> Courier {
+pub fn courier(control: control::Remote, tls: tls::client::Client, interfaces: Vec<std::net::IpAddr>, run: OwnedFd) -> Courier {
     Courier {
-        dialing: Dialing::from(&control),
+        dialing: Dialing::new(&control, tls),
         mx_port: PORT_SMTP,
         own: Own { interfaces, control },
         resolve: Client::new(Rc::new(run), Socket::Resolve.path(), RESOLVE_DEADLINE),
         pool: Rc::new(Pool::default()),
         bad: Bad::default(),
+        no_tls: Bad::lasting(NO_TLS_FOR),
         dice: RefCell::new(Dice::new()),
     }
 }
@@ -174,8 +188,11 @@ pub async fn serve(listener: &Listener, courier: &Rc<Courier>, jobs: &Jobs, call
 async fn receive(connection: Rc<Packets>, courier: Rc<Courier>, jobs: &Jobs) {
     let places = Arc::new(Semaphore::new(JOBS_MAX));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        let Ok(Some((datagram, body))) = connection.recv().await else { return };
-        let Ok(job) = Job::decode(&datagram) else { return };
+        let Ok(Some((mut datagram, body))) = connection.recv().await else { return };
+        let job = Job::decode(&datagram);
+        // There may be a password in it.
+        datagram.zeroize();
+        let Ok(job) = job else { return };
         jobs.begun();
         let (connection, courier, jobs) = (Rc::clone(&connection), Rc::clone(&courier), jobs.clone());
         spawn_local(async move {
@@ -192,8 +209,8 @@ async fn receive(connection: Rc<Packets>, courier: Rc<Courier>, jobs: &Jobs) {
 
 async fn carry(courier: &Courier, job: Job, body: Option<OwnedFd>) -> Vec<Vec<u8>> {
     match job {
-        Job::Remote { number, message: _, sender, recipients, route, flags, size } => {
-            let job = Remote { sender, recipients, route, flags, size, body };
+        Job::Remote { number, message: _, sender, recipients, route, flags, size, options } => {
+            let job = Remote { sender, recipients, route, flags, size, options, body };
             report::answers(number, courier.carry(job).await)
         }
         Job::System { number, .. } | Job::Mailbox { number, .. } | Job::Alias { number, .. } => {

@@ -1,18 +1,24 @@
 //! One SMTP connection: performs the actions of `smtp::client`, feeds it what happens.
 //!
 //! Reads while it writes, so a server that gives up in the middle of a body is heard, and one that stops reading until its
-//! replies are read cannot block us. Memory: one chunk of the body, its encoding, 4 KiB to read into.
+//! replies are read cannot block us. Memory: one chunk of the body, its encoding, 4 KiB to read into, 64 KiB that TLS holds.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
-use smtp::client::{Action, Client, Finished, Input, Stage, Transaction};
+use control::Level;
+use smtp::client::{Action, Client, Finished, Input, Outcome, Stage, Transaction};
+use tls::Transport;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroize as _;
 
 use crate::body::{Body, Outgoing};
+use crate::hosts::Candidate;
+use crate::terms::{Key, Terms};
 
 /// What is read at once.
 const READ_LEN: usize = 4096;
@@ -24,6 +30,7 @@ pub const MESSAGES_MAX: u32 = 100;
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct Dialing {
+    pub tls: Rc<tls::client::Client>,
     pub helohost: String,
     pub timeoutconnect: Duration,
     pub timeoutremote: Duration,
@@ -31,9 +38,11 @@ pub struct Dialing {
     pub outgoing_v6: Option<IpAddr>,
 }
 
-impl From<&control::Remote> for Dialing {
-    fn from(control: &control::Remote) -> Self {
+impl Dialing {
+    #[must_use]
+    pub fn new(control: &control::Remote, tls: tls::client::Client) -> Self {
         Self {
+            tls: Rc::new(tls),
             helohost: control.helohost.clone(),
             timeoutconnect: Duration::from_secs(control.timeoutconnect_s),
             timeoutremote: Duration::from_secs(control.timeoutremote_s),
@@ -50,20 +59,32 @@ pub enum Refused {
     Connect,
     /// The server did not get as far as letting us say MAIL; the report for it.
     Greeting(String),
+    /// TLS did not come about, and the terms do not demand it: a connection without may be tried. The report if that is not done.
+    NoTls(String),
 }
 
 /// An open session.
-#[derive(Debug)]
 pub struct Session {
-    stream: TcpStream,
+    transport: Transport,
+    tls: Rc<tls::client::Client>,
     client: Client,
-    address: SocketAddr,
+    host: Rc<str>,
+    key: Key,
     timeoutremote: Duration,
     deadline: Instant,
+    /// The bytes to be written hold a password.
+    is_secret: bool,
     /// Bytes not written yet, from `written` on.
     out: Vec<u8>,
     written: usize,
     transactions: u32,
+}
+
+/// Neither what is sent nor as whom.
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("key", &self.key).field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// Where a run of the machine ends.
@@ -71,36 +92,53 @@ pub struct Session {
 enum End {
     Ready,
     Unusable(String),
+    NoTls(String),
     Finished(Finished),
     Closed,
 }
 
 impl Session {
-    /// Connects and gets as far as MAIL.
+    /// Connects and gets as far as MAIL. `skip_tls`: where the terms do not demand it.
     ///
     /// # Errors
     /// Try the next address.
-    pub async fn open(address: SocketAddr, dialing: &Dialing) -> Result<Self, Refused> {
+    pub async fn open(candidate: &Candidate, terms: Rc<Terms>, dialing: &Dialing, skip_tls: bool) -> Result<Self, Refused> {
+        let address = candidate.address;
         let stream = match timeout(dialing.timeoutconnect, connect(address, dialing)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(_)) | Err(_) => return Err(Refused::Connect),
         };
-        let (client, actions) = Client::new(&dialing.helohost, &address.ip().to_canonical().to_string());
+        let peer = address.ip().to_canonical().to_string();
+        let (client, actions) = Client::new(&dialing.helohost, &peer, terms.security(skip_tls));
         let mut session = Self {
-            stream,
+            transport: Transport::Clear(stream),
+            tls: Rc::clone(&dialing.tls),
             client,
-            address,
+            host: Rc::clone(&candidate.host),
+            key: Key { address, terms },
             timeoutremote: dialing.timeoutremote,
             deadline: Instant::now(),
+            is_secret: false,
             out: Vec::new(),
             written: 0,
             transactions: 0,
         };
+        if session.key.terms.implicit {
+            session.set_deadline(Stage::Handshake);
+            session
+                .start_tls()
+                .await
+                .map_err(|why| Refused::Greeting(format!("Connected to {peer} but TLS failed: {why}. (#4.7.5)\n")))?;
+        }
         match session.run(actions, None).await {
             End::Ready => Ok(session),
             End::Unusable(text) => {
                 session.say_goodbye();
                 Err(Refused::Greeting(text))
+            }
+            End::NoTls(text) => {
+                session.say_goodbye();
+                Err(Refused::NoTls(text))
             }
             // The machine says Unusable before it closes.
             End::Finished(_) | End::Closed => Err(Refused::Connect),
@@ -113,18 +151,32 @@ impl Session {
         let count = transaction.recipients.len();
         let actions = self.client.handle(Input::Begin(transaction));
         match self.run(actions, Some(body)).await {
-            End::Finished(finished) => finished,
+            End::Finished(finished) => self.with_tls(finished),
             // Every transaction ends in Finished; this is what it would say.
-            End::Ready | End::Unusable(_) | End::Closed => {
+            End::Ready | End::Unusable(_) | End::NoTls(_) | End::Closed => {
                 let text = crate::report::NO_CONNECTION.to_owned();
                 Finished { outcomes: vec![smtp::client::Outcome::Deferred(text); count], untouched: true }
             }
         }
     }
 
+    /// Reports of success say in their last line how the message was protected.
+    fn with_tls(&self, mut finished: Finished) -> Finished {
+        let Transport::Tls(stream) = &self.transport else { return finished };
+        let not = if self.key.terms.level == Level::Verify { "" } else { "not " };
+        let line = format!("Encrypted by {}, certificate {not}verified.\n", tls::client::version(stream));
+        for outcome in &mut finished.outcomes {
+            if let Outcome::Delivered(text) = outcome {
+                text.truncate(smtp::client::REPORT_LEN_MAX.saturating_sub(line.len()));
+                text.push_str(&line);
+            }
+        }
+        finished
+    }
+
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn key(&self) -> &Key {
+        &self.key
     }
 
     /// What the server announced.
@@ -142,7 +194,7 @@ impl Session {
     /// Is the connection still silent and open? A server that closed it while it was idle has said so by now.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        matches!(self.transport.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Says QUIT and waits a few seconds for the answer (RFC 5321 §4.1.1.10).
@@ -151,24 +203,34 @@ impl Session {
         if !actions.is_empty() {
             self.run(actions, None).await;
         }
+        self.transport.end_output();
     }
 
     /// Runs the machine until it has something to tell. Large bodies are written as the connection takes them.
     async fn run(&mut self, mut actions: Vec<Action>, body: Option<&Body>) -> End {
         let mut outgoing: Option<Outgoing<'_>> = None;
         loop {
+            let mut handshake = false;
             for action in std::mem::take(&mut actions) {
                 match action {
                     Action::Send(bytes) => self.out.extend_from_slice(&bytes),
+                    Action::SendSecret(bytes) => {
+                        self.is_secret = true;
+                        self.out.extend_from_slice(bytes.expose());
+                    }
+                    Action::StartTls => handshake = true,
                     Action::Deadline(stage) => self.set_deadline(stage),
                     Action::SendBody => outgoing = body.map(Outgoing::new),
                     Action::Ready => return End::Ready,
-                    Action::Unusable(text) => {
-                        return End::Unusable(text);
-                    }
+                    Action::Unusable(text) => return End::Unusable(text),
+                    Action::NoTls(text) => return End::NoTls(text),
                     Action::Finished(finished) => return End::Finished(finished),
                     Action::Close => return End::Closed,
                 }
+            }
+            if handshake {
+                actions = self.shake_hands().await;
+                continue;
             }
             actions = match self.write(&mut outgoing) {
                 Write::Waits => self.read(!self.is_flushed()).await,
@@ -181,11 +243,36 @@ impl Session {
         }
     }
 
+    /// STARTTLS was answered. What the connection has for us already came in the clear: the machine has to know.
+    async fn shake_hands(&mut self) -> Vec<Action> {
+        let mut byte = [0; 1];
+        if let Ok(1) = self.transport.try_read(&mut byte) {
+            return self.client.handle(Input::Bytes(&byte));
+        }
+        match self.start_tls().await {
+            Ok(()) => self.client.handle(Input::TlsStarted),
+            Err(why) => self.client.handle(Input::TlsFailed(&why)),
+        }
+    }
+
+    /// The handshake, until the deadline. Why it failed, for the report.
+    async fn start_tls(&mut self) -> Result<(), String> {
+        let Some(tcp) = self.transport.take_clear() else { return Err("it was started already".to_owned()) };
+        let handshake = self.tls.connect(tcp, &self.host, self.key.terms.names());
+        let stream =
+            timeout_at(self.deadline, handshake).await.unwrap_or_else(|_| Err("the handshake took too long".to_owned()))?;
+        self.transport = Transport::Tls(stream);
+        Ok(())
+    }
+
     /// Writes what there is until the connection takes no more, refilling from the body.
     fn write(&mut self, outgoing: &mut Option<Outgoing<'_>>) -> Write {
         for _ in 0..CHUNKS_IN_A_ROW {
             while !self.is_flushed() {
-                match self.stream.try_write(self.out.get(self.written..).unwrap_or_default()) {
+                let rest = self.out.get(self.written..).unwrap_or_default();
+                match self.transport.try_write(rest) {
+                    // All is with TLS, and the socket does not take it from there.
+                    Ok(_) if rest.is_empty() && !self.is_flushed() => return Write::Waits,
                     Ok(len) => self.written = self.written.saturating_add(len),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Write::Waits,
                     // What the server said before it closed is still to be read; reading finds the end too.
@@ -220,17 +307,16 @@ impl Session {
 
     /// Waits until the connection has bytes for us, or takes some of ours, or the stage has taken too long.
     async fn read(&mut self, writing: bool) -> Vec<Action> {
-        let interest = if writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let ready = match timeout_at(self.deadline, self.stream.ready(interest)).await {
+        let is_readable = match timeout_at(self.deadline, self.ready(writing)).await {
             Err(_) => return self.client.handle(Input::Timeout),
             Ok(Err(_)) => return self.client.handle(Input::Closed),
-            Ok(Ok(ready)) => ready,
+            Ok(Ok(is_readable)) => is_readable,
         };
-        if !ready.is_readable() && !ready.is_read_closed() {
+        if !is_readable {
             return Vec::new();
         }
         let mut bytes = [0; READ_LEN];
-        match self.stream.try_read(&mut bytes) {
+        match self.transport.try_read(&mut bytes) {
             Ok(0) => self.client.handle(Input::Closed),
             Ok(len) => self.client.handle(Input::Bytes(bytes.get(..len).unwrap_or_default())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Vec::new(),
@@ -238,11 +324,29 @@ impl Session {
         }
     }
 
+    /// Waits for either; true if there may be something to read.
+    async fn ready(&self, writing: bool) -> io::Result<bool> {
+        if let Transport::Clear(stream) = &self.transport {
+            let interest = if writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let ready = stream.ready(interest).await?;
+            return Ok(ready.is_readable() || ready.is_read_closed());
+        }
+        tokio::select! {
+            biased;
+            ready = self.transport.readable() => ready.map(|()| true),
+            ready = self.transport.writable(), if writing => ready.map(|()| false),
+        }
+    }
+
+    /// Has the socket everything?
     fn is_flushed(&self) -> bool {
-        self.written >= self.out.len()
+        self.written >= self.out.len() && !matches!(&self.transport, Transport::Tls(stream) if stream.tls().wants_write())
     }
 
     fn forget_output(&mut self) {
+        if std::mem::take(&mut self.is_secret) {
+            self.out.zeroize();
+        }
         self.out.clear();
         self.written = 0;
     }
@@ -254,7 +358,8 @@ impl Session {
 
     /// To a server that will not serve us; nothing is waited for.
     fn say_goodbye(&self) {
-        let _ = self.stream.try_write(b"QUIT\r\n");
+        let _ = self.transport.try_write(b"QUIT\r\n");
+        self.transport.end_output();
     }
 }
 

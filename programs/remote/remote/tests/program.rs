@@ -92,9 +92,10 @@ fn job(client: &Seqpacket, number: u64, address: SocketAddr) -> std::io::Result<
         message: 1,
         sender: Address::null(),
         recipients: vec![Address::new(b"r@b.example").unwrap()],
-        route: Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port() },
+        route: Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port(), login: None },
         flags: 0,
         size: LETTER.len() as u64,
+        options: None,
     };
     client.send_with_fd(&job.encode(), sys::memfd::sealed(LETTER).unwrap().as_fd())
 }
@@ -190,11 +191,16 @@ fn retired_it_answers_all_that_it_took_and_ends() {
 
 #[test]
 fn bad_configurations_are_named() {
-    let dir = instance();
-    std::fs::write(dir.path().join("etc/qmail/control/outgoingip"), "eth0\n").unwrap();
-    for (args, code, part) in
-        [(&["--service"][..], 111, "control/outgoingip"), (&[], 100, "usage"), (&["h", "s", "r"], 100, "usage")]
-    {
+    for (file, text, args, code, part) in [
+        ("outgoingip", "eth0\n", &["--service"][..], 111, "control/outgoingip"),
+        ("tlspolicy", ":must\n", &["--service"], 111, "control/tlspolicy: line 1: `:must` has no policy"),
+        ("tlscafile", "/nonexistent/ca.pem\n", &["--service"], 111, "/nonexistent/ca.pem: No such file"),
+        ("tlscafile", "control/me\n", &["--service"], 111, "control/me: has no certificate"),
+        ("helohost", "x.example\n", &[], 100, "usage"),
+        ("helohost", "x.example\n", &["h", "s", "r"], 100, "usage"),
+    ] {
+        let dir = instance();
+        std::fs::write(dir.path().join("etc/qmail/control").join(file), text).unwrap();
         let output = std::process::Command::new(PROGRAM).args(args).env("QMAIL_ROOT", dir.path()).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(part));

@@ -89,9 +89,15 @@ impl Drop {
         // Another session may have moved what is to be removed; under its old name it would seem to be gone.
         let any = (0..self.count()).any(|index| transaction.is_deleted(index));
         let mut all = !any || self.look_again(transaction).is_ok();
+        let (mut bytes, mut messages): (u64, u64) = (0, 0);
         for (_, message) in self.messages.iter().enumerate().filter(|(index, _)| transaction.is_deleted(*index)) {
-            all &= self.mailbox.delete(&message.entry).is_ok();
+            let gone = self.mailbox.delete(&message.entry).is_ok();
+            all &= gone;
+            if gone {
+                (bytes, messages) = (bytes.saturating_add(message.entry.size), messages.saturating_add(1));
+            }
         }
+        self.mailbox.note_removed(bytes, messages);
         for (_, message) in self.messages.iter().enumerate().filter(|(index, _)| transaction.is_present(*index)) {
             // One that stays in new/ is shown again as new: no loss.
             let _ = self.mailbox.mark_seen(&message.entry);

@@ -49,8 +49,8 @@ impl Judge {
     }
 
     /// TLS has started.
-    pub(crate) fn bind(&mut self, exporter: [u8; 32], end_point: Option<Vec<u8>>) {
-        self.exporter = Some(exporter.as_slice().into());
+    pub(crate) fn bind(&mut self, exporter: Option<[u8; 32]>, end_point: Option<Vec<u8>>) {
+        self.exporter = exporter.map(|bytes| bytes.as_slice().into());
         self.end_point = end_point.map(Bytes::from);
     }
 

@@ -17,9 +17,54 @@ const LINE_LEN_MAX: usize = 998;
 /// Lines of reports are broken here, so that there is room for the name of a field or a fold.
 const REPORT_LINE_LEN_MAX: usize = 900;
 
-/// One recipient that failed.
+/// What became of a recipient (RFC 3464 §2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Failed,
+    Delayed,
+    Delivered,
+    /// Taken by a server that makes no reports.
+    Relayed,
+    /// Forwarded from his address.
+    Expanded,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Relayed => "relayed",
+            Self::Expanded => "expanded",
+        }
+    }
+
+    /// For people.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Failed => "It could not be delivered.",
+            Self::Delayed => "It has not been delivered so far.",
+            Self::Delivered => "It was delivered.",
+            Self::Relayed => "It was handed to a mail server that does not report what becomes of it.",
+            Self::Expanded => "It was forwarded from there; nobody reports what becomes of it.",
+        }
+    }
+
+    fn status(self, report: &[u8]) -> String {
+        match self {
+            Self::Failed => Status::of_report(report).to_string(),
+            // Whatever a report says, it is not over.
+            Self::Delayed => Status::of_report(report).as_temporary().to_string(),
+            Self::Delivered | Self::Relayed | Self::Expanded => "2.0.0".to_owned(),
+        }
+    }
+}
+
+/// One recipient that a report is about.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure<'a> {
+    pub action: Action,
     /// As the sender wrote it: without the prefix of a virtual domain.
     pub recipient: &'a Address,
     /// What RCPT gave as ORCPT (RFC 3461 §4.2), `TYPE;ADDRESS`, decoded.
@@ -47,12 +92,12 @@ pub(super) fn qsbmf(host: &Domain, is_double: bool, failures: &[Failure<'_>]) ->
     out
 }
 
-fn report_len_max(count: usize) -> usize {
+pub(super) fn report_len_max(count: usize) -> usize {
     REPORTS_LEN_MAX.checked_div(count).unwrap_or(REPORT_LEN_MAX).clamp(REPORT_LEN_MIN, REPORT_LEN_MAX)
 }
 
 /// `<address>:`, the report, an empty line.
-fn paragraph(failure: &Failure<'_>, len_max: usize, out: &mut Vec<u8>) {
+pub(super) fn paragraph(failure: &Failure<'_>, len_max: usize, out: &mut Vec<u8>) {
     out.push(b'<');
     for c in cut(&text_of(failure.recipient.as_bytes()), "<>:".len()).chars() {
         push_char(if c.is_control() { '_' } else { c }, out);
@@ -118,17 +163,21 @@ fn clip(report: &[u8], len_max: usize) -> &[u8] {
 /// The body of the second part: one block for the message, one for each recipient (RFC 3464 §2.1).
 pub(super) fn delivery_status(host: &[u8], original: Original<'_>, failures: &[Failure<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
+    if let Some(id) = original.envelope_id {
+        field(&mut out, "Original-Envelope-Id: ", &ascii_unless(original.is_smtputf8, id));
+    }
     field(&mut out, "Reporting-MTA: dns; ", &ascii_unless(original.is_smtputf8, host));
     field(&mut out, "Arrival-Date: ", &Civil::from_unix(original.arrival_s).rfc5322());
     let len_max = report_len_max(failures.len());
     for failure in failures {
         out.push(b'\n');
-        recipient_block(failure, len_max, original.is_smtputf8, &mut out);
+        recipient_block(failure, len_max, original, &mut out);
     }
     out
 }
 
-fn recipient_block(failure: &Failure<'_>, len_max: usize, is_smtputf8: bool, out: &mut Vec<u8>) {
+fn recipient_block(failure: &Failure<'_>, len_max: usize, original: Original<'_>, out: &mut Vec<u8>) {
+    let is_smtputf8 = original.is_smtputf8;
     let report = clip(failure.report, len_max);
     if let Some(given) = failure.original_recipient {
         field(out, "Original-Recipient: ", &ascii_unless(is_smtputf8, given));
@@ -136,8 +185,11 @@ fn recipient_block(failure: &Failure<'_>, len_max: usize, is_smtputf8: bool, out
     let kind = if failure.recipient.is_utf8_only() { "utf-8" } else { "rfc822" };
     let address = quote::address(failure.recipient.as_bytes());
     field(out, &format!("Final-Recipient: {kind}; "), &ascii_unless(is_smtputf8, &address));
-    field(out, "Action: ", "failed");
-    field(out, "Status: ", &Status::of_report(report).to_string());
+    field(out, "Action: ", failure.action.name());
+    field(out, "Status: ", &failure.action.status(report));
+    if !matches!(failure.action, Action::Failed | Action::Delayed) {
+        return;
+    }
     if let Some(name) = failure.remote_mta {
         field(out, "Remote-MTA: dns; ", &ascii_unless(is_smtputf8, name));
     } else if let Some(address) = status::remote_address(report) {
@@ -148,6 +200,9 @@ fn recipient_block(failure: &Failure<'_>, len_max: usize, is_smtputf8: bool, out
         None => ("Diagnostic-Code: x-qmail; ", report),
     };
     diagnostic(out, kind, said, is_smtputf8);
+    if let Some(until_s) = original.retry_until_s.filter(|_| failure.action == Action::Delayed) {
+        field(out, "Will-Retry-Until: ", &Civil::from_unix(until_s).rfc5322());
+    }
 }
 
 /// The lines of a report as one folded field (RFC 3464 §2.3.6).

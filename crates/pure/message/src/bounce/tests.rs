@@ -6,13 +6,26 @@ fn a(text: &str) -> Address {
 }
 
 fn failure<'a>(recipient: &'a Address, report: &'a [u8]) -> Failure<'a> {
-    Failure { recipient, original_recipient: None, report, remote_mta: None }
+    Failure { action: Action::Failed, recipient, original_recipient: None, report, remote_mta: None }
+}
+
+fn original(sender: &Address) -> Original<'_> {
+    Original {
+        sender,
+        arrival_s: 0,
+        len: 100,
+        header_len: 20,
+        is_smtputf8: false,
+        envelope_id: None,
+        headers_only: false,
+        retry_until_s: None,
+    }
 }
 
 fn bounce(sender: &Address, len: u64, utf8: bool, max: Option<u64>, failures: &[Failure<'_>]) -> Bounce {
     let host = Domain::new(b"mx.example").unwrap();
     let from = Sender { bounce_from: b"MAILER-DAEMON", bounce_host: &host, copy_len_max: max };
-    let original = Original { sender, arrival_s: 0, len, header_len: 20, is_smtputf8: utf8 };
+    let original = Original { len, is_smtputf8: utf8, ..original(sender) };
     let decision = Decision::of(sender, Some(&a("postmaster@mx.example")));
     build(&decision, from, original, failures, 86_400, 0x0123_4567_89ab_cdef_0011_2233_4455_6677).unwrap()
 }
@@ -249,4 +262,110 @@ proptest! {
             prop_assert!(block.is_ascii());
         }
     }
+}
+
+const DELIVERED: &str = "Date: 2 Jan 1970 00:00:00 -0000
+From: MAILER-DAEMON@mx.example
+To: joe@a.example
+Subject: delivery report
+Message-ID: <19700102000000.0123456789abcdef.qmail@mx.example>
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status;
+ boundary=\"qmail-0123456789abcdef0011223344556677\"
+Content-Transfer-Encoding: 8bit
+
+--qmail-0123456789abcdef0011223344556677
+Content-Type: text/plain; charset=us-ascii
+Content-Transfer-Encoding: 7bit
+
+Hello, this is the qmail-send program at mx.example.
+You asked to be told what became of your message to the following addresses.
+
+<x@b.example>:
+It was delivered.
+
+<list@b.example>:
+It was forwarded from there; nobody reports what becomes of it.
+
+<y@c.example>:
+It was handed to a mail server that does not report what becomes of it.
+
+
+--qmail-0123456789abcdef0011223344556677
+Content-Type: message/delivery-status
+
+Original-Envelope-Id: QQ 314
+Reporting-MTA: dns; mx.example
+Arrival-Date: 1 Jan 1970 00:00:00 -0000
+
+Original-Recipient: rfc822;First+x@b.example
+Final-Recipient: rfc822; x@b.example
+Action: delivered
+Status: 2.0.0
+
+Final-Recipient: rfc822; list@b.example
+Action: expanded
+Status: 2.0.0
+
+Final-Recipient: rfc822; y@c.example
+Action: relayed
+Status: 2.0.0
+
+--qmail-0123456789abcdef0011223344556677
+Content-Type: text/rfc822-headers
+Content-Transfer-Encoding: 8bit
+
+Return-Path: <joe@a.example>
+";
+
+fn noticed(about: Notice, original: Original<'_>, recipients: &[Failure<'_>]) -> Bounce {
+    let host = Domain::new(b"mx.example").unwrap();
+    let from = Sender { bounce_from: b"MAILER-DAEMON", bounce_host: &host, copy_len_max: None };
+    let to = original.sender.clone();
+    notice(about, &to, from, original, recipients, 86_400, 0x0123_4567_89ab_cdef_0011_2233_4455_6677)
+}
+
+#[test]
+fn a_report_of_success_byte_for_byte() {
+    let (joe, x, list, y) = (a("joe@a.example"), a("x@b.example"), a("list@b.example"), a("y@c.example"));
+    let original = Original { envelope_id: Some(b"QQ 314"), ..original(&joe) };
+    let mut recipients = [failure(&x, b"did 1+0+0\n"), failure(&list, b""), failure(&y, b"192.0.2.1 accepted message.\n")];
+    recipients[0].original_recipient = Some(b"rfc822;First+x@b.example");
+    for (recipient, action) in recipients.iter_mut().zip([Action::Delivered, Action::Expanded, Action::Relayed]) {
+        recipient.action = action;
+    }
+    let got = noticed(Notice::Success, original, &recipients);
+    assert_eq!(String::from_utf8(got.prologue).unwrap(), DELIVERED);
+    assert_eq!((got.copy_len, got.epilogue), (20, b"\n--qmail-0123456789abcdef0011223344556677--\n".to_vec()));
+}
+
+#[test]
+fn a_report_of_a_delay_says_how_long_it_is_tried() {
+    let (joe, x) = (a("joe@a.example"), a("x@b.example"));
+    let original = Original { retry_until_s: Some(604_800), ..original(&joe) };
+    for (report, status) in [
+        (&b"Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n"[..], "4.4.1"),
+        (b"192.0.2.7 does not like recipient.\nRemote host said: 550 5.7.1 odd\n", "4.7.1"),
+        (b"", "4.0.0"),
+    ] {
+        let got = noticed(Notice::Delay, original, &[Failure { action: Action::Delayed, ..failure(&x, report) }]);
+        let text = String::from_utf8(got.prologue).unwrap();
+        assert!(text.contains("\nSubject: delayed, still trying\n") && !text.contains("Hi. This is the"), "{text}");
+        assert!(text.contains("I go on trying until 8 Jan 1970 00:00:00 -0000.\n\n<x@b.example>:\n"), "{text}");
+        assert!(text.contains(&format!("\nAction: delayed\nStatus: {status}\n")), "{text}");
+        assert!(text.contains("\nWill-Retry-Until: 8 Jan 1970 00:00:00 -0000\n") && got.copy_len == 20, "{text}");
+    }
+}
+
+#[test]
+fn who_wants_the_header_back_gets_no_more() {
+    let (joe, x) = (a("joe@a.example"), a("x@b.example"));
+    let host = Domain::new(b"mx.example").unwrap();
+    let from = Sender { bounce_from: b"MAILER-DAEMON", bounce_host: &host, copy_len_max: None };
+    let original = Original { headers_only: true, envelope_id: Some(b"id\r\nBcc: x"), ..original(&joe) };
+    let got = build(&Decision::of(&joe, None), from, original, &[failure(&x, b"no\n")], 0, 7).unwrap();
+    let text = String::from_utf8(got.prologue).unwrap();
+    assert!(text.contains("\nContent-Type: text/rfc822-headers\n") && got.copy_len == 20);
+    assert!(text.contains("\nOriginal-Envelope-Id: id??Bcc: x\n"), "{text}");
 }

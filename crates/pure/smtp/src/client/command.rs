@@ -40,6 +40,10 @@ pub(super) fn mail(transaction: &Transaction, offers: &Offers, out: &mut Vec<u8>
         // RFC 6531 §3.4.
         out.extend_from_slice(b" SMTPUTF8");
     }
+    if transaction.requiretls {
+        // RFC 8689 §3; `inexpressible` has looked whether it may be said.
+        out.extend_from_slice(b" REQUIRETLS");
+    }
     if let Some([delimiter, equals]) = transaction.xverp
         && offers.xverp
         && delimiter.is_ascii_graphic()
@@ -47,15 +51,32 @@ pub(super) fn mail(transaction: &Transaction, offers: &Offers, out: &mut Vec<u8>
     {
         out.extend_from_slice(&[b' ', b'X', b'V', b'E', b'R', b'P', b'=', delimiter, equals]);
     }
+    if let Some(dsn) = transaction.dsn.as_deref().filter(|_| offers.dsn) {
+        if let Some(ret) = dsn.ret {
+            out.extend_from_slice(&[b" RET=", ret.as_str().as_bytes()].concat());
+        }
+        if let Some(envid) = &dsn.envid {
+            out.extend_from_slice(&[b" ENVID=", envid.as_bytes()].concat());
+        }
+    }
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-/// `RCPT TO:<…>`.
-pub(super) fn rcpt(recipient: &Address, out: &mut Vec<u8>) -> Result<(), PathError> {
+/// `RCPT TO:<…>` of a recipient, with what a server that offers DSN is asked for.
+pub(super) fn rcpt(transaction: &Transaction, index: usize, offers: &Offers, out: &mut Vec<u8>) -> Result<(), PathError> {
+    let Some(recipient) = transaction.recipients.get(index) else { return Ok(()) };
     let path = path(recipient)?;
     out.extend_from_slice(b"RCPT TO:");
     out.extend_from_slice(&path);
+    if let Some(asked) = transaction.dsn.as_ref().filter(|_| offers.dsn).and_then(|dsn| dsn.recipients.get(index)) {
+        if let Some(notify) = asked.notify {
+            out.extend_from_slice(&[b" NOTIFY=", notify.text().as_bytes()].concat());
+        }
+        if let Some(orcpt) = &asked.orcpt {
+            out.extend_from_slice(&[b" ORCPT=", orcpt.as_bytes()].concat());
+        }
+    }
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
@@ -96,6 +117,8 @@ mod tests {
             eight_bit: true,
             smtputf8: false,
             xverp: Some(*b"-="),
+            requiretls: false,
+            dsn: None,
         }
     }
 
@@ -128,8 +151,35 @@ mod tests {
             (b"b@", Err(PathError::Domain)),
         ] {
             let mut out = Vec::new();
-            let result = rcpt(&Address::new(address).unwrap(), &mut out);
+            let to = Transaction { recipients: vec![Address::new(address).unwrap()], ..transaction(b"") };
+            let result = rcpt(&to, 0, &Offers::default(), &mut out);
             assert_eq!(result.map(|()| String::from_utf8(out).unwrap()), expected.map(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_of_reports_is_said_to_who_offers_them() {
+        use crate::client::Dsn;
+        use crate::command::{Offered, RcptParameters};
+        use wire::dsn::{Envid, Ret};
+        let asked = |text: &[u8]| RcptParameters::parse(text, Offered { dsn: true, ..Offered::default() }).unwrap();
+        let recipients = vec![asked(b"NOTIFY=DELAY,SUCCESS ORCPT=rfc822;a+2Bb@x"), asked(b""), asked(b"NOTIFY=NEVER")];
+        let dsn = Dsn { ret: Some(Ret::Headers), envid: Envid::new(b"x+20y"), recipients };
+        let address = |text: &[u8]| Address::new(text).unwrap();
+        let recipients = vec![address(b"a@x"), address(b"b@x"), address(b"c@x")];
+        let all = Transaction { xverp: None, recipients, dsn: Some(Box::new(dsn)), ..transaction(b"s@x") };
+        for (offers, lines) in [
+            (Offers::default(), "MAIL FROM:<s@x>\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nRCPT TO:<c@x>\r\n"),
+            (
+                Offers { dsn: true, ..Offers::default() },
+                "MAIL FROM:<s@x> RET=HDRS ENVID=x+20y\r\nRCPT TO:<a@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@x\r\n\
+                 RCPT TO:<b@x>\r\nRCPT TO:<c@x> NOTIFY=NEVER\r\n",
+            ),
+        ] {
+            let mut out = Vec::new();
+            mail(&all, &offers, &mut out).unwrap();
+            (0..4).for_each(|index| rcpt(&all, index, &offers, &mut out).unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), lines);
         }
     }
 

@@ -1,8 +1,10 @@
 //! What goes into the client machine and what comes out of it.
 
-use wire::Address;
+use wire::{Address, Login, Secret};
 
 use crate::client::Outcome;
+use crate::command::RcptParameters;
+use wire::dsn::{Envid, Ret};
 
 /// What happened to the connection.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub enum Input<'a> {
     Begin(Transaction),
     /// Say QUIT; as `Begin`.
     Quit,
+    /// The handshake of [`Action::StartTls`] is done; the bytes that follow came through TLS.
+    TlsStarted,
+    /// It failed, or took too long; why, for the report: printable ASCII without line ends.
+    TlsFailed(&'a str),
 }
 
 /// What the driver has to do.
@@ -28,6 +34,11 @@ pub enum Input<'a> {
 pub enum Action {
     /// Write these bytes.
     Send(Vec<u8>),
+    /// Write these bytes, and keep them nowhere.
+    SendSecret(Secret),
+    /// Start TLS once everything is written, and feed [`Input::TlsStarted`] or [`Input::TlsFailed`]. If the connection still has bytes
+    /// for us before the handshake begins, feed them as [`Input::Bytes`].
+    StartTls,
     /// Write the whole body by [`crate::encode::Encoder`], then feed [`Input::BodySent`]. Go on reading meanwhile: the server may
     /// give up on us early.
     SendBody,
@@ -37,6 +48,8 @@ pub enum Action {
     Ready,
     /// The session failed before any transaction: try the next host. The text is a report for all recipients, temporary.
     Unusable(String),
+    /// As [`Action::Unusable`], for want of TLS, which was not demanded ([`Tls::May`]): a new connection may go without.
+    NoTls(String),
     /// The transaction is over. If the session is alive ([`crate::client::Client::is_ready`]) another may begin.
     Finished(Finished),
     /// Close the connection; the machine is at its end.
@@ -57,8 +70,10 @@ pub struct Finished {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Greeting,
-    /// A reply to EHLO, HELO, RSET, MAIL or RCPT.
+    /// A reply to EHLO, HELO, RSET, MAIL or RCPT, or one on the way to TLS or a login.
     Command,
+    /// The whole TLS handshake.
+    Handshake,
     DataInitiation,
     /// Between two writes of the body that get on.
     DataBlock,
@@ -73,11 +88,37 @@ impl Stage {
         match self {
             Self::Greeting | Self::Command => 300,
             Self::DataInitiation => 120,
+            // Of our own: a few round trips, and a server short of entropy or under load.
+            Self::Handshake => 60,
             Self::DataBlock => 180,
             Self::DataTermination => 600,
             Self::Quit => 5,
         }
     }
+}
+
+/// What a session must have before a transaction may begin.
+#[derive(Debug, Clone, Default)]
+pub struct Security {
+    pub tls: Tls,
+    /// Log in with this.
+    pub login: Option<Login>,
+    /// Log in without TLS, too.
+    pub cleartext: bool,
+}
+
+/// How the session comes to TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tls {
+    /// Not at all.
+    #[default]
+    No,
+    /// By STARTTLS if the server offers it (RFC 3207).
+    May,
+    /// By STARTTLS, or the server is not usable.
+    Must,
+    /// It has it: since the first byte, or since STARTTLS.
+    Started,
 }
 
 /// One message for recipients of one server.
@@ -95,6 +136,19 @@ pub struct Transaction {
     /// Ask a server that offers XVERP to expand the sender per recipient, with these two delimiters. The driver looks at
     /// [`crate::client::Client::offers`] first and expands itself where XVERP is not offered.
     pub xverp: Option<[u8; 2]>,
+    /// It may only go by TLS, and on to servers that keep to that, too (RFC 8689).
+    pub requiretls: bool,
+    /// Said to a server that offers DSN (RFC 3461).
+    pub dsn: Option<Box<Dsn>>,
+}
+
+/// What the sender asks for of reports.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dsn {
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// One for each recipient, in their order.
+    pub recipients: Vec<RcptParameters>,
 }
 
 impl Transaction {

@@ -1,8 +1,8 @@
 //! Fuzz targets of the client's side: each takes any bytes and panics if a guarantee is broken.
 
-use wire::Address;
+use wire::{Address, Login, Secret};
 
-use crate::client::{Action, Client, Input, Outcome, REPORT_LEN_MAX, Transaction};
+use crate::client::{Action, Client, Input, Outcome, REPORT_LEN_MAX, Security, Tls, Transaction};
 use crate::encode::{Encoder, Survey};
 use crate::reply::{Offers, Replies, TEXT_LEN_MAX};
 
@@ -37,10 +37,29 @@ pub fn reply(data: &[u8]) {
     }
 }
 
-/// A session against any bytes: bytes over 247 are events, what stands between them comes from the server.
+/// Sessions against any bytes, with and without TLS and login: bytes over 247 are events, what stands between them comes from the
+/// server.
 pub fn client(data: &[u8]) {
-    let (mut client, mut actions) = Client::new("me.example", "192.0.2.1");
-    let mut session = Session::default();
+    let login = Login { user: b"joe".to_vec(), password: Secret::new(b"xyzzy".to_vec()) };
+    for (tls, login, cleartext) in [
+        (Tls::No, None, false),
+        (Tls::May, None, false),
+        (Tls::Must, Some(login.clone()), false),
+        (Tls::May, Some(login.clone()), true),
+        (Tls::Started, Some(login), false),
+    ] {
+        secured(data, Security { tls, login, cleartext });
+    }
+}
+
+fn secured(data: &[u8], security: Security) {
+    let mut session = Session {
+        encrypted: security.tls == Tls::Started,
+        cleartext: security.cleartext,
+        may: security.tls == Tls::May,
+        ..Session::default()
+    };
+    let (mut client, mut actions) = Client::new("me.example", "192.0.2.1", security);
     let mut rest = data;
     loop {
         actions.into_iter().for_each(|action| session.take(action));
@@ -48,7 +67,9 @@ pub fn client(data: &[u8]) {
         let (bytes, more) = rest.split_at_checked(at).unwrap_or((rest, &[]));
         let (event, more) = match more.split_first() {
             _ if !bytes.is_empty() => (Input::Bytes(bytes), more),
-            Some((248..=250, more)) => (session.body_or_begin(&client), more),
+            Some((248, more)) => (session.body_or_begin(&client), more),
+            Some((249, more)) => (session.tls_started(), more),
+            Some((250, more)) => (Input::TlsFailed("why"), more),
             Some((251, more)) => (Input::BodyUnreadable, more),
             Some((252, more)) => (Input::Timeout, more),
             Some((253, more)) => (Input::Quit, more),
@@ -68,6 +89,11 @@ struct Session {
     body: bool,
     begun: u32,
     finished: u32,
+    /// The machine waits for a handshake; it was done; credentials may go without; TLS may fail.
+    handshake: bool,
+    encrypted: bool,
+    cleartext: bool,
+    may: bool,
 }
 
 impl Session {
@@ -84,13 +110,28 @@ impl Session {
             eight_bit: true,
             smtputf8: self.begun == 3,
             xverp: None,
+            requiretls: self.begun == 2,
+            dsn: None,
         })
+    }
+
+    fn tls_started(&mut self) -> Input<'static> {
+        self.encrypted |= std::mem::take(&mut self.handshake);
+        Input::TlsStarted
     }
 
     fn take(&mut self, action: Action) {
         match action {
             Action::SendBody => self.body = true,
-            Action::Send(bytes) => assert!(bytes.ends_with(b"\r\n")),
+            Action::Send(bytes) => assert!(bytes.ends_with(b"\r\n") && !self.handshake),
+            Action::SendSecret(bytes) => {
+                assert!(bytes.expose().ends_with(b"\r\n") && (self.encrypted || self.cleartext));
+            }
+            Action::StartTls => {
+                assert!(!self.encrypted && !self.handshake);
+                self.handshake = true;
+            }
+            Action::NoTls(text) => assert!(self.begun == 0 && self.may && !self.encrypted && is_report(&text)),
             Action::Unusable(text) => assert!(self.begun == 0 && is_report(&text)),
             Action::Finished(finished) => {
                 self.finished += 1;

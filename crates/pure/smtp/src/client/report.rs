@@ -55,3 +55,12 @@ pub(super) fn with_reply(statement: &str, reply: &Reply, after: Option<&str>) ->
     text.push_str(&after);
     text
 }
+
+/// A text that may be too long, cut so that it ends in LF.
+pub(super) fn clipped(mut text: String) -> String {
+    if text.len() > REPORT_LEN_MAX {
+        text.truncate(REPORT_LEN_MAX - 1);
+        text.push('\n');
+    }
+    text
+}

@@ -2,6 +2,8 @@ use wire::Address;
 
 use super::*;
 
+mod security;
+
 const EHLO: &str = "250-mx.example\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 PIPELINING\r\n";
 
 fn transaction(recipients: usize) -> Transaction {
@@ -12,11 +14,13 @@ fn transaction(recipients: usize) -> Transaction {
         eight_bit: false,
         smtputf8: false,
         xverp: None,
+        requiretls: false,
+        dsn: None,
     }
 }
 
 fn ready(ehlo: &str) -> Client {
-    let (mut client, start) = Client::new("me.example", "192.0.2.1");
+    let (mut client, start) = Client::new("me.example", "192.0.2.1", Security::default());
     assert_eq!(start, [Action::Deadline(Stage::Greeting)]);
     let actions = client.handle(Input::Bytes(b"220 hi\r\n"));
     assert_eq!(actions, [Action::Send(b"EHLO me.example\r\n".to_vec()), Action::Deadline(Stage::Command)]);
@@ -36,6 +40,7 @@ fn run(client: &mut Client, inputs: Vec<Input<'_>>) -> (String, Vec<Finished>, b
                 Action::Finished(end) => finished.push(end),
                 Action::Close => closed = true,
                 Action::Deadline(_) | Action::Ready | Action::Unusable(_) => {}
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -234,21 +239,21 @@ fn greetings_and_hellos() {
         ("421 later", "Connected to 192.0.2.1 but greeting failed.\nRemote host said: 421 later\n"),
         ("250 wrong", "Connected to 192.0.2.1 but greeting failed.\nRemote host said: 250 wrong\n"),
     ] {
-        let mut client = Client::new("me.example", "192.0.2.1").0;
+        let mut client = Client::new("me.example", "192.0.2.1", Security::default()).0;
         assert_eq!(client.handle(Input::Bytes(format!("{greeting}\r\n").as_bytes())), unusable(text));
     }
     for input in [Input::Closed, Input::Timeout, Input::Bytes(b"SSH-2.0\r\n")] {
-        let mut client = Client::new("me.example", "192.0.2.1").0;
+        let mut client = Client::new("me.example", "192.0.2.1", Security::default()).0;
         let text = "Connected to 192.0.2.1 but connection died. (#4.4.2)\n".to_owned();
         assert_eq!(client.handle(input), [Action::Unusable(text), Action::Close]);
     }
-    let mut client = Client::new("me.example", "192.0.2.1").0;
+    let mut client = Client::new("me.example", "192.0.2.1", Security::default()).0;
     client.handle(Input::Bytes(b"220 old\r\n"));
     let actions = client.handle(Input::Bytes(b"502 what\r\n"));
     assert_eq!(actions[0], Action::Send(b"HELO me.example\r\n".to_vec()));
     assert_eq!(client.handle(Input::Bytes(b"250-old\r\n250 PIPELINING\r\n")), [Action::Ready]);
     assert_eq!(client.offers(), &Offers::default());
-    let mut client = Client::new("me.example", "192.0.2.1").0;
+    let mut client = Client::new("me.example", "192.0.2.1", Security::default()).0;
     client.handle(Input::Bytes(b"220 old\r\n"));
     client.handle(Input::Bytes(b"502 what\r\n"));
     let text = "Connected to 192.0.2.1 but my name was rejected.\nRemote host said: 550 no\n";
@@ -259,7 +264,7 @@ fn greetings_and_hellos() {
 fn answers_before_the_question_end_the_session() {
     // The EHLO reply came with the greeting: whoever sent it did not wait for us.
     for early in ["220 hi\r\n250 x\r\n", "220 hi\r\n25"] {
-        let mut client = Client::new("me.example", "192.0.2.1").0;
+        let mut client = Client::new("me.example", "192.0.2.1", Security::default()).0;
         let actions = client.handle(Input::Bytes(early.as_bytes()));
         assert_eq!(actions.last(), Some(&Action::Close));
         assert!(!client.is_ready());
@@ -351,8 +356,10 @@ fn every_state_and_every_input() {
         &[b"220 a\r\n", EHLO.as_bytes(), b"\xf8", b"250 a\r\n250 b\r\n250 c\r\n354 d\r\n", b"\xf8"],
         &[b"220 a\r\n", EHLO.as_bytes(), b"\xf8", b"250 a\r\n550 b\r\n550 c\r\n354 d\r\n"],
     ];
-    let events: [&[u8]; 12] = [
+    let events: [&[u8]; 14] = [
         b"\xf8",
+        b"\xf9",
+        b"\xfa",
         b"\xfb",
         b"\xfc",
         b"\xfd",
@@ -391,6 +398,12 @@ fn any_bytes() {
         b"452 y\r\n",
         b"\xf8",
         b"\xf8",
+        b"\xf9",
+        b"\xfa",
+        b"250 STARTTLS\r\n",
+        b"250-AUTH PLAIN LOGIN CRAM-MD5\r\n",
+        b"334 PDE+\r\n",
+        b"235 ok\r\n",
         b"\xfb",
         b"\xfc",
         b"\xfd",

@@ -1,11 +1,13 @@
 //! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
 
 use super::policy::{BadMailFrom, RcptHosts};
+use crate::command::RcptParameters;
 use crate::data::BareLf;
 use sasl::{Mechanism, Mechanisms, Secret};
 use std::net::IpAddr;
 use std::time::Duration;
 use wire::Address;
+use wire::dsn::{Envid, Ret};
 
 /// Everything that can happen to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub enum Input<'a> {
     Login(LoginAnswer),
     /// The answer to [`Action::StartTls`].
     Tls(TlsAnswer),
+    /// The answer to [`Action::CheckSender`].
+    Sender(SenderAnswer),
+    /// The answer to [`Action::JudgeHeader`].
+    Header(HeaderAnswer),
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -62,14 +68,48 @@ pub enum TlsAnswer {
     Failed,
     Started(Box<Tls>),
 }
+/// May who is logged in send as this address?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SenderAnswer {
+    Yes,
+    NotYours,
+    /// The account has sent as much as it may for now.
+    Limited(SendingLimit),
+    /// Cannot tell now, or there was no answer in time.
+    Temporary,
+}
+
+/// What became of the header of a message that is submitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderAnswer {
+    /// The header as it goes on, ending in LF unless it is empty.
+    Accepted {
+        header: Vec<u8>,
+    },
+    /// It does not tell beyond doubt who wrote the message.
+    Unclear,
+    /// It names an author whom the client may not send as.
+    NotYours,
+    Limited(SendingLimit),
+    Temporary,
+}
+
+/// What an account has sent too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendingLimit {
+    MessagesPerHour,
+    RecipientsPerHour,
+    MessagesPerDay,
+    RecipientsPerDay,
+}
 
 /// What protects a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// The cipher suite's IANA name, as `TLS_AES_256_GCM_SHA384`: the `tls` clause of Received (RFC 8314 §4.3).
     pub cipher: Box<str>,
-    /// Channel binding `tls-exporter` (RFC 9266).
-    pub exporter: [u8; 32],
+    /// Channel binding `tls-exporter` (RFC 9266), which TLS 1.2 does not always have.
+    pub exporter: Option<[u8; 32]>,
     /// Channel binding `tls-server-end-point` (RFC 5929), where the certificate's signature has a hash.
     pub end_point: Option<Box<[u8]>>,
 }
@@ -97,6 +137,19 @@ pub struct Envelope {
     pub eight_bit: bool,
     /// The client declared SMTPUTF8.
     pub utf8: bool,
+    pub asked: Asked,
+}
+
+/// What the client asks for beside the envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// RFC 3461.
+    pub ret: Option<Ret>,
+    pub envid: Option<Envid>,
+    /// Not to be delivered before, UNIX seconds (RFC 4865).
+    pub hold_until_s: Option<u64>,
+    /// Of recipients, by their place in [`Envelope::recipients`], in that order; those who have none are left out.
+    pub recipients: Vec<(u32, RcptParameters)>,
 }
 
 /// What the driver has to do, in this order.
@@ -115,6 +168,11 @@ pub enum Action {
     /// Send what waits and, if there is a certificate, `go`; then start the handshake. Answer by [`Input::Tls`]. Bytes of the client that
     /// were read before are not part of it.
     StartTls { go: Vec<u8> },
+    /// May [`super::Session::user`] send as this address? Answer by [`Input::Sender`].
+    CheckSender { sender: Address },
+    /// Have the header of the message that began judged and completed, answer by [`Input::Header`]. Asked once for a message, of
+    /// clients that are logged in or submit; `recipients` counts those of the envelope.
+    JudgeHeader { header: Vec<u8>, recipients: u64 },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -263,4 +321,32 @@ pub struct Config {
     pub mechanisms: Mechanisms,
     pub rcpthosts: RcptHosts,
     pub badmailfrom: BadMailFrom,
+    pub submission: SubmissionRules,
+    pub dsn: DsnOffer,
+}
+
+/// To whom DSN (RFC 3461) is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DsnOffer {
+    /// What is asked for could not be handed on.
+    Nobody,
+    /// To clients that may send anywhere: strangers, whose sender may be anybody, cannot ask for reports of success.
+    Relaying,
+    #[default]
+    Everybody,
+}
+
+/// What holds for who is logged in (`control/submission`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubmissionRules {
+    /// The envelope sender has to be an address of the account. Whoever judges the header has to look at its authors, too.
+    pub binds_senders: bool,
+    /// The Received field does not tell the client's address and its name for itself.
+    pub hides_client: bool,
+}
+
+impl Default for SubmissionRules {
+    fn default() -> Self {
+        Self { binds_senders: true, hides_client: false }
+    }
 }

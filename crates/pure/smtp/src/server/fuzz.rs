@@ -1,8 +1,8 @@
 //! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
 
 use super::{
-    Action, Actions, Config, Connection, End, Envelope, HELD_LEN_MAX, Input, Limits, LoginAnswer, Logins, Now, QueueAnswer,
-    RecipientAnswer, Session, StartTls, Tls, TlsAnswer,
+    Action, Actions, Config, Connection, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits, LoginAnswer,
+    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls, TlsAnswer,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
@@ -18,6 +18,8 @@ pub struct Seen {
     pub messages: Vec<(Envelope, Vec<u8>)>,
     /// Names and passwords that were judged.
     pub logins: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Headers that were judged.
+    pub headers: Vec<Vec<u8>>,
     pub user: Option<Vec<u8>>,
     pub log: Vec<Vec<u8>>,
     pub end: Option<End>,
@@ -49,6 +51,29 @@ fn relay(message: &[u8]) -> LoginAnswer {
     match message.first() {
         Some(b'o' | b'n' | b't') => judge(b"Relayed", message),
         _ => LoginAnswer::Challenge([b"re ", message].concat().into()),
+    }
+}
+
+/// Whose senders are, in these tests, by their first letters.
+#[must_use]
+pub fn check_sender(sender: &[u8]) -> SenderAnswer {
+    match sender {
+        [b'n', b'o', ..] => SenderAnswer::NotYours,
+        [b't', b'e', ..] => SenderAnswer::Temporary,
+        [b'l', b'i', ..] => SenderAnswer::Limited(SendingLimit::MessagesPerHour),
+        _ => SenderAnswer::Yes,
+    }
+}
+
+/// The judge of headers in these tests, by the first byte.
+#[must_use]
+pub fn judge_header(header: &[u8]) -> HeaderAnswer {
+    match header.first() {
+        Some(b'!') => HeaderAnswer::Unclear,
+        Some(b'#') => HeaderAnswer::NotYours,
+        Some(b'$') => HeaderAnswer::Temporary,
+        Some(b'%') => HeaderAnswer::Limited(SendingLimit::RecipientsPerDay),
+        _ => HeaderAnswer::Accepted { header: [b"Judged: yes\n", header].concat() },
     }
 }
 
@@ -95,6 +120,20 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     assert!(session.user().is_none() && open.is_none());
                     answers.push(Input::Login(relay(&response.0)));
                 }
+                Action::CheckSender { sender } => {
+                    assert!(session.user().is_some() && open.is_none() && !session.wants_input());
+                    answers.push(Input::Sender(check_sender(sender.as_bytes())));
+                }
+                Action::JudgeHeader { header, recipients } => {
+                    let (envelope, text) = open.as_ref().unwrap_or_else(|| unreachable!());
+                    assert_eq!(envelope.recipients.len() as u64, recipients);
+                    assert!(without_received(text).is_empty() && !session.wants_input());
+                    assert!(session.user().is_some() || session.peer().is_submission);
+                    assert!(header.len() <= HEADER_LEN_MAX && header.last().is_none_or(|b| *b == b'\n'));
+                    assert!(!header.starts_with(b"\n") && memchr::memmem::find(&header, b"\n\n").is_none());
+                    answers.push(Input::Header(judge_header(&header)));
+                    seen.headers.push(header);
+                }
                 Action::Begin(envelope) => {
                     assert!(open.is_none() && !envelope.recipients.is_empty());
                     *open = Some((*envelope, Vec::new()));
@@ -125,7 +164,7 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
 /// TLS of these tests.
 #[must_use]
 pub fn tls() -> Box<Tls> {
-    Box::new(Tls { cipher: "TLS_AES_128_GCM_SHA256".into(), exporter: [7; 32], end_point: None })
+    Box::new(Tls { cipher: "TLS_AES_128_GCM_SHA256".into(), exporter: Some([7; 32]), end_point: None })
 }
 
 fn without_received(text: &[u8]) -> Vec<u8> {
@@ -158,10 +197,12 @@ pub fn session(data: &[u8]) {
         ..Connection::default()
     };
     let whole = run(&config, &peer, [bytes]);
+    // A header need not be judged when the text behind it is refused already.
+    let outcome = |seen: Seen| Seen { headers: whole.headers.clone(), ..seen };
     // STARTTLS alone makes a difference of what came in one go.
     if peer.starttls == StartTls::NotHere || !bytes.to_ascii_lowercase().windows(8).any(|word| word == b"starttls") {
-        assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
-        assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
+        assert_eq!(outcome(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1))), whole);
+        assert_eq!(outcome(run(&config, &peer, bytes.chunks(1))), whole);
     }
     assert!(
         whole.logins.len() <= 4
@@ -170,6 +211,11 @@ pub fn session(data: &[u8]) {
                 .iter()
                 .all(|(user, password)| { [user, password].iter().all(|part| !part.is_empty() && !part.contains(&0)) })
     );
+    // Whose messages are judged, and that each of them was.
+    let judges_all = peer.is_submission;
+    let is_judged = |text: &[u8]| text.starts_with(b"Judged: yes\n");
+    assert!(whole.messages.iter().filter(|(_, text)| is_judged(text)).count() <= whole.headers.len());
+    assert!(!judges_all || whole.messages.iter().all(|(_, text)| is_judged(text)));
     assert!(!peer.is_submission || peer.relay_client.is_some() || whole.user.is_some() || whole.messages.is_empty());
     for line in whole.replies.split_inclusive(|b| *b == b'\n') {
         let is_code = |line: &[u8]| line.get(..3).is_some_and(|code| code.iter().all(u8::is_ascii_digit));

@@ -57,6 +57,19 @@ pub(super) const AUTH_LINE_TOO_LONG: &str = "500 5.5.6 response too long";
 pub(super) const WRONG_LOGIN: &str = "535 5.7.8 wrong name or password";
 pub(super) const CANNOT_LOG_IN: &str = "454 4.7.0 cannot check that login now, try again later";
 
+pub(super) const NOT_YOUR_SENDER: &str = "550 5.7.1 sorry, you may not send as that address";
+pub(super) const CANNOT_TELL_SENDER: &str = "451 4.3.0 cannot check that sender now, try again later";
+pub(super) const NOT_YOUR_HEADER: &str = "550 5.7.1 sorry, you may not send as an address that From or Sender names";
+pub(super) const UNCLEAR_HEADER: &str = "550 5.7.1 sorry, it is not clear who wrote this: one From field with plain addresses of yours, please, and no line that is no field";
+pub(super) const HEADER_TOO_LARGE: &str = "552 5.3.4 sorry, the header of this message is too large";
+pub(super) const CANNOT_TELL_HEADER: &str = "451 4.3.0 cannot check that header now, try again later";
+pub(super) const MESSAGES_PER_HOUR: &str = "450 4.7.1 your account has sent too many messages within an hour, try again later";
+pub(super) const RECIPIENTS_PER_HOUR: &str =
+    "450 4.7.1 your account has sent to too many recipients within an hour, try again later";
+pub(super) const MESSAGES_PER_DAY: &str = "450 4.7.1 your account has sent too many messages within a day, try again later";
+pub(super) const RECIPIENTS_PER_DAY: &str =
+    "450 4.7.1 your account has sent to too many recipients within a day, try again later";
+
 pub(super) const TIMEOUT: &str = "421 4.4.2 timeout";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 too many errors";
 pub(super) const TOO_MANY_BAD_RECIPIENTS: &str = "421 4.7.0 too many unknown recipients";

@@ -60,7 +60,7 @@ fn an_ordinary_session() {
     assert_eq!(
         String::from_utf8(seen.replies).unwrap(),
         "220 mx.example.org ESMTP\r\n250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
-         250-ENHANCEDSTATUSCODES\r\n250 HELP\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 ok 0 qp 1\r\n\
+         250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250 HELP\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 ok 0 qp 1\r\n\
          221 2.0.0 mx.example.org\r\n"
     );
     let address = |text: &str| Address::new(text.as_bytes()).unwrap();
@@ -69,6 +69,7 @@ fn an_ordinary_session() {
         recipients: vec![address("x@y.z"), address("o p@y.z")],
         eight_bit: true,
         utf8: false,
+        asked: Asked::default(),
     };
     assert_eq!(seen.messages, [(envelope, b"Subject: x\n\n.dot\n".to_vec())]);
     assert_eq!((seen.end, seen.log.len()), (Some(End::Quit), 0));
@@ -114,7 +115,8 @@ fn senders() {
         ("MAIL FROM:<a@b> SIZE=1 SIZE=1", "501 5.5.4 that parameter makes no sense"),
         ("MAIL FROM:<é@c.d>", "553 5.6.7 an address like that needs SMTPUTF8"),
         ("MAIL FROM:<é@c.d> SMTPUTF8", "250 2.1.0 ok"),
-        ("MAIL FROM:<a@b> RET=FULL", "555 5.5.4 parameter not recognized"),
+        ("MAIL FROM:<a@b> HOLDFOR=1", "555 5.5.4 parameter not recognized"),
+        ("MAIL FROM:<a@b> RET=X", "501 5.5.4 that parameter makes no sense"),
         ("MAIL FROM:<a@b> XVERP", "555 5.5.4 parameter not recognized"),
         ("MAIL FROM:<a@b> SIZE=x", "501 5.5.4 that parameter makes no sense"),
         ("MAIL FROM:<a@b> SIZE=99999999999999999999", "552 5.3.4 sorry, that message size exceeds my databytes limit"),
@@ -160,7 +162,8 @@ fn who_may_send_to_whom() {
         let input = format!("MAIL FROM:<>\r\nRCPT TO:<{recipient}>\r\n");
         assert_eq!(replies(config(), peer, input.as_bytes()), format!("250 2.1.0 ok\n{reply}\n"), "{recipient}");
     }
-    says("MAIL FROM:<>\nRCPT TO:<a@b> NOTIFY=NEVER\n", "250 2.1.0 ok\n555 5.5.4 parameter not recognized\n");
+    says("MAIL FROM:<>\nRCPT TO:<a@b> SIZE=1\n", "250 2.1.0 ok\n555 5.5.4 parameter not recognized\n");
+    says("MAIL FROM:<>\nRCPT TO:<a@b> NOTIFY=\n", "250 2.1.0 ok\n501 5.5.4 that parameter makes no sense\n");
     let damaged = Config { rcpthosts: RcptHosts::new([""; 0], Some(b"x".to_vec())), ..config() };
     let reply = replies(damaged, open(), b"MAIL FROM:<>\r\nRCPT TO:<far@away.example>\r\n");
     assert!(reply.ends_with("451 4.3.0 cannot check that recipient now, try again later\n"));
@@ -208,6 +211,64 @@ fn verp_is_for_relay_clients() {
         let refused = replies(config(), relay(), format!("MAIL FROM:<{sender}> XVERP\r\n").as_bytes());
         assert_eq!(refused, "501 5.5.4 that parameter makes no sense\n");
     }
+}
+
+#[test]
+fn reports_that_are_asked_for_stand_in_the_envelope() {
+    let input = "EHLO x\r\nMAIL FROM:<a@b> RET=HDRS ENVID=QQ+2B314\r\nRCPT TO:<no@x> NOTIFY=NEVER\r\nRCPT TO:<one@x>\r\n\
+        RCPT TO:<two@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Two@y\r\nRCPT TO:<bad@x> ORCPT=x\r\nRCPT TO:<three@x> NOTIFY=NEVER\r\nDATA\r\n.\r\n";
+    let whole = deliver(config(), Connection::default(), input.as_bytes());
+    for cut in 1..input.len() {
+        let (a, b) = input.as_bytes().split_at(cut);
+        assert_eq!(run(&Arc::new(config()), &Connection::default(), [a, b]), whole);
+    }
+    let asked = &whole.messages[0].0.asked;
+    assert_eq!(
+        (asked.ret, asked.envid.as_ref().unwrap().decoded(), asked.hold_until_s),
+        (Some(wire::dsn::Ret::Headers), b"QQ+314".to_vec(), None)
+    );
+    let of: Vec<_> = asked
+        .recipients
+        .iter()
+        .map(|(place, p)| (*place, p.notify.unwrap().text(), p.orcpt.as_ref().map(|o| o.decoded())))
+        .collect();
+    assert_eq!(of, [(1, "SUCCESS,DELAY".to_owned(), Some(b"rfc822;Two@y".to_vec())), (2, "NEVER".to_owned(), None)]);
+    let text = String::from_utf8(whole.replies).unwrap();
+    assert!(text.contains("250-DSN\r\n") && text.contains("501 5.5.4 "), "{text}");
+    // To nobody, or to relay clients only.
+    for (dsn, peer, is_offered) in [
+        (DsnOffer::Nobody, relay(), false),
+        (DsnOffer::Relaying, Connection::default(), false),
+        (DsnOffer::Relaying, relay(), true),
+        (DsnOffer::Everybody, Connection::default(), true),
+    ] {
+        let text = replies(
+            Config { dsn, ..config() },
+            peer,
+            b"EHLO x\r\nMAIL FROM:<> RET=FULL\r\nMAIL FROM:<>\r\nRCPT TO:<a@b> NOTIFY=NEVER\r\n",
+        );
+        assert_eq!(text.contains("250-DSN"), is_offered);
+        assert_eq!(text.ends_with("HELP\n250 2.1.0 ok\n250 2.1.0 ok\n250 2.1.5 ok\n"), is_offered, "{text}");
+        assert_eq!(text.matches("555 5.5.4 ").count(), if is_offered { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn a_submission_may_be_for_later() {
+    let relay = Connection { is_submission: true, ..relay() };
+    let hold = |parameters: &str| {
+        let input = format!("EHLO x\r\nMAIL FROM:<a@b> {parameters}\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\n");
+        let seen = deliver(config(), relay.clone(), input.as_bytes());
+        let text = String::from_utf8(seen.replies).unwrap();
+        assert!(text.contains("250-FUTURERELEASE 2592000 1970-01-31T00:00:00Z\r\n"), "{text}");
+        seen.messages.first().map(|(envelope, _)| envelope.asked.hold_until_s)
+    };
+    assert_eq!(hold("HOLDFOR=60"), Some(Some(60)));
+    assert_eq!(hold("HOLDUNTIL=1970-01-30T00:00:00Z"), Some(Some(29 * 86_400)));
+    assert_eq!(hold("HOLDFOR=2592000"), Some(Some(2_592_000)));
+    assert_eq!(hold("HOLDFOR=2592001"), None);
+    assert_eq!(hold("HOLDUNTIL=1970-01-31T00:00:01Z"), None);
+    assert_eq!(hold("HOLDUNTIL=1970-01-01T00:00:00Z"), Some(None), "that is now");
 }
 
 #[test]
@@ -762,10 +823,17 @@ fn what_is_pipelined_behind_a_login_waits_for_the_verdict() {
     assert!(!session.wants_input() && session.deadline() == Duration::MAX);
     out.0.clear();
     session.step(T0, Input::Login(LoginAnswer::Accepted { user: b"joe@a".as_slice().into() }), &mut out);
-    assert_eq!(out.0, [Action::Reply(b"235 2.7.0 welcome\r\n250 2.1.0 ok\r\n".to_vec())]);
+    let sender = Address::new(b"l@x").unwrap();
+    assert_eq!(out.0, [Action::Reply(b"235 2.7.0 welcome\r\n".to_vec()), Action::CheckSender { sender }]);
     out.0.clear();
     session.step(T0, Input::Login(LoginAnswer::Refused), &mut out);
     assert!(out.0.is_empty(), "an answer to nothing");
+    session.step(T0, Input::Sender(SenderAnswer::Yes), &mut out);
+    assert_eq!(out.0, [Action::Reply(b"250 2.1.0 ok\r\n".to_vec())]);
+    out.0.clear();
+    session.step(T0, Input::Sender(SenderAnswer::NotYours), &mut out);
+    session.step(T0, Input::Header(HeaderAnswer::Unclear), &mut out);
+    assert!(out.0.is_empty(), "answers to nothing");
 }
 
 #[test]
@@ -955,11 +1023,12 @@ fn arbitrary_bytes() {
     ] {
         fuzz::session(seed);
     }
-    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(3000), |(head: [u8; 3], words in proptest::collection::vec(0..30usize, 0..40), noise: Vec<u8>)| {
-        const WORDS: [&[u8]; 30] = [
+    proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(3000), |(head: [u8; 3], words in proptest::collection::vec(0..33usize, 0..40), noise: Vec<u8>)| {
+        const WORDS: [&[u8]; 33] = [
             b"MAIL FROM:<a@b>", b"RCPT TO:<c@d>", b"RCPT TO:<no@d>", b"RCPT TO:<te@d>", b"RCPT TO:<fa@d>", b"DATA", b"BDAT 3", b"BDAT 0 LAST",
             b"BDAT 9 LAST", b"EHLO x", b"RSET", b"QUIT", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b".", b"\r\n.\r\n", b"Received: x\r\n",
             b"MAIL FROM:<> SIZE=9 XVERP", b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", b"\0", b"RCPT TO:<postmaster>\r\nDATA\r\n",
+            b"Subject: x\r\n\r\n", b"!x\r\n\r\nx\r\n.\r\n", b"MAIL FROM:<no@x>\r\n",
             b"AUTH PLAIN AGpvZQBvaw==\r\n", b"AUTH PLAIN\r\n", b"AUTH login am9l\r\n", b"b2s=\r\n", b"AUTH PLAIN AGpvZQBubw==\r\n", b"*\r\n",
         ];
         let text: Vec<u8> = words.iter().flat_map(|n| WORDS[*n].iter().chain(if *n < 12 { &b"\r\n"[..] } else { b"" }).copied()).collect();

@@ -4,6 +4,7 @@
 //! taken for a command. The bytes of a BDAT that comes at a wrong time are read for the same reason.
 
 use super::exchange::{Action, Actions, QueueAnswer};
+use super::submission::{Header, HeldHeader};
 use super::transaction::Transaction;
 use super::{End, Session, State, replies};
 use crate::command;
@@ -14,8 +15,19 @@ use crate::trace::Received;
 #[derive(Debug)]
 pub(super) struct Message {
     decoder: Decoder,
-    recipients: u64,
+    pub(super) recipients: u64,
+    /// The header so far, while it has to be judged.
+    header: Option<HeldHeader>,
+    /// Refused by what the header says.
+    pub(super) refusal: Option<&'static str>,
     is_given_up: bool,
+}
+
+/// Where a piece of text came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source {
+    Data,
+    Chunk(Chunk),
 }
 
 /// A chunk of which `left` bytes are still to come.
@@ -97,6 +109,7 @@ impl Session {
             (false, false) => "ESMTP",
         };
         let received = Received {
+            hides_client: self.user.is_some() && self.config.submission.hides_client,
             remote_host: self.peer.remote_host.as_deref().unwrap_or(b"unknown"),
             remote_ip: &self.peer.remote_ip,
             remote_info: self.peer.remote_info.as_deref(),
@@ -109,7 +122,8 @@ impl Session {
         out.body(received.line());
         let limits = &self.config.limits;
         let bounds = Bounds { barelf: self.config.barelf, databytes: self.databytes(), line_len_max: limits.text_line_len_max };
-        Message { decoder: Decoder::new(framing, bounds), recipients, is_given_up: false }
+        let header = self.is_header_judged().then(HeldHeader::default);
+        Message { decoder: Decoder::new(framing, bounds), recipients, header, refusal: None, is_given_up: false }
     }
 
     /// Text by DATA.
@@ -117,12 +131,7 @@ impl Session {
         let mut text = Vec::new();
         let taken = message.decoder.decode(rest, &mut text);
         *rest = rest.get(taken..).unwrap_or_default();
-        self.hand_on(&mut message, text, out);
-        if message.decoder.has_ended() {
-            self.end_of_text(&message, out);
-        } else {
-            self.state = State::Data(message);
-        }
+        self.take_text(message, Source::Data, text, out);
     }
 
     /// Text by BDAT.
@@ -132,17 +141,45 @@ impl Session {
         if chunk.left == 0 && chunk.is_last {
             message.decoder.finish(&mut text);
         }
+        self.take_text(message, Source::Chunk(chunk), text, out);
+    }
+
+    /// Decoded text: the header is held back until it is judged, if it has to be.
+    fn take_text(&mut self, mut message: Message, source: Source, text: Vec<u8>, out: &mut Actions) {
+        let is_over = message.decoder.has_ended();
+        let text = match message.header.take() {
+            None => text,
+            Some(held) if message.refusal().is_none() => match held.add(&text, is_over) {
+                Header::Open(held) => {
+                    message.header = Some(held);
+                    Vec::new()
+                }
+                Header::TooLarge => {
+                    message.refusal = Some(replies::HEADER_TOO_LARGE);
+                    Vec::new()
+                }
+                Header::Whole { header, behind } => return self.judge_header(message, source, header, behind, out),
+            },
+            Some(_) => Vec::new(),
+        };
+        self.text_taken(message, source, text, out);
+    }
+
+    /// Goes on behind a piece of text.
+    pub(super) fn text_taken(&mut self, mut message: Message, source: Source, text: Vec<u8>, out: &mut Actions) {
         self.hand_on(&mut message, text, out);
-        if chunk.left > 0 {
-            self.state = State::Chunk(message, chunk);
-        } else if chunk.is_last {
-            self.end_of_text(&message, out);
-        } else {
-            let fault = message.decoder.fault();
-            self.state = State::BetweenChunks(message);
-            match fault {
-                Some(fault) => self.refuse(fault_reply(fault), out),
-                None => out.reply(format!("250 2.0.0 {} bytes received", chunk.size).as_bytes()),
+        match source {
+            Source::Data if message.decoder.has_ended() => self.end_of_text(&message, out),
+            Source::Data => self.state = State::Data(message),
+            Source::Chunk(chunk) if chunk.left > 0 => self.state = State::Chunk(message, chunk),
+            Source::Chunk(chunk) if chunk.is_last => self.end_of_text(&message, out),
+            Source::Chunk(chunk) => {
+                let refusal = message.refusal();
+                self.state = State::BetweenChunks(message);
+                match refusal {
+                    Some(reply) => self.refuse(reply, out),
+                    None => out.reply(format!("250 2.0.0 {} bytes received", chunk.size).as_bytes()),
+                }
             }
         }
     }
@@ -159,7 +196,7 @@ impl Session {
 
     /// Text goes on to the queue, unless the message is refused by now.
     fn hand_on(&mut self, message: &mut Message, text: Vec<u8>, out: &mut Actions) {
-        if message.decoder.fault().is_none() {
+        if message.refusal().is_none() {
             out.body(text);
         } else if !message.is_given_up {
             message.is_given_up = true;
@@ -168,8 +205,8 @@ impl Session {
     }
 
     fn end_of_text(&mut self, message: &Message, out: &mut Actions) {
-        if let Some(fault) = message.decoder.fault() {
-            self.refuse(fault_reply(fault), out);
+        if let Some(reply) = message.refusal() {
+            self.refuse(reply, out);
             return self.end_if_draining(out);
         }
         out.push(Action::Commit);
@@ -180,11 +217,11 @@ impl Session {
     /// `LF . LF` until it gives up, and has to learn why.
     pub(super) fn refuse_unfinished_text(&mut self, out: &mut Actions) {
         if let State::Data(message) | State::Chunk(message, _) = &self.state
-            && let Some(fault) = message.decoder.fault()
+            && let Some(reply) = message.refusal()
         {
-            self.log_refusal(None, None, fault_reply(fault), out);
+            self.log_refusal(None, None, reply, out);
             self.counts.refused = self.counts.refused.saturating_add(1);
-            out.reply(fault_reply(fault).as_bytes());
+            out.reply(reply.as_bytes());
         }
     }
 
@@ -210,6 +247,11 @@ impl Session {
 impl Message {
     pub(super) fn is_open(&self) -> bool {
         !self.is_given_up
+    }
+
+    /// What the client will hear, if the message is refused by now.
+    fn refusal(&self) -> Option<&'static str> {
+        self.decoder.fault().map(fault_reply).or(self.refusal)
     }
 }
 

@@ -3,9 +3,10 @@
 //! Pipelined RCPTs are judged together: up to [`QUESTIONS_MAX`] questions are with the directory at a time, and the replies
 //! keep the order of the commands. No other command is looked at while a question is open.
 
-use super::exchange::{Action, Actions, Envelope, RecipientAnswer};
+use super::exchange::{Action, Actions, Asked, Envelope, RecipientAnswer};
+use super::submission::hold_until;
 use super::{Session, State, replies};
-use crate::command::{self, MailParameters, Syntax};
+use crate::command::{self, MailParameters, RcptParameters, Syntax};
 use std::collections::VecDeque;
 use wire::Address;
 
@@ -19,7 +20,11 @@ const RECIPIENTS_LEN_MAX: usize = 1 << 20;
 pub(super) struct Transaction {
     sender: Address,
     parameters: MailParameters,
+    /// Checked against what was offered.
+    hold_until_s: Option<u64>,
     recipients: Vec<Address>,
+    /// What is asked for of some of them, by their place.
+    asked: Vec<(u32, RcptParameters)>,
     recipients_len: usize,
     waiting: VecDeque<Waiting>,
 }
@@ -28,6 +33,7 @@ pub(super) struct Transaction {
 #[derive(Debug)]
 struct Waiting {
     recipient: Address,
+    parameters: RcptParameters,
     /// The open question; `None` once there is a verdict.
     question: Option<u32>,
     verdict: Verdict,
@@ -51,6 +57,10 @@ impl Transaction {
         !self.recipients.is_empty()
     }
 
+    pub(super) fn sender(&self) -> &Address {
+        &self.sender
+    }
+
     pub(super) fn is_utf8(&self) -> bool {
         self.parameters.utf8
     }
@@ -60,8 +70,9 @@ impl Transaction {
     }
 
     pub(super) fn into_envelope(self) -> Box<Envelope> {
-        let MailParameters { eight_bit, utf8, .. } = self.parameters;
-        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8 })
+        let MailParameters { eight_bit, utf8, ret, envid, .. } = self.parameters;
+        let asked = Asked { ret, envid, hold_until_s: self.hold_until_s, recipients: self.asked };
+        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8, asked })
     }
 }
 
@@ -69,7 +80,11 @@ impl Session {
     /// MAIL; a second one starts over, as with qmail.
     pub(super) fn mail(&mut self, argument: &[u8], out: &mut Actions) {
         match self.judge_mail(argument) {
-            Ok(transaction) => {
+            Ok((transaction, sender)) if self.must_own(&sender) => {
+                self.state = State::JudgingSender(transaction);
+                out.push(Action::CheckSender { sender });
+            }
+            Ok((transaction, _)) => {
                 self.state = State::Mail(transaction);
                 out.reply(replies::MAIL.as_bytes());
             }
@@ -81,21 +96,34 @@ impl Session {
         }
     }
 
-    fn judge_mail(&self, argument: &[u8]) -> Result<Transaction, (&'static str, Option<Address>)> {
+    /// The transaction, and the sender before XVERP changed it.
+    fn judge_mail(&self, argument: &[u8]) -> Result<(Transaction, Address), (&'static str, Option<Address>)> {
         let (sender, parameters) =
             command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
         let sender = self.with_localiphost(sender).map_err(|sender| (replies::PATH_TOO_LONG, Some(sender)))?;
-        let refused = match MailParameters::parse(parameters, self.is_relay_client()) {
+        let now_s = self.now.unix_s;
+        let refused = match MailParameters::parse(parameters, self.offered()) {
             Err(why) => syntax_reply(why, replies::SENDER_SYNTAX),
             Ok(p) if self.databytes() != 0 && p.size > self.databytes() => replies::TOO_LARGE,
             // Nothing is that large: refused even where no bound is set.
             Ok(p) if p.size == u64::MAX => replies::TOO_LARGE,
             Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
             Ok(_) if self.config.badmailfrom.contains(&sender) => replies::BAD_MAIL_FROM,
+            Ok(MailParameters { hold: Some(hold), .. }) if hold_until(hold, now_s).is_none() => replies::VALUE,
+            // What XVERP makes of the user's own address has to be a sub-address of it.
+            Ok(p) if self.is_bound() && !matches!(p.verp, None | Some(b'-' | b'+')) => replies::VALUE,
             Ok(parameters) => match with_verp(&sender, parameters.verp) {
-                Some(sender) => {
-                    let (recipients, waiting) = (Vec::new(), VecDeque::new());
-                    return Ok(Transaction { sender, parameters, recipients, recipients_len: 0, waiting });
+                Some(expanded) => {
+                    let transaction = Transaction {
+                        sender: expanded,
+                        hold_until_s: parameters.hold.and_then(|hold| hold_until(hold, now_s)).filter(|until_s| *until_s > now_s),
+                        parameters,
+                        recipients: Vec::new(),
+                        asked: Vec::new(),
+                        recipients_len: 0,
+                        waiting: VecDeque::new(),
+                    };
+                    return Ok((transaction, sender));
                 }
                 None => replies::VALUE,
             },
@@ -109,7 +137,7 @@ impl Session {
             let reply = if matches!(self.state, State::BetweenChunks(_)) { replies::BDAT_OPEN } else { replies::MAIL_FIRST };
             return self.refuse(reply, out);
         };
-        let judged = self.judge_rcpt(argument, transaction);
+        let (judged, parameters) = self.judge_rcpt(argument, transaction);
         let question = self.questions.wrapping_add(1);
         self.questions = question;
         let State::Mail(transaction) = &mut self.state else { return };
@@ -121,20 +149,25 @@ impl Session {
             Judged::Now { recipient, verdict } => (recipient, None, verdict, false),
             Judged::Syntax { recipient, reply } => (recipient, None, Err(reply), true),
         };
-        transaction.waiting.push_back(Waiting { recipient, question, verdict, is_about_syntax });
+        transaction.waiting.push_back(Waiting { recipient, parameters, question, verdict, is_about_syntax });
         self.settle_recipients(out);
     }
 
-    /// What can be said before the directory is asked.
-    fn judge_rcpt(&self, argument: &[u8], transaction: &Transaction) -> Judged {
+    /// What can be said before the directory is asked, and the parameters.
+    fn judge_rcpt(&self, argument: &[u8], transaction: &Transaction) -> (Judged, RcptParameters) {
+        let syntax = |recipient, why| Judged::Syntax { recipient, reply: syntax_reply(why, replies::RECIPIENT_SYNTAX) };
         let (recipient, parameters) = match command::path(argument, "TO") {
             Ok(parsed) => parsed,
-            Err(why) => {
-                return Judged::Syntax { recipient: Address::null(), reply: syntax_reply(why, replies::RECIPIENT_SYNTAX) };
-            }
+            Err(why) => return (syntax(Address::null(), why), RcptParameters::default()),
         };
+        match RcptParameters::parse(parameters, self.offered()) {
+            Ok(parameters) => (self.judge_recipient(recipient, transaction), parameters),
+            Err(why) => (syntax(recipient, why), RcptParameters::default()),
+        }
+    }
+
+    fn judge_recipient(&self, recipient: Address, transaction: &Transaction) -> Judged {
         let complaint = match () {
-            () if !parameters.is_empty() => Some(replies::PARAMETER),
             () if recipient.is_null() => Some(replies::RECIPIENT_SYNTAX),
             () if recipient.is_utf8_only() && !transaction.parameters.utf8 => Some(replies::NEEDS_UTF8),
             () => None,
@@ -209,14 +242,20 @@ impl Session {
             if transaction.waiting.front().is_none_or(|waiting| waiting.question.is_some()) {
                 return;
             }
-            let Some(Waiting { recipient, verdict, is_about_syntax, .. }) = transaction.waiting.pop_front() else { return };
-            let len = recipient.as_bytes().len().saturating_add(size_of::<Address>());
+            let Some(Waiting { recipient, parameters, verdict, is_about_syntax, .. }) = transaction.waiting.pop_front() else {
+                return;
+            };
+            let len = recipient.as_bytes().len().saturating_add(size_of::<Address>()).saturating_add(asked_len(&parameters));
             // Without room it does not matter what the directory says, nor whether it was asked before there was no room.
             let is_full = transaction.is_full(&self.config, if verdict.is_ok() { len } else { 0 });
             match verdict {
                 _ if is_full && !is_about_syntax => self.refuse_recipient(&recipient, replies::TOO_MANY_RECIPIENTS, out),
                 Ok(()) => {
                     transaction.recipients_len = transaction.recipients_len.saturating_add(len);
+                    if !parameters.is_empty() {
+                        let place = u32::try_from(transaction.recipients.len()).unwrap_or(u32::MAX);
+                        transaction.asked.push((place, parameters));
+                    }
                     transaction.recipients.push(recipient);
                     out.reply(replies::RCPT.as_bytes());
                 }
@@ -265,6 +304,12 @@ enum Judged {
         recipient: Address,
         reply: &'static str,
     },
+}
+
+/// What the parameters of a recipient take in memory.
+fn asked_len(parameters: &RcptParameters) -> usize {
+    let orcpt = parameters.orcpt.as_ref().map_or(0, |orcpt| orcpt.as_bytes().len());
+    if parameters.is_empty() { 0 } else { orcpt.saturating_add(size_of::<(u32, RcptParameters)>()) }
 }
 
 /// The sender that qmail-send expands for each recipient: `pre-@host-@[]`. `None` if there is nothing to expand.

@@ -169,7 +169,7 @@ mod tests {
         assert!(!accounts.renew_hash(&d, &joe, "h0", "x", &all).unwrap());
         assert!(accounts.renew_hash(&d, &joe, "h1", "h2", &secrets(&[(Kind::ScramSha1, "k2")])).unwrap());
         assert_eq!((of(&accounts, Kind::Clear), of(&accounts, Kind::ScramSha1)), (None, Some(b"k2".to_vec())));
-        accounts.set_quota(&d, &joe, 5).unwrap();
+        accounts.change_user(&d, &joe, &crate::UserChange::Quota(crate::Quota { bytes: 5, messages: 0 })).unwrap();
         assert!(of(&accounts, Kind::ScramSha1).is_some());
         accounts.set_password(&d, &joe, "h3").unwrap();
         assert_eq!(of(&accounts, Kind::ScramSha1), None);

@@ -8,7 +8,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 /// Certificates of one host; an operator of more domains than this has a proxy of his own.
@@ -69,11 +69,6 @@ impl Certificates {
         self.keys.is_answering() && self.table.read().unwrap_or_else(PoisonError::into_inner).default.is_some()
     }
 
-    pub(super) fn end_point(&self, name: Option<&str>) -> Option<Vec<u8>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.find(name)?.end_point.clone()
-    }
-
     /// Takes what qmail-keys has, if that is another generation. What cannot be had now leaves the old.
     fn refresh(&self) {
         let known = self.table.read().unwrap_or_else(PoisonError::into_inner).generation;
@@ -124,10 +119,30 @@ impl Table {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+/// The certificate that one connection gets.
+#[derive(Debug)]
+pub(super) struct Choice {
+    certificates: Arc<Certificates>,
+    entry: OnceLock<Arc<Entry>>,
+}
+
+impl Choice {
+    pub(super) fn new(certificates: &Arc<Certificates>) -> Self {
+        Self { certificates: Arc::clone(certificates), entry: OnceLock::new() }
+    }
+
+    /// Channel binding of the certificate, once it is chosen.
+    pub(super) fn end_point(&self) -> Option<Vec<u8>> {
+        self.entry.get()?.end_point.clone()
+    }
+}
+
+impl ResolvesServerCert for Choice {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.find(hello.server_name()).map(|entry| Arc::clone(&entry.key))
+        let table = self.certificates.table.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = table.find(hello.server_name())?;
+        // After a HelloRetryRequest it is asked for again; what was said first stays.
+        Some(Arc::clone(&self.entry.get_or_init(|| Arc::clone(entry)).key))
     }
 }
 

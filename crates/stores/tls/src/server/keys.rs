@@ -5,7 +5,6 @@ use ipc::keys::{Answer, Request, TLS};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustls::sign::{Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,16 +12,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use sys::{Received, Seqpacket};
 
-thread_local! {
-    /// A thread has one question at a time, on a connection of its own.
-    static CONNECTION: RefCell<Option<Seqpacket>> = const { RefCell::new(None) };
-}
-
 /// The way to qmail-keys.
 #[derive(Debug)]
 pub(super) struct Keys {
     run: Arc<OwnedFd>,
     socket: &'static str,
+    /// Connections that nobody uses now: one question at a time on each, so there are as many as threads that ask.
+    idle: Mutex<Vec<Seqpacket>>,
     ids: AtomicU64,
     /// The last question was answered.
     is_answering: AtomicBool,
@@ -36,6 +32,7 @@ impl Keys {
         Self {
             run,
             socket,
+            idle: Mutex::default(),
             ids: AtomicU64::new(1),
             is_answering: AtomicBool::new(false),
             attention: Mutex::new(false),
@@ -68,41 +65,28 @@ impl Keys {
     pub(super) fn ask(&self, question: impl FnOnce(u64) -> Request) -> io::Result<Answer> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let datagram = question(id).encode_bounded().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let answer = CONNECTION.with_borrow_mut(|connection| {
-            let asked = self.ask_on(connection, id, &datagram);
-            if asked.is_err() {
-                // Its answer may still come, to nobody.
-                *connection = None;
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let answer = match kept.map(|connection| self.exchange(connection, id, &datagram)) {
+            // A connection to a process that was restarted meanwhile breaks at the first use.
+            Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                self.connect().and_then(|connection| self.exchange(connection, id, &datagram))
             }
-            asked
-        });
+            Some(answer) => answer,
+            None => self.connect().and_then(|connection| self.exchange(connection, id, &datagram)),
+        };
         self.is_answering.store(answer.is_ok(), Ordering::Relaxed);
         answer
     }
 
-    fn ask_on(&self, connection: &mut Option<Seqpacket>, id: u64, datagram: &[u8]) -> io::Result<Answer> {
-        // A connection to a process that was restarted meanwhile breaks at the first use.
-        let is_old = connection.is_some();
-        let sent = self.exchange(connection, id, datagram);
-        match sent {
-            Err(error) if is_old && error.kind() != io::ErrorKind::WouldBlock => {
-                *connection = None;
-                self.exchange(connection, id, datagram)
-            }
-            sent => sent,
-        }
+    fn connect(&self) -> io::Result<Seqpacket> {
+        let socket = Seqpacket::connect_nonblocking(self.run.as_fd(), self.socket)?;
+        socket.set_nonblocking(false)?;
+        socket.set_deadline(ORACLE_MAX)?;
+        Ok(socket)
     }
 
-    fn exchange(&self, connection: &mut Option<Seqpacket>, id: u64, datagram: &[u8]) -> io::Result<Answer> {
-        let socket = match connection {
-            Some(socket) => socket,
-            None => {
-                let socket = Seqpacket::connect_nonblocking(self.run.as_fd(), self.socket)?;
-                socket.set_nonblocking(false)?;
-                socket.set_deadline(ORACLE_MAX)?;
-                connection.insert(socket)
-            }
-        };
+    /// A connection without an answer is not used again: the answer may still come, to nobody.
+    fn exchange(&self, socket: Seqpacket, id: u64, datagram: &[u8]) -> io::Result<Answer> {
         socket.send(datagram)?;
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let Received::Datagram(len, _) = socket.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -112,7 +96,11 @@ impl Keys {
         | Answer::Signature { id: of, .. }
         | Answer::UnknownKey { id: of }
         | Answer::Refused { id: of, .. }) = &answer;
-        if *of == id { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) }
+        if *of != id {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+        Ok(answer)
     }
 }
 
@@ -158,6 +146,10 @@ impl Signer for RemoteSigner {
             input: message.into(),
         };
         let error = |text: &str| Err(rustls::Error::General(text.to_owned()));
+        // Somebody has waited already; whoever looks for changes will tell when that is over.
+        if !self.keys.is_answering() {
+            return error("qmail-keys does not answer");
+        }
         match self.keys.ask(question) {
             Ok(Answer::Signature { signature, .. }) => Ok(signature.0),
             Ok(Answer::UnknownKey { .. }) => {

@@ -1,6 +1,9 @@
 //! etc/qmail/tls: certificates as qmail-keys would use them.
 
-use control::{Root, Service};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use control::{Ids, Root, Service};
 
 use super::Findings;
 use crate::certificate::{all, days_left};
@@ -10,6 +13,9 @@ const EXPIRY_WARNING_DAYS: i64 = 21;
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let tls = root.tls();
+    // What is wrong with the ids is said elsewhere.
+    let ids = root.ids().ok();
+    let ids = ids.as_ref();
     let list = match all(root) {
         Ok(list) => list,
         Err(failure) => return found.error(&tls, format!("cannot be read, so there is no TLS: {}", failure.text)),
@@ -24,6 +30,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         if let Some(problem) = &directory.problem {
             found.error(&directory.dir, problem.clone());
         }
+        key_owner(&directory.dir, ids, found);
         let Some(certificate) = &directory.certificate else { continue };
         match days_left(certificate) {
             ..0 => found.error(&directory.dir, "the certificate has expired; clients that look will not accept it: renew it"),
@@ -51,5 +58,21 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
             "the certificate of this host is self-signed: mail comes in encrypted, but mail programs will warn their users",
         ),
         Some(_) => {}
+    }
+}
+
+/// A key is its owner's alone, so it has to be the one who signs by it. The administrator, who can read it anyway, would not notice.
+fn key_owner(dir: &Path, ids: Option<&Ids>, found: &mut Findings) {
+    let key = dir.join(certificates::KEY);
+    let (Some(wanted), Ok(metadata)) = (ids.and_then(|ids| ids.get("qmailk")), std::fs::metadata(&key)) else { return };
+    if metadata.uid() != wanted.uid {
+        found.error(
+            &key,
+            format!(
+                "belongs to uid {}; only qmailk may read it, so it must be uid {1}'s (chown {1})",
+                metadata.uid(),
+                wanted.uid
+            ),
+        );
     }
 }

@@ -25,11 +25,13 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 34] = [
+const OTHERS: [&str; 42] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
     "authmechanisms",
+    "authsenders",
+    "authsources",
     "badmailfrom",
     "barelf",
     "bouncefrom",
@@ -39,6 +41,7 @@ const OTHERS: [&str; 34] = [
     "defaulthost",
     "doublebouncehost",
     "doublebounceto",
+    "dsn",
     "envnoathost",
     "helohost",
     "idhost",
@@ -46,9 +49,9 @@ const OTHERS: [&str; 34] = [
     "localiphost",
     "locals",
     "me",
-    "morercpthosts.cdb",
-    "morercpthosts",
     "moreipme",
+    "morercpthosts",
+    "morercpthosts.cdb",
     "notipme",
     "outgoingip",
     "percenthack",
@@ -58,6 +61,11 @@ const OTHERS: [&str; 34] = [
     "resolvers",
     "smtpgreeting",
     "smtproutes",
+    "submission",
+    "submissionlimits",
+    "submissionsenders",
+    "tlscafile",
+    "tlspolicy",
     "virtualdomains",
     "vmailprograms",
 ];
@@ -69,7 +77,6 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     networks(root, found);
     hosts(root, found);
     values(root, found);
-    routes(root, found);
     programs(root, found);
     logins(root, found);
     unknown(root, found);
@@ -201,37 +208,21 @@ fn values(root: &Root, found: &mut Findings) {
     if !lspawn.default_delivery.contains(&b'/') {
         found.warning(&root.control_file("defaultdelivery"), "names no mailbox; usual is `./Maildir/`");
     }
-    let maps = [("virtualdomains", "domain:prefix"), ("smtproutes", "domain:relay or domain:relay:port")];
-    for (name, form) in maps {
-        let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
-        for line in lines.iter().filter(|line| !line.contains(&b':')) {
-            found.error(
-                &root.control_file(name),
-                format!("`{}` has no colon and does not count; write {form}", wire::escape::visible(line)),
-            );
-        }
-    }
-}
-
-/// A relay whose port is not what was written gets the mail at another one.
-fn routes(root: &Root, found: &mut Findings) {
-    let Some(Some(lines)) = found.take(root.lines("smtproutes")) else { return };
-    for line in lines {
-        let route = line.split(|b| *b == b'|').next().unwrap_or_default();
-        let relay = route.splitn(2, |b| *b == b':').nth(1).unwrap_or_default();
-        let relay = relay.rsplit(|b| *b == b']').next().unwrap_or_default();
-        let Some(port) = relay.splitn(2, |b| *b == b':').nth(1) else { continue };
-        let is_port = std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok());
-        if !is_port {
-            let shown = wire::escape::visible(&line);
-            found.warning(&root.control_file("smtproutes"), format!("`{shown}`: the port is no number up to 65535; 25 is used"));
-        }
+    let Some(Some(lines)) = found.take(root.lines("virtualdomains")) else { return };
+    for line in lines.iter().filter(|line| !line.contains(&b':')) {
+        let shown = wire::escape::visible(line);
+        found.error(
+            &root.control_file("virtualdomains"),
+            format!("`{shown}` has no colon and does not count; write domain:prefix"),
+        );
     }
 }
 
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
+    found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
     found.take(control::send::Send::read(root));
     found.take(control::Remote::read(root));

@@ -39,7 +39,10 @@ fn roles(root: &Root, ids: &Ids, found: &mut Findings) {
     let file = root.ids_file();
     for role in SERVICE_ROLES.iter().chain(&TARGET_ROLES) {
         if ids.get(role).is_none() {
-            found.error(&file, format!("has no line for {role}; write `{role} UID GID`"));
+            found.error(
+                &file,
+                format!("has no line for {role}; write `{role} UID GID`, or run qmail setup --me HOST, which adds it"),
+            );
         }
     }
     for (at, (role, id)) in table.iter().enumerate() {

@@ -12,8 +12,9 @@ impl<S: Spool> Engine<S> {
     /// A message is whole. The answer comes as [`Out::Reply`] when it is durable or refused; if the client goes away before, nothing
     /// changes.
     pub fn submitted(&mut self, client: u64, who: Submitter, message: Submitted) {
-        let Submitted { sender, recipients, flags, body, bytes, held } = message;
-        let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags };
+        let Submitted { sender, recipients, flags, options, body, bytes, held } = message;
+        let options = options.store();
+        let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags, options };
         self.accepting = self.accepting.saturating_add(1);
         self.reading.new_mail(self.now.boot);
         self.starting.new_mail(self.now.boot);
@@ -39,6 +40,10 @@ impl<S: Spool> Engine<S> {
                 self.ended(of);
                 self.enter(id, envelope, bytes, None);
             }
+            Some(Ticket::Notice { of, about, envelope, bytes }) => {
+                self.noticed(of, about);
+                self.enter(id, envelope, bytes, None);
+            }
             _ => {}
         }
     }
@@ -55,7 +60,7 @@ impl<S: Spool> Engine<S> {
                 };
                 self.out.push(Out::Reply { client, answer });
             }
-            Some(Ticket::Bounce { of, .. }) => self.bounce_failed(of, "the spool did not take it"),
+            Some(Ticket::Bounce { of, .. } | Ticket::Notice { of, .. }) => self.bounce_failed(of, "the spool did not take it"),
             _ => {}
         }
     }

@@ -115,7 +115,12 @@ impl<S: Spool> Engine<S> {
 
     /// Hands the recipients that are due (`hurried`: all that are pending) to the scheduler.
     pub(super) fn activate(&mut self, id: u64, mut active: Active, hurried: bool) {
-        active.dying = retry::is_dying(active.envelope.arrival_s, self.now.s, self.settings.queuelifetime_s());
+        if let Some(until_s) = active.hold_until_s().filter(|until_s| *until_s > self.now.s && active.pending > 0) {
+            self.backlog.set_pending(id, active.pending);
+            self.backlog.rest(id, until_s);
+            return;
+        }
+        active.dying = retry::is_dying(active.start_s(), self.now.s, self.settings.queuelifetime_s());
         let mut local = VecDeque::new();
         let mut groups = Groups::new();
         for at in 0..active.recipients.len() {
@@ -155,7 +160,7 @@ impl<S: Spool> Engine<S> {
         let is_virtual = matches!(routed, Routed::Virtual(_));
         let is_local = routed.is_local();
         let (Routed::Virtual(target) | Routed::Local(target) | Routed::Remote(target)) = routed;
-        let remote = if is_local { None } else { Some(self.remote_route(&target)) };
+        let remote = if is_local { None } else { Some(self.remote_route(&active.envelope.sender, &target)) };
         let changed = target != *address;
         if let Some(recipient) = active.recipients.get_mut(at) {
             recipient.is_virtual = is_virtual;
@@ -164,11 +169,11 @@ impl<S: Spool> Engine<S> {
         remote
     }
 
-    fn remote_route(&mut self, target: &Address) -> (Site, Rc<Route>) {
+    fn remote_route(&mut self, sender: &Address, target: &Address) -> (Site, Rc<Route>) {
         let host = target.domain().unwrap_or_default();
-        let route = self.settings.route(host);
+        let route = self.settings.route(sender, host);
         if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {
-            let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port };
+            let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port, login: route.login.clone() };
             return (relay_site(&route.relay, route.port), Rc::new(Route::To(relay)));
         }
         let Ok(domain) = Domain::new(host) else {
@@ -176,7 +181,7 @@ impl<S: Spool> Engine<S> {
         };
         if let Some(route) = route {
             // The host itself at another port: a relay by its own name (its addresses, RFC 5321 §5.1 without MX).
-            let relay = job::Route::Relay { host: domain.as_bytes().into(), port: route.port };
+            let relay = job::Route::Relay { host: domain.as_bytes().into(), port: route.port, login: route.login };
             return (relay_site(domain.as_bytes(), route.port), Rc::new(Route::To(relay)));
         }
         let (site, question) = self.sites.of(&domain, self.now.s, self.now.boot);
@@ -202,7 +207,7 @@ impl<S: Spool> Engine<S> {
         self.parked.entry(place).or_default().push_back((id, active.lane));
         // If nobody wakes it, the schedule does.
         self.backlog.set_pending(id, active.pending);
-        self.backlog.rest(id, retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote));
+        self.backlog.rest(id, retry::next_s(active.start_s(), self.now.s, Channel::Remote));
         true
     }
 
@@ -266,7 +271,7 @@ impl<S: Spool> Engine<S> {
             self.give_up(id, &recipients, UNREACHABLE);
             return;
         }
-        let due_s = retry::next_s(active.envelope.arrival_s, self.now.s, Channel::Remote);
+        let due_s = retry::next_s(active.start_s(), self.now.s, Channel::Remote);
         for recipient in recipients {
             let state = active.recipients.get(recipient as usize).map(|recipient| &recipient.state);
             let untried = matches!(state, Some(RecipientState::Pending { attempts: 0, .. }));

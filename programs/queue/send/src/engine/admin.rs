@@ -311,8 +311,8 @@ fn row(id: u64, known: Known, read: &Read) -> Row {
 
 fn recipient_row(address: &wire::Address, local: bool, state: &RecipientState) -> RecipientRow {
     let (done, attempts, due_s, last_reply) = match state {
-        RecipientState::Pending { attempts, due_s, last_reply } => (None, *attempts, *due_s, last_reply.as_slice()),
-        RecipientState::Done => (Some(Verdict::Success), 0, 0, &b""[..]),
+        RecipientState::Pending { attempts, due_s, last_reply, .. } => (None, *attempts, *due_s, last_reply.as_slice()),
+        RecipientState::Done | RecipientState::Succeeded { .. } => (Some(Verdict::Success), 0, 0, &b""[..]),
         RecipientState::Failed { reply } => (Some(Verdict::Failure), 0, 0, reply.as_slice()),
         RecipientState::Bounced => (Some(Verdict::Failure), 0, 0, &b""[..]),
     };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipc::auth::Target;
 use ipc::field::Verdict;
 use ipc::job::{self, Job as JobMessage, Outcome};
+use ipc::options::Options;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use message::verp;
 use schedule::fair::{Slot, Work};
@@ -15,7 +16,7 @@ use schedule::{Channel, Feedback, Lane};
 use spool::{Change, Log as Spool, ReadFailure};
 use wire::Address;
 
-use crate::active::BodyState;
+use crate::active::{BodyState, How};
 use crate::log::Result as LogResult;
 
 use super::{Engine, Out, Route, Ticket, at};
@@ -39,6 +40,8 @@ pub(super) struct Job {
     recipients: Vec<u32>,
     /// Which of them have no outcome yet.
     open: Vec<bool>,
+    /// Recipients about whom the next server reports, if they are delivered.
+    passed_on: Vec<u32>,
     route: Option<Rc<Route>>,
     /// Where qmail-auth says a recipient of a virtual domain goes.
     target: Option<Target>,
@@ -55,6 +58,17 @@ impl Job {
     /// It went out on this connection and has no last answer.
     fn runs_on(&self, channel: Channel, connection: u64) -> bool {
         !self.over && self.channel == channel && self.connection == Some(connection)
+    }
+
+    /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. What is forwarded by a `.qmail` file
+    /// or an alias begins anew there, so that nobody tells him more (RFC 3461 §5.2.7.3, which is for lists, for all of them).
+    fn how(&self, recipient: u32, text: &[u8]) -> Option<How> {
+        match self.channel {
+            Channel::Remote if self.passed_on.contains(&recipient) => None,
+            Channel::Remote => Some(How::Relayed),
+            Channel::Local if matches!(self.target, Some(Target::Forward { .. })) || has_forwarded(text) => Some(How::Expanded),
+            Channel::Local => Some(How::Delivered),
+        }
     }
 }
 
@@ -95,7 +109,11 @@ impl<S: Spool> Engine<S> {
         let Some(active) = self.active.get(&pick.message) else { return };
         let mut room = ADDRESSES_LEN_MAX.saturating_sub(active.envelope.sender.as_bytes().len()).saturating_sub(1024);
         let fits = pick.recipients.iter().take_while(|recipient| {
-            let len = active.target(**recipient).map_or(0, |address| address.as_bytes().len()).saturating_add(4);
+            let asked = active.options.as_ref().and_then(|options| options.of(**recipient));
+            let asked =
+                asked.map_or(0, |asked| asked.orcpt.as_ref().map_or(0, |orcpt| orcpt.as_bytes().len()).saturating_add(16));
+            let len =
+                active.target(**recipient).map_or(0, |address| address.as_bytes().len()).saturating_add(asked).saturating_add(4);
             let fits = len <= room;
             room = room.saturating_sub(len);
             fits
@@ -131,7 +149,9 @@ impl<S: Spool> Engine<S> {
         let open = vec![true; count];
         let (target, sent, connection, over, feedback) = (None, false, None, false, Feedback::Nothing);
         let slot = Some(slot);
-        let job = Job { number, channel, message, recipients, open, route, target, slot, sent, connection, over, feedback };
+        let passed_on = Vec::new();
+        let job =
+            Job { number, channel, message, recipients, open, passed_on, route, target, slot, sent, connection, over, feedback };
         self.jobs.insert(number, job);
         self.advance(number);
     }
@@ -286,15 +306,18 @@ impl<S: Spool> Engine<S> {
             let (route, flags, size) = (route.clone(), active.envelope.flags, active.bytes);
             // A VERP sender goes as it is: qmail-remote expands it for each recipient, or has a relay with XVERP do it.
             let sender = active.envelope.sender.clone();
-            return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size });
+            let options =
+                active.options.as_ref().map(|options| Options { hold_until_s: None, ..options.for_recipients(&job.recipients) });
+            let options = options.filter(|options| !options.is_none());
+            return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size, options });
         }
         let recipient = active.target(first)?.clone();
         let sender = self.sender_for(job.message, first)?;
         Some(match &job.target {
             None => JobMessage::System { number, message, sender, recipient },
-            Some(Target::Mailbox { domain, user, ext }) => {
-                let (domain, user, ext) = (domain.clone(), user.clone(), ext.clone());
-                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext }
+            Some(Target::Mailbox { domain, user, ext, settings }) => {
+                let (domain, user, ext, settings) = (domain.clone(), user.clone(), ext.clone(), settings.clone());
+                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext, settings }
             }
             Some(Target::Forward { domain, targets }) => {
                 let (domain, targets) = (domain.clone(), targets.clone());
@@ -318,9 +341,14 @@ impl<S: Spool> Engine<S> {
 
     /// A worker answered. Numbers it was not given, outcomes it gave already and anything else it may make up change nothing.
     pub fn answered(&mut self, channel: Channel, connection: u64, answer: job::Answer) {
-        let job::Answer::Done { number, outcomes, untried, last } = answer;
-        if self.jobs.get(&number).is_some_and(|job| job.runs_on(channel, connection)) {
-            self.results(number, &outcomes, &untried, last);
+        let (job::Answer::Done { number, .. } | job::Answer::PassedOn { number, .. }) = &answer;
+        let Some(job) = self.jobs.get_mut(number).filter(|job| job.runs_on(channel, connection)) else { return };
+        match answer {
+            job::Answer::Done { number, outcomes, untried, last } => self.results(number, &outcomes, &untried, last),
+            job::Answer::PassedOn { recipients, .. } => {
+                let known = recipients.iter().filter_map(|index| job.recipients.get(*index as usize));
+                job.passed_on = known.copied().collect();
+            }
         }
     }
 
@@ -368,7 +396,7 @@ impl<S: Spool> Engine<S> {
             Verdict::Success => {
                 self.counters.successes = self.counters.successes.saturating_add(1);
                 self.log.delivery(delivery, LogResult::Success, text);
-                self.active.get_mut(&job.message)?.delivered(recipient)
+                self.active.get_mut(&job.message)?.delivered(recipient, job.how(recipient, text))
             }
             Verdict::Failure => {
                 self.counters.failures = self.counters.failures.saturating_add(1);
@@ -377,7 +405,7 @@ impl<S: Spool> Engine<S> {
             }
             Verdict::Deferral => {
                 let (text, change) = self.defer(job.message, recipient, job.channel, text);
-                let result = if matches!(change, Some(Change { state: spool::RecipientState::Failed { .. }, .. })) {
+                let result = if matches!(&change, Some(Change { state, .. }) if !state.is_pending()) {
                     LogResult::Failure
                 } else {
                     LogResult::Deferral
@@ -435,7 +463,8 @@ impl<S: Spool> Engine<S> {
     fn write_results(&mut self, number: u64, message: u64, changes: Vec<Change>, last: bool) {
         let Some(active) = self.active.get_mut(&message) else { return };
         self.backlog.set_pending(message, active.pending);
-        let ends = last && active.pending == 0 && active.failed == 0 && active.queued == 0 && active.jobs == 1;
+        let ends =
+            last && active.pending == 0 && active.failed == 0 && active.succeeded == 0 && active.queued == 0 && active.jobs == 1;
         if ends {
             active.closing = true;
             let ticket = self.ticket(Ticket::Result { number, last, ends });
@@ -557,6 +586,13 @@ fn take(job: &mut Job, index: u32) -> Option<u32> {
         return None;
     }
     job.recipients.get(index as usize).copied()
+}
+
+/// Does a report of qmail-local, `did FILES+FORWARDS+PROGRAMS`, tell of a forward?
+fn has_forwarded(text: &[u8]) -> bool {
+    let counts = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"did "));
+    let forwards = counts.and_then(|counts| counts.split(|b| *b == b'+').nth(1));
+    forwards.is_some_and(|count| !count.is_empty() && count != b"0")
 }
 
 /// What the outcomes of a transaction say about its site: one that took or refused somebody is well; one where all were deferred

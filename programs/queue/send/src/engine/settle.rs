@@ -1,10 +1,11 @@
 //! What becomes of a message when nothing of it is under way: rest until the next attempt, a bounce, or its end.
 
-use message::bounce::Decision;
+use message::bounce::{Action, Decision, Notice};
 use spool::{Body, Envelope, Log as Spool, RecipientState};
 use wire::Address;
+use wire::dsn::{Envid, Orcpt, Ret};
 
-use crate::active::{Active, BodyState, Wish};
+use crate::active::{Active, BodyState, How, Wish};
 use crate::bounce::{Failed, Order, Written};
 
 use super::{Engine, Out, Ticket, lane_at};
@@ -16,15 +17,19 @@ impl<S: Spool> Engine<S> {
     /// Looks at a message that may have nothing under way any more.
     pub(super) fn settle(&mut self, id: u64) {
         let Some(active) = self.active.get_mut(&id).filter(|active| active.is_idle()) else { return };
-        let (pending, failed, wish) = (active.pending, active.failed, active.wish);
-        if wish == Wish::Remove || pending == 0 && failed == 0 {
+        let (pending, failed, succeeded, wish) = (active.pending, active.failed, active.succeeded, active.wish);
+        if wish == Wish::Remove || pending == 0 && failed == 0 && succeeded == 0 {
             active.closing = true;
             self.end(id);
         } else if wish == Wish::Hold {
             self.forget(id);
             self.backlog.hold(id);
+        } else if pending == 0 && succeeded > 0 {
+            self.report(id, Some(Notice::Success));
         } else if pending == 0 {
             self.bounce(id);
+        } else if active.delayed(self.now.s).next().is_some() && !active.dying {
+            self.report(id, Some(Notice::Delay));
         } else {
             // Every pending recipient was deferred or put off; if one were not, it would be due now.
             let due_s = if active.next_due_s == u64::MAX { self.now.s } else { active.next_due_s };
@@ -58,18 +63,25 @@ impl<S: Spool> Engine<S> {
 
     fn bounce(&mut self, id: u64) {
         let Some(active) = self.active.get_mut(&id) else { return };
-        active.closing = true;
         match Decision::of(&active.envelope.sender, self.settings.doublebounce_to()) {
             Decision::DiscardTriple => {
+                active.closing = true;
                 self.log.triple_bounce(id);
-                return self.end(id);
+                self.end(id);
             }
             Decision::DiscardDouble => {
+                active.closing = true;
                 self.log.double_bounce_discarded(id);
-                return self.end(id);
+                self.end(id);
             }
-            Decision::Bounce { .. } | Decision::DoubleBounce { .. } => {}
+            Decision::Bounce { .. } | Decision::DoubleBounce { .. } => self.report(id, None),
         }
+    }
+
+    /// Has a report written; `None`: a bounce.
+    fn report(&mut self, id: u64, about: Option<Notice>) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        (active.closing, active.notice) = (true, about);
         match active.body {
             BodyState::Open(_) => self.write_bounce(id),
             BodyState::Asked(_) => {}
@@ -87,13 +99,27 @@ impl<S: Spool> Engine<S> {
             BodyState::Open(body) => Some(std::sync::Arc::clone(body)),
             BodyState::Asked(_) | BodyState::Closed | BodyState::Kept(_) => None,
         };
-        let failed = active.recipients.iter().enumerate();
-        let failed = failed.filter_map(|(at, recipient)| match &recipient.state {
-            RecipientState::Failed { reply } => Some(Failed { recipient: self.known_as(active, at), report: reply.clone() }),
+        let delayed: Vec<u32> = active.delayed(self.now.s).collect();
+        let about = |number: u32, state: &RecipientState| match (active.notice, state) {
+            (None, RecipientState::Failed { reply }) => Some((Action::Failed, reply.clone())),
+            (Some(Notice::Success), RecipientState::Succeeded { how }) => Some((How::action(*how), Vec::new())),
+            (Some(Notice::Delay), RecipientState::Pending { last_reply, .. }) if delayed.binary_search(&number).is_ok() => {
+                Some((Action::Delayed, last_reply.clone()))
+            }
             _ => None,
+        };
+        let options = active.options.as_deref();
+        let failed = (0_u32..).zip(&active.recipients).filter_map(|(number, recipient)| {
+            let (action, report) = about(number, &recipient.state)?;
+            let original = options.and_then(|options| options.of(number)?.orcpt.as_ref()).map(Orcpt::decoded);
+            Some(Failed { action, recipient: self.known_as(active, number as usize), original, report })
         });
         let order = Order {
             message: id,
+            notice: active.notice,
+            envelope_id: options.and_then(|options| options.envid.as_ref()).map(Envid::decoded),
+            headers_only: active.notice.is_some() || options.is_some_and(|options| options.ret == Some(Ret::Headers)),
+            retry_until_s: active.start_s().saturating_add(self.settings.queuelifetime_s()),
             decision: Decision::of(&active.envelope.sender, self.settings.doublebounce_to()),
             sender: active.envelope.sender.clone(),
             arrival_s: active.envelope.arrival_s,
@@ -145,9 +171,26 @@ impl<S: Spool> Engine<S> {
             uid: self.identity.uid,
             pid: self.identity.pid,
             flags: order.flags,
+            options: Box::default(),
         };
+        if let Some(about) = order.notice {
+            let ticket = self.ticket(Ticket::Notice { of, about, envelope: envelope.clone(), bytes });
+            return self.spool.accept(envelope, body, ticket);
+        }
         let ticket = self.ticket(Ticket::Bounce { of, envelope: envelope.clone(), bytes });
         self.spool.bounce_and_end(envelope, body, Self::id(of), ticket);
+    }
+
+    /// A report is durable: its message goes on. If power goes before that is noted the report is made once more.
+    pub(super) fn noticed(&mut self, id: u64, about: Notice) {
+        let Some(active) = self.active.get_mut(&id).filter(|active| active.notice == Some(about)) else { return };
+        let changes = active.noticed(about, self.now.s);
+        (active.closing, active.notice) = (false, None);
+        // Nothing waits for this record: what follows comes after it in the spool.
+        let (outlook, ticket) = (active.outlook(self.now.s), self.next_ticket);
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.spool.progress(Self::id(id), changes, outlook, ticket);
+        self.settle(id);
     }
 
     /// The failures stay in the spool; the bounce is made again later.

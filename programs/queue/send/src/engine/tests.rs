@@ -7,6 +7,7 @@ use control::Root;
 use ipc::admin::{QueueAnswer, QueueRequest};
 use ipc::field::Verdict;
 use ipc::job::{Answer, Job as JobMessage, Outcome};
+use ipc::options::{Options, RecipientOptions};
 use ipc::queue::Answer as Said;
 use message::received::InvokedBy;
 use proptest::prelude::*;
@@ -66,12 +67,17 @@ impl Rig {
     }
 
     fn submit(&mut self, sender: &str, recipients: &[&str]) -> u64 {
+        self.submit_with(sender, recipients, Options::none())
+    }
+
+    fn submit_with(&mut self, sender: &str, recipients: &[&str], options: Options) -> u64 {
         let client = self.next_client;
         self.next_client += 1;
         let message = Submitted {
             sender: a(sender),
             recipients: recipients.iter().map(|recipient| a(recipient)).collect(),
             flags: 0,
+            options,
             body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
             bytes: 17,
             held: 0,
@@ -477,4 +483,169 @@ fn a_backlog_that_is_due_gives_way_while_new_mail_comes_in() {
     // Without more of it they have everything a second later.
     rig.pass(1);
     assert_eq!(rig.jobs.len(), 401);
+}
+
+/// What is asked for of recipients: NOTIFY, empty for nothing, and ORCPT.
+fn asked(recipients: &[(&str, &str)]) -> Options {
+    let of = |(recipient, (notify, orcpt)): (u32, &(&str, &str))| RecipientOptions {
+        recipient,
+        notify: wire::dsn::Notify::parse(notify.as_bytes()),
+        orcpt: wire::dsn::Orcpt::new(orcpt.as_bytes()),
+    };
+    let envid = wire::dsn::Envid::new(b"my+20id");
+    Options { envid, recipients: (0..).zip(recipients).map(of).collect(), ..Options::none() }
+}
+
+impl Rig {
+    /// Delivers the report that is the next job; its text.
+    fn report(&mut self) -> String {
+        let at = self.jobs.iter().position(|(_, job)| of(job).2 == [a("s@here.example")]).expect("a report");
+        let message = of(&self.jobs[at].1).1;
+        let JobMessage::System { sender, .. } = &self.jobs[at].1 else { panic!() };
+        assert!(sender.is_null(), "reports are never answered");
+        let ticket = 1 << 50;
+        self.engine.spool().open_body(MessageId(message), ticket);
+        let body = self.engine.spool().completions().into_iter().find_map(|completion| match completion {
+            Completion::BodyFd { fd, bytes, .. } => {
+                let mut text = vec![0; usize::try_from(bytes).unwrap()];
+                rustix::io::pread(&fd, &mut text[..], 0).unwrap();
+                Some(String::from_utf8(text).unwrap())
+            }
+            _ => None,
+        });
+        self.answer(at, |_| (Verdict::Success, "did 1+0+0\n"));
+        body.unwrap()
+    }
+}
+
+#[test]
+fn who_asked_is_told_of_success_once_and_how() {
+    let mut rig = Rig::new(&[]);
+    let options = asked(&[
+        ("SUCCESS", "rfc822;first+2B@x"),
+        ("SUCCESS", ""),
+        ("SUCCESS,FAILURE", ""),
+        ("", ""),
+        ("SUCCESS", ""),
+        ("SUCCESS", ""),
+    ]);
+    let to =
+        ["one@here.example", "two@here.example", "three@here.example", "four@here.example", "five@y.example", "six@z.example"];
+    let id = rig.submit_with("s@here.example", &to, options);
+    let id = rig.id(id);
+    while let Some(at) = rig.jobs.iter().position(|(_, job)| of(job).1 == id) {
+        if let JobMessage::Remote { number, recipients, options, .. } = &rig.jobs[at].1 {
+            let (number, options) = (*number, options.clone().unwrap());
+            assert_eq!((options.recipients.len(), options.envid.unwrap().decoded()), (1, b"my id".to_vec()));
+            if recipients == &[a("six@z.example")] {
+                // Numbers that it was not given change nothing.
+                rig.engine.answered(Channel::Remote, 1, Answer::PassedOn { number, recipients: vec![0, 7] });
+                rig.engine.answered(Channel::Local, 1, Answer::PassedOn { number, recipients: vec![0] });
+            }
+        }
+        rig.answer(at, |to| match to.local() {
+            b"two" => (Verdict::Success, "did 0+2+0\nqp 5\n"),
+            b"three" => (Verdict::Failure, "No. (#5.1.1)\n"),
+            _ => (Verdict::Success, "did 1+0+0\n"),
+        });
+    }
+    let text = rig.report();
+    assert!(text.contains("\nSubject: delivery report\n") && text.contains("\nOriginal-Envelope-Id: my id\n"), "{text}");
+    for block in [
+        "Original-Recipient: rfc822;first+@x\nFinal-Recipient: rfc822; one@here.example\nAction: delivered\nStatus: 2.0.0\n",
+        "\n\nFinal-Recipient: rfc822; two@here.example\nAction: expanded\n",
+        "\n\nFinal-Recipient: rfc822; five@y.example\nAction: relayed\n",
+    ] {
+        assert!(text.contains(block), "{block}: {text}");
+    }
+    assert_eq!(
+        text.matches("\nAction: ").count(),
+        3,
+        "four did not ask, six is told of by the next server, three failed: {text}"
+    );
+    let text = rig.report();
+    assert!(text.contains("\nSubject: failure notice\n") && text.contains("\nOriginal-Envelope-Id: my id\n"), "{text}");
+    assert!(text.contains("<three@here.example>:\nNo. (#5.1.1)\n") && text.matches("\nAction: ").count() == 1, "{text}");
+    assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{}", rig.log);
+}
+
+#[test]
+fn who_wants_no_reports_gets_none() {
+    let mut rig = Rig::new(&[]);
+    for (sender, notify) in
+        [("s@here.example", "NEVER"), ("s@here.example", "SUCCESS"), ("s@here.example", "DELAY"), ("", "NEVER")]
+    {
+        rig.submit_with(sender, &["r@y.example"], asked(&[(notify, "")]));
+        rig.answer(0, |_| (Verdict::Failure, "No. (#5.1.1)\n"));
+        assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{notify}: {}", rig.log);
+    }
+    // Nobody is there to be told of success.
+    for sender in ["", "#@[]"] {
+        rig.submit_with(sender, &["r@y.example"], asked(&[("SUCCESS", "")]));
+        rig.answer(0, |_| (Verdict::Success, "ok\n"));
+        assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{sender}: {}", rig.log);
+    }
+    let long = Options { ret: Some(wire::dsn::Ret::Headers), ..asked(&[("FAILURE", "")]) };
+    rig.submit_with("s@here.example", &["r@y.example"], long);
+    rig.answer(0, |_| (Verdict::Failure, "No. (#5.1.1)\n"));
+    let text = rig.report();
+    assert!(text.contains("\nContent-Type: text/rfc822-headers\n") && text.contains("\nSubject: x\n\n--qmail-"), "{text}");
+}
+
+#[test]
+fn a_delay_is_told_once_to_who_asked() {
+    let mut rig = Rig::new(&[]);
+    let client = rig.submit_with("s@here.example", &["r@y.example", "q@z.example"], asked(&[("DELAY", ""), ("FAILURE", "")]));
+    let id = rig.id(client);
+    let (mut reports, mut attempts) = (Vec::new(), 0);
+    for _ in 0..200 {
+        while let Some(at) = rig.jobs.iter().position(|(_, job)| of(job).1 == id) {
+            attempts += 1;
+            rig.answer(at, |_| (Verdict::Deferral, "Later. (#4.2.2)\n"));
+        }
+        if !rig.jobs.is_empty() {
+            reports.push((rig.engine.now.s - START_S, rig.report()));
+        }
+        rig.pass(600);
+    }
+    assert_eq!(reports.len(), 1);
+    let (after_s, text) = &reports[0];
+    assert!((4 * 3600..6 * 3600).contains(after_s) && attempts > 20, "{after_s} {attempts}");
+    assert!(text.contains("\nAction: delayed\nStatus: 4.2.2\n") && text.matches("\nAction: ").count() == 1, "{text}");
+    assert!(text.contains("\nWill-Retry-Until: 16 Sep 2001 01:46:40 -0000\n"), "{text}");
+    // The disk knows, too, that he was told.
+    rig.engine.spool().read_envelope(MessageId(id), 1 << 50);
+    let states = rig.engine.spool().completions().into_iter().find_map(|completion| match completion {
+        Completion::Envelope { states, .. } => Some(states),
+        _ => None,
+    });
+    let warned = states
+        .unwrap()
+        .iter()
+        .map(|state| matches!(state, spool::RecipientState::Pending { warned: true, .. }))
+        .collect::<Vec<_>>();
+    assert_eq!(warned, [true, false]);
+}
+
+#[test]
+fn what_is_for_later_waits_and_has_its_whole_time_then() {
+    let mut rig = Rig::new(&[("queuelifetime", "1000\n")]);
+    let until_s = START_S + 86_400;
+    rig.submit_with("s@here.example", &["r@y.example"], Options { hold_until_s: Some(until_s), ..Options::none() });
+    assert_eq!((rig.jobs.len(), rig.engine.wait()), (0, Some(Duration::from_secs(86_400))));
+    rig.pass(86_000);
+    assert_eq!(rig.engine.retry_all(), 1);
+    rig.turn();
+    assert!(rig.jobs.is_empty(), "asking for attempts is no reason");
+    rig.pass(400);
+    assert_eq!(rig.jobs.len(), 1);
+    let JobMessage::Remote { options, .. } = &rig.jobs[0].1 else { panic!() };
+    assert!(options.is_none(), "the next server is asked for nothing");
+    rig.answer(0, |_| (Verdict::Deferral, "Later. (#4.2.2)\n"));
+    rig.pass(400);
+    rig.answer(0, |_| (Verdict::Deferral, "Later. (#4.2.2)\n"));
+    assert!(rig.jobs.is_empty(), "a schedule and a lifetime from then on");
+    rig.pass(1200);
+    rig.answer(0, |_| (Verdict::Deferral, "Later. (#4.2.2)\n"));
+    assert!(rig.report().contains("this message has been in the queue too long"));
 }

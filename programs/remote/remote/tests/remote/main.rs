@@ -1,6 +1,8 @@
 //! qmail-remote against scripted SMTP servers on loopback, with a resolver of our own behind resolve.sock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod tls;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use ipc::Message;
 use ipc::job::{Answer, Job, Route};
+use ipc::options::{Options, RecipientOptions};
 use ipc::resolve::{Answer as Resolved, Host, Request};
 use ipc_async::{Listener, Packets};
 use qmail_remote::job::Courier;
-use qmail_remote::service::{Jobs, courier, serve};
+use qmail_remote::service::{Jobs, courier, serve, trusting};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
@@ -176,7 +179,9 @@ impl World {
         spawn_local(resolver(resolve, mx));
         let remote = Listener::new(sys::seqpacket::listen(run.as_fd(), "roles/remote.sock").unwrap()).unwrap();
         let own = vec!["127.0.0.77".parse().unwrap()];
-        let mut courier = courier(control::Remote::read(&root).unwrap(), own, run.try_clone().unwrap());
+        let control = control::Remote::read(&root).unwrap();
+        let tls = trusting(&control).unwrap();
+        let mut courier = courier(control, tls, own, run.try_clone().unwrap());
         courier.mx_port = port;
         let (courier, jobs) = (Rc::new(courier), Jobs::default());
         let (serving, counted) = (Rc::clone(&courier), jobs.clone());
@@ -186,6 +191,26 @@ impl World {
     }
 
     async fn send(&self, sender: &str, recipients: &[&str], route: Route, body: &[u8]) -> u64 {
+        self.send_flagged(sender, recipients, route, 0, body).await
+    }
+
+    async fn send_flagged(&self, sender: &str, recipients: &[&str], route: Route, flags: u32, body: &[u8]) -> u64 {
+        self.send_as(sender, recipients, route, flags, body, None).await
+    }
+
+    async fn send_with(&self, sender: &str, recipients: &[&str], route: Route, body: &[u8], options: Option<Options>) -> u64 {
+        self.send_as(sender, recipients, route, 0, body, options).await
+    }
+
+    async fn send_as(
+        &self,
+        sender: &str,
+        recipients: &[&str],
+        route: Route,
+        flags: u32,
+        body: &[u8],
+        options: Option<Options>,
+    ) -> u64 {
         let number = self.number.replace(self.number.get() + 1);
         let address = |text: &str| Address::new(text.as_bytes()).unwrap();
         let job = Job::Remote {
@@ -194,8 +219,9 @@ impl World {
             sender: address(sender),
             recipients: recipients.iter().map(|r| address(r)).collect(),
             route,
-            flags: 0,
+            flags,
             size: body.len() as u64,
+            options,
         };
         let body = sys::memfd::sealed(body).unwrap();
         self.connection.send_with(&job.encode(), Some(body.as_fd())).await.unwrap();
@@ -207,7 +233,7 @@ impl World {
         let mut texts = Vec::new();
         loop {
             let (datagram, _) = timeout(Duration::from_secs(20), self.connection.recv()).await.unwrap().unwrap().unwrap();
-            let Answer::Done { number, outcomes, last, .. } = Answer::decode(&datagram).unwrap();
+            let Answer::Done { number, outcomes, last, .. } = Answer::decode(&datagram).unwrap() else { panic!() };
             for outcome in outcomes {
                 texts.push(format!("{}{}", char::from(outcome.verdict.letter()), String::from_utf8_lossy(&outcome.text)));
             }
@@ -253,7 +279,70 @@ fn hosts(list: &[(u16, &[&str])]) -> Resolved {
 }
 
 fn relay(address: SocketAddr) -> Route {
-    Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port() }
+    Route::Relay { host: address.ip().to_string().as_str().into(), port: address.port(), login: None }
+}
+
+/// What is asked for goes to a server that offers DSN, which then reports about those it took; from others nobody hears of it.
+#[test]
+fn reports_are_passed_on_to_who_offers_them() {
+    ipc_async::service::run(async {
+        let script = |ehlo: &'static str, mail: &'static str, first: &'static str, second: &'static str| {
+            vec![
+                Say("220 hi\r\n"),
+                Hear("EHLO me.example"),
+                Say(ehlo),
+                Hear(mail),
+                Say("250 ok\r\n"),
+                Hear(first),
+                Say("250 ok\r\n"),
+                Hear(second),
+                Say("550 5.1.1 no\r\n"),
+                Hear("DATA"),
+                Say("354 go\r\n"),
+                Body,
+                Say("250 taken\r\n"),
+                Close,
+            ]
+        };
+        let (with, heard) = scripted(
+            "127.0.0.1:0",
+            vec![script(
+                "250-h\r\n250 DSN\r\n",
+                "MAIL FROM:<s@a.example> RET=HDRS ENVID=x+20y",
+                "RCPT TO:<one@b.example>",
+                "RCPT TO:<two@b.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;t+2Bwo@c",
+            )],
+        )
+        .await;
+        let plain = script("250 h\r\n", "MAIL FROM:<s@a.example>", "RCPT TO:<one@b.example>", "RCPT TO:<two@b.example>");
+        let (without, heard_without) = scripted("127.0.0.1:0", vec![plain]).await;
+        let rig = World::new(&[], HashMap::new(), with.port()).await;
+        let of_two = RecipientOptions {
+            recipient: 1,
+            notify: wire::dsn::Notify::parse(b"SUCCESS,DELAY"),
+            orcpt: wire::dsn::Orcpt::new(b"rfc822;t+2Bwo@c"),
+        };
+        let options = Options {
+            ret: Some(wire::dsn::Ret::Headers),
+            envid: wire::dsn::Envid::new(b"x+20y"),
+            recipients: vec![of_two],
+            ..Options::none()
+        };
+        for (server, passed_on) in [(with, true), (without, false)] {
+            let to = ["one@b.example", "two@b.example"];
+            let number = rig.send_with("s@a.example", &to, relay(server), LETTER, Some(options.clone())).await;
+            if passed_on {
+                let (datagram, _) = timeout(Duration::from_secs(20), rig.connection.recv()).await.unwrap().unwrap().unwrap();
+                assert_eq!(Answer::decode(&datagram), Ok(Answer::PassedOn { number, recipients: vec![0] }));
+            }
+            let (_, texts) = rig.result().await;
+            assert!(texts[0].starts_with('K') && texts[1].starts_with('D'), "{texts:?}");
+        }
+        let wrong = |line: &String| line.contains("NOTIFY") || line.contains("RET=") || line.contains("ORCPT");
+        assert!(!heard_without.borrow().iter().any(wrong) && heard.borrow().iter().filter(|line| wrong(line)).count() == 2);
+        Ok(())
+    })
+    .unwrap();
 }
 
 fn mx(domain: &str) -> Route {
@@ -373,7 +462,10 @@ fn routes_without_a_host() {
                 "DSorry. Although I'm listed as a best-preference MX or A for that host,\n\
                  it isn't in my control/locals file, so I don't treat it as local. (#5.4.6)\n",
             ),
-            (Route::Relay { host: "gone.example".into(), port: 25 }, "ZSorry, I couldn't find any host by that name. (#4.1.2)\n"),
+            (
+                Route::Relay { host: "gone.example".into(), port: 25, login: None },
+                "ZSorry, I couldn't find any host by that name. (#4.1.2)\n",
+            ),
         ] {
             assert_eq!(world.deliver(&["r@b.example", "q@b.example"], route).await, [expected, expected]);
         }
@@ -588,6 +680,7 @@ fn jobs_end_though_nobody_waits_and_odd_jobs_are_answered() {
             route: relay(address),
             flags: 0,
             size,
+            options: None,
         };
         let body = sys::memfd::sealed(LETTER).unwrap();
         other.send_with(&job(1, LETTER.len() as u64).encode(), Some(body.as_fd())).await.unwrap();

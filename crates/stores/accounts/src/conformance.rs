@@ -1,0 +1,265 @@
+//! What every store of accounts must do, as tests of the [`Directory`] interface alone.
+//!
+//! Each part gets an empty store of its own from the caller.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+use crate::directory::{After, AliasRow, Directory, UserRow};
+use crate::settings::{Account, DomainSettings, Entry, Forward, Limits, NewUser, Quota, UserChange, Vacation};
+use crate::{Error, UserName};
+use wire::{Address, Domain};
+
+/// Makes an empty store.
+pub type Make<'a> = &'a mut dyn FnMut() -> Box<dyn Directory>;
+
+/// Runs all of it.
+pub fn run(make: Make<'_>) {
+    for part in [
+        a_users_life,
+        settings_of_a_user,
+        aliases_and_their_mistakes,
+        lists_come_in_pages_by_domain_and_name,
+        settings_of_a_domain,
+        a_domains_bounds,
+        many_at_once,
+        names_made_of_sql_find_and_change_nothing,
+    ] {
+        part(&mut *make());
+    }
+}
+
+fn domain(text: &str) -> Domain {
+    Domain::new(text.as_bytes()).unwrap()
+}
+
+fn name(text: &str) -> UserName {
+    UserName::new(text.as_bytes()).unwrap()
+}
+
+fn addresses(texts: &[&str]) -> Vec<Address> {
+    texts.iter().map(|t| Address::new(t.as_bytes()).unwrap()).collect()
+}
+
+fn a_users_life(store: &mut dyn Directory) {
+    let (d, joe) = (domain("example.org"), name("joe"));
+    assert!(matches!(store.set_password(&d, &joe, "x"), Err(Error::NoUser)));
+    store.add_user(&d, &joe, "h1", 7).unwrap();
+    assert!(matches!(store.add_user(&d, &joe, "h2", 7), Err(Error::Exists)));
+    assert_eq!(store.account(&d, b"joe").unwrap().unwrap(), Account { created_s: 7, ..Account::default() });
+    store.set_password(&d, &joe, "h3").unwrap();
+    let suspend = |refuses_mail| UserChange::Suspension { suspended: true, refuses_mail };
+    store.change_user(&d, &joe, &suspend(false)).unwrap();
+    let credentials = store.credentials(&d, b"joe").unwrap().unwrap();
+    assert_eq!((credentials.password_hash.as_str(), credentials.suspended), ("h3", true));
+    assert_eq!(store.takes_mail(&d, b"joe").unwrap(), Some(true));
+    store.change_user(&d, &joe, &suspend(true)).unwrap();
+    assert_eq!(store.takes_mail(&d, b"joe").unwrap(), Some(false));
+    assert!(store.credentials(&domain("example.com"), b"joe").unwrap().is_none());
+    store.remove_user(&d, &joe).unwrap();
+    assert!(matches!(store.remove_user(&d, &joe), Err(Error::NoUser)));
+    assert_eq!(store.takes_mail(&d, b"joe").unwrap(), None);
+    assert!(!store.has_user(&d, b"joe").unwrap() && store.account(&d, b"joe").unwrap().is_none());
+}
+
+fn settings_of_a_user(store: &mut dyn Directory) {
+    let (d, joe) = (domain("example.org"), name("joe"));
+    let quota = Quota { bytes: 1 << 40, messages: 7 };
+    let forward = Forward { targets: addresses(&["a@b", "\u{e4}@c"]), keeps_copy: true };
+    let vacation = Vacation { subject: "Away".to_owned(), text: "Back\nsoon\n".to_owned(), from_s: 5, until_s: 9, days: 3 };
+    let limits = Limits { per_hour: Some(0), per_day: None };
+    let changes = [
+        UserChange::Quota(quota),
+        UserChange::Forward(forward.clone()),
+        UserChange::Vacation(Some(vacation.clone())),
+        UserChange::Limits(limits),
+    ];
+    for change in &changes {
+        assert!(matches!(store.change_user(&d, &joe, change), Err(Error::NoUser)), "{change:?}");
+    }
+    store.add_user(&d, &joe, "h", 1).unwrap();
+    store.add_user(&d, &name("ann"), "h", 1).unwrap();
+    for change in &changes {
+        store.change_user(&d, &joe, change).unwrap();
+    }
+    let expected = Account { quota, forward, vacation: Some(vacation), limits, created_s: 1, ..Account::default() };
+    assert_eq!(store.account(&d, b"joe").unwrap().unwrap(), expected);
+    let row = UserRow { domain: d.clone(), name: joe.clone(), quota, suspended: false };
+    assert_eq!(store.users(None, &After::default(), 9).unwrap().pop(), Some(row));
+    let ann = Account { created_s: 1, ..Account::default() };
+    assert_eq!(store.account(&d, b"ann").unwrap().unwrap(), ann, "nobody else's");
+    for bad in [
+        UserChange::Quota(Quota { bytes: u64::MAX, messages: 0 }),
+        UserChange::Forward(Forward { targets: addresses(&["a"]), keeps_copy: false }),
+        UserChange::Forward(Forward { targets: addresses(&["a@b"; 21]), keeps_copy: false }),
+        UserChange::Vacation(Some(Vacation::default())),
+    ] {
+        assert!(!store.change_user(&d, &joe, &bad).unwrap_err().is_temporary(), "{bad:?}");
+    }
+    assert_eq!(store.account(&d, b"joe").unwrap().unwrap(), expected);
+    store.change_user(&d, &joe, &UserChange::Vacation(None)).unwrap();
+    store.change_user(&d, &joe, &UserChange::Forward(Forward::default())).unwrap();
+    let account = store.account(&d, b"joe").unwrap().unwrap();
+    assert_eq!((account.vacation, account.forward), (None, Forward::default()));
+}
+
+fn aliases_and_their_mistakes(store: &mut dyn Directory) {
+    let (d, info) = (domain("example.org"), name("info"));
+    store.set_alias(&d, Some(&info), &addresses(&["b@x", "a@y"])).unwrap();
+    store.set_alias(&d, None, &addresses(&["info@example.org"])).unwrap();
+    assert_eq!(store.alias(&d, b"info").unwrap().unwrap(), addresses(&["b@x", "a@y"]));
+    store.set_alias(&d, Some(&info), &addresses(&["c@z"])).unwrap();
+    assert_eq!(store.alias(&d, b"info").unwrap().unwrap(), addresses(&["c@z"]), "replaced as a whole");
+    for bad in [
+        vec![],
+        addresses(&["x"]),
+        addresses(&["@y"]),
+        addresses(&["x@a b"]),
+        addresses(&["INFO@Example.org"]),
+        addresses(&["a@b"; 21]),
+    ] {
+        assert!(matches!(store.set_alias(&d, Some(&info), &bad), Err(Error::Targets(_))), "{bad:?}");
+    }
+    assert!(matches!(store.add_user(&d, &info, "h", 0), Err(Error::Exists)));
+    store.add_user(&d, &name("joe"), "h", 0).unwrap();
+    assert!(matches!(store.set_alias(&d, Some(&name("joe")), &addresses(&["a@b"])), Err(Error::Exists)));
+    store.remove_alias(&d, Some(&info)).unwrap();
+    assert!(matches!(store.remove_alias(&d, Some(&info)), Err(Error::NoAlias)));
+    store.forget_domain(&d).unwrap();
+    assert!(store.aliases(None, &After::default(), 9).unwrap().is_empty() && !store.has_user(&d, b"joe").unwrap());
+}
+
+fn lists_come_in_pages_by_domain_and_name(store: &mut dyn Directory) {
+    for d in ["a.org", "b", "b.org", "c"] {
+        for n in ["x", "y", "z"] {
+            store.add_user(&domain(d), &name(n), "h", 0).unwrap();
+        }
+        store.set_alias(&domain(d), None, &addresses(&["p@q", "r@s"])).unwrap();
+        store.set_alias(&domain(d), Some(&name("k")), &addresses(&["p@q"])).unwrap();
+        store.set_domain(&domain(d), &DomainSettings { users_max: 9, ..DomainSettings::default() }).unwrap();
+    }
+    let walk = |domain: Option<&Domain>| {
+        let (mut after, mut out) = (After::default(), Vec::new());
+        loop {
+            let page = store.users(domain, &after, 2).unwrap();
+            let Some(last) = page.last() else { return out };
+            after = After { domain: last.domain.as_bytes().to_vec(), name: last.name.as_bytes().to_vec() };
+            out.extend(page.iter().map(|r| format!("{}@{}", r.name, r.domain)));
+        }
+    };
+    assert_eq!(walk(Some(&domain("b"))), ["x@b", "y@b", "z@b"]);
+    assert_eq!(walk(Some(&domain("b.org"))), ["x@b.org", "y@b.org", "z@b.org"]);
+    assert_eq!(walk(None).len(), 12);
+    let all = store.aliases(Some(&domain("b.org")), &After::default(), 9).unwrap();
+    let short = |row: &AliasRow| (row.name.clone(), row.targets.len());
+    assert_eq!(all.iter().map(short).collect::<Vec<_>>(), [(b"".to_vec(), 2), (b"k".to_vec(), 1)]);
+    let after = After { domain: b"b.org".to_vec(), name: Vec::new() };
+    assert_eq!(store.aliases(Some(&domain("b.org")), &after, 9).unwrap().len(), 1);
+    assert_eq!(store.domains(b"", 2).unwrap(), [domain("a.org"), domain("b")]);
+    assert_eq!(store.domains(b"b", 9).unwrap(), [domain("b.org"), domain("c")]);
+}
+
+fn settings_of_a_domain(store: &mut dyn Directory) {
+    let (d, other) = (domain("d.example"), domain("other.example"));
+    assert!(store.domain(&d).unwrap().is_default() && store.alias_of(&d).unwrap().is_none());
+    store.add_user(&other, &name("boss"), "h", 0).unwrap();
+    let settings = DomainSettings {
+        default_quota: Quota { bytes: 10, messages: 2 },
+        quota_bytes: 1000,
+        users_max: 3,
+        administrators: addresses(&["boss@other.example"]),
+        ..DomainSettings::default()
+    };
+    store.set_domain(&d, &settings).unwrap();
+    assert_eq!(store.domain(&d).unwrap(), settings);
+    store.add_user(&d, &name("new"), "h", 0).unwrap();
+    assert_eq!(store.account(&d, b"new").unwrap().unwrap().quota, settings.default_quota);
+    let only_admin = DomainSettings { administrators: settings.administrators.clone(), ..DomainSettings::default() };
+    store.set_domain(&d, &only_admin).unwrap();
+    assert_eq!(store.domain(&d).unwrap(), only_admin);
+    for nobody in ["x@other.example", "boss", "@other.example"] {
+        let bad = DomainSettings { administrators: addresses(&[nobody]), ..DomainSettings::default() };
+        assert!(matches!(store.set_domain(&d, &bad), Err(Error::NoUser)), "{nobody}");
+    }
+    store.remove_user(&other, &name("boss")).unwrap();
+    assert!(store.domain(&d).unwrap().administrators.is_empty(), "gone as an administrator, too");
+    let alias = DomainSettings { alias_of: Some(d.clone()), ..DomainSettings::default() };
+    assert!(!store.set_domain(&d, &alias).unwrap_err().is_temporary(), "of itself");
+    store.set_domain(&other, &alias).unwrap();
+    assert_eq!(store.alias_of(&other).unwrap(), Some(d.clone()));
+    assert!(!store.add_user(&other, &name("x"), "h", 0).unwrap_err().is_temporary());
+    store.forget_domain(&d).unwrap();
+    assert_eq!((store.alias_of(&other).unwrap(), store.domains(b"", 9).unwrap()), (None, vec![]));
+    store.add_user(&other, &name("x"), "h", 0).unwrap();
+    store.add_user(&d, &name("x"), "h", 0).unwrap();
+    assert!(!store.set_domain(&other, &alias).unwrap_err().is_temporary(), "it has a user");
+}
+
+fn a_domains_bounds(store: &mut dyn Directory) {
+    let d = domain("d.example");
+    let settings = DomainSettings { quota_bytes: 100, users_max: 2, ..DomainSettings::default() };
+    store.set_domain(&d, &settings).unwrap();
+    assert!(matches!(store.add_user(&d, &name("a"), "h", 0), Err(Error::Limit(_))), "no quota of its own");
+    let defaults = DomainSettings { default_quota: Quota { bytes: 60, messages: 0 }, ..settings };
+    store.set_domain(&d, &defaults).unwrap();
+    store.add_user(&d, &name("a"), "h", 0).unwrap();
+    assert!(matches!(store.add_user(&d, &name("b"), "h", 0), Err(Error::Limit(_))), "60 and 60 are more than 100");
+    let quota = |bytes| UserChange::Quota(Quota { bytes, messages: 0 });
+    assert!(matches!(store.change_user(&d, &name("a"), &quota(101)), Err(Error::Limit(_))));
+    assert!(matches!(store.change_user(&d, &name("a"), &quota(0)), Err(Error::Limit(_))));
+    store.change_user(&d, &name("a"), &quota(40)).unwrap();
+    store.add_user(&d, &name("b"), "h", 0).unwrap();
+    store.change_user(&d, &name("a"), &quota(10)).unwrap();
+    store.set_domain(&d, &DomainSettings { quota_bytes: 0, ..defaults }).unwrap();
+    assert!(matches!(store.add_user(&d, &name("c"), "h", 0), Err(Error::Limit(_))), "two users");
+    store.remove_user(&d, &name("b")).unwrap();
+    store.add_user(&d, &name("c"), "h", 0).unwrap();
+}
+
+fn many_at_once(store: &mut dyn Directory) {
+    let d = domain("d.example");
+    store.set_domain(&d, &DomainSettings { users_max: 3, ..DomainSettings::default() }).unwrap();
+    let user = |text: &str, bytes: u64| {
+        let account = Account { quota: Quota { bytes, messages: 0 }, ..Account::default() };
+        let (domain, name, password_hash) = (d.clone(), name(text), "h".to_owned());
+        Entry::User(Box::new(NewUser { domain, name, password_hash, account, has_default_quota: false }))
+    };
+    let alias = |text: &str| Entry::Alias { domain: d.clone(), name: Some(name(text)), targets: addresses(&["a@b"]) };
+    let entries = [
+        user("a", 5),
+        alias("a"),
+        alias("i"),
+        user("i", 0),
+        user("b", u64::MAX),
+        user("b", 6),
+        user("a", 7),
+        user("c", 0),
+        user("x", 0),
+    ];
+    let results = store.add(&entries).unwrap();
+    let kinds: Vec<_> = results
+        .iter()
+        .map(|result| match result {
+            Ok(()) => "ok",
+            Err(Error::Exists) => "exists",
+            Err(Error::Quota) => "quota",
+            Err(Error::Limit(_)) => "limit",
+            Err(_) => "other",
+        })
+        .collect();
+    assert_eq!(kinds, ["ok", "exists", "ok", "exists", "quota", "ok", "exists", "ok", "limit"]);
+    let users: Vec<_> =
+        store.users(None, &After::default(), 9).unwrap().iter().map(|u| (u.name.to_string(), u.quota.bytes)).collect();
+    assert_eq!(users, [("a".to_owned(), 5), ("b".to_owned(), 6), ("c".to_owned(), 0)]);
+    assert_eq!(store.aliases(None, &After::default(), 9).unwrap().len(), 1);
+}
+
+fn names_made_of_sql_find_and_change_nothing(store: &mut dyn Directory) {
+    let d = domain("example.org");
+    store.add_user(&d, &name("joe"), "h", 0).unwrap();
+    for local in ["' OR 1=1 --", "joe'--", "joe\0", "%", "_oe", "*", "joe;DELETE FROM account", "\u{0}", "JOE "] {
+        assert!(!store.has_user(&d, local.as_bytes()).unwrap(), "{local}");
+        assert!(store.credentials(&d, local.as_bytes()).unwrap().is_none());
+        assert!(store.account(&d, local.as_bytes()).unwrap().is_none());
+        assert!(store.alias(&d, local.as_bytes()).unwrap().is_none());
+    }
+    assert!(store.has_user(&d, b"joe").unwrap());
+}

@@ -1,0 +1,78 @@
+//! What governs outgoing connections: routes with their credentials, and TLS.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use control::routes::{has_credentials, without_credentials};
+use control::{Root, read};
+use wire::escape::visible;
+
+use super::Findings;
+
+/// Maps of relays, and how a line looks.
+const RELAYS: [(&str, &str); 2] =
+    [("smtproutes", "domain:relay or domain:relay:port"), ("authsenders", "sender:relay:port|user|password")];
+/// Where Debian's ca-certificates puts the authorities.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+pub(super) fn check(root: &Root, found: &mut Findings) {
+    let mut verifies = false;
+    for (name, form) in RELAYS {
+        let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
+        let file = root.control_file(name);
+        lines.iter().for_each(|line| relay(line, form, &file, found));
+        let values = read::map_of(&lines.join(&b'\n'));
+        if values.iter().any(|(_, value)| has_credentials(value)) {
+            verifies = true;
+            secret(root, &file, found);
+        }
+    }
+    verifies |= found.take(control::TlsPolicies::read(root)).is_some_and(|policies| policies.verifies());
+    authorities(root, verifies, found);
+}
+
+/// A relay whose port is not what was written gets the mail at another one. Credentials are never shown.
+fn relay(line: &[u8], form: &str, file: &Path, found: &mut Findings) {
+    let shown = visible(without_credentials(line));
+    let Some(colon) = line.iter().position(|b| *b == b':') else {
+        return found.error(file, format!("`{shown}` has no colon and does not count; write {form}"));
+    };
+    let route = without_credentials(line.get(colon.saturating_add(1)..).unwrap_or_default());
+    let relay = route.rsplit(|b| *b == b']').next().unwrap_or_default();
+    let Some(port) = relay.splitn(2, |b| *b == b':').nth(1) else { return };
+    if !std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok()) {
+        found.warning(file, format!("`{shown}`: the port is no number up to 65535; 25 is used"));
+    }
+}
+
+/// A file with passwords is for qmail-send alone.
+fn secret(root: &Root, file: &Path, found: &mut Findings) {
+    let Ok(metadata) = std::fs::metadata(file) else { return };
+    let owner = root.ids().ok().and_then(|ids| ids.get("qmailq")).map(|id| id.uid);
+    let cure = owner.map_or_else(|| "chmod 600 it".to_owned(), |uid| format!("chown {uid} it, chmod 600"));
+    if metadata.mode() & 0o077 != 0 {
+        found.error(file, format!("has passwords in it, and others than its owner may reach it; {cure}"));
+    }
+    if owner.is_some_and(|uid| uid != metadata.uid()) && metadata.mode() & 0o044 == 0 {
+        found.error(file, format!("qmail-send cannot read it; {cure}"));
+    }
+}
+
+fn authorities(root: &Root, verifies: bool, found: &mut Findings) {
+    let name = root.control_file("tlscafile");
+    let Some(remote) = control::Remote::read(root).ok() else { return };
+    match remote.tlscafile {
+        Some(file) => match found.take(read::file(&file)) {
+            Some(None) => found.error(&name, format!("{} does not exist", file.display())),
+            Some(Some(text)) if !text.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") => {
+                found.error(&name, format!("{} has no certificate (PEM) in it", file.display()));
+            }
+            _ => {}
+        },
+        None if verifies && !Path::new(SYSTEM_AUTHORITIES).exists() => {
+            let problem = "is missing, and no certificate will do where one is verified; install ca-certificates";
+            found.warning(Path::new(SYSTEM_AUTHORITIES), problem);
+        }
+        None => {}
+    }
+}

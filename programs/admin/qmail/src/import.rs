@@ -1,0 +1,303 @@
+//! `qmail import`: users, aliases and domains from elsewhere, in batches that are one transaction each.
+//!
+//! What is there already stays as it is, so an import that was broken off is simply made again. What was not understood is said, and the
+//! exit code is 1 then. `--dry-run` says what would be done and asks nobody.
+
+mod csv;
+mod passwd;
+mod table;
+mod vpopmail;
+
+pub(crate) use table::{COLUMNS, domain_record, record, users_record};
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use control::Root;
+use ipc::admin::{ADD_MAX, AccountAnswer, AccountRequest, AccountRow, AliasRow, DomainChange};
+use ipc::field::Bytes;
+use rustix::fs::{Mode, OFlags};
+use serde_json::json;
+use wire::{Address, Domain};
+
+use crate::admin::Admin;
+use crate::print::{Printer, line};
+use crate::{Failure, cli, io_failure};
+
+pub(crate) use csv::line as csv_line;
+
+/// Bytes of rows in one request, far enough below the longest datagram.
+const BATCH_LEN_MAX: usize = 24 * 1024;
+/// Longest file that is read whole: a vpasswd of some 500,000 users.
+const FILE_LEN_MAX: u64 = 64 << 20;
+
+/// Runs `qmail import`. False: something was not understood or could not be added.
+///
+/// # Errors
+/// A file cannot be read, or qmail-auth is out of reach.
+pub fn run(root: &Root, command: &cli::Import, printer: Printer) -> Result<bool, Failure> {
+    let options = match command {
+        cli::Import::Csv { options, .. } | cli::Import::Passwd { options, .. } | cli::Import::Vpopmail { options, .. } => options,
+    };
+    let admin = if options.dry_run { None } else { Some(Admin::auth(root)?) };
+    let mut importer = Importer::new(root, admin, printer, crate::domain::all(root)?.into_iter().collect());
+    match command {
+        cli::Import::Csv { file, create_domains, .. } => table::import(&mut importer, file, *create_domains)?,
+        cli::Import::Passwd { file, domain, shadow, .. } => {
+            passwd::import(&mut importer, file, domain.as_deref(), shadow.as_deref())?;
+        }
+        cli::Import::Vpopmail { dir, assign, move_homes, .. } => {
+            vpopmail::import(&mut importer, dir, assign.as_deref(), *move_homes)?;
+        }
+    }
+    importer.finish()
+}
+
+/// Takes what was found and has it added.
+pub(crate) struct Importer<'a> {
+    root: &'a Root,
+    /// `None`: a dry run.
+    admin: Option<Admin>,
+    printer: Printer,
+    users: Vec<AccountRow>,
+    aliases: Vec<AliasRow>,
+    len: usize,
+    users_added: u64,
+    aliases_added: u64,
+    domains_added: u64,
+    existing: u64,
+    problems: Vec<String>,
+    /// Domains that are virtual, or in a dry run would be.
+    domains: HashSet<Domain>,
+}
+
+impl<'a> Importer<'a> {
+    fn new(root: &'a Root, admin: Option<Admin>, printer: Printer, domains: HashSet<Domain>) -> Self {
+        let (users, aliases, problems) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            root,
+            admin,
+            printer,
+            users,
+            aliases,
+            len: 0,
+            users_added: 0,
+            aliases_added: 0,
+            domains_added: 0,
+            existing: 0,
+            problems,
+            domains,
+        }
+    }
+
+    pub(crate) fn is_dry(&self) -> bool {
+        self.admin.is_none()
+    }
+
+    /// Something that is left to a person.
+    pub(crate) fn problem(&mut self, text: String) {
+        self.problems.push(text);
+    }
+
+    /// Says what a dry run would do.
+    fn would(&self, text: &str) -> Result<(), Failure> {
+        if self.is_dry() && !self.printer.json { line(&format!("would {text}")) } else { Ok(()) }
+    }
+
+    /// Adds a user, with this password if the row has no hash.
+    pub(crate) fn user(&mut self, mut row: AccountRow, password: Option<Bytes>) -> Result<(), Failure> {
+        let quota = row.quota.as_ref().filter(|quota| quota.bytes > 0).map(|quota| format!(", quota {}", quota.bytes));
+        self.would(&format!("add {}{}", row.address, quota.unwrap_or_default()))?;
+        if row.hash.is_none() {
+            let Some(password) = password else {
+                self.problem(format!("{}: no password and no hash", row.address));
+                return Ok(());
+            };
+            match self.hash(password)? {
+                Ok(hash) => row.hash = Some(hash),
+                Err(text) => {
+                    self.problem(format!("{}: {text}", row.address));
+                    return Ok(());
+                }
+            }
+        }
+        let len = row.encoded_len();
+        self.make_room(len)?;
+        self.users.push(row);
+        Ok(())
+    }
+
+    pub(crate) fn alias(&mut self, row: AliasRow) -> Result<(), Failure> {
+        let targets: Vec<_> = row.targets.iter().map(ToString::to_string).collect();
+        self.would(&format!("forward {} to {}", row.address, targets.join(" ")))?;
+        let len = row.encoded_len();
+        self.make_room(len)?;
+        self.aliases.push(row);
+        Ok(())
+    }
+
+    /// Makes a domain virtual whose directory is there already, owned by somebody else.
+    pub(crate) fn adopt(&mut self, domain: &Domain, entry: &control::VirtualDomain) -> Result<(), Failure> {
+        let is_new = self.domains.insert(domain.clone());
+        if is_new {
+            self.would(&format!("make {domain} virtual, its mail in {}", entry.base().display()))?;
+        }
+        let added = if self.is_dry() { is_new } else { crate::domain::adopt(self.root, domain, entry)? };
+        if added {
+            self.domains_added = self.domains_added.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Makes a domain virtual in its usual place.
+    pub(crate) fn domain(&mut self, domain: &Domain, alias_of: Option<&Domain>) -> Result<(), Failure> {
+        if !self.domains.insert(domain.clone()) {
+            return Ok(());
+        }
+        let of = alias_of.map(|of| format!(" as an alias of {of}")).unwrap_or_default();
+        self.would(&format!("make {domain} virtual{of}"))?;
+        if !self.is_dry() {
+            self.flush()?;
+            match crate::domain::create(self.root, domain, alias_of) {
+                Err(failure) if !failure.is_temporary() => {
+                    self.problem(failure.text);
+                    return Ok(());
+                }
+                created => created?,
+            };
+        }
+        self.domains_added = self.domains_added.saturating_add(1);
+        Ok(())
+    }
+
+    /// Changes what is set of a domain, after all that came before has been added.
+    pub(crate) fn change_domain(&mut self, domain: &Domain, change: DomainChange) -> Result<(), Failure> {
+        self.flush()?;
+        let Some(admin) = &self.admin else { return Ok(()) };
+        match admin.account(&AccountRequest::DomainChange { domain: domain.clone(), change }) {
+            Err(failure) if !failure.is_temporary() => {
+                self.problem(format!("{domain}: {}", failure.text));
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// The hash of a password; inside, why it can be none.
+    fn hash(&mut self, password: Bytes) -> Result<Result<Bytes, String>, Failure> {
+        let Some(admin) = &self.admin else { return Ok(Ok("dry".into())) };
+        match admin.account(&AccountRequest::Hash { password }) {
+            Ok(answers) => {
+                let hash = answers.into_iter().find_map(|answer| match answer {
+                    AccountAnswer::Hashed { hash } => Some(hash),
+                    _ => None,
+                });
+                hash.map(Ok).ok_or_else(|| Failure::temporary("qmail-auth: no hash".to_owned()))
+            }
+            Err(failure) if !failure.is_temporary() => Ok(Err(failure.text)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn make_room(&mut self, len: usize) -> Result<(), Failure> {
+        let count = self.users.len().saturating_add(self.aliases.len());
+        if count >= ADD_MAX || self.len.saturating_add(len) > BATCH_LEN_MAX {
+            self.flush()?;
+        }
+        self.len = self.len.saturating_add(len);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        let (users, aliases) = (std::mem::take(&mut self.users), std::mem::take(&mut self.aliases));
+        self.len = 0;
+        if users.is_empty() && aliases.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<Address> =
+            users.iter().map(|row| &row.address).chain(aliases.iter().map(|row| &row.address)).cloned().collect();
+        let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
+        let (mut users_left, mut aliases_left) = (count(users.len()), count(aliases.len()));
+        let users_end = users.len();
+        if let Some(admin) = &self.admin {
+            for answer in admin.account(&AccountRequest::Add { users, aliases })? {
+                let AccountAnswer::Added { failures } = answer else { continue };
+                for failure in failures {
+                    let at = usize::try_from(failure.at).unwrap_or(usize::MAX);
+                    let left = if at < users_end { &mut users_left } else { &mut aliases_left };
+                    *left = left.saturating_sub(1);
+                    if failure.exists {
+                        self.existing = self.existing.saturating_add(1);
+                    } else {
+                        let name = names.get(at).map(ToString::to_string).unwrap_or_default();
+                        self.problems.push(format!("{name}: {}", wire::escape::visible(&failure.text)));
+                    }
+                }
+            }
+        }
+        self.users_added = self.users_added.saturating_add(users_left);
+        self.aliases_added = self.aliases_added.saturating_add(aliases_left);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<bool, Failure> {
+        self.flush()?;
+        let Self { users_added, aliases_added, domains_added, existing, problems, printer, .. } = &self;
+        if printer.json {
+            let value = json!({
+                "dry_run": self.is_dry(),
+                "domains": domains_added,
+                "users": users_added,
+                "aliases": aliases_added,
+                "existing": existing,
+                "problems": problems,
+            });
+            printer.value(&value)?;
+        } else {
+            for problem in problems {
+                line(&format!("left to you: {problem}"))?;
+            }
+            let done = if self.is_dry() { "would add" } else { "added" };
+            line(&format!(
+                "{done} {domains_added} domains, {users_added} users, {aliases_added} aliases; {existing} were there already"
+            ))?;
+        }
+        Ok(self.problems.is_empty())
+    }
+}
+
+/// A file that belongs to others: no link, no device, and not without end.
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(io_failure(path, &errno.into())),
+    };
+    let metadata = file.metadata().map_err(|error| io_failure(path, &error))?;
+    if !metadata.is_file() || metadata.len() > FILE_LEN_MAX {
+        return Err(io_failure(path, &io::Error::other("is no file, or longer than 64 MiB")));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_LEN_MAX).read_to_end(&mut bytes).map_err(|error| io_failure(path, &error))?;
+    Ok(Some(bytes))
+}
+
+/// An account of which nothing is set.
+fn blank(address: Address) -> AccountRow {
+    AccountRow {
+        address,
+        hash: None,
+        quota: None,
+        suspended: false,
+        refuses_mail: false,
+        forward: Vec::new(),
+        keeps_copy: false,
+        vacation: None,
+        per_hour: None,
+        per_day: None,
+        created_s: 0,
+    }
+}

@@ -1,0 +1,159 @@
+//! What a login may send: as whom, and how much.
+//!
+//! A login's own addresses are the account's address, its sub-addresses (`user-ext@`, `user+ext@`), aliases that lead to it and to
+//! nobody else, over other such aliases if need be, and what `control/submissionsenders` names. Not its own are aliases with several
+//! targets (a shared address needs a line in that file), what a catch-all takes (nobody made that address), and local parts that would
+//! have to be quoted: readers disagree about them.
+
+use crate::recipients::Asker;
+use crate::sending::{Sending, Sent};
+use crate::server::{Place, Server, log};
+use accounts::{Directory, Resolution};
+use control::Root;
+use control::submission::{SubmissionLimits, SubmissionSenders};
+use control::watched::Watched;
+use ipc::auth::{Answer, Limit, Permission};
+use wire::{Address, Domain};
+
+/// Aliases on the way from an address to a mailbox.
+const ALIASES_MAX: usize = 8;
+
+/// What is known about sending.
+pub(crate) struct Rules {
+    senders: Watched<SubmissionSenders>,
+    limits: Watched<SubmissionLimits>,
+    sending: Sending,
+}
+
+impl Rules {
+    pub(crate) fn new(root: &Root) -> Self {
+        Self { senders: SubmissionSenders::watch(root), limits: SubmissionLimits::watch(root), sending: Sending::default() }
+    }
+}
+
+impl Server {
+    pub(crate) fn may_send(&mut self, asker: Asker, login: &[u8], address: &Address) {
+        let permission = self.permission(login, address).unwrap_or_else(|text| {
+            self.trouble(&text);
+            Permission::Temporary {}
+        });
+        if permission == (Permission::NotYours {}) {
+            let (login, address) = (wire::escape::visible(login), wire::escape::visible(address.as_bytes()));
+            log(&format!("sender refused: login={login} address={address}"));
+        }
+        self.answer(asker.client, &Answer::Permission { id: asker.id, permission }, None);
+    }
+
+    /// A message goes to so many recipients; counted if it may.
+    pub(crate) fn may_submit(&mut self, asker: Asker, login: &[u8], recipients: u32) {
+        let permission = self.within_limits(login, Some(recipients)).unwrap_or_else(|text| {
+            self.trouble(&text);
+            Permission::Temporary {}
+        });
+        self.answer(asker.client, &Answer::Permission { id: asker.id, permission }, None);
+    }
+
+    /// `recipients`: of a message that is to be counted; `None`: there may be one.
+    fn within_limits(&mut self, login: &[u8], recipients: Option<u32>) -> Result<Permission, String> {
+        let limits = self.limits_of(login)?;
+        let (name, now) = (login.to_ascii_lowercase(), sys::clock::boottime());
+        let sending = &mut self.rules.sending;
+        let sent = match recipients {
+            Some(recipients) => sending.send(&name, recipients, &limits, now),
+            None => sending.look(&name, &limits, now),
+        };
+        Ok(match sent {
+            Sent::Yes => Permission::Yes {},
+            Sent::Limited { limit, is_news } => {
+                if is_news {
+                    // Last on its line, so that no name can pass for another field.
+                    log(&format!("alert: submission limit reached: {} login={}", words(&limit), wire::escape::visible(login)));
+                }
+                Permission::Limited { limit }
+            }
+        })
+    }
+
+    /// The host's, but for what is set of the account.
+    fn limits_of(&mut self, login: &[u8]) -> Result<SubmissionLimits, String> {
+        let mut limits = *self.rules.limits.get().map_err(|error| error.to_string())?;
+        if let Some((domain, user)) = self.account_of(login)?
+            && let Some(account) = self.accounts.account(&domain, user.as_bytes()).map_err(|error| error.to_string())?
+        {
+            limits.messages_per_hour = account.limits.per_hour.unwrap_or(limits.messages_per_hour);
+            limits.messages_per_day = account.limits.per_day.unwrap_or(limits.messages_per_day);
+        }
+        Ok(limits)
+    }
+
+    fn permission(&mut self, login: &[u8], address: &Address) -> Result<Permission, String> {
+        if self.is_suspended(login)? || !self.is_own(login, address)? {
+            return Ok(Permission::NotYours {});
+        }
+        self.within_limits(login, None)
+    }
+
+    /// Since it logged in.
+    fn is_suspended(&mut self, login: &[u8]) -> Result<bool, String> {
+        let Some((domain, user)) = self.account_of(login)? else { return Ok(false) };
+        let credentials = self.accounts.credentials(&domain, user.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(credentials.is_some_and(|credentials| credentials.suspended))
+    }
+
+    fn is_own(&mut self, login: &[u8], address: &Address) -> Result<bool, String> {
+        let Some(domain) = address.domain() else { return Ok(false) };
+        if wire::quote::is_needed(address.local()) {
+            return Ok(false);
+        }
+        let senders = self.rules.senders.get().map_err(|error| error.to_string())?;
+        if senders.permits(login, address.local(), domain) {
+            return Ok(true);
+        }
+        match self.place(address)? {
+            // An address that percenthack changes is another one to everybody else; an alias domain changes the domain alone.
+            Place::Virtual(domain, local) if address.local().eq_ignore_ascii_case(&local) => self.leads_to(login, domain, local),
+            // A user of the system logs in by his name.
+            Place::Local(local) => Ok(!login.contains(&b'@') && local.eq_ignore_ascii_case(login)),
+            _ => Ok(false),
+        }
+    }
+
+    /// Is whatever comes to this address the login's alone?
+    fn leads_to(&mut self, login: &[u8], domain: Domain, local: Vec<u8>) -> Result<bool, String> {
+        let (mut domain, mut local) = (domain, local);
+        for _ in 0..=ALIASES_MAX {
+            let resolution = accounts::resolve(&self.accounts, &domain, &local).map_err(|error| error.to_string())?;
+            let target = match resolution {
+                Resolution::Mailbox { user, .. } => {
+                    let owner = [user.as_bytes(), b"@", domain.as_bytes()].concat();
+                    return Ok(owner.eq_ignore_ascii_case(login));
+                }
+                Resolution::Forward(targets) => match <[Address; 1]>::try_from(targets) {
+                    Ok([target]) => target,
+                    Err(_) => return Ok(false),
+                },
+                Resolution::NoSuch => return Ok(false),
+            };
+            let alias = self.accounts.alias(&domain, &local.to_ascii_lowercase()).map_err(|error| error.to_string())?;
+            // Else the catch-all took it.
+            if alias.is_none() {
+                return Ok(false);
+            }
+            match self.place(&target)? {
+                Place::Virtual(next, part) => (domain, local) = (next, part),
+                Place::Local(part) => return Ok(!login.contains(&b'@') && part.eq_ignore_ascii_case(login)),
+                Place::NotMine | Place::Nobody => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn words(limit: &Limit) -> &'static str {
+    match limit {
+        Limit::MessagesPerHour {} => "messages-per-hour",
+        Limit::RecipientsPerHour {} => "recipients-per-hour",
+        Limit::MessagesPerDay {} => "messages-per-day",
+        Limit::RecipientsPerDay {} => "recipients-per-day",
+    }
+}

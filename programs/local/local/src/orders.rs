@@ -1,0 +1,63 @@
+//! What the account of a virtual user says of a delivery, beside the user's own `.qmail` files.
+//!
+//! The order: a `.qmail` file that is there and not empty says everything, and the account's forwards and reply do not count. Without one
+//! the account's forwards are the default delivery. The quota bounds every Maildir in the home, whoever names it.
+
+use crate::failure::Failure;
+use ipc::mailbox::{Settings, Vacation};
+use maildir::Quota;
+
+/// How mail is delivered, as the request has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Manner {
+    pub default_delivery: Vec<u8>,
+    /// An [`ipc::mailbox`] message.
+    pub settings: Vec<u8>,
+}
+
+/// The same, understood.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    /// Instructions for mail that no `.qmail` file speaks for.
+    pub default_delivery: Vec<u8>,
+    pub quota: Quota,
+    pub vacation: Option<Vacation>,
+}
+
+impl Orders {
+    /// # Errors
+    /// Temporary: the settings are of another version of qmail.
+    pub(crate) fn read(manner: &Manner) -> Result<Self, Failure> {
+        let settings = Settings::from_bytes(&manner.settings);
+        let settings = settings.map_err(|_| Failure::temporary("qmail-auth and qmail-local are of two versions. (#4.3.5)"))?;
+        let Settings { quota_bytes, quota_messages, defers, forward, keeps_copy, vacation } = settings;
+        let quota = Quota { bytes: quota_bytes, messages: quota_messages, defers };
+        let mut lines = Vec::new();
+        if forward.is_empty() || keeps_copy {
+            lines.push(manner.default_delivery.clone());
+        }
+        lines.extend(forward.iter().map(|address| [b"&", address.as_bytes()].concat()));
+        Ok(Self { default_delivery: lines.join(&b'\n'), quota, vacation })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::Address;
+
+    #[test]
+    fn forwards_take_the_place_of_the_default_or_stand_beside_it() {
+        let read = |forward: &[&str], keeps_copy| {
+            let forward = forward.iter().map(|a| Address::new(a.as_bytes()).unwrap()).collect();
+            let settings = Settings { forward, keeps_copy, ..Settings::default() }.to_bytes().0;
+            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings };
+            String::from_utf8(Orders::read(&manner).unwrap().default_delivery).unwrap()
+        };
+        assert_eq!(read(&[], false), "./Maildir/");
+        assert_eq!(read(&["a@b", "c@d"], false), "&a@b\n&c@d");
+        assert_eq!(read(&["a@b"], true), "./Maildir/\n&a@b");
+        let odd = Manner { default_delivery: Vec::new(), settings: b"x".to_vec() };
+        assert!(!Orders::read(&odd).unwrap_err().is_permanent);
+    }
+}
