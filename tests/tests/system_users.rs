@@ -194,7 +194,10 @@ fn dovecot_logs_in_our_users_and_shows_their_mail_by_imap() {
     let got = imap("bob@example.test:bob-password", &[&format!("{inbox};MAILINDEX=1")]);
     let text = String::from_utf8_lossy(&got.stdout).into_owned();
     assert!(got.status.success(), "{}\n{}", String::from_utf8_lossy(&got.stderr), server.log());
-    assert!(text.contains("Delivered-To: bob@example.test\r\n") && text.contains("Subject: for IMAP\r\n\r\nThe text.\r\n"), "{text}");
+    assert!(
+        text.contains("Delivered-To: bob@example.test\r\n") && text.contains("Subject: for IMAP\r\n\r\nThe text.\r\n"),
+        "{text}"
+    );
     // Somebody without mail and without a home yet.
     let empty = imap("carol@example.test:carol-password", &[&inbox, "--request", "STATUS INBOX (MESSAGES)"]);
     assert!(String::from_utf8_lossy(&empty.stdout).contains("MESSAGES 0"), "{}", server.log());

@@ -101,9 +101,7 @@ pub fn check(question: &Question<'_>) -> io::Result<Answer> {
     // SAFETY: all strings and the conversation outlive the handle, which pam_end below ends; out of `handle` comes a handle or an error.
     let mut code = unsafe {
         match &confdir {
-            Some(dir) => {
-                start_confdir(service.as_ptr(), user.as_ptr(), &raw const conversation, dir.as_ptr(), &raw mut handle)
-            }
+            Some(dir) => start_confdir(service.as_ptr(), user.as_ptr(), &raw const conversation, dir.as_ptr(), &raw mut handle),
             None => start(service.as_ptr(), user.as_ptr(), &raw const conversation, &raw mut handle),
         }
     };
@@ -174,7 +172,8 @@ mod tests {
         let program = dir.path().join("program");
         std::fs::write(&program, "#!/bin/sh\n[ \"$(tr -d '\\0')\" = 'se cret' ] && [ \"$PAM_RHOST\" = 192.0.2.1 ]\n").unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let exec = format!("auth required pam_exec.so expose_authtok quiet {}\naccount required pam_permit.so\n", program.display());
+        let exec =
+            format!("auth required pam_exec.so expose_authtok quiet {}\naccount required pam_permit.so\n", program.display());
         for (name, text) in [
             ("permit", "auth required pam_permit.so\naccount required pam_permit.so\n"),
             ("deny", "auth required pam_deny.so\naccount required pam_permit.so\n"),
@@ -185,8 +184,7 @@ mod tests {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let ask = |service, password| {
-            let question =
-                Question { service, user: b"ann", password, remote: "192.0.2.1", confdir: Some(dir.path()) };
+            let question = Question { service, user: b"ann", password, remote: "192.0.2.1", confdir: Some(dir.path()) };
             check(&question).unwrap()
         };
         assert_eq!(ask("permit", b"x"), Answer { code: code::SUCCESS, user: b"ann".to_vec() });

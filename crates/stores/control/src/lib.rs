@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
-pub mod authsources;
 pub mod authlimits;
+pub mod authsources;
 pub mod error;
 pub mod inject;
 pub mod lspawn;

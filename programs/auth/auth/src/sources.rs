@@ -196,7 +196,8 @@ impl Server {
             return Ok(Some((Who::System(name), true)));
         }
         let Some((domain, name)) = self.account_of(user)? else { return Ok(None) };
-        let credentials = self.accounts.credentials(&domain, name.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
+        let credentials =
+            self.accounts.credentials(&domain, name.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
         Ok(credentials.map(|credentials| (Who::Account(domain, name), !credentials.suspended)))
     }
 

@@ -38,7 +38,8 @@ fn system(files: &[(&str, &str)]) -> System {
     }
     std::fs::write(root.domains_file(), "a.example:64107:64107:/m\n").unwrap();
     let run: Arc<OwnedFd> = Arc::new(std::fs::File::open(root.run()).unwrap().into());
-    let listeners = Listeners { auth: Some(sys::seqpacket::listen(run.as_fd(), "roles/auth.sock").unwrap()), ..Listeners::default() };
+    let listeners =
+        Listeners { auth: Some(sys::seqpacket::listen(run.as_fd(), "roles/auth.sock").unwrap()), ..Listeners::default() };
     let id = Id { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     let mut accounts = Accounts::open(&root.lib().join("accounts.sqlite")).unwrap();
     let domain = Domain::new(b"a.example").unwrap();

@@ -47,7 +47,11 @@ pub enum Started {
 /// It cannot be started: the source is unavailable, and why.
 pub fn start(root: &Root, source: &Source, request: &Request) -> Result<Started, String> {
     let Request::Check { service, login, password, remote, .. } = request;
-    if login.len() > LOGIN_LEN_MAX || password.expose().len() > PASSWORD_LEN_MAX || login.contains(&0) || password.expose().contains(&0) {
+    if login.len() > LOGIN_LEN_MAX
+        || password.expose().len() > PASSWORD_LEN_MAX
+        || login.contains(&0)
+        || password.expose().contains(&0)
+    {
         return Ok(Started::Known(Verdict::NoSuchUser {}));
     }
     match source {
@@ -155,9 +159,12 @@ mod tests {
     fn a_helper_of_ours_is_believed_only_when_it_ends_well() {
         let right = Verdict::Right { user: "ann".into() }.encode();
         assert_eq!(own_verdict(Ended::Code(0), Some(&right)), Verdict::Right { user: "ann".into() });
-        for (ended, report) in
-            [(Ended::Code(111), Some(&right[..])), (Ended::Signal(11), Some(&right)), (Ended::Code(0), None), (Ended::Code(0), Some(b"x"))]
-        {
+        for (ended, report) in [
+            (Ended::Code(111), Some(&right[..])),
+            (Ended::Signal(11), Some(&right)),
+            (Ended::Code(0), None),
+            (Ended::Code(0), Some(b"x")),
+        ] {
             assert!(matches!(own_verdict(ended, report), Verdict::Unavailable { .. }), "{ended:?}");
         }
     }

@@ -105,7 +105,19 @@ impl Service {
         // SIGHUP asks to reread: the file is followed, so it only must not end the process.
         let signals = Signals::new(&[Signal::HUP, Signal::TERM, Signal::INT])?;
         let (waiting, running, clients) = (VecDeque::new(), HashMap::new(), HashMap::new());
-        Ok(Self { root, ids, sources, signals, clients, waiting, running, dying: Vec::new(), last: 0, retired: false, stop_at: None })
+        Ok(Self {
+            root,
+            ids,
+            sources,
+            signals,
+            clients,
+            waiting,
+            running,
+            dying: Vec::new(),
+            last: 0,
+            retired: false,
+            stop_at: None,
+        })
     }
 
     /// Serves until the lifeline ends or a signal says so; then, or after a byte in the lifeline, what is under way comes to its end.
@@ -297,4 +309,3 @@ impl Service {
         }
     }
 }
-

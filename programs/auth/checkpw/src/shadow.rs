@@ -37,12 +37,7 @@ pub fn judge(root: &Root, login: &[u8], password: &[u8]) -> Result<Verdict, Stri
 }
 
 /// `hash` is crypt(3) of the password.
-fn judge_by(
-    text: &[u8],
-    login: &[u8],
-    today: u64,
-    hash: impl Fn(&[u8]) -> Option<Vec<u8>>,
-) -> Result<Verdict, String> {
+fn judge_by(text: &[u8], login: &[u8], today: u64, hash: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Result<Verdict, String> {
     let Some(entry) = find(text, login)? else {
         // With the method of others here, so that the time does not say that there is nobody.
         let others = text.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b':').nth(1));
@@ -51,7 +46,8 @@ fn judge_by(
         return Ok(Verdict::NoSuchUser {});
     };
     let is_locked = matches!(entry.hash.first(), None | Some(b'!' | b'*'));
-    let setting = if is_locked { entry.hash.strip_prefix(b"!").filter(|hash| !hash.is_empty()).unwrap_or(NOBODYS) } else { entry.hash };
+    let setting =
+        if is_locked { entry.hash.strip_prefix(b"!").filter(|hash| !hash.is_empty()).unwrap_or(NOBODYS) } else { entry.hash };
     let computed = hash(setting);
     if is_locked || is_over(&entry, today) {
         return Ok(Verdict::Wrong {});

@@ -85,7 +85,8 @@ impl System {
                 )
                 .unwrap();
             }
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
             rustix::net::connect(&socket, &address).unwrap();
             Seqpacket::from_fd(socket)
         };

@@ -27,11 +27,19 @@ pub struct Origin {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    Deliver { sender: Address, settings: Bytes },
-    Forward { sender: Address, targets: Vec<Address> },
+    Deliver {
+        sender: Address,
+        settings: Bytes,
+    },
+    Forward {
+        sender: Address,
+        targets: Vec<Address>,
+    },
     Exists,
     /// May the user of this name log in? With `session` he does.
-    LogIn { session: bool },
+    LogIn {
+        session: bool,
+    },
 }
 
 /// Where it is.
