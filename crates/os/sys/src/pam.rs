@@ -123,7 +123,7 @@ pub fn check(question: &Question<'_>) -> io::Result<Answer> {
     let user = unsafe {
         let got = get_item(handle, ITEM_USER, &raw mut name);
         let is_there = got == code::SUCCESS && !name.is_null();
-        let user = is_there.then(|| CStr::from_ptr(name.cast()).to_bytes().to_vec()).unwrap_or_default();
+        let user = if is_there { CStr::from_ptr(name.cast()).to_bytes().to_vec() } else { Vec::new() };
         end(handle, code);
         user
     };

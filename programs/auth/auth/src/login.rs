@@ -182,7 +182,8 @@ impl Server {
             }
         };
         // By its own name, where it could have one: other spellings are no other account.
-        let own_name = user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat()).or(system);
+        let own_name =
+            user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat()).or_else(|| system.clone());
         let attempt = self.limits.attempt(remote, own_name.as_deref().unwrap_or(login));
         if self.is_refused(&attempt) {
             let pause = self.auth_limits().pause_max;
@@ -191,7 +192,7 @@ impl Server {
         }
         match self.look_up(user, service) {
             Ok((user, is_open, hash, apps)) => {
-                let (login, walk) = (login.to_vec(), Walk::default());
+                let (login, walk) = (login.to_vec(), Walk::new(system));
                 let login = Login { asker, service, login, user, is_open, attempt, remote, checked: None, walk };
                 // What is kept here counts only where the accounts are a source.
                 let (hash, apps) = if asks_accounts { (hash, apps) } else { (None, Vec::new()) };

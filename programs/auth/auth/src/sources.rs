@@ -43,6 +43,13 @@ pub(crate) struct Walk {
     is_refused: bool,
 }
 
+impl Walk {
+    /// Before the first source; `system` is the system user of the name that was given.
+    pub(crate) fn new(system: Option<Vec<u8>>) -> Self {
+        Self { system, ..Self::default() }
+    }
+}
+
 /// Who may be let in.
 enum Who {
     Account(Domain, UserName),
@@ -77,9 +84,9 @@ impl Server {
     /// Asks the first source about a password.
     pub(crate) fn ask_sources(&mut self, found: Found, password: Zeroizing<Vec<u8>>) {
         let Found { mut login, hash, apps } = found;
-        let asked = self.sources().and_then(|sources| Ok((sources, self.system_of(login.name())?)));
-        match asked {
-            Ok((sources, system)) => {
+        match self.sources() {
+            Ok(sources) => {
+                let system = login.walk.system.take();
                 login.walk = Walk { left: sources.into(), password, hash, apps, system, is_refused: false };
                 self.next_source(Box::new(login));
             }

@@ -7,7 +7,7 @@
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
@@ -97,7 +97,7 @@ pub fn accepted() -> io::Result<()> {
     let report = sys::numbered::writable_pipe(REPORT).ok_or_else(|| io::Error::other("descriptor 4 is not qmail-checkpw's"))?;
     let user = std::env::var_os("USER").map(|user| user.into_vec().into());
     let datagram = Accepted::Accepted { user }.encode_bounded()?;
-    Seqpacket::from_fd(OwnedFd::from(report)).send(&datagram)
+    Seqpacket::from_fd(report).send(&datagram)
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub fn judge(root: &Root, login: &[u8], password: &[u8]) -> Result<Verdict, Stri
 fn judge_by(text: &[u8], login: &[u8], today: u64, hash: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Result<Verdict, String> {
     let Some(entry) = find(text, login)? else {
         // With the method of others here, so that the time does not say that there is nobody.
-        let others = text.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b':').nth(1));
-        let setting = others.filter(|field| field.starts_with(b"$")).last().unwrap_or(NOBODYS);
+        let mut others = text.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b':').nth(1));
+        let setting = others.rfind(|field| field.starts_with(b"$")).unwrap_or(NOBODYS);
         let _ = hash(setting);
         return Ok(Verdict::NoSuchUser {});
     };

@@ -30,8 +30,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
 /// What a source reads is root's alone.
 fn readable(root: &Root, path: &str, found: &mut Findings) {
     let path = root.path().join(path);
-    match found.take(control::read::owned_file(&path)) {
-        Some(None) => found.error(&path, "does not exist; control/authsources needs it"),
-        Some(Some(_)) | None => {}
+    if let Some(None) = found.take(control::read::owned_file(&path)) {
+        found.error(&path, "does not exist; control/authsources needs it");
     }
 }
