@@ -16,6 +16,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("message_scanner", message::fuzz::scanner),
     ("message_submission", message::fuzz::submission),
     ("message_tokens", message::fuzz::tokens),
+    ("message_vacation", message::fuzz::vacation),
     ("pop3_authorization", pop3::fuzz::authorization),
     ("pop3_encoder", pop3::fuzz::encoder),
     ("pop3_transaction", pop3::fuzz::transaction),
@@ -35,4 +36,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_databases", wire::fuzz::databases),
     ("wire_lines", wire::fuzz::lines),
     ("wire_netstrings", wire::fuzz::netstrings),
+    ("wire_proxy_headers", wire::fuzz::proxy_headers),
 ];

@@ -70,7 +70,7 @@ fn swaks_logs_in_and_sends_anywhere() {
     let (code, said) = send(587, &[&login("PLAIN", BOB, "bob-password")[..], &elsewhere].concat());
     assert!(code == Some(28) && !said.contains("250-AUTH"), "{said}");
     let (code, said) = send(587, &elsewhere);
-    assert!(code == Some(23) && said.contains("530 5.7.0 log in first"), "{said}");
+    assert!(code == Some(23) && said.contains("530 5.7.0 STARTTLS first, then log in"), "{said}");
     let (code, said) = send(25, &elsewhere);
     // 24: an error at RCPT.
     assert!(code == Some(24) && said.contains("553 5.7.1 "), "{said}");

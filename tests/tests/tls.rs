@@ -262,3 +262,111 @@ fn a_key_process_that_dies_comes_back() {
         .unwrap();
     }
 }
+
+/// The certificate that a listener shows for a host, in base64; nothing if there is no handshake.
+fn shown(instance: &Instance, port: u16, host: &str) -> Option<String> {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &format!("127.0.0.1:{}", instance.port(port)), "-servername", host]);
+    let said = run(&mut command).1;
+    let inner = said.split_once("-----BEGIN CERTIFICATE-----")?.1.split_once("-----END CERTIFICATE-----")?.0;
+    Some(inner.split_whitespace().collect())
+}
+
+/// The certificate in a file, in base64.
+fn stored(instance: &Instance, name: &str) -> String {
+    let pem = std::fs::read_to_string(instance.root.join("etc/qmail/tls").join(name).join("cert.pem")).unwrap();
+    pem.lines().filter(|line| !line.starts_with("-----")).collect()
+}
+
+#[test]
+fn each_host_gets_its_certificate_and_new_ones_are_used_while_old_sessions_go_on() {
+    let (instance, _peer) = instance();
+    let mut before = Inside::open(&instance, 465, None);
+    assert!(before.line().starts_with("220 "));
+    let other = "pop.example.test";
+    instance.must(&["cert", "self-signed", other]).unwrap();
+    let is_shown = |port: u16, host: &str, name: &str| {
+        wait_for(&format!("the certificate {name} for {host}"), || {
+            shown(&instance, port, host).filter(|certificate| *certificate == stored(&instance, name))
+        })
+        .unwrap();
+    };
+    for port in [465, 995] {
+        is_shown(port, other, other);
+        is_shown(port, ME, ME);
+        is_shown(port, "else.test", ME);
+    }
+    // Another key and another certificate under the same name.
+    let old = stored(&instance, ME);
+    std::fs::remove_dir_all(instance.root.join("etc/qmail/tls").join(ME)).unwrap();
+    instance.must(&["cert", "self-signed", ME]).unwrap();
+    assert_ne!(stored(&instance, ME), old);
+    for port in [465, 995] {
+        is_shown(port, ME, ME);
+        is_shown(port, other, other);
+    }
+    before.say("EHLO x.test\r\nQUIT\r\n");
+    assert!(before.rest().contains("\r\n221 2.0.0 "));
+    // Nobody was started anew for it.
+    assert!(!instance.log().contains("is started again"), "{}", instance.log());
+}
+
+/// Do the writable parts of a process's memory hold one of these?
+fn holds(pid: u32, secrets: &[Vec<u8>]) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut looked = 0;
+    let mut found = false;
+    for line in maps.lines().filter(|line| line.contains(" rw") || line.contains(" r-")) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let mut part = vec![0; usize::try_from(end - start).unwrap()];
+        // Not every mapping can be read: [vvar] cannot.
+        if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut part, start).is_ok() {
+            looked += part.len();
+            found |= secrets.iter().any(|secret| memchr::memmem::find(&part, secret).is_some());
+        }
+    }
+    assert!(looked > 1 << 20, "the memory of {pid} was read");
+    found
+}
+
+#[test]
+fn no_process_but_qmail_keys_holds_a_private_key() {
+    if !system_tests::is_root() {
+        return system_tests::skip("no_process_but_qmail_keys_holds_a_private_key", "needs root to look into processes");
+    }
+    let (instance, _peer) = instance();
+    // Sessions under way, and what was done for those that are over.
+    for (port, starttls) in LISTENERS {
+        assert_eq!(run(s_client(&instance, port, starttls).arg("-brief")).0, Some(0));
+    }
+    let mut smtp = Inside::open(&instance, 465, None);
+    let mut pop3 = Inside::open(&instance, 995, None);
+    assert!(smtp.line().starts_with("220 ") && pop3.line().starts_with("+OK"));
+    instance.smtp().unwrap().send("a@example.test", &[BOB], "Subject: x\n\ntext\n").unwrap();
+    instance.wait_mail(BOB, 1).unwrap();
+    let pem = std::fs::read_to_string(instance.root.join(format!("etc/qmail/tls/{ME}/key.pem"))).unwrap();
+    let lines: Vec<&str> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = wire::base64::decode(lines.concat().as_bytes()).unwrap();
+    // SEC 1 in PKCS #8: version 1, then 32 bytes of the number.
+    let at = der.windows(5).position(|part| part == [2, 1, 1, 4, 32]).unwrap() + 5;
+    let number = der[at..at + 32].to_vec();
+    // As it is written, and as processors that begin with the low byte hold it; and the text of the file.
+    let turned = number.iter().rev().copied().collect();
+    let secrets = [number, turned, lines[1].as_bytes().to_vec()];
+    let tls = instance.root.join("etc/qmail/tls");
+    let mut looked_at = std::collections::BTreeSet::new();
+    for process in facts::descendants(instance.pid()) {
+        let is_keys = process.name == "qmail-keys";
+        let (numbers, texts) = secrets.split_at(2);
+        assert_eq!(holds(process.pid, numbers), is_keys, "{process:?}");
+        assert!(!holds(process.pid, texts), "what was read is wiped: {process:?}");
+        let open = facts::descriptors(process.pid);
+        assert!(!open.is_empty() && !open.iter().any(|path| path.starts_with(&tls)), "{process:?} {open:?}");
+        looked_at.insert(process.name);
+    }
+    for name in ["qmail-keys", "qmail-smtpd", "qmail-popup", "qmail-remote", "qmail-auth", "qmail-send", "qmail-lspawn"] {
+        assert!(looked_at.contains(name), "{name}: {looked_at:?}");
+    }
+}

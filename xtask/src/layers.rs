@@ -14,14 +14,17 @@ const ROOT_PROGRAMS: [&str; 4] = ["qmail-start", "qmail-lspawn", "qmail-checkpw"
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 8] = [
+const NEVER: [(&str, &[&str]); 11] = [
+    ("qmail-start", &["tls", "rustls", "certificates"]),
+    ("qmail-lspawn", &["tls", "rustls", "certificates"]),
+    ("qmail-getpw", &["tls", "rustls", "certificates"]),
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
-    ("qmail-smtpd", &["spool", "maildir", "accounts"]),
-    ("qmail-popup", &["spool", "maildir", "accounts"]),
-    ("qmail-remote", &["spool", "maildir", "accounts"]),
+    ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
     ("qmail-local", &["spool", "accounts", "smtp", "tokio", "rustls"]),
-    ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio"]),
+    ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),
     ("qmail-auth", &["spool", "smtp", "tokio"]),
 ];
 /// Licences that go together with ours.

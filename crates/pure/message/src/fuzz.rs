@@ -2,7 +2,7 @@
 
 use wire::{Address, Domain};
 
-use crate::{bounce, crlf, header, inject, rfc822, submission as submitted, verp};
+use crate::{bounce, crlf, header, inject, rfc822, submission as submitted, vacation, verp};
 
 /// Any chunking of a header scan gives the same answer.
 pub fn scanner(data: &[u8]) {
@@ -120,6 +120,23 @@ pub fn dos_text(data: &[u8]) {
     assert_eq!(run(data.len()), run(1));
 }
 
+/// A reply to any header is one message that nobody replies to.
+pub fn vacation(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let subject: String = text.chars().filter(|c| !c.is_control()).take(50).collect();
+    let (from, to) = (&b"joe@example.org"[..], &b"ann@example.com"[..]);
+    let _ = vacation::is_due(to, data, &[from]);
+    let reply =
+        vacation::Reply { from, to, subject: subject.as_bytes(), text: text.as_bytes(), header: data, now_s: 1, unique: 2 };
+    for reply in [reply, vacation::Reply { subject: b"", ..reply }] {
+        let built = reply.build();
+        assert!(built.is_ascii() && !built.split(|b| *b == b'\n').any(|line| line.len() > 998));
+        let count = |name: &[u8]| header::fields(&built).filter(|field| field.is(name)).count();
+        assert_eq!((count(b"subject"), count(b"auto-submitted"), count(b"to")), (1, 1, 1));
+        assert!(!vacation::is_due(from, &built, &[to]), "a reply to a reply");
+    }
+}
+
 /// A bounce of any report to any address stays one well-formed bounce.
 pub fn bounces(data: &[u8]) {
     let (address, report) = data.split_at(data.len().min(usize::from(data.first().copied().unwrap_or(0))));
@@ -155,7 +172,8 @@ mod tests {
     use proptest::prelude::*;
 
     type Target = fn(&[u8]);
-    const TARGETS: [Target; 5] = [super::scanner, super::tokens, super::injection, super::dos_text, super::bounces];
+    const TARGETS: [Target; 6] =
+        [super::scanner, super::tokens, super::injection, super::dos_text, super::bounces, super::vacation];
 
     #[test]
     fn the_corpus() {

@@ -15,4 +15,5 @@ pub mod received;
 pub mod rfc822;
 mod status;
 pub mod submission;
+pub mod vacation;
 pub mod verp;

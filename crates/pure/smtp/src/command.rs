@@ -31,6 +31,7 @@ pub enum Command<'a> {
     Bdat(&'a [u8]),
     Auth(&'a [u8]),
     StartTls(&'a [u8]),
+    Xclient(&'a [u8]),
     Rset,
     Noop,
     Quit,
@@ -57,6 +58,7 @@ impl<'a> Command<'a> {
             4 if is("DATA") => Self::Data(rest),
             4 if is("BDAT") => Self::Bdat(rest),
             4 if is("AUTH") => Self::Auth(rest),
+            7 if is("XCLIENT") => Self::Xclient(rest),
             4 if is("RSET") => Self::Rset,
             4 if is("NOOP") => Self::Noop,
             4 if is("QUIT") => Self::Quit,
@@ -237,6 +239,8 @@ pub struct Offered {
     pub dsn: bool,
     /// RFC 4865.
     pub hold: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub requiretls: bool,
 }
 
 /// When a message may be delivered (RFC 4865).
@@ -264,6 +268,8 @@ pub struct MailParameters {
     pub envid: Option<Envid>,
     /// HOLDFOR= or HOLDUNTIL= (RFC 4865).
     pub hold: Option<Hold>,
+    /// REQUIRETLS (RFC 8689).
+    pub requiretls: bool,
 }
 
 impl MailParameters {
@@ -281,6 +287,7 @@ impl MailParameters {
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"7BIT") => {}
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => all.eight_bit = true,
                 (b"SMTPUTF8", None) => all.utf8 = true,
+                (b"REQUIRETLS", None) if offered.requiretls => all.requiretls = true,
                 (b"XVERP", None) if offered.verp => all.verp = Some(b'-'),
                 (b"XVERP", Some(chars)) if offered.verp => all.verp = Some(verp_delimiter(chars)?),
                 (b"RET", Some(ret)) if offered.dsn => all.ret = Some(Ret::parse(ret).ok_or(Syntax::Value)?),

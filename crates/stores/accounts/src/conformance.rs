@@ -21,7 +21,7 @@ pub fn run(make: Make<'_>) {
         settings_of_a_domain,
         a_domains_bounds,
         many_at_once,
-        names_made_of_sql_find_and_change_nothing,
+        names_made_of_sql,
     ] {
         part(&mut *make());
     }
@@ -252,7 +252,8 @@ fn many_at_once(store: &mut dyn Directory) {
     assert_eq!(store.aliases(None, &After::default(), 9).unwrap().len(), 1);
 }
 
-fn names_made_of_sql_find_and_change_nothing(store: &mut dyn Directory) {
+/// Names made of SQL find and change nothing.
+pub fn names_made_of_sql(store: &mut dyn Directory) {
     let d = domain("example.org");
     store.add_user(&d, &name("joe"), "h", 0).unwrap();
     for local in ["' OR 1=1 --", "joe'--", "joe\0", "%", "_oe", "*", "joe;DELETE FROM account", "\u{0}", "JOE "] {

@@ -49,7 +49,8 @@ pub struct After {
 }
 
 /// A store of accounts. Names are in lower case; an alias name is a [`UserName`] or empty for the catch-all. Lists are in the order
-/// of domain, then name. A writing function that returned `Ok` is durable. [`crate::conformance`] says what each store must do.
+/// of domain, then name. A writing function that returned `Ok` is durable. The suite in `conformance.rs` says what
+/// each store must do.
 ///
 /// # Errors
 /// Each function: [`Error::is_temporary`] when the store is out of reach or damaged, permanent for a mistake of the caller.

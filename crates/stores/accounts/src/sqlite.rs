@@ -484,6 +484,11 @@ mod tests {
     }
 
     #[test]
+    fn names_made_of_sql_find_and_change_nothing() {
+        crate::conformance::names_made_of_sql(&mut Accounts::in_memory().unwrap());
+    }
+
+    #[test]
     fn what_was_done_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("accounts.db");

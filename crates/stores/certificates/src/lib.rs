@@ -5,12 +5,14 @@
 //! Used by qmail-keys, which serves them, and by the administrator's command, which looks at them.
 #![forbid(unsafe_code)]
 
+mod pem;
+
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -115,15 +117,36 @@ pub fn certificate(dir: &Path) -> Result<Certificate, String> {
 /// As [`certificate`], or the key cannot be used or is another's.
 pub fn entry(dir: &Path) -> Result<Entry, String> {
     let certificate = certificate(dir)?;
-    let pem = Zeroizing::new(read(&dir.join(KEY), true)?);
-    let der = PrivateKeyDer::from_pem_slice(&pem).map(Zeroizing::new).map_err(|error| format!("{KEY}: {error}"))?;
-    let key = any_supported_type(&der).map_err(|_| {
-        format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can")
-    })?;
+    let text = Zeroizing::new(read(&dir.join(KEY), true)?);
+    let blocks = pem::blocks(&text).map_err(|error| format!("{KEY}: {error}"))?;
+    let der = private_key(&blocks).map_err(|error| format!("{KEY} {error}"))?;
+    let unusable =
+        || format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can");
+    let key = any_supported_type(&der).map_err(|_| unusable())?;
+    let schemes: Vec<SignatureScheme> = SCHEMES.into_iter().filter(|scheme| key.choose_scheme(&[*scheme]).is_some()).collect();
+    if schemes.is_empty() {
+        return Err(unusable());
+    }
     let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
     CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{KEY} is not the key of {CERTIFICATE}"))?;
-    let schemes = SCHEMES.into_iter().filter(|scheme| key.choose_scheme(&[*scheme]).is_some()).collect();
     Ok(Entry { certificate, schemes, key })
+}
+
+/// The one key of a file, borrowed: what is read is wiped by its owner.
+fn private_key(blocks: &[pem::Block]) -> Result<PrivateKeyDer<'_>, String> {
+    let mut keys = blocks.iter().filter(|block| block.label.ends_with("PRIVATE KEY"));
+    let key = keys.next().ok_or("holds no private key")?;
+    if keys.next().is_some() {
+        return Err("holds more than one private key".to_owned());
+    }
+    let der = &key.der[..];
+    match key.label.as_str() {
+        "PRIVATE KEY" => Ok(PrivatePkcs8KeyDer::from(der).into()),
+        "EC PRIVATE KEY" => Ok(PrivateSec1KeyDer::from(der).into()),
+        "RSA PRIVATE KEY" => Ok(PrivatePkcs1KeyDer::from(der).into()),
+        "ENCRYPTED PRIVATE KEY" => Err("is encrypted; write it without a password".to_owned()),
+        label => Err(format!("holds a {label}, which is not read; convert it to PKCS #8")),
+    }
 }
 
 /// A private key must be its owner's alone.
@@ -195,5 +218,83 @@ fn end_point(certificate: &X509Certificate<'_>, der: &[u8]) -> Vec<u8> {
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => digest(&SHA384, der),
         "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => digest(&SHA512, der),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
+
+    /// `openssl ARGS`, which has to succeed.
+    fn openssl(args: &str, dir: &Path) {
+        let output = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().unwrap();
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A key made by openssl, and a certificate for it.
+    fn made(make: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for command in make.split(" && ") {
+            openssl(command, dir.path());
+        }
+        openssl("req -x509 -key key.pem -out cert.pem -days 2 -subj /CN=Old.Example", dir.path());
+        std::fs::set_permissions(dir.path().join(KEY), std::fs::Permissions::from_mode(0o400)).unwrap();
+        dir
+    }
+
+    #[test]
+    fn keys_as_openssl_writes_them() {
+        use SignatureScheme as S;
+        for (make, scheme) in [
+            ("ecparam -name prime256v1 -genkey -out key.pem", S::ECDSA_NISTP256_SHA256),
+            ("ecparam -name secp384r1 -genkey -noout -out key.pem", S::ECDSA_NISTP384_SHA384),
+            ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem", S::ECDSA_NISTP256_SHA256),
+            ("genpkey -algorithm ED25519 -out key.pem", S::ED25519),
+            ("genrsa -out key.pem 2048", S::RSA_PSS_SHA256),
+            ("genrsa -traditional -out key.pem 2048", S::RSA_PSS_SHA256),
+        ] {
+            let dir = made(make);
+            let entry = entry(dir.path()).unwrap_or_else(|error| panic!("{make}: {error}"));
+            assert_eq!(entry.schemes.first(), Some(&scheme), "{make}");
+            assert_eq!(entry.certificate.hosts, [b"old.example"], "without subjectAltName");
+            assert!(entry.certificate.is_self_signed && !format!("{entry:?}").contains("PRIVATE"));
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_used_say_why() {
+        for (make, why) in [
+            ("genrsa -out key.pem 1024", "RSA of 2048 bits or more"),
+            ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521 -out key.pem", "ECDSA on P-256 or P-384"),
+            ("genpkey -algorithm ED448 -out key.pem", "no key that can be used"),
+        ] {
+            let dir = made(make);
+            let error = entry(dir.path()).unwrap_err();
+            assert!(error.starts_with("key.pem") && error.contains(why), "{make}: {error}");
+        }
+        let dir = made("genrsa -out key.pem 2048");
+        openssl("pkcs8 -topk8 -in key.pem -passout pass:x -out locked.pem", dir.path());
+        let (key, locked) = (dir.path().join(KEY), dir.path().join("locked.pem"));
+        std::fs::rename(&locked, &key).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(entry(dir.path()).unwrap_err().contains("without a password"));
+        for mode in [0o440, 0o404, 0o420] {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(entry(dir.path()).unwrap_err().contains("by others"), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_no_answer_has_room_for_is_refused_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts: Vec<String> = (0..100).map(|n| format!("{}.{}.{n}.example", "a".repeat(60), "b".repeat(60))).collect();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = rcgen::CertificateParams::new(hosts).unwrap().self_signed(&key).unwrap().pem();
+        std::fs::write(dir.path().join(CERTIFICATE), &pem).unwrap();
+        assert_eq!(certificate(dir.path()).unwrap().hosts.len(), 100);
+        std::fs::write(dir.path().join(CERTIFICATE), pem.repeat(3)).unwrap();
+        assert!(certificate(dir.path()).unwrap_err().contains("longer than"));
     }
 }

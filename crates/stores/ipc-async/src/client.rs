@@ -40,7 +40,9 @@ impl Answer for ipc::auth::Answer {
             | Self::Challenge { id, .. }
             | Self::Unavailable { id, .. }
             | Self::Route { id, .. }
-            | Self::Permission { id, .. } => *id,
+            | Self::Permission { id, .. }
+            | Self::Noted { id }
+            | Self::Relay { id, .. } => *id,
             // Nobody's question, and nothing that a client of this kind asked to hear.
             Self::Changed {} => u64::MAX,
         }

@@ -16,6 +16,7 @@ messages! {
 
 record! {
     /// Everything unset is the default: an empty mailbox message.
+    #[derive(Default)]
     pub struct Settings {
         /// Bytes and messages that the mailbox holds; 0: no bound.
         quota_bytes: u64,
@@ -42,12 +43,6 @@ record! {
         until_s: u64,
         /// Between two replies to the same sender.
         days: u32,
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { quota_bytes: 0, quota_messages: 0, defers: false, forward: Vec::new(), keeps_copy: false, vacation: None }
     }
 }
 

@@ -38,7 +38,7 @@ impl Body {
     ///
     /// # Errors
     /// It cannot be looked at; temporary.
-    pub fn len(&self) -> io::Result<u64> {
+    pub(crate) fn byte_len(&self) -> io::Result<u64> {
         let head = u64::try_from(self.head.len()).unwrap_or(u64::MAX);
         if self.is_whole { Ok(head) } else { Ok(self.file.metadata()?.len()) }
     }

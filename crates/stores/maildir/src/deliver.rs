@@ -181,7 +181,7 @@ impl UnderWay {
     fn admit(&mut self, delivery: &Delivery<'_>) -> Result<(), Error> {
         let Some(ledger) = &delivery.maildir.ledger else { return Ok(()) };
         let Letter { trace, body } = delivery.letter;
-        let letter = Usage::of_letter(body.len().map_err(Error::Read)?.saturating_add(trace.len() as u64));
+        let letter = Usage::of_letter(body.byte_len().map_err(Error::Read)?.saturating_add(trace.len() as u64));
         let under_way = self.0.entry(ledger.id()).or_default();
         ledger.check(letter, *under_way)?;
         *under_way = under_way.and(letter);

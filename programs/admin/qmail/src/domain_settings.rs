@@ -108,15 +108,12 @@ pub(crate) fn set(root: &Root, domain: &Domain, set: &cli::DomainSet, printer: P
     if change != no_change() {
         admin.account(&AccountRequest::DomainChange { domain: domain.clone(), change })?;
     }
-    match catch_all {
-        Some(request @ AccountRequest::AliasRemove { .. }) => {
-            // `none` where there is none is what was asked for.
-            if self::catch_all(&admin, domain)? != Value::Null {
-                admin.account(&request)?;
-            }
+    if let Some(request) = catch_all {
+        let removes = matches!(request, AccountRequest::AliasRemove { .. });
+        // `none` where there is none is what was asked for.
+        if !removes || self::catch_all(&admin, domain)? != Value::Null {
+            admin.account(&request)?;
         }
-        Some(request) => drop(admin.account(&request)?),
-        None => {}
     }
     printer.done(&format!("{domain} is set"))
 }

@@ -227,6 +227,9 @@ mod tests {
         assert!(listeners(Some(65_500)).is_err());
         let own = listeners(None).unwrap();
         assert_eq!(own[0].to_string(), "smtp 0.0.0.0:25");
-        assert!(own.len() % SERVICES.len() == 0 && own.iter().all(|listener| listener.address.port() == listener.service.port()));
+        assert!(
+            own.len().is_multiple_of(SERVICES.len())
+                && own.iter().all(|listener| listener.address.port() == listener.service.port())
+        );
     }
 }

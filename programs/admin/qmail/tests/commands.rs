@@ -370,12 +370,15 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 38] = [
+    let cases: [(&str, &str, &str, &str); 41] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
         ("error", "etc/qmail/control/listen", "smtp\n", "line 1"),
         ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1\nfoo 127.0.0.1:2\n", "line 2"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=10.\n", "is no network"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=::1,0.0.0.0/0\n", "may say that it is another"),
+        ("error", "etc/qmail/control/xclient", "::/0\n", "may say that it is another"),
         ("error", "etc/qmail/control/listen", "qmtp 127.0.0.1:2\n", "no program of this version serves qmtp"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
@@ -552,6 +555,108 @@ fn skip(test: &str) {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
         writeln!(file, "{test}: needs root").unwrap();
     }
+}
+
+/// What `qmail check` says of a path below etc/qmail/tls.
+fn said_of(instance: &Instance, path: &str) -> Vec<String> {
+    let output = instance.run(&["check", "--json"], "");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let subject = instance.at("etc/qmail/tls").join(path).display().to_string();
+    let subject = subject.trim_end_matches('/');
+    let all = report["findings"].as_array().unwrap().iter().filter(|finding| finding["subject"] == subject);
+    all.map(|finding| format!("{}: {}", finding["level"].as_str().unwrap(), finding["problem"].as_str().unwrap())).collect()
+}
+
+/// A certificate for a host that ends so many days from now.
+fn put_certificate(instance: &Instance, host: &str, days: i64) {
+    let dir = instance.at("etc/qmail/tls").join(host);
+    fs::create_dir_all(&dir).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+    let unix_s = i64::try_from(sys::clock::unix_s()).unwrap() + days * 86_400;
+    let day = wire::civil::Civil::from_unix(u64::try_from(unix_s).unwrap());
+    params.not_after = rcgen::date_time_ymd(i32::try_from(day.year).unwrap(), day.month, day.day);
+    fs::write(dir.join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let file = dir.join("key.pem");
+    fs::write(&file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let old = fs::metadata(instance.at("etc/qmail/tls/mail.example.org/key.pem")).unwrap();
+    std::os::unix::fs::chown(&file, Some(old.uid()), Some(old.gid())).unwrap();
+}
+
+#[test]
+fn certificates_are_made_listed_and_judged() {
+    let instance = Instance::new();
+    let list = || instance.json(&["cert", "list"]).as_array().unwrap().clone();
+    let [first] = &list()[..] else { panic!("{:?}", list()) };
+    assert_eq!((&first["name"], &first["hosts"]), (&json!("mail.example.org"), &json!(["mail.example.org"])));
+    assert_eq!((&first["self_signed"], &first["issuer"]), (&json!(true), &json!("CN=mail.example.org")));
+    assert!(first["days_left"].as_i64().unwrap() > 3600 && first["problem"].is_null(), "{first}");
+    assert_eq!(said_of(&instance, "mail.example.org"), Vec::<String>::new());
+    // One for another host, once.
+    instance.must(&["cert", "self-signed", "pop.example.org"]);
+    let key = fs::read(instance.at("etc/qmail/tls/pop.example.org/key.pem")).unwrap();
+    assert_eq!(instance.fails(&["cert", "self-signed", "pop.example.org"]).0, 100);
+    assert_eq!(fs::read(instance.at("etc/qmail/tls/pop.example.org/key.pem")).unwrap(), key);
+    for bad in ["no name", "../x", "[192.0.2.1]", ""] {
+        assert_eq!(instance.fails(&["cert", "self-signed", bad]).0, 100, "{bad}");
+    }
+    assert_eq!(list().len(), 2);
+    // What ends, and what has ended; a day is a day in any time zone.
+    for (host, days) in [("late.test", 40), ("soon.test", 20), ("over.test", -3)] {
+        put_certificate(&instance, host, days);
+    }
+    assert_eq!(said_of(&instance, "late.test"), Vec::<String>::new());
+    assert!(said_of(&instance, "soon.test")[0].starts_with("warning: the certificate expires in "));
+    assert!(said_of(&instance, "over.test")[0].starts_with("error: the certificate has expired"));
+    // What is wrong with a key.
+    for (host, cure) in [("late.test", "is not the key of"), ("soon.test", "can be read by others")] {
+        let file = instance.at("etc/qmail/tls").join(host).join("key.pem");
+        match host {
+            "late.test" => fs::write(&file, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap(),
+            _ => fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap(),
+        }
+        assert!(said_of(&instance, host).iter().any(|text| text.starts_with("error: ") && text.contains(cure)), "{host}");
+    }
+    if is_root() {
+        std::os::unix::fs::chown(instance.at("etc/qmail/tls/mail.example.org/key.pem"), Some(0), Some(0)).unwrap();
+        assert!(said_of(&instance, "mail.example.org/key.pem")[0].contains("(chown "));
+    }
+    // No private key is ever printed.
+    let printed =
+        [instance.run(&["cert", "list"], ""), instance.run(&["check"], ""), instance.run(&["cert", "list", "--json"], "")];
+    for output in &printed {
+        let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+        assert!(!text.contains("PRIVATE") && !text.contains(String::from_utf8_lossy(&key).lines().nth(1).unwrap()));
+    }
+    fs::remove_dir_all(instance.at("etc/qmail/tls/mail.example.org")).unwrap();
+    assert!(said_of(&instance, "")[0].starts_with("warning: no certificate is for this host"), "{:?}", said_of(&instance, ""));
+    fs::remove_dir_all(instance.at("etc/qmail/tls")).unwrap();
+    fs::create_dir(instance.at("etc/qmail/tls")).unwrap();
+    let none = said_of(&instance, "");
+    assert!(none[0].starts_with("error: holds no certificate") && none[0].contains("qmail cert self-signed"), "{none:?}");
+}
+
+#[test]
+fn setup_completes_the_ids_of_an_older_version() {
+    if !is_root() {
+        // Who is every role lacks none.
+        return;
+    }
+    let instance = Instance::new();
+    let file = instance.at("etc/qmail/ids");
+    let whole = fs::read_to_string(&file).unwrap();
+    let line = whole.lines().find(|line| line.starts_with("qmailk ")).unwrap();
+    let old = format!("# kept\n{}", whole.replace(&format!("{line}\n"), ""));
+    fs::write(&file, &old).unwrap();
+    assert!(instance.run(&["check"], "").stdout.windows(6).any(|part| part == b"qmailk"));
+    instance.must(&["setup", "--me", "mail.example.org"]);
+    let completed = fs::read_to_string(&file).unwrap();
+    let added = completed.strip_prefix(&old).expect("what was there stays");
+    let group = line.rsplit(' ').next().unwrap();
+    assert!(added.starts_with("qmailk ") && added.ends_with(&format!(" {group}\n")) && added.lines().count() == 1, "{added}");
+    instance.must(&["setup", "--me", "mail.example.org"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), completed);
 }
 
 /// Plays qmail-auth: every request it gets is done, and noted.

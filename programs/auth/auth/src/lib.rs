@@ -19,6 +19,7 @@ mod limits;
 mod login;
 mod pool;
 mod recipients;
+mod relays;
 mod rows;
 mod sending;
 mod server;

@@ -10,6 +10,7 @@ use crate::limits::{Attempt, Limits};
 use crate::login::Login;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::relays::Relays;
 use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
@@ -95,6 +96,7 @@ pub struct Server {
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
     pub(crate) rules: Rules,
     recipients: Recipients,
+    relays: Relays,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
     next_client: u64,
@@ -134,6 +136,7 @@ impl Server {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
             rules: Rules::new(&setup.root),
+            relays: Relays::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
             checkpw: Upstream::new(Arc::clone(&setup.run), Socket::Checkpw.path()).with_deadline(CHECKPW_DEADLINE),
@@ -329,6 +332,19 @@ impl Server {
             }
             Request::MaySend { id, login, address } => self.may_send(Asker { client: number, id }, &login, &address),
             Request::MaySubmit { id, login, recipients } => self.may_submit(Asker { client: number, id }, &login, recipients),
+            Request::Arrived { id, address } => {
+                if let Err(error) = self.relays.note(address, sys::clock::boottime()) {
+                    self.trouble(&error.to_string());
+                }
+                self.answer(number, &Answer::Noted { id }, None);
+            }
+            Request::MayRelay { id, address } => {
+                let allowed = self.relays.allows(address, sys::clock::boottime());
+                if let Err(error) = &allowed {
+                    self.trouble(&error.to_string());
+                }
+                self.answer(number, &Answer::Relay { id, allowed: allowed.unwrap_or(false) }, None);
+            }
             Request::Route { id, address } => {
                 if let Some(client) = self.clients.get_mut(&number) {
                     client.keeps_routes = true;
@@ -606,7 +622,9 @@ impl Said {
         let may = match &request {
             Request::Recipient { .. } => rights.network || rights.queue,
             Request::Login { .. } | Request::Apop { .. } | Request::SaslStart { .. } | Request::SaslStep { .. } => rights.network,
-            Request::MaySend { .. } | Request::MaySubmit { .. } => rights.network,
+            Request::MaySend { .. } | Request::MaySubmit { .. } | Request::Arrived { .. } | Request::MayRelay { .. } => {
+                rights.network
+            }
             Request::Route { .. } => rights.queue,
         };
         may.then_some(Self::Ask(request))

@@ -47,7 +47,8 @@ fn system(files: &[(&str, &str)]) -> System {
     for name in ["ann", "sue"] {
         accounts.add_user(&domain, &UserName::new(name.as_bytes()).unwrap(), &hash, 0).unwrap();
     }
-    accounts.set_suspended(&domain, &UserName::new(b"sue").unwrap(), true).unwrap();
+    let suspended = accounts::UserChange::Suspension { suspended: true, refuses_mail: false };
+    accounts.change_user(&domain, &UserName::new(b"sue").unwrap(), &suspended).unwrap();
     let setup = Setup { root: root.clone(), accounts, ids: Ids::Caller(id), run: Arc::clone(&run) };
     let (far, lifeline) = rustix::pipe::pipe().unwrap();
     std::thread::spawn(move || Server::new(setup, listeners).unwrap().run(Some(&far)).unwrap());

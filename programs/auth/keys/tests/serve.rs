@@ -168,7 +168,8 @@ fn each_kind_of_key_signs_handshakes_by_its_schemes_and_nothing_else() {
     let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     let rsa = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
     let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    let kinds: [(&str, KeyPair, Vec<(SignatureScheme, &'static dyn VerificationAlgorithm)>); 4] = [
+    type Scheme = (SignatureScheme, &'static dyn VerificationAlgorithm);
+    let kinds: [(&str, KeyPair, Vec<Scheme>); 4] = [
         ("a.test", ecdsa(), vec![(ECDSA, &signature::ECDSA_P256_SHA256_ASN1)]),
         ("b.test", p384, vec![(SignatureScheme::ECDSA_NISTP384_SHA384, &signature::ECDSA_P384_SHA384_ASN1)]),
         (

@@ -20,6 +20,7 @@ pub mod once;
 mod orders;
 pub mod queue_program;
 pub mod shell;
+mod vacation;
 pub mod worker;
 
 use std::ffi::OsString;

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::home::{DotQmail, Home, make_home};
 use crate::orders::{Manner, Orders};
+use crate::vacation::{self, Delivered};
 use dotqmail::{Delivery, Instruction, Plan};
 use ipc::lspawn::Existence;
 use ipc::worker::{Recipient, Report, Request};
@@ -217,19 +218,22 @@ impl Worker {
     }
 
     fn plan(&self, number: u64, sender: Address, recipient: Recipient, manner: Manner, body: Body) -> Result<Step, Failure> {
-        let orders = Orders::read(&manner)?;
+        let mut orders = Orders::read(&manner)?;
         let home = self.home(&recipient)?;
         if let Some(fault) = home.fault()? {
             return Err(fault.into());
         }
         check_loop(&delivery(&sender, &recipient), &body)?;
         let found = dot_qmail(&home, &recipient.dash, &recipient.ext)?;
+        let now_s = sys::clock::unix_s();
+        // A file that says something says everything.
+        orders.vacation = orders.vacation.filter(|vacation| found.text.is_empty() && vacation::counts_at(vacation, now_s));
         let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
         if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
             self.make_maildirs(&home, &recipient, &plan);
             return Ok(Step::Answer(Report::NeedsExec { number }));
         }
-        if let (&[Instruction::Maildir(path)], None) = (&plan.instructions[..], plan.refusal) {
+        if let (&[Instruction::Maildir(path)], None, None) = (&plan.instructions[..], plan.refusal, &orders.vacation) {
             let maildir = self.maildir(&home, &recipient, path, orders.quota)?;
             return Ok(simple(number, &sender, recipient, manner, Arc::new(maildir), body));
         }
@@ -323,18 +327,25 @@ impl Worker {
         let result = match what {
             What::Plan { home, found, orders } => {
                 let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
+                let now_s = sys::clock::unix_s();
                 let carrier = Carrier {
                     home: &home,
                     delivery,
                     default_at: found.default_at,
                     body: &body,
                     host: &self.host,
-                    now_s: sys::clock::unix_s(),
+                    now_s,
                     shell: None,
                     forwarder: &self.forwarder,
                     quota: orders.quota,
                 };
-                carrier.carry_out(&plan).map(|done| done.text())
+                let done = carrier.carry_out(&plan).map(|done| done.text());
+                if let (Ok(_), Some(vacation)) = (&done, &orders.vacation) {
+                    let recipient = delivery.recipient();
+                    let delivered = Delivered { sender: delivery.sender, recipient: &recipient, body: &body, now_s };
+                    vacation::reply(vacation, &home, delivered, &self.forwarder);
+                }
+                done
             }
             What::Targets(targets) => self.forward(&delivery, &targets, &body),
         };

@@ -565,3 +565,43 @@ fn an_accounts_forwards_are_what_the_users_own_file_does_not_say() {
     queued.join().unwrap();
     worker.end();
 }
+
+#[test]
+fn who_writes_to_somebody_away_gets_one_reply() {
+    let place = Place::new();
+    let vacation = ipc::mailbox::Vacation {
+        address: Address::new(b"joe@example.org").unwrap(),
+        subject: "".into(),
+        text: "Back on Monday.\n".into(),
+        from_s: 0,
+        until_s: 0,
+        days: 7,
+    };
+    let away = Settings { vacation: Some(vacation.clone()), ..Settings::default() };
+    let letter = b"To: joe@example.org\nSubject: Lunch\nMessage-ID: <1@x>\n\nbody\n";
+    let mut worker = Worker::domain(&place);
+    let queued = queue(&place, Answer::Accepted { id: 1, pid: 77 });
+    assert_eq!(worker.deliver_as(&away, place.recipient("", ""), letter), done("did 1+0+0\n"));
+    let (from, to, body) = queued.join().unwrap();
+    assert_eq!((from.as_str(), to), (" 0", vec!["s@er".to_owned()]), "an empty return path");
+    let body = String::from_utf8(body).unwrap();
+    for part in ["Auto-Submitted: auto-replied\n", "In-Reply-To: <1@x>\n", "Subject: Auto: Lunch\n", "\n\nBack on Monday.\n"] {
+        assert!(body.contains(part), "{body}");
+    }
+    // Nobody serves the queue any more: whatever is not replied to is delivered all the same, and so is what was.
+    for (settings, letter) in [
+        (&away, &letter[..]),
+        (&away, b"To: list@x\nList-Id: <x>\n\nbody\n"),
+        (&Settings { vacation: Some(ipc::mailbox::Vacation { until_s: 1, ..vacation.clone() }), ..Settings::default() }, letter),
+    ] {
+        assert_eq!(worker.deliver_as(settings, place.recipient("", ""), letter), done("did 1+0+0\n"));
+    }
+    std::fs::remove_file(place.home().join("vacation.replied")).unwrap();
+    assert_eq!(worker.deliver_as(&away, place.recipient("", ""), letter), done("did 1+0+0\n"), "a lost reply is no failure");
+    std::fs::remove_file(place.home().join("vacation.replied")).unwrap();
+    place.qmail(".qmail", "./Maildir/\n");
+    assert_eq!(worker.deliver_as(&away, place.recipient("", ""), letter), done("did 1+0+0\n"));
+    assert!(!place.home().join("vacation.replied").exists(), "the user's own file wins");
+    assert_eq!(letters(&place.home().join("Maildir/new")).len(), 6);
+    worker.end();
+}

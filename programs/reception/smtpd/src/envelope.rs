@@ -1,14 +1,15 @@
 //! An envelope as items of the queue protocol.
 
-use ipc::queue::{FLAG_EIGHT_BIT, FLAG_SMTPUTF8, Item};
+use ipc::queue::{FLAG_EIGHT_BIT, FLAG_REQUIRETLS, FLAG_SMTPUTF8, Item};
 use smtp::server::{Asked, Envelope};
 use std::iter::once;
 
 /// The items before the text, in order: the message, what is asked for of it, and each recipient with what is asked for of him.
 pub(crate) fn items(envelope: Envelope) -> impl Iterator<Item = Item<'static>> {
-    let Envelope { sender, recipients, eight_bit, utf8, asked } = envelope;
+    let Envelope { sender, recipients, eight_bit, utf8, requiretls, asked } = envelope;
     let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
-    let begin = Item::Begin { sender, flags: flag(eight_bit, FLAG_EIGHT_BIT) | flag(utf8, FLAG_SMTPUTF8) };
+    let flags = flag(eight_bit, FLAG_EIGHT_BIT) | flag(utf8, FLAG_SMTPUTF8) | flag(requiretls, FLAG_REQUIRETLS);
+    let begin = Item::Begin { sender, flags };
     let Asked { ret, envid, hold_until_s, recipients: parameters } = asked;
     let of_message = ret.map(Item::Ret).into_iter().chain(envid.map(Item::Envid)).chain(hold_until_s.map(Item::HoldUntil));
     let mut parameters = parameters.into_iter().peekable();
@@ -37,9 +38,9 @@ mod tests {
             recipients: vec![(1, RcptParameters { notify: Some(Notify::NEVER), orcpt: Orcpt::new(b"rfc822;b") })],
         };
         let recipients = vec![address(b"a"), address(b"b"), address(b"c")];
-        let envelope = Envelope { sender: address(b"s"), recipients, eight_bit: true, utf8: true, asked };
+        let envelope = Envelope { sender: address(b"s"), recipients, eight_bit: true, utf8: true, requiretls: true, asked };
         let wanted = [
-            Item::Begin { sender: address(b"s"), flags: 3 },
+            Item::Begin { sender: address(b"s"), flags: 7 },
             Item::Ret(Ret::Full),
             Item::Envid(Envid::new(b"x").unwrap()),
             Item::HoldUntil(9),

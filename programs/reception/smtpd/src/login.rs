@@ -30,7 +30,7 @@ impl Question {
                 mechanism: mechanism.name().into(),
                 initial: initial.map(bytes),
                 remote,
-                exporter: peer.tls.as_ref().and_then(|tls| tls.exporter).map(|bytes| bytes.as_slice().into()),
+                exporter: peer.tls.as_ref().and_then(|tls| tls.exporter.map(|bytes| bytes.as_slice().into())),
                 end_point: peer.tls.as_ref().and_then(|tls| tls.end_point.as_deref().map(Bytes::from)),
             },
             Self::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response: bytes(response) },

@@ -40,6 +40,11 @@ impl Session {
         }
     }
 
+    /// Is there TLS that a login can be bound to?
+    pub(super) fn binds_channel(&self) -> bool {
+        self.peer.tls.as_ref().is_some_and(|tls| tls.exporter.is_some() || tls.end_point.is_some())
+    }
+
     /// The mechanism and the initial response of a command that may come now.
     fn judge_auth<'a>(&self, argument: &'a [u8]) -> Result<(Mechanism, Option<&'a [u8]>), &'static str> {
         match (&self.state, self.peer.logins) {
@@ -59,7 +64,7 @@ impl Session {
         let mut words = argument.split(|b| *b == b' ').filter(|word| !word.is_empty());
         match (words.next(), words.next(), words.next()) {
             (Some(name), response, None) => {
-                let mechanism = self.config.mechanisms.find(name, self.peer.tls.is_some());
+                let mechanism = self.config.mechanisms.find(name, self.binds_channel());
                 Ok((mechanism.ok_or(replies::AUTH_MECHANISM)?, response))
             }
             _ => Err(replies::AUTH_SYNTAX),

@@ -69,6 +69,7 @@ fn an_ordinary_session() {
         recipients: vec![address("x@y.z"), address("o p@y.z")],
         eight_bit: true,
         utf8: false,
+        requiretls: false,
         asked: Asked::default(),
     };
     assert_eq!(seen.messages, [(envelope, b"Subject: x\n\n.dot\n".to_vec())]);
@@ -531,10 +532,11 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
         ("exchange", "EHLO x\r\nAUTH LOGIN\r\nZg==\r\n".to_owned()),
         ("judging", format!("EHLO x\r\nAUTH PLAIN {}\r\nNOOP\r\n", response("", "joe", "ok"))),
         ("handshake", "EHLO x\r\nSTARTTLS\r\n".to_owned()),
+        ("admitting", "EHLO x\r\nXCLIENT ADDR=192.0.2.1\r\nNOOP\r\n".to_owned()),
         ("closed", "QUIT\r\n".to_owned()),
     ]
     .map(|(name, input)| {
-        let peer = Connection { starttls: StartTls::Offered, ..local() };
+        let peer = Connection { starttls: StartTls::Offered, xclient: true, ..local() };
         let mut session = Session::new(Arc::new(config()), peer, T0, &mut Actions::default());
         session.step(T0, Input::Bytes(input.as_bytes()), &mut Actions::default());
         (name, session)
@@ -546,12 +548,23 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
     let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
-    let events =
-        ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login", "auth", "tls"];
-    for event in events {
+    for event in [
+        "closed",
+        "deadline",
+        "late bytes",
+        "drain",
+        "bytes",
+        "early deadline",
+        "recipient",
+        "queue",
+        "login",
+        "auth",
+        "admitted",
+        "tls",
+    ] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
-            let is_waiting = matches!(name, "asking" | "committing" | "judging" | "handshake");
+            let is_waiting = matches!(name, "asking" | "committing" | "judging" | "handshake" | "admitting");
             match event {
                 "closed" => session.step(T0, Input::Closed, &mut out),
                 "deadline" => session.step(late, Input::Deadline, &mut out),
@@ -564,6 +577,7 @@ fn every_state_with_every_event() {
                     let auth = format!("AUTH PLAIN {}\r\n", response("", "joe", "ok"));
                     session.step(T0, Input::Bytes(auth.as_bytes()), &mut out);
                 }
+                "admitted" => session.step(T0, Input::Admitted { relays: true, logins: Logins::Offered }, &mut out),
                 "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
                 "tls" => session.step(T0, Input::Tls(TlsAnswer::Started(fuzz::tls())), &mut out),
                 _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
@@ -584,6 +598,7 @@ fn every_state_with_every_event() {
                 "recipient" => assert_eq!(out.0.is_empty(), name != "asking", "{case}"),
                 "queue" => assert_eq!(out.0.is_empty(), name != "committing", "{case}"),
                 "login" => assert_eq!(out.0.is_empty(), name != "judging", "{case}"),
+                "admitted" => assert_eq!(out.0.is_empty(), name != "admitting", "{case}"),
                 "tls" => {
                     assert!(out.0.is_empty() && session.helo().is_none_or(|_| name != "handshake"), "{case}");
                     assert_eq!(session.peer().tls.is_some(), name == "handshake", "{case}");
@@ -922,6 +937,9 @@ fn after_starttls_everything_starts_over() {
         "{protected}"
     );
     assert!(protected.starts_with("530 5.7.0 log in first\r\n"), "{protected}");
+    // -PLUS is there where there is something to bind to: TLS 1.2 may have nothing.
+    let peer = Connection { tls: Some(Box::new(Tls { exporter: None, ..*fuzz::tls() })), ..local() };
+    assert!(self::replies(config(), peer, b"EHLO x\r\n").contains("250-AUTH SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN\n"));
     assert!(protected.ends_with("503 5.5.1 this connection has TLS already\r\n"), "{protected}");
     // A transaction and a name of before are gone.
     let peer = Connection { starttls: StartTls::Offered, ..local() };
@@ -953,6 +971,21 @@ fn after_starttls_everything_starts_over() {
     assert!(String::from_utf8(replies).unwrap().contains("\r\n503 5.5.1 MAIL first\r\n"));
     let text = String::from_utf8(text).unwrap();
     assert!(text.starts_with("Received: from unknown ()\n  by mx.example.org with SMTP tls TLS_AES_128_GCM_SHA256; "), "{text}");
+}
+
+#[test]
+fn tls_all_the_way_is_asked_for_over_tls_alone() {
+    let letter = "EHLO x\r\nMAIL FROM:<a@b> REQUIRETLS\r\nRCPT TO:<a>\r\nDATA\r\n.\r\n";
+    let peer = Connection { starttls: StartTls::Offered, ..local() };
+    let run = |chunks: &[&str]| fuzz::run(&Arc::new(config()), &peer, chunks.iter().map(|chunk| chunk.as_bytes()));
+    let seen = run(&["EHLO x\r\n", "STARTTLS\r\n", letter]);
+    let replies = String::from_utf8(seen.replies).unwrap();
+    let (clear, protected) = replies.split_once("220 2.0.0 ").unwrap();
+    assert!(!clear.contains("REQUIRETLS") && protected.contains("250-REQUIRETLS\r\n"), "{replies}");
+    assert!(seen.messages[0].0.requiretls);
+    let seen = run(&[letter]);
+    assert!(String::from_utf8(seen.replies).unwrap().contains("\r\n555 5.5.4 parameter not recognized\r\n"));
+    assert!(seen.messages.is_empty());
 }
 
 #[test]

@@ -70,9 +70,9 @@ impl Transaction {
     }
 
     pub(super) fn into_envelope(self) -> Box<Envelope> {
-        let MailParameters { eight_bit, utf8, ret, envid, .. } = self.parameters;
+        let MailParameters { eight_bit, utf8, requiretls, ret, envid, .. } = self.parameters;
         let asked = Asked { ret, envid, hold_until_s: self.hold_until_s, recipients: self.asked };
-        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8, asked })
+        Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8, requiretls, asked })
     }
 }
 

@@ -120,7 +120,9 @@ fn process(tls: &mut ServerConnection, mut input: &[u8]) -> Result<(), rustls::E
     while !input.is_empty() {
         match tls.read_tls(&mut input) {
             Ok(0) => break,
-            Ok(_) => drop(tls.process_new_packets()?),
+            Ok(_) => {
+                tls.process_new_packets()?;
+            }
             Err(_) => return Err(rustls::Error::General("more than a handshake has".to_owned())),
         }
     }
