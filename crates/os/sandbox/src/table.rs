@@ -5,7 +5,7 @@ use sys::confine::Limits;
 /// A user id of etc/qmail/ids, by the classic name of the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// qmail-start and qmail-lspawn; uid 0, or the caller when nothing runs as root.
+    /// qmail-start, qmail-lspawn and qmail-checkpw; uid 0, or the caller when nothing runs as root.
     Root,
     /// `qmailp`: asks NSS.
     Getpw,
@@ -60,12 +60,13 @@ pub enum Socket {
     Getpw,
     Resolve,
     Keys,
+    Checkpw,
     AdminSend,
     AdminAuth,
 }
 
 impl Socket {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -74,6 +75,7 @@ impl Socket {
         Self::Getpw,
         Self::Resolve,
         Self::Keys,
+        Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
     ];
@@ -90,6 +92,7 @@ impl Socket {
             Self::Getpw => "getpw",
             Self::Resolve => "resolve",
             Self::Keys => "keys",
+            Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
         }
@@ -107,6 +110,7 @@ impl Socket {
             Self::Getpw => "roles/getpw.sock",
             Self::Resolve => "roles/resolve.sock",
             Self::Keys => "roles/keys.sock",
+            Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
         }
@@ -227,12 +231,21 @@ pub const TABLE: &[Process] = &[
         confinement: None,
     },
     Process {
+        name: "qmail-checkpw",
+        role: Role::Root,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Checkpw],
+        calls: &[],
+        confinement: None,
+    },
+    Process {
         name: "qmail-auth",
         role: Role::Auth,
         count: Count::One,
         listens: &[],
         serves: &[Socket::Auth, Socket::AdminAuth],
-        calls: &[Socket::Lspawn],
+        calls: &[Socket::Lspawn, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),
             files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),

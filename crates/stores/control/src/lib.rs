@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod authlimits;
+pub mod authsources;
 pub mod error;
 pub mod inject;
 pub mod lspawn;

@@ -10,7 +10,8 @@ messages! {
     pub enum Request {
         /// Is this envelope recipient ours, and is there somewhere to deliver?
         1 => Recipient { id: u64, address: Address },
-        /// Who is this? A right answer for `service` `pop3` brings the mailbox session's socket; for `smtp` it is the answer alone.
+        /// Who is this? A right answer for `service` `pop3` brings the mailbox session's socket; for `smtp` and `checkpassword` it is
+        /// the answer alone.
         2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },

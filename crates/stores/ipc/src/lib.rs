@@ -13,6 +13,7 @@
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`mailbox`] | inside of the three before | qmail-auth → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
+//! | [`checkpw`] | checkpw.sock, socketpairs | qmail-auth → qmail-checkpw → its helpers |
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
@@ -24,6 +25,7 @@ mod message;
 
 pub mod admin;
 pub mod auth;
+pub mod checkpw;
 pub mod field;
 #[doc(hidden)]
 pub mod fuzz;

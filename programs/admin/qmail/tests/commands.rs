@@ -370,7 +370,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 39] = [
+    let cases: [(&str, &str, &str, &str); 41] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -392,6 +392,8 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
         ("error", "etc/qmail/control/smtproutes", "a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
         ("error", "etc/qmail/control/smtproutes", "a.test:r:587 joe xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/authsources", "accounts\nacounts\n", "line 2, `acounts`"),
+        ("warning", "etc/qmail/control/authsources", "# none\n", "names no source"),
         ("error", "etc/qmail/control/authsenders", "@a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
         ("error", "etc/qmail/control/authsenders", "@a.test|joe|xyzzy\n", "`@a.test` has no colon"),
         ("warning", "etc/qmail/control/authsenders", "@a.test:r:smtp|joe|xyzzy\n", "`@a.test:r:smtp`: the port"),
@@ -438,6 +440,29 @@ fn check_names_file_problem_and_cure() {
         let found: Vec<_> = all(&fine).into_iter().filter(|finding| finding.1 == path).collect();
         assert!(found.iter().all(|finding| finding.2.contains("in users/domains too")), "{name}: {found:?}");
     }
+}
+
+#[test]
+fn check_looks_at_what_sources_of_logins_need() {
+    let instance = Instance::new();
+    let sources = "accounts\ncheckpassword /no/such/program\nshadow\npam\n";
+    fs::write(instance.at("etc/qmail/control/authsources"), sources).unwrap();
+    let has = |subject: &str, problem: &str| {
+        let report: Value = serde_json::from_slice(&instance.run(&["check", "--json"], "").stdout).unwrap();
+        let of = |finding: &Value| {
+            finding["subject"].as_str().unwrap().ends_with(subject) && finding["problem"].as_str().unwrap().contains(problem)
+        };
+        report["findings"].as_array().unwrap().iter().any(of)
+    };
+    assert!(has("/no/such/program", "does not exist"));
+    assert!(has("etc/shadow", "does not exist"));
+    assert!(has("etc/pam.d/qmail-rs", "does not exist"));
+    assert!(has("control/authmechanisms", "only `accounts` can judge"));
+    fs::write(instance.at("etc/qmail/control/authmechanisms"), "PLAIN\nLOGIN\n").unwrap();
+    fs::write(instance.at("etc/shadow"), "").unwrap();
+    assert!(!has("control/authmechanisms", "") && !has("etc/shadow", ""));
+    fs::set_permissions(instance.at("etc/shadow"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(has("etc/shadow", "others may write"));
 }
 
 #[test]

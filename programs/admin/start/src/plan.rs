@@ -1,7 +1,7 @@
 //! What is to be started: the rows of the process table that have work, with the ids, the program and the listeners of each.
 
 use control::{Ids, Listener, Root};
-use sandbox::{Count, Process, Role, TABLE};
+use sandbox::{Count, Process, Role, Socket, TABLE};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use sys::spawn::Ids as SpawnIds;
@@ -32,6 +32,9 @@ pub fn read(root: &Root) -> Result<Vec<Planned>, String> {
     for process in TABLE.iter().filter(|process| process.count != Count::OnDemand) {
         let listeners: Vec<_> = listeners.iter().filter(|(_, l)| process.listens.contains(&l.service.name())).cloned().collect();
         if !process.listens.is_empty() && listeners.is_empty() {
+            continue;
+        }
+        if process.serves == [Socket::Checkpw] && !control::authsources::wants_checkpw(root).map_err(|e| e.to_string())? {
             continue;
         }
         let ids = role_ids(&ids, process.role)?;

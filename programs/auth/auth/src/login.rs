@@ -1,4 +1,4 @@
-//! Logins: judged by a hash that is computed elsewhere, by an app password, or by what an exchange proved. The session (for POP3) is made
+//! Logins: judged by a hash that is computed elsewhere, by an app password, by another source (`sources`), or by what an exchange proved. The session (for POP3) is made
 //! by qmail-lspawn. An unknown user and a suspended one are answered like a wrong password, after the same work.
 
 use crate::hashing::HashJob;
@@ -6,6 +6,7 @@ use crate::limits::Attempt;
 use crate::pool::Work;
 use crate::recipients::Asker;
 use crate::server::{LspawnWaiter, Place, Server, log};
+use crate::sources::Walk;
 use accounts::secrets::{AppPassword, Kind, Scope};
 use accounts::{Directory, Secrets as _, UserName, app_password};
 use ipc::Message;
@@ -23,20 +24,23 @@ pub(crate) enum Service {
     Pop3,
     /// To send mail: the verdict is all.
     Smtp,
+    /// For a program of others (`checkpassword`): the verdict is all, and only passwords count that count everywhere.
+    Checkpassword,
 }
 
 impl Service {
-    const ALL: [Self; 2] = [Self::Pop3, Self::Smtp];
+    const ALL: [Self; 3] = [Self::Pop3, Self::Smtp, Self::Checkpassword];
 
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name().as_bytes() == name)
     }
 
     /// As callers and the log name it.
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Pop3 => "pop3",
             Self::Smtp => "smtp",
+            Self::Checkpassword => "checkpassword",
         }
     }
 
@@ -68,6 +72,8 @@ pub(crate) struct Login {
     remote: Option<IpAddr>,
     /// The hash and the password that is being checked against it, to be made anew if it is right.
     checked: Option<(Zeroizing<String>, Zeroizing<Vec<u8>>)>,
+    /// Other sources that are to be asked.
+    pub(crate) walk: Walk,
 }
 
 /// What a login can be judged by.
@@ -84,13 +90,49 @@ impl Login {
     pub(crate) fn account(&self) -> Option<&(Domain, UserName)> {
         self.user.as_ref()
     }
+
+    /// A source says that it is this account's.
+    pub(crate) fn become_account(&mut self, domain: Domain, user: UserName, is_open: bool) {
+        (self.user, self.is_open) = (Some((domain, user)), is_open);
+    }
+
+    /// As it was given.
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.login
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.service
+    }
+
+    pub(crate) fn remote(&self) -> Option<IpAddr> {
+        self.remote
+    }
+
+    pub(crate) fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// For the log. The name stands last, so that none can pass for another field.
+    fn described(&self) -> String {
+        let from = self.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+        let name = wire::escape::visible(self.login.get(..LOGGED_LEN_MAX.min(self.login.len())).unwrap_or_default());
+        format!("remote={from} user={name}")
+    }
 }
 
 impl Server {
     pub(crate) fn login(&mut self, asker: Asker, service: &[u8], login: &[u8], password: Bytes, remote: Option<IpAddr>) {
         let password = Zeroizing::new(password.0);
         let Some(service) = Service::named(service) else { return self.unavailable(asker, "this service has no logins") };
-        let Some(mut found) = self.find(asker, service, login, remote) else { return };
+        if let Some(found) = self.find(asker, service, login, remote) {
+            self.ask_sources(found, password);
+        }
+    }
+
+    /// The accounts as a source.
+    pub(crate) fn check_account(&mut self, mut found: Found, password: Zeroizing<Vec<u8>>) {
+        let asker = found.login.asker;
         let app = found.apps.iter().find(|app| app_password::is_of(&app.digest, &password));
         if let Some(app) = app.filter(|_| found.login.is_open) {
             let (name, used_s) = (app.name.clone(), app.used_s);
@@ -131,15 +173,17 @@ impl Server {
 
     /// Whose login it is and what can prove it, unless it is refused unheard or the accounts are out of reach: that is answered here.
     pub(crate) fn find(&mut self, asker: Asker, service: Service, login: &[u8], remote: Option<IpAddr>) -> Option<Found> {
-        let user = match self.account_of(login) {
-            Ok(user) => user,
+        let named = self.account_of(login).and_then(|user| Ok((user, self.system_of(login)?, self.asks_accounts()?)));
+        let (user, system, asks_accounts) = match named {
+            Ok(named) => named,
             Err(text) => {
                 self.unavailable(asker, &text);
                 return None;
             }
         };
         // By its own name, where it could have one: other spellings are no other account.
-        let own_name = user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat());
+        let own_name =
+            user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat()).or_else(|| system.clone());
         let attempt = self.limits.attempt(remote, own_name.as_deref().unwrap_or(login));
         if self.is_refused(&attempt) {
             let pause = self.auth_limits().pause_max;
@@ -148,7 +192,10 @@ impl Server {
         }
         match self.look_up(user, service) {
             Ok((user, is_open, hash, apps)) => {
-                let login = Login { asker, service, login: login.to_vec(), user, is_open, attempt, remote, checked: None };
+                let (login, walk) = (login.to_vec(), Walk::new(system));
+                let login = Login { asker, service, login, user, is_open, attempt, remote, checked: None, walk };
+                // What is kept here counts only where the accounts are a source.
+                let (hash, apps) = if asks_accounts { (hash, apps) } else { (None, Vec::new()) };
                 Some(Found { login, hash, apps })
             }
             Err(error) => {
@@ -199,7 +246,7 @@ impl Server {
         if let (true, Some((domain, user)), Some((old, password))) = (is_in, &login.user, checked) {
             self.renew(domain, user, &old, password);
         }
-        self.judged(login, is_in);
+        if is_in { self.judged(login, true) } else { self.not_by_accounts(login) }
     }
 
     /// Does a right password help this login? Not if meanwhile too many others were wrong: of guesses that are made at once no more than
@@ -211,25 +258,21 @@ impl Server {
     /// The end of a login: counted, logged and answered.
     pub(crate) fn judged(&mut self, login: Login, right: bool) {
         let is_in = right && self.may_enter(&login);
-        let service = login.service.name();
-        let from = login.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
-        // Last on its line, so that no name can pass for another field.
-        let name = wire::escape::visible(login.login.get(..LOGGED_LEN_MAX.min(login.login.len())).unwrap_or_default());
+        let (service, described) = (login.service.name(), login.described());
         let now = sys::clock::boottime();
-        let Some((domain, user)) = login.user.filter(|_| is_in) else {
-            log(&format!("login failed: service={service} remote={from} user={name}"));
+        let Some((domain, user)) = login.user.clone().filter(|_| is_in) else {
+            log(&format!("login failed: service={service} {described}"));
             let limits = self.auth_limits();
             let failure = self.limits.failed(&login.attempt, &limits, now);
             for what in failure.refused {
                 let seconds = limits.block.as_secs();
-                log(&format!("too many failed logins: refused what={what} seconds={seconds} remote={from} user={name}"));
+                log(&format!("too many failed logins: refused what={what} seconds={seconds} {described}"));
             }
             return self.refused(login.asker, failure.pause);
         };
-        self.limits.succeeded(&login.attempt, now);
-        log(&format!("login: service={service} remote={from} user={name}"));
+        self.succeeded(&login);
         let address = [user.as_bytes(), b"@", domain.as_bytes()].concat();
-        if login.service == Service::Smtp {
+        if login.service != Service::Pop3 {
             let Asker { client, id } = login.asker;
             return self.answer(client, &Answer::LoggedIn { id, user: address.into() }, None);
         }
@@ -239,6 +282,12 @@ impl Server {
         if self.lspawn.ask(question, waiter, sys::clock::boottime()).is_err() {
             self.unavailable(login.asker, "too many sessions at once");
         }
+    }
+
+    /// Counts and logs it.
+    pub(crate) fn succeeded(&mut self, login: &Login) {
+        self.limits.succeeded(&login.attempt, sys::clock::boottime());
+        log(&format!("login: service={} {}", login.service.name(), login.described()));
     }
 
     /// Notes the day, once a day: each note is a write to the disk.

@@ -7,13 +7,16 @@ use crate::clients::{Client, Heard, Rights};
 use crate::exchange::Exchanges;
 use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
+use crate::login::Login;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
 use crate::relays::Relays;
+use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution, UserName};
 use control::auth::Places;
+use control::authsources;
 use control::read::lines_of;
 use control::{AuthLimits, Ids, Root, Routed, Watched};
 use ipc::admin::AccountRequest;
@@ -70,6 +73,8 @@ pub(crate) enum LspawnWaiter {
     Exists { key: Key },
     /// The session of a login that was right.
     Session { asker: Asker, user: Vec<u8> },
+    /// A system user whose password was right.
+    SystemUser { login: Box<Login>, name: Vec<u8> },
 }
 
 /// The state of qmail-auth.
@@ -78,6 +83,8 @@ pub struct Server {
     pub(crate) places: Places,
     pub(crate) pool: Pool<HashJob>,
     pub(crate) lspawn: Upstream<LspawnWaiter>,
+    pub(crate) checkpw: Upstream<Box<Login>>,
+    pub(crate) auth_sources: Watched<Vec<authsources::Source>>,
     pub(crate) listings: BTreeMap<u64, Listing>,
     pub(crate) limits: Limits,
     pub(crate) exchanges: Exchanges,
@@ -108,6 +115,7 @@ enum Source {
     Listener(Socket),
     Wake,
     Lspawn,
+    Checkpw,
     Client(u64),
 }
 
@@ -122,6 +130,7 @@ impl Server {
             exchanges: Exchanges::default(),
             renewals: BTreeSet::new(),
             auth_limits: AuthLimits::watched(&setup.root),
+            auth_sources: authsources::watched(&setup.root),
             mechanisms: Watched::new(setup.root.control_file("authmechanisms"), mechanisms),
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
@@ -130,6 +139,7 @@ impl Server {
             relays: Relays::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
+            checkpw: Upstream::new(Arc::clone(&setup.run), Socket::Checkpw.path()).with_deadline(CHECKPW_DEADLINE),
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
@@ -165,6 +175,7 @@ impl Server {
                     Source::Listener(socket) => self.accept(socket),
                     Source::Wake => self.wake.clear(),
                     Source::Lspawn => self.lspawn_ready(&mut buf),
+                    Source::Checkpw => self.checkpw_ready(&mut buf),
                     Source::Client(client) => self.client_ready(client, &mut buf, &mut heard),
                 }
             }
@@ -192,12 +203,13 @@ impl Server {
             }
         }
         self.lspawn.interest().into_iter().for_each(|(fd, flags)| add(Source::Lspawn, fd, flags));
+        self.checkpw.interest().into_iter().for_each(|(fd, flags)| add(Source::Checkpw, fd, flags));
         for (number, client) in &self.clients {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let timeout =
-            self.lspawn.due().map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
+        let due = self.lspawn.due().into_iter().chain(self.checkpw.due()).min();
+        let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -212,6 +224,9 @@ impl Server {
         self.exchanges.expire(now);
         for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
             self.lspawn_gone(waiter);
+        }
+        for login in self.checkpw.expired(now).into_iter().chain(self.checkpw.advance(now)).collect::<Vec<_>>() {
+            self.checkpw_gone(&login);
         }
     }
 
@@ -467,8 +482,8 @@ impl Server {
     }
 
     fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
-        use ipc::lspawn::Answer::{Exists, NoSession, Session};
-        let (Exists { id, .. } | Session { id } | NoSession { id, .. }) = &answer;
+        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Session};
+        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. }) = &answer;
         match (self.lspawn.answered(*id), answer) {
             (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
                 Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
@@ -477,6 +492,7 @@ impl Server {
                 Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
                 Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
             },
+            (Some(LspawnWaiter::SystemUser { login, name }), answer) => self.system_user(login, &name, answer, fd),
             (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
             (Some(waiter), _) => self.lspawn_gone(waiter),
             // Too late; the session's socket is closed here, which ends it.
@@ -484,10 +500,11 @@ impl Server {
         }
     }
 
-    fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
+    pub(crate) fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
         match waiter {
             LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
             LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
+            LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),
         }
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use sys::{Received, Seqpacket};
+use zeroize::Zeroize as _;
 
 /// How long a question may take (DESIGN: all but commit and DNS).
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ struct Pending<W> {
 pub(crate) struct Upstream<W> {
     run: Arc<OwnedFd>,
     path: &'static str,
+    deadline: Duration,
     connection: Option<Seqpacket>,
     connect_after: Duration,
     outbox: VecDeque<Vec<u8>>,
@@ -39,12 +41,18 @@ impl<W> Upstream<W> {
         Self {
             run,
             path,
+            deadline: DEADLINE,
             connection: None,
             connect_after: Duration::ZERO,
             outbox: VecDeque::new(),
             pending: BTreeMap::new(),
             next_id: 1,
         }
+    }
+
+    /// With another deadline than [`DEADLINE`].
+    pub(crate) fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Sends a question made for an id.
@@ -59,7 +67,7 @@ impl<W> Upstream<W> {
         }
         self.next_id = id.wrapping_add(1);
         self.outbox.push_back(datagram);
-        self.pending.insert(id, Pending { waiter, due: now.saturating_add(DEADLINE) });
+        self.pending.insert(id, Pending { waiter, due: now.saturating_add(self.deadline) });
         Ok(())
     }
 
@@ -74,7 +82,8 @@ impl<W> Upstream<W> {
         }
         while let (Some(connection), Some(datagram)) = (&self.connection, self.outbox.front()) {
             match connection.send(datagram) {
-                Ok(()) => drop(self.outbox.pop_front()),
+                // It may hold a password.
+                Ok(()) => self.outbox.pop_front().zeroize(),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => return self.reset(),
             }

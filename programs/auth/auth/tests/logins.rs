@@ -297,6 +297,19 @@ fn who_is_not_there_or_suspended_takes_the_same_steps_as_a_wrong_password() {
     assert!(all.iter().all(|salt| shape(salt) == shape(&all[0])), "{all:?}");
 }
 
+#[test]
+fn accounts_that_are_no_source_let_nobody_in() {
+    let system = system(&[ALL, ("authlimits", NO_LIMITS), ("authsources", "shadow\n")]);
+    system.user(ANN, "open sesame", true);
+    for way in WAYS {
+        assert_eq!(system.client().login(way, ANN, "open sesame"), End::Refused, "{way:?}");
+    }
+    let app = system.app_password("phone", "all");
+    for way in WAYS {
+        assert_eq!(system.client().login(way, ANN, &app), End::Refused, "{way:?}");
+    }
+}
+
 /// R17: names made to be something else where they are not quoted.
 #[test]
 fn odd_names_are_nobodys_by_every_mechanism() {

@@ -107,6 +107,7 @@ impl System {
                 rustix::io::write(&far, &text).unwrap();
                 (ipc::lspawn::Answer::Session { id }.encode(), Some(near))
             }
+            other => panic!("{other:?}"),
         });
     }
 }

@@ -262,7 +262,7 @@ impl Talk {
     async fn log_in(&mut self, question: login::Question) -> LoginAnswer {
         let exchange = self.exchange.take();
         let peer = self.session.peer();
-        let answer = self.worker.directory.ask(|id| question.into_request(id, exchange, peer)).await;
+        let answer = self.worker.directory.ask_within(login::DEADLINE, |id| question.into_request(id, exchange, peer)).await;
         match answer {
             Ok((auth::Answer::LoggedIn { user, .. }, _)) => LoginAnswer::Accepted { user: user.0.into() },
             Ok((auth::Answer::Challenge { exchange, data, .. }, _)) => {

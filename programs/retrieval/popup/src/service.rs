@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-/// A login waits for a hash, behind others' hashes, and for the session to be started.
-const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
+/// A login waits for a hash, behind others' hashes, or for several sources one after the other (`control/authsources`), and for the session
+/// to be started.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// When the lifeline has ended, sessions may go on for so long.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause when no connection can be accepted for want of descriptors.

@@ -26,12 +26,13 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 43] = [
+const OTHERS: [&str; 44] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
     "authmechanisms",
     "authsenders",
+    "authsources",
     "badmailfrom",
     "barelf",
     "bouncefrom",
