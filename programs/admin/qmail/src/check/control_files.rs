@@ -171,7 +171,7 @@ fn networks(root: &Root, found: &mut Findings) {
     let everybody = ["198.51.100.1", "2001:db8::1"].map(str::parse);
     for (name, danger) in [
         ("relayclients", "lets every host of the Internet relay; name your own networks only"),
-        ("xclient", "lets every host of the Internet say that it is another; name your proxies and tests only"),
+        ("xclient", "every host of the Internet may say that it is another; name your proxies and tests only"),
         ("authcleartext", "lets passwords travel without TLS over the Internet; name networks that nobody listens on"),
     ] {
         let Some(Some(networks)) = found.take(root.networks(name)) else { continue };
