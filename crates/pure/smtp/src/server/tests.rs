@@ -974,6 +974,14 @@ fn after_starttls_everything_starts_over() {
 }
 
 #[test]
+fn who_is_told_by_xclient_over_tls_may_log_in() {
+    let mut peer = Connection { xclient: true, logins: Logins::NotInClear, ..Connection::default() };
+    peer.protect(fuzz::tls());
+    let seen = fuzz::run(&Arc::new(config()), &peer, [&b"EHLO x\r\nXCLIENT ADDR=198.51.100.1\r\nEHLO x\r\n"[..]]);
+    assert_eq!(String::from_utf8(seen.replies).unwrap().matches("250-AUTH ").count(), 2);
+}
+
+#[test]
 fn tls_all_the_way_is_asked_for_over_tls_alone() {
     let letter = "EHLO x\r\nMAIL FROM:<a@b> REQUIRETLS\r\nRCPT TO:<a>\r\nDATA\r\n.\r\n";
     let peer = Connection { starttls: StartTls::Offered, ..local() };

@@ -65,7 +65,9 @@ impl Session {
             return;
         }
         self.peer.relay_client = relays.then(Box::default);
-        self.peer.logins = logins;
+        // TLS protects a password whoever it is that sends it.
+        let is_protected = self.peer.tls.is_some() && logins == Logins::NotInClear;
+        self.peer.logins = if is_protected { Logins::Offered } else { logins };
         self.state = State::Idle;
         self.greet(out);
         self.end_if_draining(out);
