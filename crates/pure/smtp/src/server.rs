@@ -215,6 +215,7 @@ impl Session {
             Input::Header(answer) => {
                 self.progress = now.boot;
                 self.header_answered(answer, out);
+                self.resume(out);
             }
             Input::Admitted { relays, logins } => {
                 self.progress = now.boot;

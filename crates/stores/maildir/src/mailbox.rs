@@ -36,6 +36,7 @@ pub struct Mailbox {
     tmp: Option<Arc<OwnedFd>>,
     /// What removes and renames; its root is the Maildir.
     disk: Arc<dyn Disk>,
+    messages_max: usize,
 }
 
 impl fmt::Debug for Mailbox {
@@ -88,7 +89,13 @@ impl Mailbox {
                 disk = disk.hold(Path::new(path), Arc::clone(held));
             }
         }
-        Ok(Self { dir, new, cur, tmp, disk: Arc::new(disk) })
+        Ok(Self { dir, new, cur, tmp, disk: Arc::new(disk), messages_max: MESSAGES_MAX })
+    }
+
+    /// Another bound on the messages of a listing than that of 300,000: for tests.
+    #[must_use]
+    pub fn listing_at_most(self, messages_max: usize) -> Self {
+        Self { messages_max, ..self }
     }
 
     /// Puts another disk between this mailbox and the real one: for tests that make it fail.
@@ -130,7 +137,7 @@ impl Mailbox {
         let mut entries = Vec::new();
         for (dir, is_new) in [(self.new.as_fd(), true), (self.cur.as_fd(), false)] {
             for item in rustix::fs::Dir::read_from(dir).map_err(|e| Error::Read(e.into()))? {
-                if entries.len() >= MESSAGES_MAX {
+                if entries.len() >= self.messages_max {
                     break;
                 }
                 let item = item.map_err(|e| Error::Read(e.into()))?;

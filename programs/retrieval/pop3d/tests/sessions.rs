@@ -199,6 +199,17 @@ fn no_file_that_somebody_may_put_there_hangs_or_ends_a_session() {
 }
 
 #[test]
+fn of_more_messages_than_a_listing_holds_none_is_lost_sight_of() {
+    let home = home(&[("cur/1.a:2,", b"1\n"), ("cur/2.b:2,", b"2\n")]);
+    let maildrop = Drop::new(home.mailbox().listing_at_most(2)).unwrap();
+    std::fs::write(home.path("new/3.c"), b"3\n").unwrap();
+    std::fs::write(home.path("new/4.d"), b"4\n").unwrap();
+    std::fs::rename(home.path("cur/2.b:2,"), home.path("cur/2.b:2,S")).unwrap();
+    assert_eq!(say(maildrop, "RETR 2\r\nDELE 1\r\nQUIT\r\n"), "-ERR unable to open that message\r\n+OK \r\n+OK \r\n");
+    assert_eq!(home.files(), ["cur/2.b:2,S", "new/3.c", "new/4.d"], "the marked one is removed, the moved one kept");
+}
+
+#[test]
 fn a_size_in_the_name_is_believed_if_it_can_be_true() {
     let home = home(&[("cur/1.x,S=4,W=6:2,", b"a\nb\n"), ("cur/2.x,S=5,W=6:2,", b"a\nb\n"), ("cur/3.x,W=5:2,", b"a\nb\n")]);
     assert_eq!(home.say("LIST\r\n"), "+OK \r\n1 6\r\n2 6\r\n3 6\r\n.\r\n");
