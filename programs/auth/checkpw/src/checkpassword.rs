@@ -3,7 +3,8 @@
 //! wrongly, 111 temporary.
 //!
 //! What it runs here is `qmail-checkpw --accepted`, which says so, and what USER is, on descriptor 4. Uid and home do not count: qmail-lspawn
-//! finds out about the user by itself.
+//! finds out about the user by itself. USER counts only from a program that has not become somebody else: a process of the user's could be made
+//! to name another by any other of his (ptrace(2)). From one that has, it is the name that the client gave, which the program has accepted.
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -49,6 +50,7 @@ pub fn start(program: &Path, args: &[Vec<u8>], login: &Login<'_>) -> io::Result<
     let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
     std::fs::File::from(ours).write_all(&words)?;
     let (report, report_end) = Seqpacket::pair()?;
+    report.note_senders()?;
     let stderr = io::stderr();
     let os = std::ffi::OsStr::from_bytes;
     let mut spawn = Spawn::new(program).env("PATH", PATH).env("PROTO", "TCP").env("SERVICE", os(login.service));
@@ -72,13 +74,22 @@ fn credentials(login: &Login<'_>) -> Option<Zeroizing<Vec<u8>>> {
     is_sayable.then_some(words)
 }
 
-/// What the end of a program means. `report`: the datagram on descriptor 4, if there was one.
+/// What came on descriptor 4.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    pub datagram: &'a [u8],
+    /// Sent by a process that is still who qmail-checkpw is.
+    pub is_ours: bool,
+}
+
+/// What the end of a program means.
 #[must_use]
-pub fn verdict(ended: Ended, report: Option<&[u8]>, login: &[u8]) -> Verdict {
+pub fn verdict(ended: Ended, report: Option<Report<'_>>, login: &[u8]) -> Verdict {
     let unavailable = |text: &str| Verdict::Unavailable { text: text.into() };
-    match (ended, report.map(Accepted::decode)) {
-        (Ended::Code(0), Some(Ok(Accepted::Accepted { user }))) => {
-            Verdict::Right { user: user.filter(|user| !user.is_empty()).unwrap_or_else(|| login.into()) }
+    match (ended, report.map(|report| (Accepted::decode(report.datagram), report.is_ours))) {
+        (Ended::Code(0), Some((Ok(Accepted::Accepted { user }), is_ours))) => {
+            let user = user.filter(|user| is_ours && !user.is_empty()).unwrap_or_else(|| login.into());
+            if user.len() > LEN_MAX { unavailable("the program names nobody who can be") } else { Verdict::Right { user } }
         }
         (Ended::Code(0), _) => unavailable("the program ended well without running what it was given"),
         (Ended::Code(MISUSED), _) => unavailable("the program says that it is not used rightly"),
@@ -118,29 +129,37 @@ mod tests {
 
     #[test]
     fn exits_and_reports() {
-        let report = |user: Option<&str>| Accepted::Accepted { user: user.map(Into::into) }.encode();
+        let accepted = |user: Option<&str>| Accepted::Accepted { user: user.map(Into::into) }.encode();
         let right = |user: &str| Verdict::Right { user: user.into() };
-        assert_eq!(verdict(Ended::Code(0), Some(&report(Some("joe"))), b"ann"), right("joe"));
-        for user in [None, Some("")] {
-            assert_eq!(verdict(Ended::Code(0), Some(&report(user)), b"ann"), right("ann"));
+        let (nobody, joe) = (accepted(None), accepted(Some("joe")));
+        let verdict = |ended, datagram: Option<&[u8]>, is_ours| {
+            super::verdict(ended, datagram.map(|datagram| Report { datagram, is_ours }), b"ann")
+        };
+        assert_eq!(verdict(Ended::Code(0), Some(&joe), true), right("joe"));
+        assert_eq!(verdict(Ended::Code(0), Some(&joe), false), right("ann"), "whoever ann is could have made it say joe");
+        for datagram in [&nobody, &accepted(Some(""))] {
+            assert_eq!(verdict(Ended::Code(0), Some(datagram), true), right("ann"));
         }
         for code in [1, 3, 99] {
-            assert_eq!(verdict(Ended::Code(code), None, b"ann"), Verdict::NoSuchUser {});
-            assert_eq!(verdict(Ended::Code(code), Some(&report(None)), b"ann"), Verdict::NoSuchUser {}, "it is its last word");
+            assert_eq!(verdict(Ended::Code(code), None, true), Verdict::NoSuchUser {});
+            assert_eq!(verdict(Ended::Code(code), Some(&nobody), true), Verdict::NoSuchUser {}, "it is its last word");
         }
-        let bad = report(None).into_iter().chain([0]).collect::<Vec<_>>();
-        for (ended, report) in [
+        let bad = [nobody.as_slice(), &[0]].concat();
+        let long = accepted(Some(&"a".repeat(LEN_MAX + 1)));
+        for (ended, datagram) in [
             (Ended::Code(0), None),
             (Ended::Code(0), Some(&b"yes"[..])),
             (Ended::Code(0), Some(&bad)),
+            (Ended::Code(0), Some(&long)),
             (Ended::Code(2), None),
             (Ended::Code(100), None),
             (Ended::Code(111), None),
             (Ended::Code(127), None),
             (Ended::Signal(9), None),
-            (Ended::Signal(11), Some(&report(None))),
+            (Ended::Signal(11), Some(&nobody)),
         ] {
-            assert!(matches!(verdict(ended, report, b"ann"), Verdict::Unavailable { .. }), "{ended:?} {report:?}");
+            let verdict = verdict(ended, datagram, true);
+            assert!(matches!(verdict, Verdict::Unavailable { .. }), "{ended:?} {datagram:?}");
         }
     }
 }

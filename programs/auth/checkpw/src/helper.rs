@@ -16,7 +16,7 @@ use sys::spawn::{Child, Ended, Spawn};
 use sys::{Received, Seqpacket};
 use zeroize::Zeroizing;
 
-use crate::checkpassword::{self, Login};
+use crate::checkpassword::{self, Login, Report};
 use crate::{pam, shadow};
 
 /// Longer names are nobody's (useradd(8) has 32, an address 900 bytes at most).
@@ -101,12 +101,13 @@ impl Helper {
         let _ = rustix::process::kill_process_group(self.child.pid, Signal::KILL);
         let ended = self.child.try_wait()?;
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
-        let report = match self.report.recv(&mut buf) {
-            Ok(Received::Datagram(len, _)) => buf.get(..len),
-            Ok(Received::End) | Err(_) => None,
+        let (report, sender) = match self.report.recv_with_sender(&mut buf) {
+            Ok((Received::Datagram(len, _), sender)) => (buf.get(..len), sender),
+            Ok((Received::End, _)) | Err(_) => (None, None),
         };
+        let is_ours = sender == Some(rustix::process::getuid().as_raw());
         Some(match &self.login {
-            Some(login) => checkpassword::verdict(ended, report, login),
+            Some(login) => checkpassword::verdict(ended, report.map(|datagram| Report { datagram, is_ours }), login),
             None => own_verdict(ended, report),
         })
     }

@@ -160,6 +160,7 @@ case $login in
   exit*) exit ${login#exit};;
   env) env | sort >DIR/env; ls -l /proc/self/fd >DIR/fds;;
   mapped) USER=somebody; export USER;;
+  liar) USER=somebody; export USER; exec setpriv --reuid 61001 --regid 61001 --clear-groups "$@";;
   user) exec setpriv --reuid 61001 --regid 61001 --clear-groups "$@";;
 esac
 [ "$password" = "se cret" ] || exit 1
@@ -180,6 +181,7 @@ fn a_checkpassword_program_judges() {
     assert_eq!(check("mapped", "se cret"), right("somebody"));
     if is_root() {
         assert_eq!(check("user", "se cret"), right("user"));
+        assert_eq!(check("liar", "se cret"), right("liar"), "a user's own process names nobody else");
     }
     for (login, refused) in
         [("exit1", true), ("exit3", true), ("exit2", false), ("exit100", false), ("exit111", false), ("exit127", false)]
