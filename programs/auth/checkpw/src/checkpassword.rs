@@ -1,4 +1,4 @@
-//! The checkpassword interface, as the caller (http://cr.yp.to/checkpwd/interface.html): the program reads `login NUL password NUL
+//! The checkpassword interface, as the caller (<http://cr.yp.to/checkpwd/interface.html>): the program reads `login NUL password NUL
 //! timestamp NUL` from descriptor 3, becomes the user and runs the program that its last arguments name; or it exits: 1 not accepted, 2 used
 //! wrongly, 111 temporary.
 //!
