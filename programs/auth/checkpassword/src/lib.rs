@@ -1,4 +1,4 @@
-//! checkpassword: lets programs of others log in our users (http://cr.yp.to/checkpwd/interface.html).
+//! checkpassword: lets programs of others log in our users (<http://cr.yp.to/checkpwd/interface.html>).
 //!
 //! `checkpassword [--root DIR] [--dovecot] PROG [ARGS…]`, run by root: reads `login NUL password NUL …` from descriptor 3, asks qmail-auth,
 //! and runs PROG as the owner of the mailbox, in its home, with USER, HOME and SHELL. Exits 1 if the login is refused, 2 if it is used
