@@ -401,7 +401,10 @@ fn link_programs(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(built)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && (name.starts_with("qmail") || name == "sendmail") && !name.contains('.') {
+        if entry.file_type()?.is_file()
+            && (name.starts_with("qmail") || name == "sendmail" || name == "checkpassword")
+            && !name.contains('.')
+        {
             let to = dir.join(&name);
             std::fs::hard_link(entry.path(), &to).or_else(|_| std::fs::copy(entry.path(), &to).map(drop))?;
         }

@@ -39,4 +39,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_databases", wire::fuzz::databases),
     ("wire_lines", wire::fuzz::lines),
     ("wire_netstrings", wire::fuzz::netstrings),
+    ("wire_proxy_headers", wire::fuzz::proxy_headers),
 ];

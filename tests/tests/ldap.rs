@@ -23,7 +23,7 @@ fn a_login_is_the_directorys_word_and_the_accounts() {
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let url = format!("url ldap://127.0.0.1:{}\nstarttls no", slapd.port);
     instance.control("ldap", &format!("{url}\nbase {BASE}\nbinddn {name}\nbindpwfile ldap.secret\n")).unwrap();
-    instance.control("authsources", "accounts\nldap\n").unwrap();
+    instance.control("authsources", "ldap\naccounts\n").unwrap();
     let ids = std::fs::read_to_string(instance.root.join("etc/qmail/ids")).unwrap_or_default();
     let uid = ids.lines().find_map(|line| line.strip_prefix("qmailn ")?.split(' ').next()?.parse::<u32>().ok());
     if let Some(uid) = uid {
@@ -33,10 +33,13 @@ fn a_login_is_the_directorys_word_and_the_accounts() {
         std::os::unix::fs::chown(&secret, Some(uid), None).unwrap();
     }
     instance.start().unwrap();
-    instance.virtual_domain("example.test", &["ann", "sue"]).unwrap();
+    instance.virtual_domain("example.test", &["ann", "sue", "bob"]).unwrap();
     for (user, password, reply) in [
-        ("ann@example.test", "ann-password", "235"),
         ("ann@example.test", "ann-in-ldap", "235"),
+        // The directory knows her, and its word is the last; it does not know bob.
+        ("ann@example.test", "ann-password", "535"),
+        ("bob@example.test", "bob-password", "235"),
+        ("bob@example.test", "ann-in-ldap", "535"),
         ("ann@example.test", "sue-in-ldap", "535"),
         ("*@example.test", "ann-in-ldap", "535"),
         ("ann@example.test)(uid=*", "ann-in-ldap", "535"),
@@ -48,10 +51,17 @@ fn a_login_is_the_directorys_word_and_the_accounts() {
     }
     let mut pop3 = Pop3::login(instance.port(110), "ann@example.test", "ann-in-ldap").unwrap();
     assert_eq!(pop3.count().unwrap(), 0);
-    // Without the directory only those are let in whom the accounts know; the others are told to come back, never that they are wrong.
+    // Without the directory everybody is told to come back, never on to a weaker source and never that it is wrong.
     slapd.kill();
-    assert!(login(&instance, "ann@example.test", "ann-password").starts_with("235"));
-    assert!(login(&instance, "sue@example.test", "sue-in-ldap").starts_with("454"));
+    for (user, password) in [("sue@example.test", "sue-in-ldap"), ("sue@example.test", "x"), ("bob@example.test", "bob-password")]
+    {
+        let said = login(&instance, user, password);
+        assert!(said.starts_with("454"), "{user} {password}: {said}");
+    }
+    // Those whom an earlier source lets in do not wait for it.
+    instance.control("authsources", "accounts\nldap\n").unwrap();
+    assert!(login(&instance, "bob@example.test", "bob-password").starts_with("235"));
+    instance.control("authsources", "ldap\naccounts\n").unwrap();
     slapd.run().unwrap();
     wait_for("the directory to be asked again", || {
         login(&instance, "sue@example.test", "sue-in-ldap").starts_with("235").then_some(())

@@ -10,7 +10,7 @@ const WITHIN: [(&str, &[&str]); 3] = [("pure", &["wire", "sasl"]), ("os", &["sys
 /// Layers, lowest first.
 const LAYERS: [&str; 4] = ["pure", "os", "stores", "programs"];
 /// Programs that run as root and may link only these of ours, and few of others'.
-const ROOT_PROGRAMS: [&str; 2] = ["qmail-start", "qmail-lspawn"];
+const ROOT_PROGRAMS: [&str; 4] = ["qmail-start", "qmail-lspawn", "qmail-checkpw", "checkpassword"];
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)

@@ -5,7 +5,7 @@ use sys::confine::Limits;
 /// A user id of etc/qmail/ids, by the classic name of the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// qmail-start and qmail-lspawn; uid 0, or the caller when nothing runs as root.
+    /// qmail-start, qmail-lspawn and qmail-checkpw; uid 0, or the caller when nothing runs as root.
     Root,
     /// `qmailp`: asks NSS.
     Getpw,
@@ -65,12 +65,13 @@ pub enum Socket {
     Resolve,
     Keys,
     Authnet,
+    Checkpw,
     AdminSend,
     AdminAuth,
 }
 
 impl Socket {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -80,6 +81,7 @@ impl Socket {
         Self::Resolve,
         Self::Keys,
         Self::Authnet,
+        Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
     ];
@@ -97,6 +99,7 @@ impl Socket {
             Self::Resolve => "resolve",
             Self::Keys => "keys",
             Self::Authnet => "authnet",
+            Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
         }
@@ -115,6 +118,7 @@ impl Socket {
             Self::Resolve => "roles/resolve.sock",
             Self::Keys => "roles/keys.sock",
             Self::Authnet => "roles/authnet.sock",
+            Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
         }
@@ -244,12 +248,21 @@ pub const TABLE: &[Process] = &[
         confinement: Some(Confinement { limits: limits(GIB, 1024), files: NO_FILES, network: Network::Internet, exec: false }),
     },
     Process {
+        name: "qmail-checkpw",
+        role: Role::Root,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Checkpw],
+        calls: &[],
+        confinement: None,
+    },
+    Process {
         name: "qmail-auth",
         role: Role::Auth,
         count: Count::One,
         listens: &[],
         serves: &[Socket::Auth, Socket::AdminAuth],
-        calls: &[Socket::Lspawn, Socket::Authnet],
+        calls: &[Socket::Lspawn, Socket::Authnet, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),
             files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),

@@ -6,12 +6,15 @@
 
 pub mod clock;
 pub mod confine;
+pub mod crypt;
 pub mod fs;
 pub mod heap;
 pub mod inherited;
 pub mod interfaces;
+mod library;
 pub mod memfd;
 pub mod numbered;
+pub mod pam;
 pub mod passwd;
 pub mod random;
 pub mod seqpacket;

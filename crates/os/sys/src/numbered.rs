@@ -20,6 +20,23 @@ pub fn writable_pipe(number: RawFd) -> Option<OwnedFd> {
     (matches!(kind, FileType::Fifo | FileType::Socket) && writable).then_some(fd)
 }
 
+/// An own copy of descriptor `number`, if it is open for reading; the number itself will be closed in whatever this process becomes by exec.
+/// Call it before anything else is opened.
+#[must_use]
+pub fn readable(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: as in `writable_pipe`.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, crate::inherited::FIRST) };
+    if copy < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just given us this number.
+    let fd = unsafe { OwnedFd::from_raw_fd(copy) };
+    // SAFETY: sets a flag of a number that is open, as the copy shows.
+    unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    let mode = rustix::fs::fcntl_getfl(&fd).ok()? & OFlags::RWMODE;
+    (mode != OFlags::WRONLY).then_some(fd)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
@@ -32,6 +49,7 @@ mod tests {
         let mut buf = [0; 4];
         assert_eq!(rustix::io::read(&read, &mut buf).unwrap(), 2);
         assert!(super::writable_pipe(read.as_raw_fd()).is_none());
+        assert!(super::readable(read.as_raw_fd()).is_some() && super::readable(write.as_raw_fd()).is_none());
         let file = std::fs::File::options().write(true).open("/dev/null").unwrap();
         assert!(super::writable_pipe(file.as_raw_fd()).is_none());
         assert!(super::writable_pipe(987_654).is_none() && super::writable_pipe(-1).is_none());

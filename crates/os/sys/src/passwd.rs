@@ -1,7 +1,7 @@
 //! NSS: users and groups by name and by number (getpwnam_r(3) and its like).
 //!
-//! NSS loads modules into the process and may wait for a network; so only qmail-getpw, qmail-auth and the admin command call
-//! this, the services from a thread whose answer they wait for with a deadline. Never qmail-lspawn.
+//! NSS loads modules into the process and may wait for a network; so only qmail-getpw, qmail-auth, the admin command and
+//! checkpassword call this, the services from a thread whose answer they wait for with a deadline. Never qmail-lspawn.
 
 use std::ffi::{CStr, CString};
 use std::io;

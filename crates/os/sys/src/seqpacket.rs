@@ -152,6 +152,35 @@ impl Seqpacket {
         self.recv_in(buf, &mut RecvAncillaryBuffer::new(&mut space))
     }
 
+    /// From now on the kernel notes with each datagram who sends it; for [`Seqpacket::recv_with_sender`].
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn note_senders(&self) -> io::Result<()> {
+        Ok(sockopt::set_socket_passcred(&self.0, true)?)
+    }
+
+    /// Receives one datagram and the real uid of the process that sent it, which need not be the one that the socket was made for.
+    /// `None`: the kernel did not note it. Descriptors are refused.
+    ///
+    /// # Errors
+    /// As [`Seqpacket::recv`].
+    pub fn recv_with_sender(&self, buf: &mut [u8]) -> io::Result<(Received, Option<u32>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = rustix::io::retry_on_intr(|| {
+            rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(buf)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        })?;
+        let sender = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.uid.as_raw()),
+            _ => None,
+        });
+        if message.flags.contains(ReturnFlags::TRUNC) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "datagram too long"));
+        }
+        Ok((if message.bytes == 0 { Received::End } else { Received::Datagram(message.bytes, None) }, sender))
+    }
+
     /// Takes nothing more from the other side, whose next send is a `BrokenPipe`; what it sent before is still received, then comes
     /// the end. Sending goes on. Nothing can fall in between: a datagram was taken whole before this, or its sender knows.
     ///
@@ -230,6 +259,26 @@ fn address(dir: BorrowedFd<'_>, name: &str) -> io::Result<SocketAddrUnix> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_says_who_sent_a_datagram() {
+        let (a, b) = Seqpacket::pair().unwrap();
+        a.note_senders().unwrap();
+        b.send(b"x").unwrap();
+        let own = rustix::process::getuid().as_raw();
+        assert!(matches!(a.recv_with_sender(&mut [0; 8]).unwrap(), (Received::Datagram(1, None), Some(uid)) if uid == own));
+        if rustix::process::geteuid().is_root() {
+            let other = rustix::process::Uid::from_raw(61_234);
+            let send = move || {
+                // Of this thread alone.
+                rustix::thread::set_thread_res_uid(other, other, other).unwrap();
+                b.send(b"y").unwrap();
+            };
+            std::thread::spawn(send).join().unwrap();
+            assert!(matches!(a.recv_with_sender(&mut [0; 8]).unwrap(), (Received::Datagram(1, None), Some(61_234))));
+            assert!(matches!(a.recv_with_sender(&mut [0; 8]).unwrap(), (Received::End, _)));
+        }
+    }
 
     #[test]
     fn datagrams_keep_their_bounds_and_descriptors() {

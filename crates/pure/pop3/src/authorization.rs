@@ -13,7 +13,7 @@
 //! Used by qmail-popup, both faces.
 
 use crate::auth::Sasl;
-use crate::command::{COMMAND_LEN_MAX, Command, ResponseCode, err, err_code, multi_line, ok};
+use crate::command::{COMMAND_LEN_MAX, Command, ResponseCode, err, err_code, lang, multi_line, ok};
 use sasl::{Exchange, Mechanism};
 use std::fmt;
 use wire::line::{Ending, Line, Lines};
@@ -216,6 +216,11 @@ impl Authorization {
             let sasl = self.sasl_capability();
             let lines: Vec<_> = self.capabilities().into_iter().chain(sasl.as_deref()).collect();
             multi_line("capability list follows", &lines)
+        } else if command.is("UTF8") && self.offer.response_codes {
+            // Letters are sent as they are stored in either mode, so there is nothing to remember (RFC 6856 §2).
+            if command.argument.is_empty() { ok("UTF8 enabled") } else { err("UTF8 takes no argument") }
+        } else if command.is("LANG") && self.offer.response_codes {
+            lang(&command)
         } else if command.is("NOOP") {
             ok("")
         } else if command.is("QUIT") {
@@ -289,7 +294,7 @@ impl Authorization {
             lines.insert(0, "USER");
         }
         if self.offer.response_codes {
-            lines.extend(["RESP-CODES", "AUTH-RESP-CODE"]);
+            lines.extend(["RESP-CODES", "AUTH-RESP-CODE", "UTF8", "LANG"]);
         }
         if self.offer.stls {
             lines.push("STLS");
@@ -379,7 +384,7 @@ mod tests {
 
     #[test]
     fn every_command_in_every_state() {
-        let capa = "+OK capability list follows\r\nUSER\r\nTOP\r\nUIDL\r\nPIPELINING\r\nEXPIRE NEVER\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\n.\r\n";
+        let capa = "+OK capability list follows\r\nUSER\r\nTOP\r\nUIDL\r\nPIPELINING\r\nEXPIRE NEVER\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nUTF8\r\nLANG\r\n.\r\n";
         for (command, anonymous, named) in [
             ("USER x", "+OK \r\n", "+OK \r\n"),
             ("user  x ", "+OK \r\n", "+OK \r\n"),
@@ -392,6 +397,9 @@ mod tests {
             ("APOP a b", "-ERR authorization first\r\n", "-ERR authorization first\r\n"),
             ("CAPA", capa, capa),
             ("NOOP", "+OK \r\n", "+OK \r\n"),
+            ("utf8", "+OK UTF8 enabled\r\n", "+OK UTF8 enabled\r\n"),
+            ("UTF8 USER", "-ERR UTF8 takes no argument\r\n", "-ERR UTF8 takes no argument\r\n"),
+            ("LANG en", "+OK en replies are in English\r\n", "+OK en replies are in English\r\n"),
             ("STAT", "-ERR authorization first\r\n", "-ERR authorization first\r\n"),
             ("STLS", "-ERR authorization first\r\n", "-ERR authorization first\r\n"),
             ("", "-ERR authorization first\r\n", "-ERR authorization first\r\n"),

@@ -98,9 +98,38 @@ pub fn multi_line(first: &str, lines: &[&str]) -> Vec<u8> {
     out
 }
 
+/// LANG (RFC 6856 §3.2): our replies are in English, the first language of `i-default`; any other range is refused, without an argument the
+/// languages are listed.
+#[must_use]
+pub fn lang(command: &Command<'_>) -> Vec<u8> {
+    let mut ranges = command.arguments();
+    match (ranges.next(), ranges.next()) {
+        (None, _) => multi_line("languages follow", &["en English", "i-default English"]),
+        (Some(range), None) if [&b"*"[..], b"en", b"i-default"].iter().any(|known| range.eq_ignore_ascii_case(known)) => {
+            ok("en replies are in English")
+        }
+        _ => err("no such language"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn languages_are_english() {
+        for (line, reply) in [
+            ("LANG", "+OK languages follow\r\nen English\r\ni-default English\r\n.\r\n"),
+            ("LANG en", "+OK en replies are in English\r\n"),
+            ("lang EN", "+OK en replies are in English\r\n"),
+            ("LANG *", "+OK en replies are in English\r\n"),
+            ("LANG i-default", "+OK en replies are in English\r\n"),
+            ("LANG de", "-ERR no such language\r\n"),
+            ("LANG en de", "-ERR no such language\r\n"),
+        ] {
+            assert_eq!(lang(&Command::parse(line.as_bytes())), reply.as_bytes(), "{line}");
+        }
+    }
 
     #[test]
     fn a_line_is_a_keyword_and_the_rest() {

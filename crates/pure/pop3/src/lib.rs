@@ -6,7 +6,8 @@
 //!
 //! Guarantees: no I/O, no clock, no panic on any input; a command line is at most [`COMMAND_LEN_MAX`] bytes; what a machine holds is
 //! bounded; the same bytes give the same replies however they are cut. Never here: what a password is worth, how a message is stored.
-//! RFC 1939, RFC 2449 (CAPA, response codes), RFC 3206 (`[AUTH]`, `[SYS/TEMP]`), RFC 5034 (AUTH).
+//! RFC 1939, RFC 2449 (CAPA, response codes), RFC 3206 (`[AUTH]`, `[SYS/TEMP]`), RFC 5034 (AUTH), RFC 6856 (UTF8, LANG; letters are sent
+//! as they are stored whether or not a client said UTF8: a letter that holds other bytes than ASCII reaches every client, none is converted).
 #![forbid(unsafe_code)]
 
 mod auth;

@@ -9,7 +9,7 @@
 //! login to a large mailbox reads no message. Replies of many lines are made in pieces ([`Report::fill`]), never as one large buffer.
 //! Used by qmail-pop3d.
 
-use crate::command::{Command, err, multi_line, number, ok};
+use crate::command::{Command, err, lang, multi_line, number, ok};
 use crate::encode::Encoder;
 
 /// Pieces of a [`Report`] are about this long.
@@ -83,6 +83,9 @@ impl Transaction {
             Some(Verb::Last) => Ok(Action::Reply(ok(&self.last.to_string()))),
             Some(Verb::Noop) => Ok(Action::Reply(ok(""))),
             Some(Verb::Capa) => Ok(Action::Reply(multi_line("capability list follows", CAPABILITIES))),
+            Some(Verb::Lang) => Ok(Action::Reply(lang(&command))),
+            // RFC 6856 §2.1: a command of the AUTHORIZATION state alone.
+            Some(Verb::Utf8) => Err("UTF8 comes before the login"),
             Some(Verb::Quit) => Ok(Action::Update),
             None => Err("unimplemented"),
         };
@@ -231,7 +234,7 @@ const SYNTAX: &str = "syntax error";
 const NOT_THAT_MANY: &str = "not that many messages";
 /// RFC 2449 §5: those of the AUTHORIZATION state that still hold, and who we are.
 const CAPABILITIES: &[&str] =
-    &["TOP", "UIDL", "PIPELINING", "EXPIRE NEVER", "RESP-CODES", "AUTH-RESP-CODE", "IMPLEMENTATION qmail-rs"];
+    &["TOP", "UIDL", "PIPELINING", "EXPIRE NEVER", "RESP-CODES", "AUTH-RESP-CODE", "UTF8", "LANG", "IMPLEMENTATION qmail-rs"];
 
 #[derive(Debug, Clone, Copy)]
 enum Verb {
@@ -245,12 +248,14 @@ enum Verb {
     Last,
     Noop,
     Capa,
+    Lang,
+    Utf8,
     Quit,
 }
 
 impl Verb {
     fn of(command: &Command<'_>) -> Option<Self> {
-        const VERBS: [(&str, Verb); 11] = [
+        const VERBS: [(&str, Verb); 13] = [
             ("STAT", Verb::Stat),
             ("LIST", Verb::List),
             ("UIDL", Verb::Uidl),
@@ -261,6 +266,8 @@ impl Verb {
             ("LAST", Verb::Last),
             ("NOOP", Verb::Noop),
             ("CAPA", Verb::Capa),
+            ("LANG", Verb::Lang),
+            ("UTF8", Verb::Utf8),
             ("QUIT", Verb::Quit),
         ];
         VERBS.iter().find(|(keyword, _)| command.is(keyword)).map(|(_, verb)| *verb)
@@ -403,8 +410,10 @@ mod tests {
             ("NOOP", "+OK \r\n"),
             (
                 "CAPA",
-                "+OK capability list follows\r\nTOP\r\nUIDL\r\nPIPELINING\r\nEXPIRE NEVER\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nIMPLEMENTATION qmail-rs\r\n.\r\n",
+                "+OK capability list follows\r\nTOP\r\nUIDL\r\nPIPELINING\r\nEXPIRE NEVER\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nUTF8\r\nLANG\r\nIMPLEMENTATION qmail-rs\r\n.\r\n",
             ),
+            ("UTF8", "-ERR UTF8 comes before the login\r\n"),
+            ("LANG *", "+OK en replies are in English\r\n"),
             ("QUIT", "[update]"),
         ]);
     }

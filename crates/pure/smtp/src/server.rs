@@ -31,6 +31,7 @@ mod submission;
 mod tests;
 mod text;
 mod transaction;
+mod xclient;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
@@ -110,6 +111,8 @@ enum State {
     JudgingSender(Transaction),
     /// The header is with whoever judges it.
     JudgingHeader(Box<Judged>),
+    /// What the client told by XCLIENT may do is being asked.
+    Admitting,
     /// The queue has been asked.
     Committing {
         bytes: u64,
@@ -141,6 +144,8 @@ pub struct Session {
     helo: Option<Helo>,
     /// Who logged in.
     user: Option<Box<[u8]>>,
+    /// `user` was told by XCLIENT.
+    is_login_told: bool,
     failed_logins: u32,
     questions: u32,
     errors: u32,
@@ -152,8 +157,7 @@ impl Session {
     /// A new connection; the actions hold the greeting.
     #[must_use]
     pub fn new(config: Arc<Config>, peer: Connection, now: Now, out: &mut Actions) -> Self {
-        out.reply(&[b"220 ", &config.greeting[..], b" ESMTP"].concat());
-        Self {
+        let session = Self {
             config,
             peer,
             now,
@@ -165,12 +169,19 @@ impl Session {
             is_draining: false,
             helo: None,
             user: None,
+            is_login_told: false,
             failed_logins: 0,
             questions: 0,
             errors: 0,
             bad_recipients: 0,
             counts: Counts::default(),
-        }
+        };
+        session.greet(out);
+        session
+    }
+
+    fn greet(&self, out: &mut Actions) {
+        out.reply(&[b"220 ", &self.config.greeting[..], b" ESMTP"].concat());
     }
 
     /// One thing happened; what to do about it is added to `out`.
@@ -204,6 +215,11 @@ impl Session {
             Input::Header(answer) => {
                 self.progress = now.boot;
                 self.header_answered(answer, out);
+                self.resume(out);
+            }
+            Input::Admitted { relays, logins } => {
+                self.progress = now.boot;
+                self.admitted(relays, logins, out);
                 self.resume(out);
             }
             Input::Queue(answer) => {
@@ -316,7 +332,12 @@ impl Session {
     fn is_waiting(&self) -> bool {
         matches!(
             self.state,
-            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Handshake | State::Committing { .. }
+            State::Judging
+                | State::JudgingSender(_)
+                | State::JudgingHeader(_)
+                | State::Handshake
+                | State::Admitting
+                | State::Committing { .. }
         )
     }
 
@@ -357,7 +378,9 @@ impl Session {
     fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
         match &self.state {
             State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
-            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Committing { .. } => return false,
+            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Admitting | State::Committing { .. } => {
+                return false;
+            }
             State::Handshake => {
                 if !rest.is_empty() {
                     *rest = &[];
@@ -442,6 +465,7 @@ impl Session {
             Command::Bdat(argument) => self.bdat(argument, out),
             Command::Auth(argument) => self.auth(argument, out),
             Command::StartTls(argument) => self.starttls(argument, is_last, out),
+            Command::Xclient(argument) => self.xclient(argument, out),
             Command::Rset => {
                 self.reset(out);
                 out.reply(replies::RSET.as_bytes());
@@ -481,15 +505,9 @@ impl Session {
         let requiretls = offered.requiretls.then_some("REQUIRETLS");
         let hold = offered.hold.then(|| submission::hold_keyword(self.now.unix_s));
         out.reply(&[b"250-", greeting].concat());
-        for extension in extensions
-            .into_iter()
-            .chain(requiretls)
-            .chain(dsn)
-            .chain(hold.as_deref())
-            .chain(verp)
-            .chain(starttls)
-            .chain(auth.as_deref())
-        {
+        let xclient = self.peer.xclient.then_some(xclient::EXTENSION);
+        let known = extensions.into_iter().chain(requiretls).chain(dsn).chain(hold.as_deref()).chain(verp).chain(starttls);
+        for extension in known.chain(auth.as_deref()).chain(xclient) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }
         out.reply(b"250 HELP");

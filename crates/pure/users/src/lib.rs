@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod ids;
 pub mod listen;
 pub mod name;
+pub mod origin;
 pub mod routing;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use hosts::HostSet;
 pub use ids::{Id, Ids};
 pub use listen::{Listener, Service};
 pub use name::UserName;
+pub use origin::Origin;
 pub use routing::{Routed, Routing};
 
 /// A line that does not say what its file must say. Temporary: mail waits until an administrator has repaired the file.

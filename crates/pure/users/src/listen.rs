@@ -1,12 +1,13 @@
 //! `control/listen`: a line per listener, `SERVICE ADDRESS:PORT [key=value…]`. IPv6 addresses stand in brackets.
 //!
 //! qmail-start binds them, the network workers take the options. An option is a word without blanks; which ones exist the
-//! service decides.
+//! service decides. `proxy=NETWORK[,NETWORK…]` is for all: connections come from these networks alone, each with the header of the
+//! PROXY protocol (wire::proxy).
 
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::{LineError, list_lines};
+use crate::{LineError, Networks, list_lines};
 
 /// More listeners than any machine needs; each costs a descriptor in every worker.
 pub const LISTENERS_MAX: usize = 64;
@@ -84,6 +85,20 @@ impl Listener {
     pub fn option(&self, key: &str) -> Option<&str> {
         self.options.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
+
+    /// The networks of the proxies that connect here; `None` if clients do.
+    ///
+    /// # Errors
+    /// What is wrong with the option; [`parse`] lets none of these pass.
+    pub fn proxies(&self) -> Result<Option<Networks>, String> {
+        let Some(networks) = self.option("proxy") else { return Ok(None) };
+        let networks =
+            Networks::parse(networks.replace(',', "\n").as_bytes()).map_err(|error| format!("proxy: {}", error.problem))?;
+        if networks.is_empty() {
+            return Err("proxy= names no network; write ADDRESS or ADDRESS/BITS, with commas between several".to_owned());
+        }
+        Ok(Some(networks))
+    }
 }
 
 impl fmt::Display for Listener {
@@ -134,7 +149,9 @@ fn parse_line(line: &[u8]) -> Result<Listener, String> {
         _ => Err(format!("option `{}` is not key=value", word.escape_default())),
     };
     let options = words.map(option).collect::<Result<_, _>>()?;
-    Ok(Listener { service, address, options })
+    let listener = Listener { service, address, options };
+    listener.proxies()?;
+    Ok(listener)
 }
 
 #[cfg(test)]
@@ -148,6 +165,11 @@ mod tests {
         assert_eq!(listeners.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
         assert_eq!(listeners[2].option("a"), Some("2"));
         assert_eq!(listeners[2].option("b"), None);
+        let proxied = parse(b"smtp 0.0.0.0:25 proxy=10.0.0.1,2001:db8::/32\n").unwrap()[0].proxies().unwrap().unwrap();
+        for (proxy, trusted) in [("10.0.0.1", true), ("10.0.0.2", false), ("2001:db8::7", true), ("127.0.0.1", false)] {
+            assert_eq!(proxied.contains(proxy.parse().unwrap()), trusted, "{proxy}");
+        }
+        assert_eq!(listeners[0].proxies(), Ok(None));
     }
 
     #[test]
@@ -160,6 +182,9 @@ mod tests {
             "smtp 1.2.3.4:65536",
             "smtp 1.2.3.4:25 x",
             "smtp 1.2.3.4:25 =x",
+            "smtp 1.2.3.4:25 proxy=",
+            "smtp 1.2.3.4:25 proxy=10.0.0.1,host",
+            "smtp 1.2.3.4:25 proxy=10.0.0.0/33",
             "qmtp h:1",
         ] {
             let error = parse(format!("smtp 127.0.0.1:25\n{bad}\n").as_bytes()).unwrap_err();

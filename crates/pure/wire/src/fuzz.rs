@@ -1,7 +1,7 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
 use crate::line::{Ending, Line, Lines};
-use crate::{Address, Domain, base64, cdb, escape, netstring};
+use crate::{Address, Domain, base64, cdb, escape, netstring, proxy};
 
 /// Lines are the same for any chunking, and within the bound.
 pub fn lines(data: &[u8]) {
@@ -49,6 +49,27 @@ pub fn databases(data: &[u8]) {
     let file = writer.finish().unwrap_or_default();
     let found = cdb::find(&file[..], key, data.len()).ok().flatten();
     assert_eq!(found.as_deref(), Some(if key == value { key } else { value }));
+}
+
+/// A proxy's header is whole with its last byte, malformed or asks for more with any other; never for more than its bound.
+pub fn proxy_headers(data: &[u8]) {
+    let mut taken = 0usize;
+    while let Some(bytes) = data.get(..taken) {
+        match proxy::step(bytes) {
+            Ok(proxy::Step::Needs(more)) => {
+                assert!(more > 0);
+                taken = taken.saturating_add(more);
+                assert!(taken <= proxy::HEADER_LEN_MAX);
+            }
+            Ok(proxy::Step::Whole(_)) => {
+                (0..taken).for_each(|cut| {
+                    assert!(matches!(proxy::step(data.get(..cut).unwrap_or_default()), Ok(proxy::Step::Needs(_))))
+                });
+                return;
+            }
+            Err(proxy::Malformed) => return,
+        }
+    }
 }
 
 /// An address that exists is safe in a line; a domain is safe as a path component; no control byte survives an escape.

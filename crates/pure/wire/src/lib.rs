@@ -14,6 +14,7 @@ pub mod escape;
 pub mod fuzz;
 pub mod line;
 pub mod netstring;
+pub mod proxy;
 pub mod quote;
 pub mod secret;
 

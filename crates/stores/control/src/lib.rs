@@ -7,7 +7,7 @@
 
 pub mod auth;
 pub mod authlimits;
-pub mod authnet;
+pub mod authsources;
 pub mod error;
 pub mod inject;
 pub mod keyed;
@@ -40,5 +40,5 @@ pub use root::Root;
 pub use routes::{Route, Routes, Senders};
 pub use smtpd::Smtpd;
 pub use tlspolicy::{Level, TlsPolicies, TlsPolicy};
-pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Routed, Routing, Service, VirtualDomain, VirtualDomains};
+pub use users::{Cidr, HostSet, Id, Ids, Listener, Networks, Origin, Routed, Routing, Service, VirtualDomain, VirtualDomains};
 pub use watched::Watched;

@@ -1,5 +1,9 @@
 //! The values of qmail-lspawn, and who it finds in users/assign.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
 use users::HostSet;
 use users::assign::{self, Assign, Entry, LookupError};
 
@@ -35,6 +39,18 @@ impl Lspawn {
             return Err(ControlError::new(&root.control_file("defaultdelivery"), problem));
         }
         Ok(Self { uid_min, default_delivery, program_domains: root.hosts("vmailprograms")? })
+    }
+}
+
+impl Lspawn {
+    /// The Maildir that system users read by POP3, below their home: the first one that `defaultdelivery` names, else `Maildir`. What a
+    /// user's own `.qmail` says is not known here.
+    #[must_use]
+    pub fn maildir(&self) -> PathBuf {
+        let lines = self.default_delivery.split(|b| *b == b'\n');
+        let mut names = lines.filter_map(|line| line.strip_prefix(b"./")?.strip_suffix(b"/"));
+        let is_below = |name: &&[u8]| name.split(|b| *b == b'/').all(|part| !matches!(part, b"" | b"." | b".."));
+        Path::new(OsStr::from_bytes(names.find(is_below).unwrap_or(b"Maildir"))).to_owned()
     }
 }
 
@@ -102,6 +118,20 @@ mod tests {
         let values = Lspawn::load(&root).unwrap();
         assert_eq!((values.uid_min, values.default_delivery.as_slice()), (500, &b"./Maildir/\n|x"[..]));
         assert!(values.program_domains.contains_exact(b"a.example"));
+    }
+
+    #[test]
+    fn the_maildir_that_pop3_shows_is_where_mail_goes() {
+        for (text, expected) in [
+            ("./Maildir/", "Maildir"),
+            ("./Mailbox", "Maildir"),
+            ("|dot-forward .forward\n./Mail/in/\n./Maildir/", "Mail/in"),
+            ("/var/mail/x/\n./a/../../b/\n.//\n././", "Maildir"),
+        ] {
+            let (_dir, root) = instance();
+            std::fs::write(root.control_file("defaultdelivery"), text).unwrap();
+            assert_eq!(Lspawn::load(&root).unwrap().maildir(), Path::new(expected), "{text}");
+        }
     }
 
     #[test]

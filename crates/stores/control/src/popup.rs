@@ -27,6 +27,8 @@ pub struct Popup {
     pub mechanisms: Option<Vec<Vec<u8>>>,
     /// The name of this host, for the timestamp of APOP; empty if there is none.
     pub me: Vec<u8>,
+    /// Do addresses that open a mailbox may relay (`control/popbeforesmtp` is not 0)?
+    pub opens_relay: bool,
     /// Of all workers together.
     pub sessions_max: usize,
     /// Of each worker: up to so many times the number of workers in all.
@@ -49,6 +51,7 @@ impl Popup {
             cleartext: root.authcleartext()?,
             mechanisms: root.lines("authmechanisms")?,
             me: root.line("me")?.unwrap_or_default(),
+            opens_relay: root.int("popbeforesmtp")?.unwrap_or(0) > 0,
             sessions_max: count("concurrencypop3", SESSIONS_DEFAULT, SESSIONS_MAX)?,
             sessions_per_address_max: count("concurrencypop3ip", SESSIONS_PER_ADDRESS_DEFAULT, SESSIONS_MAX)?,
             idle: Duration::from_secs(idle_s),

@@ -245,6 +245,25 @@ impl Root {
         users::listen::parse(&text).map_err(|error| self.wrong(&self.control_file("listen"), &error))
     }
 
+    /// The networks of the proxies in front of a listener that was handed over as `SERVICE:LINE` of `control/listen`; `None` if clients
+    /// connect there themselves.
+    ///
+    /// # Errors
+    /// Unreadable or malformed, or another listener stands there meanwhile: qmail-start reads the file again. Temporary.
+    pub fn proxies(&self, listener: &str) -> Result<Option<users::Networks>, ControlError> {
+        let listeners = self.listen()?;
+        let found = listener.split_once(':').and_then(|(service, line)| {
+            listeners.get(line.parse::<usize>().ok()?).filter(|listener| listener.service.name() == service)
+        });
+        let wrong = |problem: &str| ControlError::new(&self.control_file("listen"), problem);
+        match found {
+            Some(found) => found.proxies().map_err(|problem| wrong(&problem)),
+            // Handed over by something else than qmail-start.
+            None if listeners.is_empty() => Ok(None),
+            None => Err(wrong("was changed at this moment; it will be read again")),
+        }
+    }
+
     /// Who is who in this instance. A file that is root's counts for everybody, also for a service process that runs under an id
     /// from it. Without such a file the instance is the caller's own and every id is the caller; root must have the file.
     ///

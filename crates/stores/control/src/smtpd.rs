@@ -9,6 +9,8 @@
 //! | `relayclients` | nobody | networks whose clients may send anywhere (RELAYCLIENT set to nothing) |
 //! | `authcleartext` | this host | networks whose clients may log in without TLS |
 //! | `authmechanisms` | PLAIN, LOGIN, SCRAM | SASL mechanisms that are offered |
+//! | `popbeforesmtp` | 0 | not 0: addresses that opened a mailbox by POP3 may relay; qmail-auth knows them |
+//! | `xclient` | nobody | networks whose clients may say for whom they stand (XCLIENT) |
 //! | `badmailfrom` | – | envelope senders that are refused |
 //! | `submission` | see [`crate::submission`] | what holds for who is logged in |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
@@ -54,6 +56,10 @@ pub struct Smtpd {
     pub cleartext: Networks,
     /// Names of SASL mechanisms; `None`: the default ones.
     pub mechanisms: Option<Vec<Vec<u8>>>,
+    /// Networks whose clients may say for whom they stand.
+    pub xclient: Networks,
+    /// Is qmail-auth asked whether an address opened a mailbox (`popbeforesmtp`)?
+    pub pop_before_smtp: bool,
     pub badmailfrom: Vec<Vec<u8>>,
     pub submission: Submission,
     pub normalizes_bare_lf: bool,
@@ -92,6 +98,8 @@ impl Smtpd {
             relayclients: root.networks("relayclients")?.unwrap_or_default(),
             cleartext: root.authcleartext()?,
             mechanisms: root.lines("authmechanisms")?,
+            xclient: root.networks("xclient")?.unwrap_or_default(),
+            pop_before_smtp: number("popbeforesmtp", 0)? > 0,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             submission: Submission::read(root)?,
             normalizes_bare_lf: choice(root, "barelf", ["reject", "normalize"])?,
@@ -152,7 +160,7 @@ mod tests {
         let smtpd = Smtpd::read(&root).unwrap();
         assert_eq!((&smtpd.greeting[..], &smtpd.localiphost[..]), (&b"mx.example"[..], &b"mx.example"[..]));
         assert!(smtpd.rcpthosts.is_empty() && smtpd.morercpthosts.is_none() && smtpd.relayclients.is_empty());
-        assert!(!smtpd.normalizes_bare_lf);
+        assert!(!smtpd.normalizes_bare_lf && smtpd.xclient.is_empty() && !smtpd.pop_before_smtp);
         for (address, allowed) in [("127.0.0.2", true), ("::1", true), ("192.0.2.1", false)] {
             assert_eq!(smtpd.cleartext.contains(address.parse().unwrap()), allowed, "{address}");
         }
@@ -192,6 +200,8 @@ mod tests {
             ("rcpthosts", "# ours\na.example\n.b.example\n"),
             ("relayclients", "192.0.2.0/24\n"),
             ("authcleartext", "192.0.2.0/24\n"),
+            ("xclient", "192.0.2.7\n"),
+            ("popbeforesmtp", "30\n"),
             ("barelf", "normalize\n"),
             ("databytes", "1000\n"),
             ("maxrcpt", "0\n"),
@@ -204,6 +214,7 @@ mod tests {
         assert_eq!(smtpd.greeting, b"hello there");
         assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b".b.example"]);
         assert!(smtpd.relayclients.contains("192.0.2.9".parse().unwrap()) && smtpd.normalizes_bare_lf);
+        assert!(smtpd.xclient.contains("192.0.2.7".parse().unwrap()) && smtpd.pop_before_smtp);
         let cleartext = ["192.0.2.9", "127.0.0.1"].map(|address| smtpd.cleartext.contains(address.parse().unwrap()));
         assert_eq!(cleartext, [true, false]);
         assert_eq!((smtpd.databytes, smtpd.recipients_max, smtpd.bad_recipients_max, smtpd.timeout_s), (1000, usize::MAX, 0, 1));

@@ -48,7 +48,9 @@ impl Answer for ipc::auth::Answer {
             | Self::Challenge { id, .. }
             | Self::Unavailable { id, .. }
             | Self::Route { id, .. }
-            | Self::Permission { id, .. } => *id,
+            | Self::Permission { id, .. }
+            | Self::Noted { id }
+            | Self::Relay { id, .. } => *id,
             // Nobody's question, and nothing that a client of this kind asked to hear.
             Self::Changed {} => u64::MAX,
         }
@@ -109,6 +111,18 @@ impl<A: Answer> Client<A> {
     /// # Errors
     /// [`Gone`].
     pub async fn ask<Q: Message>(&self, question: impl FnOnce(u64) -> Q) -> Result<(A, Option<OwnedFd>), Gone> {
+        self.ask_within(self.0.deadline, question).await
+    }
+
+    /// As [`Client::ask`], for a question that takes another time than most.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub async fn ask_within<Q: Message>(
+        &self,
+        deadline: Duration,
+        question: impl FnOnce(u64) -> Q,
+    ) -> Result<(A, Option<OwnedFd>), Gone> {
         let id = self.0.next_id.get();
         self.0.next_id.set(id.wrapping_add(1));
         let datagram = question(id).encode_bounded().map_err(|_| Gone)?;
@@ -119,7 +133,7 @@ impl<A: Answer> Client<A> {
                 answered => answered,
             }
         };
-        timeout(self.0.deadline, answer).await.map_err(|_| Gone)?
+        timeout(deadline, answer).await.map_err(|_| Gone)?
     }
 
     async fn ask_encoded(&self, id: u64, datagram: &[u8]) -> Result<(A, Option<OwnedFd>), Gone> {

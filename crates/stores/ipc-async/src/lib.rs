@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod packets;
+pub mod proxy;
 pub mod service;
 
 pub use client::{Client, Gone};

@@ -1,12 +1,21 @@
 //! What every tokio service does with the descriptors that qmail-start handed over.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 use sys::signal::Signals;
 use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::{sleep, timeout};
+
+/// How often a worker without room looks whether a connection is waiting.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+/// A connection that waits for so long is one that no worker has room for.
+const LEFT_OVER: Duration = Duration::from_millis(30);
 
 /// What qmail-start wants of a process that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +105,34 @@ pub fn tcp_listener(fd: OwnedFd) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
+/// For a worker without room: a connection that the others leave waiting, too, if there is one. All workers wake for each
+/// connection, so whoever took one at once would refuse what another has room for.
+pub async fn left_over(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    if !is_waiting(listener) {
+        sleep(FULL_PAUSE).await;
+        return None;
+    }
+    sleep(LEFT_OVER).await;
+    if !is_waiting(listener) {
+        return None;
+    }
+    // Another worker may still be faster.
+    timeout(LEFT_OVER, listener.accept()).await.ok()
+}
+
+/// Is there a connection to be accepted?
+fn is_waiting(listener: &TcpListener) -> bool {
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// This worker's part of the sessions there may be in all: `worker` is `NUMBER/COUNT`, `QMAIL_WORKER` from qmail-start; alone without it.
+#[must_use]
+pub fn share(sessions_max: usize, worker: &str) -> usize {
+    let numbers = worker.split_once('/').map(|(number, count)| (number.parse::<usize>(), count.parse::<NonZero<usize>>()));
+    let Some((Ok(number), Ok(count))) = numbers else { return sessions_max };
+    sessions_max / count + usize::from(number < sessions_max % count)
+}
+
 /// Runs a service on the current thread: a runtime with I/O and time whose tasks stay here. (A `LocalSet` in an ordinary runtime
 /// would do as well, but each time one task woke another it would also wake the runtime, by a write to itself.)
 ///
@@ -118,6 +155,17 @@ mod tests {
             Ok(())
         })
         .unwrap();
+    }
+
+    #[test]
+    fn the_shares_of_all_workers_are_the_whole() {
+        for (sessions_max, count) in [(10, 1), (10, 2), (5, 2), (1, 2), (0, 3), (30_000, 7)] {
+            assert_eq!((0..count).map(|number| share(sessions_max, &format!("{number}/{count}"))).sum::<usize>(), sessions_max);
+        }
+        assert_eq!((share(5, "0/2"), share(5, "1/2")), (3, 2));
+        for alone in ["", "1", "1/0", "x/2", "0/-1"] {
+            assert_eq!(share(5, alone), 5, "{alone}");
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ messages! {
     pub enum Request {
         /// Is this envelope recipient ours, and is there somewhere to deliver?
         1 => Recipient { id: u64, address: Address },
-        /// Who is this? A right answer for `service` `pop3` brings the mailbox session's socket; for `smtp` it is the answer alone.
+        /// Who is this? A right answer for `service` `pop3` brings the mailbox session's socket; for `smtp` and `checkpassword` it is
+        /// the answer alone.
         2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },
@@ -28,6 +29,10 @@ messages! {
         20 => MaySend { id: u64, login: Bytes, address: Address },
         /// A message of `login` is about to go to so many recipients. Whether it may; if so, it counts as sent.
         21 => MaySubmit { id: u64, login: Bytes, recipients: u32 },
+        /// Somebody has opened a mailbox from there (POP-before-SMTP); asked by qmaild.
+        30 => Arrived { id: u64, address: IpAddr },
+        /// May this address relay for that reason? Asked by qmaild.
+        31 => MayRelay { id: u64, address: IpAddr },
     }
 }
 
@@ -48,6 +53,8 @@ messages! {
         10 => Challenge { id: u64, exchange: u64, data: Bytes },
         /// To `MaySend` and `MaySubmit`.
         20 => Permission { id: u64, permission: Permission },
+        30 => Noted { id: u64 },
+        31 => Relay { id: u64, allowed: bool },
     }
 }
 

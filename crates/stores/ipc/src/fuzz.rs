@@ -1,6 +1,6 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
-use crate::{Message, admin, auth, authnet, getpw, job, keys, lspawn, mailbox, queue, resolve, worker};
+use crate::{Message, admin, auth, authnet, checkpw, getpw, job, keys, lspawn, mailbox, queue, resolve, worker};
 
 fn total<M: Message>(datagram: &[u8]) {
     if let Ok(message) = M::decode(datagram) {
@@ -24,6 +24,10 @@ pub fn messages(data: &[u8]) {
     total::<authnet::Answer>(data);
     total::<keys::Request>(data);
     total::<keys::Answer>(data);
+    total::<checkpw::Request>(data);
+    total::<checkpw::Answer>(data);
+    total::<checkpw::Verdict>(data);
+    total::<checkpw::Accepted>(data);
     total::<getpw::Request>(data);
     total::<getpw::Answer>(data);
     total::<resolve::Request>(data);

@@ -14,6 +14,7 @@
 //! | [`mailbox`] | inside of the three before | qmail-auth → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
 //! | [`authnet`] | authnet.sock | qmail-auth → qmail-authnet |
+//! | [`checkpw`] | checkpw.sock, socketpairs | qmail-auth → qmail-checkpw → its helpers |
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
@@ -26,6 +27,7 @@ mod message;
 pub mod admin;
 pub mod auth;
 pub mod authnet;
+pub mod checkpw;
 pub mod field;
 #[doc(hidden)]
 pub mod fuzz;

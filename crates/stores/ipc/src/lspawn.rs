@@ -13,16 +13,21 @@ messages! {
         2 => Session { id: u64, domain: Domain, user: Bytes },
         /// Has this virtual user a `.qmail` file for `user-ext`?
         3 => ExistsMailbox { id: u64, domain: Domain, user: Bytes, ext: Bytes },
+        /// Is this a system user who may log in, by the name itself and not by an extension or an alias? With `session` qmail-pop3d is
+        /// started in his Maildir.
+        4 => SystemUser { id: u64, user: Bytes, session: bool },
     }
 }
 
 messages! {
     pub enum Answer {
         1 => Exists { id: u64, answer: Existence },
-        /// The session's socket comes beside this datagram.
+        /// The session's socket comes beside this datagram, if one was wanted.
         2 => Session { id: u64 },
         /// No session now; the text is for the log.
         3 => NoSession { id: u64, text: Bytes },
+        /// Nobody who may log in: no user of this name, root, a system account, a service role; the text is for the log.
+        4 => NoUser { id: u64, text: Bytes },
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A message's unique id is its name before the `:` (qmail-pop3d), which stays when it moves from `new/` to `cur/`. Only regular
 //! files count; no name is followed as a link.
+//!
+//! A listing reads directories alone: the kind of a file stands in its entry, the time of arrival in its name (maildir(5)). Only a name
+//! without a time costs a stat(2), for its mtime. So a hundred thousand messages are listed while a login is answered.
 
 use crate::bounds::{open_at, open_dir};
 use crate::quota::Usage;
@@ -18,7 +21,7 @@ use std::sync::Arc;
 use sys::fs::Disk;
 use sys::fs::real::RealDisk;
 
-/// Messages that one listing holds (some 50 MiB of memory); the others come when these are gone.
+/// Messages that one listing holds (some 50 MiB of memory; those in `new/` first); the others come when these are gone.
 const MESSAGES_MAX: usize = 300_000;
 
 /// A file in `tmp/` that nobody has touched for so long was left behind by a crash (maildir(5): 36 hours).
@@ -33,6 +36,7 @@ pub struct Mailbox {
     tmp: Option<Arc<OwnedFd>>,
     /// What removes and renames; its root is the Maildir.
     disk: Arc<dyn Disk>,
+    messages_max: usize,
 }
 
 impl fmt::Debug for Mailbox {
@@ -46,10 +50,8 @@ impl fmt::Debug for Mailbox {
 pub struct Entry {
     name: Vec<u8>,
     is_new: bool,
-    /// The file's length in bytes, lines ending in LF.
-    pub size: u64,
-    /// When it arrived: seconds and nanoseconds of its mtime.
-    pub arrived: (i64, u64),
+    /// When it arrived, in seconds and nanoseconds: as its name says, otherwise its mtime.
+    arrived: (i64, u64),
 }
 
 impl Entry {
@@ -87,7 +89,13 @@ impl Mailbox {
                 disk = disk.hold(Path::new(path), Arc::clone(held));
             }
         }
-        Ok(Self { dir, new, cur, tmp, disk: Arc::new(disk) })
+        Ok(Self { dir, new, cur, tmp, disk: Arc::new(disk), messages_max: MESSAGES_MAX })
+    }
+
+    /// Another bound on the messages of a listing than that of 300,000: for tests.
+    #[must_use]
+    pub fn listing_at_most(self, messages_max: usize) -> Self {
+        Self { messages_max, ..self }
     }
 
     /// Puts another disk between this mailbox and the real one: for tests that make it fail.
@@ -129,15 +137,30 @@ impl Mailbox {
         let mut entries = Vec::new();
         for (dir, is_new) in [(self.new.as_fd(), true), (self.cur.as_fd(), false)] {
             for item in rustix::fs::Dir::read_from(dir).map_err(|e| Error::Read(e.into()))? {
-                if entries.len() >= MESSAGES_MAX {
+                if entries.len() >= self.messages_max {
                     break;
                 }
                 let item = item.map_err(|e| Error::Read(e.into()))?;
-                entries.extend(entry(dir, item.file_name(), is_new));
+                entries.extend(entry(dir, &item, is_new));
             }
         }
         entries.sort_by(|a, b| (a.arrived, &a.name).cmp(&(b.arrived, &b.name)));
         Ok(entries)
+    }
+
+    /// The length of its file in bytes, lines ending as they are stored.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be looked at.
+    pub fn size(&self, entry: &Entry) -> io::Result<u64> {
+        let stat = rustix::fs::statat(self.dir(entry), entry.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
+    /// Is there no file of this name any more?
+    #[must_use]
+    pub fn is_gone(&self, entry: &Entry) -> bool {
+        self.size(entry).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// The message for reading.
@@ -189,17 +212,36 @@ fn path_in(dir: &str, name: &[u8]) -> PathBuf {
     Path::new(dir).join(OsStr::from_bytes(name))
 }
 
-fn entry(dir: BorrowedFd<'_>, name: &std::ffi::CStr, is_new: bool) -> Option<Entry> {
-    if name.to_bytes().starts_with(b".") {
+fn entry(dir: BorrowedFd<'_>, item: &rustix::fs::DirEntry, is_new: bool) -> Option<Entry> {
+    let name = item.file_name().to_bytes();
+    if name.starts_with(b".") {
         return None;
     }
-    // One that is gone between readdir and stat is no message any more.
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    if !FileType::from_raw_mode(stat.st_mode).is_file() {
-        return None;
-    }
-    let size = u64::try_from(stat.st_size).ok()?;
-    Some(Entry { name: name.to_bytes().to_vec(), is_new, size, arrived: (stat.st_mtime, stat.st_mtime_nsec) })
+    let arrived = match (item.file_type(), time_in_name(name)) {
+        (FileType::RegularFile, Some(arrived)) => arrived,
+        (FileType::RegularFile | FileType::Unknown, told) => {
+            // One that is gone between readdir and stat is no message any more.
+            let stat = rustix::fs::statat(dir, item.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            if !FileType::from_raw_mode(stat.st_mode).is_file() {
+                return None;
+            }
+            told.unwrap_or((stat.st_mtime, stat.st_mtime_nsec))
+        }
+        _ => return None,
+    };
+    Some(Entry { name: name.to_vec(), is_new, arrived })
+}
+
+/// `SECONDS.` begins the name of a delivery, `M` and microseconds stand in the part behind it (maildir(5)).
+fn time_in_name(name: &[u8]) -> Option<(i64, u64)> {
+    let mut parts = name.split(|b| matches!(b, b'.' | b':'));
+    let seconds = parts.next()?;
+    let unique = parts.next()?;
+    let is_time = !seconds.is_empty() && seconds.iter().all(u8::is_ascii_digit);
+    let seconds = std::str::from_utf8(seconds).ok().filter(|_| is_time)?.parse().ok()?;
+    let mut usec = unique.split(|b| *b == b'M').nth(1).unwrap_or_default().iter().take_while(|b| b.is_ascii_digit()).take(6);
+    let usec = usec.try_fold(0u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))).unwrap_or(0);
+    Some((seconds, usec.saturating_mul(1000)))
 }
 
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -248,10 +290,29 @@ mod tests {
         std::fs::create_dir(dir.path().join("Maildir/cur/sub")).unwrap();
         assert_eq!(uids(&mailbox), ["a", "b", "c", "d"]);
         let list = mailbox.list().unwrap();
-        assert_eq!(list.iter().map(|e| (e.size, e.is_new())).collect::<Vec<_>>(), [(1, true), (2, false), (3, true), (0, false)]);
+        let sizes: Vec<_> = list.iter().map(|e| (mailbox.size(e).unwrap(), e.is_new())).collect();
+        assert_eq!(sizes, [(1, true), (2, false), (3, true), (0, false)]);
         let mut text = String::new();
         mailbox.open_message(&list[1]).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "22");
+    }
+
+    #[test]
+    fn the_time_in_a_name_comes_before_that_of_the_file() {
+        let (_dir, mailbox) = mailbox(&[
+            ("new/30.M5P1Q1.h", "", 1),
+            ("new/30.M4P1Q2.h,S=1", "", 2),
+            ("cur/29.V801I6b0M999999.h:2,S", "", 99),
+            ("cur/30.4711.h:2,", "", 3),
+            ("cur/x30.M1.h", "", 31),
+            ("cur/99999999999999999999.x", "", 28),
+        ]);
+        let expected =
+            ["99999999999999999999.x", "29.V801I6b0M999999.h", "30.4711.h", "30.M4P1Q2.h,S=1", "30.M5P1Q1.h", "x30.M1.h"];
+        assert_eq!(uids(&mailbox), expected);
+        for name in [&b""[..], b".1", b"1", b"-1.2", b"+1.2", b" 1.2", b":2,S"] {
+            assert_eq!(time_in_name(name), None, "{}", name.escape_ascii());
+        }
     }
 
     #[test]

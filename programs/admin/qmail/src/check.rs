@@ -3,6 +3,7 @@
 //! It changes nothing. An error is what stops mail or makes it go wrong; a warning is what is surely not meant.
 
 mod authnet;
+mod authsources;
 mod certificates;
 mod control_files;
 mod host;
@@ -84,7 +85,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     let mut found = Findings::default();
     places::check(root, &mut found);
     control_files::check(root, &mut found);
-    authnet::check(root, &mut found);
+    authsources::check(root, &mut found);
     outgoing::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);

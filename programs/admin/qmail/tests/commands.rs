@@ -370,12 +370,15 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 36] = [
+    let cases: [(&str, &str, &str, &str); 41] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
         ("error", "etc/qmail/control/listen", "smtp\n", "line 1"),
         ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1\nfoo 127.0.0.1:2\n", "line 2"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=10.\n", "is no network"),
+        ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=::1,0.0.0.0/0\n", "may say that it is another"),
+        ("error", "etc/qmail/control/xclient", "::/0\n", "may say that it is another"),
         ("error", "etc/qmail/control/listen", "qmtp 127.0.0.1:2\n", "no program of this version serves qmtp"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
@@ -389,6 +392,8 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
         ("error", "etc/qmail/control/smtproutes", "a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
         ("error", "etc/qmail/control/smtproutes", "a.test:r:587 joe xyzzy\n", "has passwords in it, and others"),
+        ("error", "etc/qmail/control/authsources", "accounts\nacounts\n", "line 2, `acounts`"),
+        ("warning", "etc/qmail/control/authsources", "# none\n", "names no source"),
         ("error", "etc/qmail/control/authsenders", "@a.test:r|joe|xyzzy\n", "has passwords in it, and others"),
         ("error", "etc/qmail/control/authsenders", "@a.test|joe|xyzzy\n", "`@a.test` has no colon"),
         ("warning", "etc/qmail/control/authsenders", "@a.test:r:smtp|joe|xyzzy\n", "`@a.test:r:smtp`: the port"),
@@ -441,13 +446,14 @@ fn check_names_file_problem_and_cure() {
 fn check_of_authsources(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {
     let ldap = "url ldaps://ldap.example.org\nbase dc=x\n";
     for (level, file, files, problem) in [
-        ("error", "authsources", &[("authsources", "accounts\nldpa\n")][..], "`ldpa` is no source"),
+        ("error", "authsources", &[("authsources", "accounts\nldpa\n")][..], "`ldpa`: there are"),
         ("warning", "authsources", &[("authsources", "oauth\n"), ("oauth", "introspection https://a/\n")], "only tokens"),
         ("error", "authmechanisms", &[("authmechanisms", "XOAUTH2\n")], "no line `oauth`"),
         ("warning", "authmechanisms", &[("authsources", "accounts\noauth\n")], "neither OAUTHBEARER nor XOAUTH2"),
         ("error", "ldap", &[("authsources", "ldap\n")], "missing"),
         ("error", "oauth", &[("authsources", "accounts\noauth\n")], "missing"),
         ("warning", "ldap", &[("ldap", ldap)], "is not used"),
+        ("warning", "authmechanisms", &[("authsources", "ldap\n"), ("ldap", ldap)], "only `accounts` can judge"),
         ("error", "ldap", &[("authsources", "ldap\n"), ("ldap", "url http://a\nbase x\n")], "an `url` is"),
         ("error", "ldap", &[("authsources", "ldap\n"), ("ldap", &format!("{ldap}filter (mail=%n\n"))], "`)` is missing"),
         ("error", "ldap", &[("authsources", "ldap\n"), ("ldap", &format!("{ldap}filter (cn=*)\n"))], "none of %n"),
@@ -476,6 +482,29 @@ fn check_of_authsources(all: &impl Fn(&Instance) -> Vec<(String, String, String)
             |finding: &&(String, String, String)| finding.1 == subject && finding.2.contains("no program of this version");
         assert_eq!(found.iter().find(others), None);
     }
+}
+
+#[test]
+fn check_looks_at_what_sources_of_logins_need() {
+    let instance = Instance::new();
+    let sources = "accounts\ncheckpassword /no/such/program\nshadow\npam\n";
+    fs::write(instance.at("etc/qmail/control/authsources"), sources).unwrap();
+    let has = |subject: &str, problem: &str| {
+        let report: Value = serde_json::from_slice(&instance.run(&["check", "--json"], "").stdout).unwrap();
+        let of = |finding: &Value| {
+            finding["subject"].as_str().unwrap().ends_with(subject) && finding["problem"].as_str().unwrap().contains(problem)
+        };
+        report["findings"].as_array().unwrap().iter().any(of)
+    };
+    assert!(has("/no/such/program", "does not exist"));
+    assert!(has("etc/shadow", "does not exist"));
+    assert!(has("etc/pam.d/qmail-rs", "does not exist"));
+    assert!(has("control/authmechanisms", "only `accounts` can judge"));
+    fs::write(instance.at("etc/qmail/control/authmechanisms"), "PLAIN\nLOGIN\n").unwrap();
+    fs::write(instance.at("etc/shadow"), "").unwrap();
+    assert!(!has("control/authmechanisms", "") && !has("etc/shadow", ""));
+    fs::set_permissions(instance.at("etc/shadow"), fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(has("etc/shadow", "others may write"));
 }
 
 #[test]

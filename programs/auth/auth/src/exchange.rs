@@ -10,6 +10,7 @@ use crate::recipients::Asker;
 use crate::server::Server;
 use accounts::Secrets as _;
 use accounts::secrets::AppPassword;
+use control::authsources::Source;
 use ipc::auth::Answer;
 use sasl::oauth::{self, Form};
 use sasl::scram::{Channel, Hash, Keys, Proof, Salt};
@@ -104,10 +105,13 @@ impl Server {
         let Some(service) = Service::named(service) else { return self.unavailable(asker, "this service has no logins") };
         let scram = |hash, plus| (State::First { hash, plus, channel: channel.clone() }, Vec::new());
         let mechanism = self.mechanisms().find(mechanism, channel.is_bound());
-        let Some(sources) = self.sources(asker) else { return };
-        let judged = |mechanism: &Mechanism| if mechanism.is_oauth() { sources.oauth } else { sources.has_accounts() };
+        let sources = match self.sources() {
+            Ok(sources) => sources,
+            Err(text) => return self.unavailable(asker, &text),
+        };
+        let judge = |mechanism: &Mechanism| if mechanism.is_oauth() { Source::Oauth } else { Source::Accounts };
         let token = |form| (State::Token { form }, Vec::new());
-        let (state, challenge) = match mechanism.filter(judged) {
+        let (state, challenge) = match mechanism.filter(|mechanism| sources.contains(&judge(mechanism))) {
             Some(Mechanism::Oauthbearer) => token(Form::Oauthbearer),
             Some(Mechanism::Xoauth2) => token(Form::Xoauth2),
             Some(Mechanism::ScramSha256Plus) => scram(Hash::Sha256, true),
@@ -248,7 +252,7 @@ impl Server {
 
     /// Says why, before the refusal.
     pub(crate) fn token_refused(&mut self, login: Login, form: Form, why: oauth::Failure) {
-        let (asker, service, remote) = (login.asker, login.service, login.remote);
+        let (asker, service, remote) = (login.asker, login.service(), login.remote());
         let due = sys::clock::boottime().saturating_add(LIFETIME);
         let state = State::Refused { login: Box::new(login) };
         self.challenge(

@@ -1,7 +1,8 @@
 //! qmail-auth: the directory (is there somebody of this address?) and the judge of logins.
 //!
 //! Serves auth.sock for qmail-smtpd (recipients, logins, what a login may send), qmail-popup (logins) and qmail-send (routes of virtual recipients), and
-//! admin/auth.sock for `qmail user|alias`. Asks qmail-lspawn whether there is anybody of a system's local part and a
+//! admin/auth.sock for `qmail user|alias`. Asks qmail-checkpw about passwords
+//! where control/authsources says so, and qmail-lspawn whether there is anybody of a system's local part and a
 //! `.qmail` file for a virtual `user-ext`, and for the session of a mailbox whose owner has logged in; it never names a uid or a path. In doubt a user who exists gets the mail, and
 //! a source that is down is a temporary failure.
 //!
@@ -22,9 +23,11 @@ mod limits;
 mod login;
 mod pool;
 mod recipients;
+mod relays;
 mod rows;
 mod sending;
 mod server;
+mod sources;
 mod start;
 mod submission;
 mod upstream;

@@ -1,19 +1,17 @@
-//! Logins: judged by a hash that is computed elsewhere, by an app password, by what an exchange proved, or by another of the sources of
-//! control/authsources, which are asked one after the other until one says yes. The session (for POP3) is made
-//! by qmail-lspawn. An unknown user and a suspended one are answered like a wrong password, after the same work.
+//! Logins: judged by a hash that is computed elsewhere, by an app password, by another source (`sources`), or by what an exchange proved. The
+//! session (for POP3) is made by qmail-lspawn. An unknown user and a suspended one are answered like a wrong password, after the same work.
 
 use crate::hashing::HashJob;
 use crate::limits::Attempt;
 use crate::pool::Work;
 use crate::recipients::Asker;
 use crate::server::{LspawnWaiter, Place, Server, log};
+use crate::sources::Walk;
 use accounts::secrets::{AppPassword, Kind, Scope};
 use accounts::{Directory, Secrets as _, UserName, app_password};
-use control::authnet::Source;
 use ipc::Message;
 use ipc::auth::Answer;
 use ipc::field::Bytes;
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use wire::{Address, Domain};
@@ -26,10 +24,12 @@ pub(crate) enum Service {
     Pop3,
     /// To send mail: the verdict is all.
     Smtp,
+    /// For a program of others (`checkpassword`): the verdict is all, and only passwords count that count everywhere.
+    Checkpassword,
 }
 
 impl Service {
-    const ALL: [Self; 2] = [Self::Pop3, Self::Smtp];
+    const ALL: [Self; 3] = [Self::Pop3, Self::Smtp, Self::Checkpassword];
 
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name().as_bytes() == name)
@@ -40,6 +40,7 @@ impl Service {
         match self {
             Self::Pop3 => "pop3",
             Self::Smtp => "smtp",
+            Self::Checkpassword => "checkpassword",
         }
     }
 
@@ -60,25 +61,19 @@ const DAY_S: u64 = 86_400;
 /// A login on its way to the verdict.
 pub(crate) struct Login {
     pub(crate) asker: Asker,
-    pub(crate) service: Service,
+    service: Service,
     /// As it was given.
-    pub(crate) login: Vec<u8>,
+    login: Vec<u8>,
     /// `None`: nobody of this name.
-    pub(crate) user: Option<(Domain, UserName)>,
+    user: Option<(Domain, UserName)>,
     /// A right password helps: the account is not suspended.
-    pub(crate) is_open: bool,
+    is_open: bool,
     attempt: Attempt,
-    pub(crate) remote: Option<IpAddr>,
-    /// For the sources that are still to be asked.
-    pub(crate) password: Zeroizing<Vec<u8>>,
-    /// Those sources.
-    sources: VecDeque<Source>,
-    /// Why a source gave no answer: then nobody can say that the login is wrong.
-    pub(crate) silent: Option<&'static str>,
-    /// What the accounts can judge the password by.
-    known: Option<(Option<Zeroizing<String>>, Vec<AppPassword>)>,
+    remote: Option<IpAddr>,
     /// The hash and the password that is being checked against it, to be made anew if it is right.
     checked: Option<(Zeroizing<String>, Zeroizing<Vec<u8>>)>,
+    /// Other sources that are to be asked.
+    pub(crate) walk: Walk,
 }
 
 /// What a login can be judged by.
@@ -95,47 +90,68 @@ impl Login {
     pub(crate) fn account(&self) -> Option<&(Domain, UserName)> {
         self.user.as_ref()
     }
+
+    /// A source says that it is this account's.
+    pub(crate) fn become_account(&mut self, domain: Domain, user: UserName, is_open: bool) {
+        (self.user, self.is_open) = (Some((domain, user)), is_open);
+    }
+
+    /// As it was given.
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.login
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.service
+    }
+
+    pub(crate) fn remote(&self) -> Option<IpAddr> {
+        self.remote
+    }
+
+    pub(crate) fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// For the log. The name stands last, so that none can pass for another field.
+    fn described(&self) -> String {
+        let from = self.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+        let name = wire::escape::visible(self.login.get(..LOGGED_LEN_MAX.min(self.login.len())).unwrap_or_default());
+        format!("remote={from} user={name}")
+    }
 }
 
 impl Server {
     pub(crate) fn login(&mut self, asker: Asker, service: &[u8], login: &[u8], password: Bytes, remote: Option<IpAddr>) {
         let password = Zeroizing::new(password.0);
         let Some(service) = Service::named(service) else { return self.unavailable(asker, "this service has no logins") };
-        let Some(sources) = self.sources(asker) else { return };
-        let Some(Found { login, hash, apps }) = self.find(asker, service, login, remote) else { return };
-        let (sources, known) = (sources.passwords.into(), Some((hash, apps)));
-        self.next_source(Login { password, sources, known, ..login });
-    }
-
-    /// Asks the next source, or says that none knows this login.
-    pub(crate) fn next_source(&mut self, mut login: Login) {
-        match (login.sources.pop_front(), login.silent) {
-            (Some(Source::Accounts), _) => self.ask_accounts(login),
-            (Some(Source::Ldap), _) => self.ask_authnet(login, "ldap"),
-            (None, Some(text)) => self.unavailable(login.asker, text),
-            (None, None) => self.judged(login, false),
+        if let Some(found) = self.find(asker, service, login, remote) {
+            self.ask_sources(found, password);
         }
     }
 
-    fn ask_accounts(&mut self, mut login: Login) {
-        let (hash, apps) = login.known.take().unwrap_or_default();
-        let app = apps.iter().find(|app| app_password::is_of(&app.digest, &login.password));
-        if let Some(app) = app.filter(|_| login.is_open) {
-            self.app_password_used(&login, &app.name, app.used_s);
-            return self.judged(login, true);
+    /// The accounts as a source.
+    pub(crate) fn check_account(&mut self, mut found: Found, password: Zeroizing<Vec<u8>>) {
+        let asker = found.login.asker;
+        let app = found.apps.iter().find(|app| app_password::is_of(&app.digest, &password));
+        if let Some(app) = app.filter(|_| found.login.is_open) {
+            let (name, used_s) = (app.name.clone(), app.used_s);
+            self.app_password_used(&found.login, &name, used_s);
+            return self.judged(found.login, true);
         }
-        login.checked = hash.clone().map(|hash| (hash, login.password.clone()));
-        let (asker, work) = (login.asker, Work::Verify { stored: hash, password: login.password.clone() });
-        if self.pool.submit(HashJob::Login(Box::new(login)), work).is_err() {
+        found.login.checked = found.hash.clone().map(|hash| (hash, password.clone()));
+        let work = Work::Verify { stored: found.hash, password };
+        if self.pool.submit(HashJob::Login(Box::new(found.login)), work).is_err() {
             self.unavailable(asker, "too many logins at once");
         }
     }
 
     /// POP3's APOP.
     pub(crate) fn apop(&mut self, asker: Asker, login: &[u8], timestamp: &[u8], digest: &[u8], remote: Option<IpAddr>) {
-        let Some(sources) = self.sources(asker) else { return };
-        if !sources.has_accounts() {
-            return self.unavailable(asker, "the accounts judge no logins here");
+        match self.asks_accounts() {
+            Ok(true) => {}
+            Ok(false) => return self.unavailable(asker, "the accounts judge no logins here"),
+            Err(text) => return self.unavailable(asker, &text),
         }
         let Some(found) = self.find(asker, Service::Pop3, login, remote) else { return };
         let Some(secret) = self.clear_secret(&found) else { return };
@@ -162,15 +178,17 @@ impl Server {
 
     /// Whose login it is and what can prove it, unless it is refused unheard or the accounts are out of reach: that is answered here.
     pub(crate) fn find(&mut self, asker: Asker, service: Service, login: &[u8], remote: Option<IpAddr>) -> Option<Found> {
-        let user = match self.account_of(login) {
-            Ok(user) => user,
+        let named = self.account_of(login).and_then(|user| Ok((user, self.system_of(login)?, self.asks_accounts()?)));
+        let (user, system, asks_accounts) = match named {
+            Ok(named) => named,
             Err(text) => {
                 self.unavailable(asker, &text);
                 return None;
             }
         };
         // By its own name, where it could have one: other spellings are no other account.
-        let own_name = user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat());
+        let own_name =
+            user.as_ref().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat()).or_else(|| system.clone());
         let attempt = self.limits.attempt(remote, own_name.as_deref().unwrap_or(login));
         if self.is_refused(&attempt) {
             let pause = self.auth_limits().pause_max;
@@ -179,20 +197,10 @@ impl Server {
         }
         match self.look_up(user, service) {
             Ok((user, is_open, hash, apps)) => {
-                let login = Login {
-                    asker,
-                    service,
-                    login: login.to_vec(),
-                    user,
-                    is_open,
-                    attempt,
-                    remote,
-                    password: Zeroizing::default(),
-                    sources: VecDeque::new(),
-                    silent: None,
-                    known: None,
-                    checked: None,
-                };
+                let (login, walk) = (login.to_vec(), Walk::new(system));
+                let login = Login { asker, service, login, user, is_open, attempt, remote, checked: None, walk };
+                // What is kept here counts only where the accounts are a source.
+                let (hash, apps) = if asks_accounts { (hash, apps) } else { (None, Vec::new()) };
                 Some(Found { login, hash, apps })
             }
             Err(error) => {
@@ -243,7 +251,7 @@ impl Server {
         if let (true, Some((domain, user)), Some((old, password))) = (is_in, &login.user, checked) {
             self.renew(domain, user, &old, password);
         }
-        if right { self.judged(login, is_in) } else { self.next_source(login) }
+        if is_in { self.judged(login, true) } else { self.not_by_accounts(login) }
     }
 
     /// Does a right password help this login? Not if meanwhile too many others were wrong: of guesses that are made at once no more than
@@ -255,25 +263,21 @@ impl Server {
     /// The end of a login: counted, logged and answered.
     pub(crate) fn judged(&mut self, login: Login, right: bool) {
         let is_in = right && self.may_enter(&login);
-        let service = login.service.name();
-        let from = login.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
-        // Last on its line, so that no name can pass for another field.
-        let name = wire::escape::visible(login.login.get(..LOGGED_LEN_MAX.min(login.login.len())).unwrap_or_default());
+        let (service, described) = (login.service.name(), login.described());
         let now = sys::clock::boottime();
-        let Some((domain, user)) = login.user.filter(|_| is_in) else {
-            log(&format!("login failed: service={service} remote={from} user={name}"));
+        let Some((domain, user)) = login.user.clone().filter(|_| is_in) else {
+            log(&format!("login failed: service={service} {described}"));
             let limits = self.auth_limits();
             let failure = self.limits.failed(&login.attempt, &limits, now);
             for what in failure.refused {
                 let seconds = limits.block.as_secs();
-                log(&format!("too many failed logins: refused what={what} seconds={seconds} remote={from} user={name}"));
+                log(&format!("too many failed logins: refused what={what} seconds={seconds} {described}"));
             }
             return self.refused(login.asker, failure.pause);
         };
-        self.limits.succeeded(&login.attempt, now);
-        log(&format!("login: service={service} remote={from} user={name}"));
+        self.succeeded(&login);
         let address = [user.as_bytes(), b"@", domain.as_bytes()].concat();
-        if login.service == Service::Smtp {
+        if login.service != Service::Pop3 {
             let Asker { client, id } = login.asker;
             return self.answer(client, &Answer::LoggedIn { id, user: address.into() }, None);
         }
@@ -283,6 +287,12 @@ impl Server {
         if self.lspawn.ask(question, waiter, sys::clock::boottime()).is_err() {
             self.unavailable(login.asker, "too many sessions at once");
         }
+    }
+
+    /// Counts and logs it.
+    pub(crate) fn succeeded(&mut self, login: &Login) {
+        self.limits.succeeded(&login.attempt, sys::clock::boottime());
+        log(&format!("login: service={} {}", login.service.name(), login.described()));
     }
 
     /// Notes the day, once a day: each note is a write to the disk.

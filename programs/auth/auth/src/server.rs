@@ -8,13 +8,16 @@ use crate::clients::{Client, Heard, Rights};
 use crate::exchange::Exchanges;
 use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
+use crate::login::Login;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::relays::Relays;
+use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
 use accounts::{Accounts, Directory, Generation, Resolution, UserName};
 use control::auth::Places;
-use control::authnet::Sources;
+use control::authsources;
 use control::read::lines_of;
 use control::{AuthLimits, Ids, Root, Routed, Watched};
 use ipc::admin::AccountRequest;
@@ -71,6 +74,8 @@ pub(crate) enum LspawnWaiter {
     Exists { key: Key },
     /// The session of a login that was right.
     Session { asker: Asker, user: Vec<u8> },
+    /// A system user whose password was right.
+    SystemUser { login: Box<Login>, name: Vec<u8> },
 }
 
 /// The state of qmail-auth.
@@ -79,8 +84,9 @@ pub struct Server {
     pub(crate) places: Places,
     pub(crate) pool: Pool<HashJob>,
     pub(crate) lspawn: Upstream<LspawnWaiter>,
+    pub(crate) checkpw: Upstream<Box<Login>>,
     pub(crate) authnet: Upstream<Waiter>,
-    pub(crate) auth_sources: Watched<Sources>,
+    pub(crate) auth_sources: Watched<Vec<authsources::Source>>,
     pub(crate) listings: BTreeMap<u64, Listing>,
     pub(crate) limits: Limits,
     pub(crate) exchanges: Exchanges,
@@ -92,6 +98,7 @@ pub struct Server {
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
     pub(crate) rules: Rules,
     recipients: Recipients,
+    relays: Relays,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
     next_client: u64,
@@ -111,6 +118,7 @@ enum Source {
     Wake,
     Lspawn,
     Authnet,
+    Checkpw,
     Client(u64),
 }
 
@@ -125,16 +133,18 @@ impl Server {
             exchanges: Exchanges::default(),
             renewals: BTreeSet::new(),
             auth_limits: AuthLimits::watched(&setup.root),
+            auth_sources: authsources::watched(&setup.root),
             mechanisms: Watched::new(setup.root.control_file("authmechanisms"), mechanisms),
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
             rules: Rules::new(&setup.root),
-            auth_sources: crate::authnet::watched(&setup.root),
+            relays: Relays::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
-            lspawn: Upstream::new(Arc::clone(&setup.run), Socket::Lspawn.path()),
-            authnet: Upstream::new(setup.run, Socket::Authnet.path()),
+            checkpw: Upstream::new(Arc::clone(&setup.run), Socket::Checkpw.path()).with_deadline(CHECKPW_DEADLINE),
+            authnet: Upstream::new(Arc::clone(&setup.run), Socket::Authnet.path()),
+            lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
             seen: (Generation::default(), 0),
@@ -170,6 +180,7 @@ impl Server {
                     Source::Wake => self.wake.clear(),
                     Source::Lspawn => self.lspawn_ready(&mut buf),
                     Source::Authnet => self.authnet_ready(&mut buf),
+                    Source::Checkpw => self.checkpw_ready(&mut buf),
                     Source::Client(client) => self.client_ready(client, &mut buf, &mut heard),
                 }
             }
@@ -198,11 +209,12 @@ impl Server {
         }
         self.lspawn.interest().into_iter().for_each(|(fd, flags)| add(Source::Lspawn, fd, flags));
         self.authnet.interest().into_iter().for_each(|(fd, flags)| add(Source::Authnet, fd, flags));
+        self.checkpw.interest().into_iter().for_each(|(fd, flags)| add(Source::Checkpw, fd, flags));
         for (number, client) in &self.clients {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let due = [self.lspawn.due(), self.authnet.due()].into_iter().flatten().min();
+        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due()].into_iter().flatten().min();
         let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -220,6 +232,9 @@ impl Server {
             self.lspawn_gone(waiter);
         }
         self.authnet_advance(now);
+        for login in self.checkpw.expired(now).into_iter().chain(self.checkpw.advance(now)).collect::<Vec<_>>() {
+            self.checkpw_gone(&login);
+        }
     }
 
     fn accept(&mut self, socket: Socket) {
@@ -324,6 +339,19 @@ impl Server {
             }
             Request::MaySend { id, login, address } => self.may_send(Asker { client: number, id }, &login, &address),
             Request::MaySubmit { id, login, recipients } => self.may_submit(Asker { client: number, id }, &login, recipients),
+            Request::Arrived { id, address } => {
+                if let Err(error) = self.relays.note(address, sys::clock::boottime()) {
+                    self.trouble(&error.to_string());
+                }
+                self.answer(number, &Answer::Noted { id }, None);
+            }
+            Request::MayRelay { id, address } => {
+                let allowed = self.relays.allows(address, sys::clock::boottime());
+                if let Err(error) = &allowed {
+                    self.trouble(&error.to_string());
+                }
+                self.answer(number, &Answer::Relay { id, allowed: allowed.unwrap_or(false) }, None);
+            }
             Request::Route { id, address } => {
                 if let Some(client) = self.clients.get_mut(&number) {
                     client.keeps_routes = true;
@@ -461,8 +489,8 @@ impl Server {
     }
 
     fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
-        use ipc::lspawn::Answer::{Exists, NoSession, Session};
-        let (Exists { id, .. } | Session { id } | NoSession { id, .. }) = &answer;
+        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Session};
+        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. }) = &answer;
         match (self.lspawn.answered(*id), answer) {
             (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
                 Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
@@ -471,6 +499,7 @@ impl Server {
                 Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
                 Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
             },
+            (Some(LspawnWaiter::SystemUser { login, name }), answer) => self.system_user(login, &name, answer, fd),
             (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
             (Some(waiter), _) => self.lspawn_gone(waiter),
             // Too late; the session's socket is closed here, which ends it.
@@ -478,10 +507,11 @@ impl Server {
         }
     }
 
-    fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
+    pub(crate) fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
         match waiter {
             LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
             LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
+            LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),
         }
     }
 
@@ -599,7 +629,9 @@ impl Said {
         let may = match &request {
             Request::Recipient { .. } => rights.network || rights.queue,
             Request::Login { .. } | Request::Apop { .. } | Request::SaslStart { .. } | Request::SaslStep { .. } => rights.network,
-            Request::MaySend { .. } | Request::MaySubmit { .. } => rights.network,
+            Request::MaySend { .. } | Request::MaySubmit { .. } | Request::Arrived { .. } | Request::MayRelay { .. } => {
+                rights.network
+            }
             Request::Route { .. } => rights.queue,
         };
         may.then_some(Self::Ask(request))

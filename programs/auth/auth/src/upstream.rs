@@ -1,4 +1,4 @@
-//! The connection to a server that is asked questions: qmail-lspawn, qmail-authnet. Non-blocking, made again when it breaks, every question
+//! The connection to a server that is asked questions: qmail-lspawn, qmail-checkpw, qmail-authnet. Non-blocking, made again when it breaks, every question
 //! with a deadline and an answer: the server's, or that there is none.
 
 use ipc::DATAGRAM_LEN_MAX;
@@ -28,6 +28,7 @@ struct Pending<W> {
 pub(crate) struct Upstream<W> {
     run: Arc<OwnedFd>,
     path: &'static str,
+    deadline: Duration,
     connection: Option<Seqpacket>,
     connect_after: Duration,
     /// May hold passwords.
@@ -41,12 +42,18 @@ impl<W> Upstream<W> {
         Self {
             run,
             path,
+            deadline: DEADLINE,
             connection: None,
             connect_after: Duration::ZERO,
             outbox: VecDeque::new(),
             pending: BTreeMap::new(),
             next_id: 1,
         }
+    }
+
+    /// With another deadline than [`DEADLINE`].
+    pub(crate) fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// Sends a question made for an id.
@@ -61,7 +68,7 @@ impl<W> Upstream<W> {
         }
         self.next_id = id.wrapping_add(1);
         self.outbox.push_back(datagram);
-        self.pending.insert(id, Pending { waiter, due: now.saturating_add(DEADLINE) });
+        self.pending.insert(id, Pending { waiter, due: now.saturating_add(self.deadline) });
         Ok(())
     }
 

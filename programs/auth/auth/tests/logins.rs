@@ -297,6 +297,24 @@ fn who_is_not_there_or_suspended_takes_the_same_steps_as_a_wrong_password() {
     assert!(all.iter().all(|salt| shape(salt) == shape(&all[0])), "{all:?}");
 }
 
+#[test]
+fn accounts_that_are_no_source_let_nobody_in() {
+    let system = system(&[ALL, ("authlimits", NO_LIMITS), ("authsources", "shadow\n")]);
+    system.user(ANN, "open sesame", true);
+    let app = system.app_password("phone", "all");
+    for password in ["open sesame", &app] {
+        assert_eq!(system.client().login(Way::Plain, ANN, password), End::Refused);
+        for way in WAYS.into_iter().filter(|way| !matches!(way, Way::Plain | Way::CramMd5)) {
+            assert_eq!(
+                system.client().login(way, ANN, password),
+                End::Unavailable,
+                "{way:?}: there is nobody who could judge it"
+            );
+        }
+    }
+    assert_eq!(end(system.client().start("CRAM-MD5", None, false)), End::Unavailable);
+}
+
 /// R17: names made to be something else where they are not quoted.
 #[test]
 fn odd_names_are_nobodys_by_every_mechanism() {
@@ -608,7 +626,9 @@ fn authnet(system: &System) {
         b"stranger" => Answer::Right { id, user: "stranger@a.example".into() },
         b"not an address" => Answer::Right { id, user: "../ann".into() },
         b"down" => Answer::Unavailable { id, text: "down\nqmail-send: lies".into() },
-        b"nobody" => Answer::NoSuchUser { id },
+        b"nobody" | b"here" => Answer::NoSuchUser { id },
+        // Whoever is asked about nobody must let nobody in.
+        b"-" => Answer::Right { id, user: ANN.into() },
         _ => Answer::Wrong { id },
     };
     std::thread::spawn(move || {
@@ -647,26 +667,44 @@ const LIMITLESS: (&str, &str) = ("authlimits", NO_LIMITS);
 #[test]
 fn sources_are_asked_in_their_order_and_what_they_name_must_be_an_open_account() {
     let ann = End::In(ANN.to_owned());
-    for sources in ["accounts\nldap\n", "ldap\naccounts\n"] {
-        let system = with_sources(&[("authsources", sources), LIMITLESS]);
-        let client = system.client();
-        for (login, password, expected) in [
-            (ANN, "here", &ann),
-            (ANN, "elsewhere", &ann),
-            // The directory's name counts, not the client's.
-            ("ann", "elsewhere", &ann),
-            (ANN, "wrong", &End::Refused),
-            (ANN, "nobody", &End::Refused),
-            ("sue@a.example", "here", &End::Refused),
-            ("sue@a.example", "sue", &End::Refused),
-            (ANN, "sue", &End::Refused),
-            (ANN, "stranger", &End::Refused),
-            (ANN, "not an address", &End::Refused),
-            // Nobody can say that it is wrong.
-            (ANN, "down", &End::Unavailable),
-        ] {
-            assert_eq!(client.login(Way::Plain, login, password), *expected, "{sources:?} {login} {password}");
-        }
+    let system = with_sources(&[("authsources", "ldap\naccounts\n"), LIMITLESS]);
+    let app = system.app_password("phone", "smtp");
+    let client = system.client();
+    for (login, password, expected) in [
+        (ANN, "elsewhere", &ann),
+        // The directory's name counts, not the client's.
+        ("ann", "elsewhere", &ann),
+        // Whom it does not know the accounts may.
+        (ANN, "here", &ann),
+        (ANN, "nobody", &End::Refused),
+        ("sue@a.example", "here", &End::Refused),
+        // Wrong is the last word, whatever the accounts would say.
+        (ANN, "wrong", &End::Refused),
+        (ANN, &app, &End::Refused),
+        ("sue@a.example", "sue", &End::Refused),
+        (ANN, "sue", &End::Refused),
+        (ANN, "stranger", &End::Refused),
+        (ANN, "not an address", &End::Refused),
+        // Nobody can say that it is wrong.
+        (ANN, "down", &End::Unavailable),
+        ("bob@a.example", "down", &End::Unavailable),
+    ] {
+        assert_eq!(client.login(Way::Plain, login, password), *expected, "{login} {password}");
+    }
+    let system = with_sources(&[("authsources", "accounts\nldap\n"), LIMITLESS]);
+    let app = system.app_password("phone", "smtp");
+    for (login, password, expected) in [
+        (ANN, "here", &ann),
+        (ANN, &app, &ann),
+        // The accounts know her: the directory is asked about nobody, and changes nothing.
+        (ANN, "elsewhere", &End::Refused),
+        (ANN, "down", &End::Refused),
+        ("ann", "elsewhere", &ann),
+        ("ann", "wrong", &End::Refused),
+        ("ann", "nobody", &End::Refused),
+        ("ann", "down", &End::Unavailable),
+    ] {
+        assert_eq!(system.client().login(Way::Plain, login, password), *expected, "{login} {password}");
     }
     // Without the line, what the accounts hold opens nothing, by no mechanism.
     let system = with_sources(&[("authsources", "ldap\n"), LIMITLESS, ALL]);
@@ -676,19 +714,24 @@ fn sources_are_asked_in_their_order_and_what_they_name_must_be_an_open_account()
         assert_eq!(system.client().login(way, ANN, "here"), End::Unavailable, "{way:?}");
     }
     assert_eq!(end(system.client().start("CRAM-MD5", None, false)), End::Unavailable);
+    // A line for tokens judges no password.
+    let system = with_sources(&[("authsources", "oauth\n"), LIMITLESS]);
+    for password in ["elsewhere", "here", "down"] {
+        assert_eq!(system.client().login(Way::Plain, ANN, password), End::Refused);
+    }
     // A file that cannot be understood lets nobody in, and turns nobody away.
     let system = with_sources(&[("authsources", "accounts\nldpa\n")]);
     assert_eq!(system.client().login(Way::Plain, ANN, "here"), End::Unavailable);
     // Where only app passwords count, the directory's does not either.
-    let system = with_sources(&[("authsources", "accounts\nldap\n"), LIMITLESS, ("apppasswordsonly", "a.example\n")]);
-    let app = system.app_password("phone", "smtp");
-    assert_eq!(system.client().login(Way::Plain, ANN, &app), ann);
+    let system = with_sources(&[("authsources", "ldap\naccounts\n"), LIMITLESS, ("apppasswordsonly", "a.example\n")]);
+    assert_eq!(system.client().login(Way::Plain, ANN, "elsewhere"), ann);
+    system.app_password("phone", "smtp");
     assert_eq!(system.client().login(Way::Plain, ANN, "elsewhere"), End::Refused);
 }
 
 #[test]
 fn wrong_passwords_of_all_sources_count_once_each_and_a_silent_source_counts_for_nobody() {
-    let system = with_sources(&[("authsources", "accounts\nldap\n"), ("authlimits", "failures=2\naccount=0\npause=0\n")]);
+    let system = with_sources(&[("authsources", "ldap\naccounts\n"), ("authlimits", "failures=2\naccount=0\npause=0\n")]);
     let client = system.client();
     for _ in 0..5 {
         assert_eq!(client.login(Way::Plain, ANN, "down"), End::Unavailable);

@@ -107,6 +107,7 @@ impl System {
                 rustix::io::write(&far, &text).unwrap();
                 (ipc::lspawn::Answer::Session { id }.encode(), Some(near))
             }
+            other => panic!("{other:?}"),
         });
     }
 }
@@ -824,4 +825,29 @@ fn administrators_of_a_domain_are_its_own_or_others_users() {
         other => panic!("{other:?}"),
     }
     system.done(&remove("ANN@a.example"));
+}
+
+#[test]
+fn who_opened_a_mailbox_may_relay_as_long_as_the_file_says() {
+    let system = system("");
+    let auth = system.auth();
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let mut id = 0;
+    let mut allowed = |address: &str| {
+        id += 1;
+        ask::<_, Answer>(&auth, &Request::MayRelay { id, address: ip(address) }).0 == Answer::Relay { id, allowed: true }
+    };
+    let note = |address: &str| {
+        let noted = ask::<_, Answer>(&system.auth(), &Request::Arrived { id: 1, address: ip(address) }).0;
+        assert_eq!(noted, Answer::Noted { id: 1 });
+    };
+    note("192.0.2.1");
+    assert!(!allowed("192.0.2.1"), "it is off");
+    std::fs::write(system.root.control_file("popbeforesmtp"), "10\n").unwrap();
+    assert!(!allowed("192.0.2.1"), "what came while it was off does not count");
+    note("192.0.2.1");
+    note("127.0.0.1");
+    assert_eq!(["192.0.2.1", "192.0.2.2", "127.0.0.1"].map(&mut allowed), [true, false, false]);
+    std::fs::remove_file(system.root.control_file("popbeforesmtp")).unwrap();
+    assert!(!allowed("192.0.2.1"), "off at once");
 }

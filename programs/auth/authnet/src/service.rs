@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use control::authsources::{self, Source};
 use control::{ControlError, Root};
 use ipc::Message as _;
 use ipc::authnet::{Answer, Request};
@@ -85,9 +86,10 @@ impl Judges {
     pub fn read(root: &Root, run: OwnedFd) -> Result<Self, ControlError> {
         let resolve = Client::new(Rc::new(run), Socket::Resolve.path(), REQUEST_MAX);
         let dialer = |cafile: Option<&std::path::Path>| Dialer::new(resolve.clone(), cafile);
+        let sources = authsources::load(root)?;
         Ok(Self {
-            ldap: control::authnet::wants(root, "ldap")?.then(|| Directory::read(root, dialer)).transpose()?,
-            oauth: control::authnet::wants(root, "oauth")?.then(|| Tokens::read(root, dialer)).transpose()?,
+            ldap: sources.contains(&Source::Ldap).then(|| Directory::read(root, dialer)).transpose()?,
+            oauth: sources.contains(&Source::Oauth).then(|| Tokens::read(root, dialer)).transpose()?,
             ..Self::default()
         })
     }

@@ -29,7 +29,7 @@ fn connect(dir: &str) {
 fn session(args: &[String]) {
     let uid = rustix::process::getuid().as_raw();
     let mut out = std::io::stdout();
-    write!(out, "+OK {uid} {}\r\n", args[0]).unwrap();
+    write!(out, "+OK {uid} {}\r\n", std::path::absolute(&args[0]).unwrap().display()).unwrap();
     out.flush().unwrap();
     let mut rest = Vec::new();
     std::io::stdin().read_to_end(&mut rest).unwrap();

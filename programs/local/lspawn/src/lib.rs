@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `qmail-local --worker [--base DIR]` | 3 `work` ([`ipc::worker`]); with `--base` a virtual domain's, confined to DIR |
 //! | `qmail-local --once` | 3 `work`: one request that needs programs; not confined |
-//! | `qmail-pop3d HOME/Maildir` | 0 and 1: the session's socket |
+//! | `qmail-pop3d HOME/Maildir`, for a system user `qmail-pop3d Maildir` in his home | 0 and 1: the session's socket |
 #![forbid(unsafe_code)]
 
 mod claims;

@@ -73,15 +73,15 @@ impl Programs {
         Ok((child, ours))
     }
 
-    /// A POP3 session on a fresh pair of sockets: `qmail-pop3d HOME/Maildir` with one end as its standard input and output.
+    /// A POP3 session on a fresh pair of sockets: `qmail-pop3d MAILDIR` in `dir`, with one end as its standard input and output.
     /// Gives the other end.
     ///
     /// # Errors
     /// It cannot be started; temporary.
-    pub fn start_session(&self, id: Id, home: &Path) -> io::Result<(Child, OwnedFd)> {
+    pub fn start_session(&self, id: Id, dir: &Path, maildir: &Path) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let stderr = io::stderr();
-        let spawn = self.program(&self.pop3d, id).arg(home.join("Maildir"));
+        let spawn = self.program(&self.pop3d, id).arg(maildir).dir(dir);
         let child = spawn.stdin(theirs.as_fd()).stdout(theirs.as_fd()).stderr(stderr.as_fd()).start()?;
         Ok((child, ours))
     }

@@ -1,6 +1,8 @@
-//! What clients ask: jobs, questions of existence, POP3 sessions; and finding out whom an address belongs to.
+//! What clients ask: jobs, questions of existence, logins and POP3 sessions; and finding out whom an address belongs to.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -131,6 +133,20 @@ impl Service {
                     self.send(client, Answer::NoSession { id, text }.encode(), None);
                 }
             },
+            Request::SystemUser { id: number, user, session } => {
+                let (origin, deadline) = (Origin { client, number }, QUESTION_DEADLINE);
+                let address = Address::join(&user, b"").ok().filter(|_| !user.is_empty());
+                match address {
+                    None => self.answer(origin, &Outcome::NoUser("not a name".to_owned())),
+                    Some(_) if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX => {
+                        self.answer(origin, &Outcome::NoSession("too much to do".to_owned()));
+                    }
+                    Some(address) => {
+                        let id = self.new_task(origin, Ask::LogIn { session }, address, None, deadline);
+                        self.locate(id);
+                    }
+                }
+            }
         }
     }
 
@@ -149,21 +165,50 @@ impl Service {
     }
 
     fn start_session(&mut self, domain: &Domain, user: &[u8]) -> Result<OwnedFd, String> {
-        if self.stop_at.is_some() || self.sessions.len() >= SESSIONS_MAX {
-            return Err("too many sessions, or qmail is stopping".to_owned());
-        }
         let name = canonical(user).ok_or("not a user name")?;
         let entry = self.virtual_domain(domain).map_err(|refusal| refusal.0)?;
         let nobody = Address::null();
         self.rules.mailbox(domain, &entry, Some(&name), b"", &nobody, false).map_err(|refusal| refusal.0)?;
-        let (child, socket) = self
-            .programs
-            .start_session(entry.id, &entry.home(&name))
-            .map_err(|error| format!("cannot start qmail-pop3d: {error}"))?;
+        self.start_pop3d(entry.id, Path::new("/"), &entry.home(&name).join("Maildir"))
+    }
+
+    fn start_pop3d(&mut self, id: Id, dir: &Path, maildir: &Path) -> Result<OwnedFd, String> {
+        if self.stop_at.is_some() || self.sessions.len() >= SESSIONS_MAX {
+            return Err("too many sessions, or qmail is stopping".to_owned());
+        }
+        let started = self.programs.start_session(id, dir, maildir);
+        let (child, socket) = started.map_err(|error| format!("cannot start qmail-pop3d: {error}"))?;
         let id = self.next_number();
         self.events.add(&child.pidfd, Source::SessionEnd(id)).map_err(|error| error.to_string())?;
         self.sessions.insert(id, child);
         Ok(socket)
+    }
+
+    /// Whose address the name is has been found out. Only a user whose own name it is may log in by it: neither who gets the mail of a name
+    /// that is nobody's (alias), or of a system account, nor who was given the mail of another by users/assign.
+    fn log_in(&mut self, id: u64, target: &Target, session: bool) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let (origin, recipient) = (task.origin, &target.recipient);
+        let is_own_name = recipient.dash.is_empty() && recipient.user.eq_ignore_ascii_case(task.address.local());
+        if target.base.is_some() || !is_own_name {
+            return self.finish(id, &Outcome::NoUser("no user of this name may log in".to_owned()));
+        }
+        if !session {
+            return self.finish(id, &Outcome::MayLogIn);
+        }
+        let home = Path::new(OsStr::from_bytes(&recipient.home));
+        // As a relative path, since a system user's Maildir may be a link to wherever he may go.
+        let maildir = self.values.maildir();
+        match self.start_pop3d(target.id, home, &maildir) {
+            Ok(socket) => {
+                self.tasks.remove(&id);
+                self.send(origin.client, Answer::Session { id: origin.number }.encode(), Some(socket));
+            }
+            Err(text) => {
+                log(&format!("warning: no session: {text}"));
+                self.finish(id, &Outcome::NoSession(text));
+            }
+        }
     }
 
     fn new_task(&mut self, origin: Origin, ask: Ask, address: Address, body: Option<OwnedFd>, wait_max: Duration) -> u64 {
@@ -229,6 +274,10 @@ impl Service {
             // A user without extension always has somewhere: a `.qmail` file or defaultdelivery.
             Ok(target) if task.ask == Ask::Exists && target.recipient.dash.is_empty() => {
                 self.finish(id, &Outcome::Exists(Existence::Yes {}));
+            }
+            Ok(target) if matches!(task.ask, Ask::LogIn { .. }) => {
+                let session = task.ask == Ask::LogIn { session: true };
+                self.log_in(id, &target, session);
             }
             Ok(target) => {
                 task.target = Some(target);
@@ -313,7 +362,7 @@ impl Service {
     /// Not even the user can be looked up.
     pub(crate) fn down(&mut self, id: u64, text: &str) {
         let Some(task) = self.tasks.get(&id) else { return };
-        let outcome = if task.ask == Ask::Exists { Outcome::Exists(Existence::Down {}) } else { Outcome::deferral(text) };
+        let outcome = if task.ask == Ask::Exists { Outcome::Exists(Existence::Down {}) } else { task.failed(text) };
         self.finish(id, &outcome);
     }
 

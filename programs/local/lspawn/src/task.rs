@@ -27,9 +27,19 @@ pub struct Origin {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    Deliver { sender: Address, settings: Bytes },
-    Forward { sender: Address, targets: Vec<Address> },
+    Deliver {
+        sender: Address,
+        settings: Bytes,
+    },
+    Forward {
+        sender: Address,
+        targets: Vec<Address>,
+    },
     Exists,
+    /// May the user of this name log in? With `session` he does.
+    LogIn {
+        session: bool,
+    },
 }
 
 /// Where it is.
@@ -65,6 +75,11 @@ pub struct Task {
 pub enum Outcome {
     Done(Verdict, Vec<u8>),
     Exists(Existence),
+    MayLogIn,
+    /// Not now.
+    NoSession(String),
+    /// Nobody who may.
+    NoUser(String),
 }
 
 impl Outcome {
@@ -92,6 +107,7 @@ impl Task {
                 worker::Request::Forward { number, sender: sender.clone(), recipient, targets: targets.clone() }
             }
             Ask::Exists => worker::Request::Exists { number, recipient, default_delivery },
+            Ask::LogIn { .. } => return None,
         })
     }
 
@@ -107,6 +123,7 @@ impl Task {
     pub fn failed(&self, text: &str) -> Outcome {
         match self.ask {
             Ask::Exists => Outcome::Exists(Existence::CannotTell {}),
+            Ask::LogIn { .. } => Outcome::NoSession(text.to_owned()),
             _ => Outcome::deferral(text),
         }
     }
@@ -122,5 +139,8 @@ pub fn answer(number: u64, outcome: &Outcome) -> Vec<u8> {
             job::Answer::Done { number, outcomes, untried: Vec::new(), last: true }.encode()
         }
         Outcome::Exists(existence) => lspawn::Answer::Exists { id: number, answer: existence.clone() }.encode(),
+        Outcome::MayLogIn => lspawn::Answer::Session { id: number }.encode(),
+        Outcome::NoSession(text) => lspawn::Answer::NoSession { id: number, text: clip(text.as_bytes()).into() }.encode(),
+        Outcome::NoUser(text) => lspawn::Answer::NoUser { id: number, text: clip(text.as_bytes()).into() }.encode(),
     }
 }

@@ -456,6 +456,36 @@ fn a_pop3_session_is_a_socket_to_the_owners_pop3d() {
 }
 
 #[test]
+fn a_system_user_logs_in_by_his_own_name_and_nobody_in_his_place() {
+    let system = System::start();
+    let auth = system.connect(QMAILA);
+    let ask = |user: &str, session| auth.question(&Request::SystemUser { id: 9, user: user.into(), session });
+    let (Reply::Session { id: 9 }, Some(socket)) = ask("ann", true) else { panic!("no session") };
+    let expected = format!("+OK {} {}\r\n", uid(ANN), system.dir.path().join("home/ann/Maildir").display());
+    let mut greeting = vec![0; expected.len()];
+    fs::File::from(socket).read_exact(&mut greeting).unwrap();
+    assert_eq!(String::from_utf8(greeting).unwrap(), expected);
+    assert!(matches!(ask("ann", false), (Reply::Session { id: 9 }, None)), "to send mail needs no session");
+    // `sales` is an address of ann's by users/assign; the rest are alias's.
+    for user in ["sales", "ann-x", "nobody-here", "alias", "alias-x", "", "www-data", "@", "ann@h.example"] {
+        for session in [true, false] {
+            assert!(matches!(ask(user, session), (Reply::NoUser { id: 9, .. }, None)), "{user}");
+        }
+    }
+    // uid 0 by users/assign, a lie of qmail-getpw, and nobody who could tell.
+    for user in ["root", "liar", "nss"] {
+        for session in [true, false] {
+            assert!(matches!(ask(user, session), (Reply::NoSession { id: 9, .. }, None)), "{user}");
+        }
+    }
+    let bob = ask("bob", false).0;
+    assert!(if is_root() { matches!(bob, Reply::Session { .. }) } else { matches!(bob, Reply::NoSession { .. }) }, "{bob:?}");
+    let begun = Instant::now();
+    assert!(matches!(ask("silent", true), (Reply::NoSession { .. }, None)));
+    assert!(begun.elapsed() >= Duration::from_secs(4), "qmail-getpw had its time");
+}
+
+#[test]
 fn any_bytes_from_a_client_end_its_connection_and_nothing_else() {
     let system = System::start();
     let mut good = system.send();

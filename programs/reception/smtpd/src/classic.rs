@@ -129,6 +129,7 @@ fn connection(relayclients: &Networks) -> Connection {
         starttls: StartTls::NotHere,
         tls: None,
         is_submission: false,
+        xclient: false,
         databytes,
     }
 }
@@ -212,6 +213,8 @@ impl Talk {
                 Action::JudgeHeader { .. } => {
                     self.session.step(now(), Input::Header(HeaderAnswer::Temporary), &mut self.actions);
                 }
+                // XCLIENT is not offered here.
+                Action::Admit { .. } => {}
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {

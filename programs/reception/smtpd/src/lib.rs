@@ -19,6 +19,7 @@ mod queue;
 mod service;
 mod session;
 mod submission;
+mod trust;
 
 use control::Root;
 use std::ffi::OsString;

@@ -4,6 +4,10 @@ use ipc::auth::Request;
 use ipc::field::Bytes;
 use sasl::{Mechanism, Secret};
 use smtp::server::Connection;
+use std::time::Duration;
+
+/// A login may be judged by several sources one after the other, each of which has up to nine seconds (`control/authsources`).
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A login to be judged, or a message of an exchange.
 pub(crate) enum Question {

@@ -9,16 +9,16 @@ use crate::config::config;
 use crate::log_line;
 use crate::queue::Pool;
 use crate::session::{Worker, serve, serve_tls};
+use crate::trust::Trust;
 use control::{Networks, Root};
 use ipc_async::Client;
-use ipc_async::service::{self, Lifeline, Word};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ipc_async::proxy::Arrival;
+use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, StartTls, TOO_MANY_CONNECTIONS};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZero;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,10 +35,6 @@ const NAME: &str = "qmail-smtpd";
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 /// For messages under way at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// How often a worker without room looks whether a connection is waiting.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
-/// A connection that waits for so long is one that no worker has room for.
-const LEFT_OVER: Duration = Duration::from_millis(30);
 /// After an error of accept (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Said on a listener for a protocol that needs what this version does not have.
@@ -58,18 +54,21 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
     service::run(async {
         let listeners = listeners
             .into_iter()
-            .map(|(name, fd)| Ok((Door::of(&name), service::tcp_listener(fd)?)))
+            .map(|(name, fd)| {
+                let proxies = root.proxies(&name).map_err(io::Error::other)?.map(Rc::new);
+                Ok((Door::of(&name), proxies, service::tcp_listener(fd)?))
+            })
             .collect::<io::Result<Vec<_>>>()?;
         sandbox::enter_as(NAME, root.path(), &[])?;
         let keys = Arc::new(run.try_clone()?);
         let run = Rc::new(run);
+        let trust = Trust::new(&control);
         let gate = Gate {
             admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
-            relayclients: control.relayclients.clone(),
-            cleartext: control.cleartext.clone(),
             bounds_this_host: control.bounds_this_host,
             worker: Rc::new(Worker::new(
                 config(control, Vec::new())?,
+                trust,
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
                 Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
                 Acceptor::start(keys, Socket::Keys.path())?,
@@ -105,21 +104,21 @@ impl Door {
     }
 }
 
+/// For a listener behind proxies: whose header is believed.
+type Proxies = Option<Rc<Networks>>;
+
 /// Who comes in, and what serves him.
 struct Gate {
     admission: Rc<Admission>,
-    relayclients: Networks,
-    /// Who may send a password without TLS.
-    cleartext: Networks,
     /// The bound of an address holds for this host, too.
     bounds_this_host: bool,
     worker: Rc<Worker>,
 }
 
 /// Accepts on `listeners` until the lifeline says otherwise, then lets the sessions end, or drains.
-async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, lifeline: &Lifeline) {
-    let loops: Vec<_> =
-        listeners.into_iter().map(|(door, listener)| spawn_local(accept(Rc::clone(&gate), listener, door))).collect();
+async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, Proxies, TcpListener)>, lifeline: &Lifeline) {
+    let start = |(door, proxies, listener)| spawn_local(accept(Rc::clone(&gate), listener, door, proxies));
+    let loops: Vec<_> = listeners.into_iter().map(start).collect();
     let word = lifeline.word().await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
     if word == Word::Retire {
@@ -129,49 +128,42 @@ async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, TcpListener)>, lifeli
     let _ = timeout(DRAIN_MAX, gate.admission.left_by_all()).await;
 }
 
-async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door) {
+async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, proxies: Proxies) {
     loop {
         let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
         match accepted {
             None => {}
             Some(Ok((stream, _))) if door == Door::NotOffered => refuse(&stream, NOT_OFFERED),
-            Some(Ok((stream, peer))) => gate.admit(stream, peer.ip().to_canonical(), door),
+            Some(Ok((stream, peer))) => match &proxies {
+                None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, door),
+                Some(proxies) => gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), door),
+            },
             Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-/// For a worker without room: a connection that the others leave waiting, too, if there is one. All workers wake for each
-/// connection, so whoever took one at once would refuse what another has room for.
-async fn left_over(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    if !is_waiting(listener) {
-        sleep(FULL_PAUSE).await;
-        return None;
-    }
-    sleep(LEFT_OVER).await;
-    if !is_waiting(listener) {
-        return None;
-    }
-    // Another worker may still be faster.
-    timeout(LEFT_OVER, listener.accept()).await.ok()
-}
-
-/// Is there a connection to be accepted?
-fn is_waiting(listener: &TcpListener) -> bool {
-    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-}
-
-/// This worker's part of the sessions there may be in all: `QMAIL_WORKER` is `NUMBER/COUNT`, from qmail-start; alone without it.
-fn share(sessions_max: usize, worker: &str) -> usize {
-    let numbers = worker.split_once('/').map(|(number, count)| (number.parse::<usize>(), count.parse::<NonZero<usize>>()));
-    let Some((Ok(number), Ok(count))) = numbers else { return sessions_max };
-    sessions_max / count + usize::from(number < sessions_max % count)
-}
-
 impl Gate {
-    fn admit(&self, stream: TcpStream, client: IpAddr, door: Door) {
-        let is_relay = self.relayclients.contains(client);
-        let is_trusted = is_relay || (client.is_loopback() && !self.bounds_this_host);
+    /// The proxy's header comes first; until then the connection has a place among all, none of an address.
+    fn admit_behind(self: &Rc<Self>, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, door: Door) {
+        let Some(place) = self.admission.admit(proxy, true) else { return refuse(&stream, TOO_MANY_CONNECTIONS) };
+        let gate = Rc::clone(self);
+        spawn_local(async move {
+            match Arrival::behind(&stream, proxy, &proxies).await {
+                Ok(arrival) => {
+                    drop(place);
+                    gate.admit(arrival, stream, door);
+                }
+                Err(problem) => log_line(format_args!("{proxy} closed: {problem}")),
+            }
+        });
+    }
+
+    fn admit(&self, arrival: Arrival, stream: TcpStream, door: Door) {
+        let (origin, client) = (arrival.origin, arrival.origin.client);
+        let trust = &self.worker.trust;
+        let is_relay = origin.is_in(&trust.relayclients);
+        let is_trusted = is_relay || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
             log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
             return refuse(&stream, TOO_MANY_CONNECTIONS);
@@ -180,18 +172,19 @@ impl Gate {
         let _ = stream.set_nodelay(true);
         let peer = Connection {
             remote_ip: client.to_string().into_bytes().into(),
-            local_ip: stream.local_addr().ok().map(|local| local.ip().to_canonical()),
+            local_ip: arrival.local,
             relay_client: is_relay.then(Box::default),
-            logins: if self.cleartext.contains(client) { Logins::Offered } else { Logins::NotInClear },
+            logins: trust.logins(origin),
+            xclient: origin.is_in(&trust.xclient),
             starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },
             is_submission: matches!(door, Door::Submission | Door::Submissions),
             ..Connection::default()
         };
         let worker = Rc::clone(&self.worker);
         if door == Door::Submissions {
-            spawn_local(serve_tls(worker, stream, peer, place));
+            spawn_local(serve_tls(worker, stream, origin, peer, place));
         } else {
-            spawn_local(serve(worker, Transport::Clear(stream), peer, place));
+            spawn_local(serve(worker, Transport::Clear(stream), origin, peer, place));
         }
     }
 }
@@ -199,20 +192,4 @@ impl Gate {
 /// One line, if the client takes it at once.
 fn refuse(stream: &TcpStream, line: &str) {
     let _ = stream.try_write(format!("{line}\r\n").as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shares_of_all_workers_are_the_whole() {
-        for (sessions_max, count) in [(10, 1), (10, 2), (5, 2), (1, 2), (0, 3), (30_000, 7)] {
-            assert_eq!((0..count).map(|number| share(sessions_max, &format!("{number}/{count}"))).sum::<usize>(), sessions_max);
-        }
-        assert_eq!((share(5, "0/2"), share(5, "1/2")), (3, 2));
-        for alone in ["", "1", "1/0", "x/2", "0/-1"] {
-            assert_eq!(share(5, alone), 5, "{alone}");
-        }
-    }
 }

@@ -7,7 +7,9 @@ use crate::admission::Place;
 use crate::login;
 use crate::queue::{Draft, Pool};
 use crate::submission::{Judge, Judging};
+use crate::trust::Trust;
 use crate::{log_end, log_line, now};
+use control::Origin;
 use ipc::auth;
 use ipc_async::Client;
 use rustix::net::{RecvFlags, recv};
@@ -15,6 +17,7 @@ use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer,
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +44,12 @@ pub(crate) struct Worker {
     pub(crate) tls: Acceptor,
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
+    pub(crate) trust: Trust,
     scratch: RefCell<Box<[u8]>>,
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config, queue: Pool, directory: Client<auth::Answer>, tls: Acceptor) -> Self {
+    pub(crate) fn new(config: Config, trust: Trust, queue: Pool, directory: Client<auth::Answer>, tls: Acceptor) -> Self {
         Self {
             config: Arc::new(config),
             queue: Rc::new(queue),
@@ -53,6 +57,7 @@ impl Worker {
             tls,
             draining: Cell::new(false),
             drain: Notify::new(),
+            trust,
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
         }
     }
@@ -65,11 +70,11 @@ impl Worker {
 }
 
 /// A connection whose first byte is TLS already.
-pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, mut peer: Connection, place: Place) {
+pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, origin: Origin, mut peer: Connection, place: Place) {
     match handshake(&worker.tls, stream, &peer).await {
         Some((stream, tls)) => {
             peer.protect(tls);
-            Box::pin(serve(worker, Transport::Tls(stream), peer, place)).await;
+            Box::pin(serve(worker, Transport::Tls(stream), origin, peer, place)).await;
         }
         None => drop(place),
     }
@@ -91,12 +96,16 @@ async fn handshake(acceptor: &Acceptor, stream: TcpStream, peer: &Connection) ->
 }
 
 /// One connection, from the greeting to the line in the log.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connection, _place: Place) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin, mut peer: Connection, _place: Place) {
+    if peer.relay_client.is_none() && worker.trust.has_opened_a_mailbox(&worker.directory, origin).await {
+        peer.relay_client = Some(Box::default());
+    }
     let mut actions = Actions::default();
     let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
     let mut talk = Talk {
         worker,
         stream,
+        origin,
         session,
         output: Vec::new(),
         questions: Vec::new(),
@@ -104,6 +113,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connectio
         exchange: None,
         starttls: None,
         judging: None,
+        told: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -125,6 +135,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, peer: Connectio
 struct Talk {
     worker: Rc<Worker>,
     stream: Transport,
+    origin: Origin,
     session: Session,
     output: Vec<u8>,
     questions: Vec<(u32, Address)>,
@@ -136,6 +147,8 @@ struct Talk {
     starttls: Option<Vec<u8>>,
     /// A sender or a header that is to be judged.
     judging: Option<Judging>,
+    /// The client that XCLIENT told; `Some(None)` if its address is not known.
+    told: Option<Option<IpAddr>>,
     draft: Option<Box<Draft>>,
     is_committing: bool,
     /// Told that the system goes down.
@@ -159,6 +172,7 @@ impl Talk {
                 Action::StartTls { go } => self.starttls = Some(go),
                 Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
                 Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
+                Action::Admit { address } => self.told = Some(address),
                 Action::Begin(envelope) => {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
@@ -205,6 +219,10 @@ impl Talk {
                 }
             };
         }
+        if let Some(address) = self.told.take() {
+            let (relays, logins) = self.worker.trust.judge(&self.worker.directory, address.map(|ip| self.origin.told(ip))).await;
+            return self.session.step(now(), Input::Admitted { relays, logins }, actions);
+        }
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
         {
@@ -244,7 +262,7 @@ impl Talk {
     async fn log_in(&mut self, question: login::Question) -> LoginAnswer {
         let exchange = self.exchange.take();
         let peer = self.session.peer();
-        let answer = self.worker.directory.ask(|id| question.into_request(id, exchange, peer)).await;
+        let answer = self.worker.directory.ask_within(login::DEADLINE, |id| question.into_request(id, exchange, peer)).await;
         match answer {
             Ok((auth::Answer::LoggedIn { user, .. }, _)) => LoginAnswer::Accepted { user: user.0.into() },
             Ok((auth::Answer::Challenge { exchange, data, .. }, _)) => {
@@ -388,11 +406,12 @@ mod tests {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
             let tls = Acceptor::start(Arc::new(run.try_clone()?), "x")?;
-            let worker = Rc::new(Worker::new(Config::default(), Pool::new(run, "x"), directory, tls));
+            let worker = Rc::new(Worker::new(Config::default(), Trust::default(), Pool::new(run, "x"), directory, tls));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
-            let future = serve(worker, Transport::Clear(accepted?.0), Connection::default(), place);
+            let origin = Origin::direct([127, 0, 0, 1].into());
+            let future = serve(worker, Transport::Clear(accepted?.0), origin, Connection::default(), place);
             let size = std::mem::size_of_val(&future);
             assert!(size < 3072, "{size}");
             drop(client);

@@ -247,7 +247,8 @@ fn answer_auth(client: &Seqpacket) {
                 Answer::Permission { id, permission: Permission::Limited { limit: Limit::RecipientsPerHour {} } }
             }
             Request::MaySubmit { id, .. } => Answer::Permission { id, permission: Permission::Yes {} },
-            Request::Route { .. } | Request::Apop { .. } => panic!("a request of others"),
+            Request::MayRelay { id, address } => Answer::Relay { id, allowed: address.to_string() == "198.51.100.7" },
+            Request::Route { .. } | Request::Apop { .. } | Request::Arrived { .. } => panic!("a request of others"),
         };
         let _ = client.send(&answer.encode());
     }
@@ -774,4 +775,113 @@ fn throughput_is_printed() {
     });
     println!("800 messages of 4 KiB in {elapsed:?} over {} queue connections", by_connection.len());
     assert_eq!(system.seen().len(), 800);
+}
+
+/// A listener of each service behind a proxy of its own, of which only the first is this host.
+const PROXIES: &str = "smtp 127.0.0.1:1 proxy=10.0.0.1,127.0.0.1\nsubmission 127.0.0.1:2 proxy=127.0.0.2\n";
+
+fn v1(client: &str) -> String {
+    format!("PROXY TCP4 {client} 203.0.113.9 12345 25\r\n")
+}
+
+const FAR: &str = "EHLO c.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<x@far.example>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n";
+
+#[test]
+fn behind_a_proxy_the_address_it_tells_counts() {
+    let system = System::start(&[("listen", PROXIES), ("relayclients", "192.0.2.0/24\n"), ("concurrencyincomingip", "1\n")]);
+    let relays = |header: &[u8]| {
+        let replies = system.talk(&[header, FAR.as_bytes()].concat());
+        assert!(replies.starts_with("220 "), "{replies}");
+        let may_log_in = replies.contains("AUTH PLAIN");
+        (replies.contains(" qp 42"), may_log_in)
+    };
+    let v2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f"[..], &[192, 0, 2, 8, 203, 0, 113, 9, 1, 2, 0, 25], b"\x04\0\0"].concat();
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    for (header, may) in [
+        (v1("192.0.2.7").as_bytes(), (true, false)),
+        (v2.as_slice(), (true, false)),
+        (v1("203.0.113.7").as_bytes(), (false, false)),
+        (b"PROXY UNKNOWN\r\n", (false, true)),
+        (local, (false, true)),
+    ] {
+        assert_eq!(relays(header), may, "{}", header.escape_ascii());
+    }
+    let texts: Vec<_> = system.seen().iter().map(|seen| String::from_utf8(seen.text.clone()).unwrap()).collect();
+    assert!(texts[0].contains("(HELO c.example) (192.0.2.7)\n") && texts[1].contains("(192.0.2.8)\n"), "{texts:?}");
+    system.wait_for_log("end 203.0.113.7 Quit", 1);
+    // The bound of an address is the client's, not the proxy's, and a header may come in pieces.
+    let mut open: Vec<TcpStream> = (0..3).map(|_| system.connect()).collect();
+    for (stream, client) in open.iter_mut().zip(["203.0.113.1", "203.0.113.2", "203.0.113.1"]) {
+        for byte in v1(client).into_bytes() {
+            stream.write_all(&[byte]).unwrap();
+        }
+    }
+    let greetings = open.iter_mut().map(|stream| {
+        let mut code = [0; 4];
+        stream.read_exact(&mut code).unwrap();
+        String::from_utf8(code.to_vec()).unwrap()
+    });
+    let mut greetings: Vec<_> = greetings.collect();
+    greetings.sort();
+    assert_eq!(greetings, ["220 ", "220 ", "421 "], "two clients, one of them twice");
+}
+
+#[test]
+fn nobody_gets_in_past_the_proxies() {
+    let system = System::start(&[("listen", PROXIES), ("relayclients", "127.0.0.0/8\n")]);
+    for input in ["EHLO x\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\nEHLO x\r\n", "\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0EHLO x\r\n"] {
+        assert_eq!(system.talk(input.as_bytes()), "", "{input}");
+    }
+    system.wait_for_log("127.0.0.1 closed: no header of the PROXY protocol", 3);
+    drop(system.connect());
+    system.wait_for_log("127.0.0.1 closed: the proxy left within its header", 1);
+    // Here a header from this host is worth nothing, though its networks may relay.
+    assert_eq!(talk(connect(system.submission_port), format!("{}{FAR}", v1("192.0.2.7")).as_bytes()), "");
+    system.wait_for_log("127.0.0.1 closed: not one of the proxies that control/listen names", 1);
+}
+
+#[test]
+fn a_proxy_that_says_nothing_is_closed() {
+    let system = System::start(&[("listen", PROXIES)]);
+    let mut silent = system.connect();
+    silent.write_all(b"PROXY TCP4 ").unwrap();
+    let start = Instant::now();
+    assert_eq!(silent.read(&mut [0; 10]).unwrap(), 0);
+    assert!(start.elapsed() >= Duration::from_secs(4));
+    system.wait_for_log("127.0.0.1 closed: the proxy's header did not come in time", 1);
+}
+
+#[test]
+fn xclient_tells_for_whom_a_trusted_program_stands() {
+    let files = [("xclient", "127.0.0.1\n"), ("relayclients", "192.0.2.0/24\n"), ("popbeforesmtp", "10\n")];
+    let system = System::start(&files);
+    for (told, relays) in [
+        ("ADDR=192.0.2.7 NAME=a.example", true),
+        ("ADDR=198.51.100.7", true),
+        ("ADDR=203.0.113.7", false),
+        ("ADDR=203.0.113.7 LOGIN=joe+40ours.example", true),
+        ("ADDR=[UNAVAILABLE]", false),
+    ] {
+        let replies = system.talk(format!("EHLO p\r\nXCLIENT {told}\r\n{FAR}").as_bytes());
+        assert!(replies.contains("\n250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\n"), "{replies}");
+        assert_eq!(replies.matches("220 mx.example.org").count(), 2, "{replies}");
+        assert_eq!(replies.contains(" qp 42"), relays, "{told}: {replies}");
+    }
+    let texts: Vec<_> = system.seen().iter().map(|seen| String::from_utf8(seen.text.clone()).unwrap()).collect();
+    assert!(texts[0].starts_with("Received: from a.example (HELO c.example) (192.0.2.7)\n"), "{texts:?}");
+    system.wait_for_log("203.0.113.7 xclient told by 127.0.0.1\n", 2);
+    system.wait_for_log("user joe@ours.example", 1);
+    let replies = System::start(&[]).talk(format!("EHLO p\r\nXCLIENT ADDR=192.0.2.7\r\n{FAR}").as_bytes());
+    assert!(!replies.contains("XCLIENT") && replies.contains("502 5.5.1"), "{replies}");
+}
+
+#[test]
+fn who_opened_a_mailbox_may_relay_where_that_is_said() {
+    for (minutes, relays) in [("10\n", true), ("0\n", false), ("", false)] {
+        let system = System::start(&[("listen", PROXIES), ("popbeforesmtp", minutes)]);
+        for (client, may) in [("198.51.100.7", relays), ("198.51.100.8", false)] {
+            let replies = system.talk(format!("{}{FAR}", v1(client)).as_bytes());
+            assert_eq!(replies.contains(" qp 42"), may, "{minutes:?} {client}: {replies}");
+        }
+    }
 }

@@ -51,8 +51,7 @@ impl Drop {
     pub fn new(mailbox: Mailbox) -> Result<Self, Error> {
         let entries = mailbox.list()?;
         let ids = unique_ids(&entries);
-        let octets = |entry: &Entry| octets_in_name(entry.uid(), entry.size);
-        let message = |(entry, unique_id)| Message { octets: octets(&entry), entry, unique_id };
+        let message = |(entry, unique_id)| Message { entry, unique_id, octets: None };
         let messages = entries.into_iter().zip(ids).map(message).collect();
         Ok(Self { mailbox, messages })
     }
@@ -73,15 +72,25 @@ impl Drop {
         self.mailbox.open_message(&message.entry)
     }
 
-    /// Finds the size of a message. What cannot be read counts with the length of its file, so that the rest can be listed.
+    /// Finds the size of a message in CRLF octets (RFC 1939 §11), as Dovecot does and the classic program does not, which tells the length
+    /// of the file: from the name where an IMAP server has left it there, otherwise the message is read. What cannot be read counts
+    /// with the length of its file, so that the rest can be listed.
     pub(crate) fn measure(&mut self, index: usize, transaction: &mut Transaction) {
         if self.octets(index).is_some() {
             return;
         }
-        let octets = self.open(index, transaction).and_then(|file| octets_of(&file));
+        let told = self.octets_in_name(index);
+        let octets = told.map_or_else(|| self.open(index, transaction).and_then(|file| octets_of(&file)), Ok);
         if let Some(message) = self.messages.get_mut(index) {
-            message.octets = Some(octets.unwrap_or(message.entry.size));
+            message.octets = Some(octets.or_else(|_| self.mailbox.size(&message.entry)).unwrap_or(0));
         }
+    }
+
+    /// Only a name that tells both sizes is worth a look at the file.
+    fn octets_in_name(&self, index: usize) -> Option<u64> {
+        let entry = &self.messages.get(index)?.entry;
+        field(entry.uid(), b"W=")?;
+        octets_in_name(entry.uid(), self.mailbox.size(entry).ok()?)
     }
 
     /// The UPDATE state (RFC 1939 §6): removes what is marked, moves the rest from new to cur. False if something marked is still there.
@@ -91,10 +100,11 @@ impl Drop {
         let mut all = !any || self.look_again(transaction).is_ok();
         let (mut bytes, mut messages): (u64, u64) = (0, 0);
         for (_, message) in self.messages.iter().enumerate().filter(|(index, _)| transaction.is_deleted(*index)) {
+            let size = self.mailbox.size(&message.entry).unwrap_or(0);
             let gone = self.mailbox.delete(&message.entry).is_ok();
             all &= gone;
             if gone {
-                (bytes, messages) = (bytes.saturating_add(message.entry.size), messages.saturating_add(1));
+                (bytes, messages) = (bytes.saturating_add(size), messages.saturating_add(1));
             }
         }
         self.mailbox.note_removed(bytes, messages);
@@ -110,7 +120,8 @@ impl Drop {
     fn look_again(&mut self, transaction: &mut Transaction) -> io::Result<()> {
         let now = self.mailbox.list().map_err(|error| io::Error::other(error.to_string()))?;
         let places: HashSet<_> = now.iter().map(Entry::place).collect();
-        let has_moved = |message: &Message| !places.contains(&message.entry.place());
+        // A mailbox of more messages than a listing holds shows others meanwhile: what it does not list need not be gone.
+        let has_moved = |message: &Message| !places.contains(&message.entry.place()) && self.mailbox.is_gone(&message.entry);
         let known: HashSet<_> = self.messages.iter().map(|message| message.entry.place()).collect();
         let new_places = now.iter().filter(|entry| !known.contains(&entry.place()));
         let mut moved: HashMap<&[u8], &Entry> = new_places.map(|entry| (entry.uid(), entry)).collect();
@@ -160,9 +171,12 @@ fn hashed(name: &[u8], times: u32) -> Box<[u8]> {
 
 /// The size that a Maildir++ name tells: `,S=` the length of the file, `,W=` its CRLF octets. It counts only if the former is true.
 fn octets_in_name(name: &[u8], size: u64) -> Option<u64> {
-    let field = |key: &[u8]| name.split(|b| *b == b',').find_map(|part| part.strip_prefix(key)).and_then(pop3::command::number);
-    let octets = field(b"W=")?;
-    (field(b"S=")? == size && octets >= size && octets <= size.saturating_mul(2).saturating_add(2)).then_some(octets)
+    let octets = field(name, b"W=")?;
+    (field(name, b"S=")? == size && octets >= size && octets <= size.saturating_mul(2).saturating_add(2)).then_some(octets)
+}
+
+fn field(name: &[u8], key: &[u8]) -> Option<u64> {
+    name.split(|b| *b == b',').find_map(|part| part.strip_prefix(key)).and_then(pop3::command::number)
 }
 
 fn octets_of(file: &File) -> io::Result<u64> {

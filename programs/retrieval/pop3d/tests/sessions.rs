@@ -153,6 +153,93 @@ fn odd_files_are_no_messages_and_odd_names_get_ids() {
 }
 
 #[test]
+fn no_file_that_somebody_may_put_there_hangs_or_ends_a_session() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = home(&[("new/1.good", b"1\n")]);
+    let names: [&[u8]; 9] = [
+        b"new/line\nbreak",
+        b"cur/\xff\xfe not UTF-8:2,S",
+        b"cur/:2,S",
+        b"cur/:",
+        b"new/colons:::2,",
+        b"cur/99999999999999999999999.M9.x:2,",
+        b"new/-1",
+        b"cur/1.good:2,F",
+        b"new/x,S=1,W=99999999999999999999",
+    ];
+    for name in names {
+        std::fs::write(home.path("").join(std::ffi::OsStr::from_bytes(name)), b"text\n").unwrap();
+    }
+    std::fs::write(home.path("cur").join("n".repeat(255)), b"text\n").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(home.path("new/2.socket")).unwrap();
+    for name in ["new/3.fifo", "cur/4.fifo:2,S"] {
+        rustix::fs::mknodat(rustix::fs::CWD, home.path(name), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    }
+    std::os::unix::fs::symlink("1.good", home.path("new/5.link")).unwrap();
+    std::os::unix::fs::symlink("6.loop", home.path("cur/6.loop")).unwrap();
+    std::fs::create_dir(home.path("cur/7.dir")).unwrap();
+    let count = names.len() + 2;
+    let all: String = (1..=count).map(|n| format!("RETR {n}\r\n")).collect();
+    let text = home.say(&format!("STAT\r\n{all}UIDL\r\n"));
+    assert!(text.starts_with(&format!("+OK {count} {}\r\n", 3 + (count - 1) * 6)), "{text}");
+    assert_eq!(text.matches("text\r\n.\r\n").count(), count - 1);
+    let (_, listing) = text.rsplit_once("+OK \r\n").unwrap();
+    let ids: std::collections::HashSet<_> = listing.lines().filter_map(|line| line.split_once(' ')).map(|(_, id)| id).collect();
+    assert_eq!(ids.len(), count, "{listing}");
+    assert!(ids.iter().all(|id| (1..=70).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())), "{ids:?}");
+    // A message that becomes something else under an open session.
+    let maildrop = home.drop();
+    std::fs::remove_file(home.path("new/1.good")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, home.path("new/1.good"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let text = say(maildrop, &format!("{all}QUIT\r\n"));
+    assert_eq!((text.matches("-ERR").count(), text.matches("text\r\n.\r\n").count()), (1, count - 1), "{text}");
+    let all: String = (1..count).map(|n| format!("DELE {n}\r\n")).collect();
+    home.say(&format!("{all}QUIT\r\n"));
+    assert_eq!(home.say("STAT\r\n"), "+OK 0 0\r\n");
+}
+
+#[test]
+fn of_more_messages_than_a_listing_holds_none_is_lost_sight_of() {
+    let home = home(&[("cur/1.a:2,", b"1\n"), ("cur/2.b:2,", b"2\n")]);
+    let maildrop = Drop::new(home.mailbox().listing_at_most(2)).unwrap();
+    std::fs::write(home.path("new/3.c"), b"3\n").unwrap();
+    std::fs::write(home.path("new/4.d"), b"4\n").unwrap();
+    std::fs::rename(home.path("cur/2.b:2,"), home.path("cur/2.b:2,S")).unwrap();
+    assert_eq!(say(maildrop, "RETR 2\r\nDELE 1\r\nQUIT\r\n"), "-ERR unable to open that message\r\n+OK \r\n+OK \r\n");
+    assert_eq!(home.files(), ["cur/2.b:2,S", "new/3.c", "new/4.d"], "the marked one is removed, the moved one kept");
+}
+
+#[test]
+fn a_size_in_the_name_is_believed_if_it_can_be_true() {
+    let home = home(&[("cur/1.x,S=4,W=6:2,", b"a\nb\n"), ("cur/2.x,S=5,W=6:2,", b"a\nb\n"), ("cur/3.x,W=5:2,", b"a\nb\n")]);
+    assert_eq!(home.say("LIST\r\n"), "+OK \r\n1 6\r\n2 6\r\n3 6\r\n.\r\n");
+    home.put("cur/1.x,S=4,W=6:2,", b"\n\n\n\n", 1);
+    assert_eq!(home.say("LIST 1\r\n"), "+OK 1 6\r\n", "not read");
+}
+
+#[test]
+fn a_line_of_50_megabytes_without_an_end_passes_through_a_small_memory() {
+    let home = home(&[("new/a", b"")]);
+    // A hole reads as NULs.
+    File::options().write(true).open(home.path("new/a")).unwrap().set_len(50_000_000).unwrap();
+    let (mut sum, mut largest) = (0, 0);
+    struct Sink<'a>(&'a mut usize, &'a mut usize);
+    impl Write for Sink<'_> {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            *self.0 += buf.len();
+            *self.1 = buf.len().max(*self.1);
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    serve(&mut &b"TOP 1 5\r\nRETR 1\r\nLIST 1\r\n"[..], &mut Sink(&mut sum, &mut largest), home.drop()).unwrap();
+    assert_eq!(sum, 6 + 2 * (6 + 50_000_000 + 2 + 3) + "+OK 1 50000002\r\n".len());
+    assert!(largest < 300_000, "{largest}");
+}
+
+#[test]
 fn what_other_sessions_do_is_survived() {
     let home = home(&[("new/a", b"1\n"), ("new/b", b"22\n"), ("cur/c:2,", b"333\n"), ("new/d", b"4\n")]);
     let maildrop = home.drop();

@@ -5,17 +5,21 @@
 
 use pop3::authorization::{Action, Proof, Secret};
 use pop3::{Authorization, Offer, Verdict};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sys::spawn::{Ended, Spawn};
 
-/// Without a byte for so long the program ends.
-const IDLE_MAX: Duration = Duration::from_secs(1200);
+/// The dialogue up to the login, both ways, may take so long: a byte a minute is no dialogue.
+const DIALOGUE_MAX: Duration = Duration::from_secs(1200);
+/// Written at a time: what poll(2) calls writable takes at least a page's fraction, so that no write waits.
+const PIECE_LEN: usize = 512;
 
 /// What the program was started with.
 #[derive(Debug, Clone)]
@@ -43,7 +47,8 @@ pub fn serve(classic: &Classic, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -
     let offer =
         Offer { cleartext: true, stls: false, apop_timestamp: Some(timestamp.clone()), response_codes: false, failures_max: 1 };
     let mut machine = Authorization::new(offer);
-    let mut client = Client { input: File::from(input.try_clone_to_owned()?), output: File::from(output.try_clone_to_owned()?) };
+    let (input, output) = (File::from(input.try_clone_to_owned()?), File::from(output.try_clone_to_owned()?));
+    let mut client = Client { input, output, until: Instant::now() + DIALOGUE_MAX };
     client.write(&machine.greeting())?;
     while let Some(byte) = client.byte()? {
         let mut actions = Vec::new();
@@ -104,26 +109,57 @@ fn run(classic: &Classic, client: &Client, message: &[u8]) -> io::Result<Ended> 
 struct Client {
     input: File,
     output: File,
+    until: Instant,
 }
 
 impl Client {
     /// The next byte; `None` at the end.
     fn byte(&mut self) -> io::Result<Option<u8>> {
-        wait(&self.input, PollFlags::IN)?;
+        self.wait(&self.input, PollFlags::IN)?;
         let mut byte = [0];
         Ok((self.input.read(&mut byte)? == 1).then_some(byte[0]))
     }
 
+    /// Never waits in write(2), where no clock would end it: a client that reads nothing is cut off like a silent one.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        wait(&self.output, PollFlags::OUT)?;
-        self.output.write_all(bytes)
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            self.wait(&self.output, PollFlags::OUT)?;
+            let piece = rest.get(..PIECE_LEN).unwrap_or(rest);
+            let written = match rustix::net::send(&self.output, piece, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::NOTSOCK) => rustix::io::write(&self.output, piece)?,
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                sent => sent?,
+            };
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn wait(&self, fd: &File, flags: PollFlags) -> io::Result<()> {
+        let left = Timespec::try_from(self.until.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(fd, flags)], Some(&left)) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 
-fn wait(fd: &File, flags: PollFlags) -> io::Result<()> {
-    let timeout = rustix::event::Timespec::try_from(IDLE_MAX).map_err(io::Error::other)?;
-    match rustix::event::poll(&mut [PollFd::new(fd, flags)], Some(&timeout))? {
-        0 => Err(io::ErrorKind::TimedOut.into()),
-        _ => Ok(()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_client_that_reads_nothing_is_not_waited_for_without_end() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let (_read, write) = rustix::pipe::pipe().unwrap();
+        for output in [OwnedFd::from(near), write] {
+            let (input, output) = (File::open("/dev/null").unwrap(), File::from(output));
+            let mut client = Client { input, output, until: Instant::now() + Duration::from_millis(200) };
+            assert_eq!(client.write(&vec![b'x'; 10_000_000]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
     }
 }

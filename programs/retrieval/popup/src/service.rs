@@ -1,17 +1,19 @@
 //! The service face: accepts connections within its bounds, one task for each, until the lifeline says otherwise. Retired, the process
-//! ends with its last session, which hears nothing of it; on the end of the lifeline it does so within [`DRAIN`].
+//! ends with its last session, which hears nothing of it; on the end of the lifeline or SIGTERM it does so within [`DRAIN`].
 
 use crate::session::Session;
 use crate::start::log;
 use control::popup::Popup;
+use control::{Networks, Origin};
 use ipc_async::Client;
-use ipc_async::service::{Lifeline, Word};
+use ipc_async::proxy::Arrival;
+use ipc_async::service::{Lifeline, Word, left_over};
 use sandbox::Socket;
 use sasl::Mechanisms;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,8 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-/// A login waits for a hash, behind others' hashes, and for the session to be started.
-const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
+/// A login waits for a hash, behind others' hashes, or for several sources one after the other (`control/authsources`), and for the session
+/// to be started.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// When the lifeline has ended, sessions may go on for so long.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause when no connection can be accepted for want of descriptors.
@@ -33,8 +36,8 @@ const FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// What a worker is made of; everything is open.
 pub struct Service {
     pub config: Popup,
-    /// Of pop3 and of pop3s.
-    pub listeners: Vec<(Door, OwnedFd)>,
+    /// Of pop3 and of pop3s, with the networks of the proxies in front, if there are any.
+    pub listeners: Vec<(Door, OwnedFd, Option<Networks>)>,
     /// The directory run/qmail.
     pub run: Rc<OwnedFd>,
 }
@@ -64,18 +67,24 @@ pub(crate) struct Shared {
 /// A session's place; given back when it is dropped.
 struct Seat {
     shared: Rc<Shared>,
-    address: IpAddr,
+    /// `None` for a proxy that has not said yet for whom it comes.
+    address: Option<IpAddr>,
 }
 
 impl Seat {
     /// `None` if this worker, or this address, has all the sessions it may have.
-    fn take(shared: &Rc<Shared>, address: IpAddr) -> Option<Self> {
-        let mut places = shared.places.borrow_mut();
-        let here = places.get(&address).copied().unwrap_or(0);
-        if shared.sessions.get() >= shared.config.sessions_max || here >= shared.config.sessions_per_address_max {
+    fn take(shared: &Rc<Shared>, address: Option<IpAddr>) -> Option<Self> {
+        if shared.is_full() {
             return None;
         }
-        places.insert(address, here.saturating_add(1));
+        if let Some(address) = address {
+            let mut places = shared.places.borrow_mut();
+            let here = places.get(&address).copied().unwrap_or(0);
+            if here >= shared.config.sessions_per_address_max {
+                return None;
+            }
+            places.insert(address, here.saturating_add(1));
+        }
         shared.sessions.set(shared.sessions.get().saturating_add(1));
         Some(Self { shared: Rc::clone(shared), address })
     }
@@ -84,10 +93,12 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut places = self.shared.places.borrow_mut();
-        if let Some(here) = places.get_mut(&self.address) {
+        if let Some(address) = self.address
+            && let Some(here) = places.get_mut(&address)
+        {
             *here = here.saturating_sub(1);
             if *here == 0 {
-                places.remove(&self.address);
+                places.remove(&address);
             }
         }
         self.shared.sessions.set(self.shared.sessions.get().saturating_sub(1));
@@ -98,6 +109,11 @@ impl Drop for Seat {
 }
 
 impl Shared {
+    /// Has this worker all the sessions it may have?
+    fn is_full(&self) -> bool {
+        self.sessions.get() >= self.config.sessions_max
+    }
+
     /// Waits until there is no session.
     async fn left_by_all(&self) {
         while self.sessions.get() > 0 {
@@ -118,9 +134,8 @@ pub(crate) fn mechanisms(config: &Popup) -> io::Result<Mechanisms> {
 /// Serves as long as `lifeline` says, and then until the sessions have ended or the drain is over. Runs inside a `LocalSet`.
 ///
 /// # Errors
-/// A listener or the lifeline cannot be watched.
-pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
-    let lifeline = Lifeline::new(lifeline)?;
+/// A listener cannot be watched.
+pub async fn serve(service: Service, lifeline: Lifeline) -> io::Result<()> {
     let shared = Rc::new(Shared {
         mechanisms: mechanisms(&service.config)?,
         config: service.config,
@@ -132,9 +147,9 @@ pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
         full_logged: Cell::new(None),
     });
     let mut accepting = Vec::new();
-    for (door, fd) in service.listeners {
+    for (door, fd, proxies) in service.listeners {
         let listener = ipc_async::service::tcp_listener(fd)?;
-        accepting.push(tokio::task::spawn_local(accept(door, listener, Rc::clone(&shared))));
+        accepting.push(tokio::task::spawn_local(accept(door, listener, proxies.map(Rc::new), Rc::clone(&shared))));
     }
     let word = lifeline.word().await;
     accepting.iter().for_each(|task| task.abort());
@@ -145,29 +160,42 @@ pub async fn serve(service: Service, lifeline: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(door: Door, listener: TcpListener, shared: Rc<Shared>) {
+async fn accept(door: Door, listener: TcpListener, proxies: Option<Rc<Networks>>, shared: Rc<Shared>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => admit(door, stream, peer, &shared),
+        let accepted = if shared.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
+        match accepted {
+            None => {}
+            Some(Ok((stream, peer))) => match &proxies {
+                None => admit(door, Origin::direct(peer.ip()), stream, &shared),
+                Some(proxies) => admit_behind(door, Rc::clone(proxies), stream, peer.ip().to_canonical(), &shared),
+            },
             // A client that was gone again is nothing; being out of descriptors passes.
-            Err(_) => sleep(ACCEPT_PAUSE).await,
+            Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-fn admit(door: Door, stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>) {
+/// The proxy's header comes first.
+fn admit_behind(door: Door, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, shared: &Rc<Shared>) {
+    let Some(seat) = Seat::take(shared, None) else { return full(door, &stream, shared, proxy) };
+    tokio::task::spawn_local(async move {
+        match Arrival::behind(&stream, proxy, &proxies).await {
+            Ok(arrival) => {
+                let shared = Rc::clone(&seat.shared);
+                drop(seat);
+                admit(door, arrival.origin, stream, &shared);
+            }
+            Err(problem) => log(&format!("{proxy} closed: {problem}")),
+        }
+    });
+}
+
+fn admit(door: Door, origin: Origin, stream: TcpStream, shared: &Rc<Shared>) {
     // Replies are written whole; waiting to fill packets only delays them.
     let _ = stream.set_nodelay(true);
-    let address = peer.ip().to_canonical();
-    let Some(seat) = Seat::take(shared, address) else {
-        // A fresh connection takes one line at once.
-        let _ = (door == Door::Pop3).then(|| {
-            stream.try_write(&pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later"))
-        });
-        return full(shared, address);
-    };
+    let Some(seat) = Seat::take(shared, Some(origin.client)) else { return full(door, &stream, shared, origin.client) };
     tokio::task::spawn_local(async move {
-        let session = Session::new(stream, seat.address, &seat.shared);
+        let session = Session::new(stream, origin, &seat.shared);
         match door {
             Door::Pop3 => session.run().await,
             Door::Pop3s => session.run_tls().await,
@@ -176,7 +204,12 @@ fn admit(door: Door, stream: TcpStream, peer: SocketAddr, shared: &Rc<Shared>) {
     });
 }
 
-fn full(shared: &Shared, address: IpAddr) {
+fn full(door: Door, stream: &TcpStream, shared: &Shared, address: IpAddr) {
+    // A fresh connection takes one line at once.
+    if door == Door::Pop3 {
+        let line = pop3::command::err_code(pop3::ResponseCode::SysTemp, "too many sessions, try again later");
+        let _ = stream.try_write(&line);
+    }
     let now = Instant::now();
     if shared.full_logged.get().is_none_or(|at| now.duration_since(at) >= FULL_LOG_PAUSE) {
         shared.full_logged.set(Some(now));

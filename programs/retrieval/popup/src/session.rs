@@ -4,10 +4,11 @@ use crate::login::{Judge, Judged, Question};
 use crate::relay;
 use crate::service::Shared;
 use crate::start::log;
+use control::Origin;
+use ipc::auth::Request;
 use pop3::authorization::Action;
 use pop3::{Authorization, Offer};
 use std::io;
-use std::net::IpAddr;
 use tls::Transport;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ const INPUT_LEN: usize = 2048;
 
 pub(crate) struct Session<'a> {
     stream: Transport,
-    address: IpAddr,
+    origin: Origin,
     shared: &'a Shared,
     machine: Authorization,
     judge: Judge,
@@ -32,17 +33,17 @@ struct Entered {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(stream: TcpStream, address: IpAddr, shared: &'a Shared) -> Self {
-        let timestamp = Some(shared).filter(|shared| shared.config.allows_cleartext(address)).and_then(timestamp);
+    pub(crate) fn new(stream: TcpStream, origin: Origin, shared: &'a Shared) -> Self {
+        let timestamp = Some(shared).filter(|shared| origin.allows_cleartext(&shared.config.cleartext)).and_then(timestamp);
         let stream = Transport::Clear(stream);
-        let machine = machine(shared, offer(shared, address, &stream, timestamp.clone()), false);
-        Self { stream, address, shared, machine, judge: Judge::new(address, timestamp) }
+        let machine = machine(shared, offer(shared, origin, &stream, timestamp.clone()), false);
+        Self { stream, origin, shared, machine, judge: Judge::new(origin.client, timestamp) }
     }
 
     /// TLS from the first byte (RFC 8314 §3.3).
     pub(crate) async fn run_tls(mut self) {
         // Nothing was said yet: the greeting comes behind the handshake.
-        self.judge = Judge::new(self.address, timestamp(self.shared));
+        self.judge = Judge::new(self.origin.client, timestamp(self.shared));
         if self.handshake().await {
             Box::pin(self.run()).await;
         }
@@ -101,6 +102,9 @@ impl<'a> Session<'a> {
             let mut more = Vec::new();
             let session = match self.judge.ask(&self.shared.auth, question).await {
                 Judged::Verdict(verdict, session) => {
+                    if session.is_some() {
+                        self.arrived().await;
+                    }
                     self.machine.verdict(verdict, &mut more);
                     session
                 }
@@ -146,15 +150,23 @@ impl<'a> Session<'a> {
         match self.shared.tls.accept(stream).await {
             Ok((stream, facts)) => {
                 self.stream = Transport::Tls(stream);
-                let offer = offer(self.shared, self.address, &self.stream, self.judge.timestamp());
+                let offer = offer(self.shared, self.origin, &self.stream, self.judge.timestamp());
                 self.machine = machine(self.shared, offer, facts.exporter.is_some() || facts.end_point.is_some());
                 self.judge.bind(facts.exporter, facts.end_point);
                 true
             }
             Err(refused) => {
-                log(&format!("TLS: remote={} {}", self.address, wire::escape::visible(refused.to_string().as_bytes())));
+                log(&format!("TLS: remote={} {}", self.origin.client, wire::escape::visible(refused.to_string().as_bytes())));
                 false
             }
+        }
+    }
+
+    /// POP-before-SMTP. That it could not be noted is no reason to keep anybody from his mail.
+    async fn arrived(&self) {
+        if self.shared.config.opens_relay {
+            let address = self.origin.client;
+            let _ = self.shared.auth.ask(|id| Request::Arrived { id, address }).await;
         }
     }
 
@@ -175,10 +187,10 @@ impl<'a> Session<'a> {
 }
 
 /// What a connection may do: passwords over TLS, or from the networks that may do without.
-fn offer(shared: &Shared, address: IpAddr, stream: &Transport, apop_timestamp: Option<String>) -> Offer {
+fn offer(shared: &Shared, origin: Origin, stream: &Transport, apop_timestamp: Option<String>) -> Offer {
     let is_clear = matches!(stream, Transport::Clear(_));
     Offer {
-        cleartext: !is_clear || shared.config.allows_cleartext(address),
+        cleartext: !is_clear || origin.allows_cleartext(&shared.config.cleartext),
         stls: is_clear && shared.tls.is_available(),
         apop_timestamp,
         response_codes: true,

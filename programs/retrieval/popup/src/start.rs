@@ -4,20 +4,18 @@ use crate::classic::{self, Classic};
 use crate::service::{self, Door, Service};
 use control::Root;
 use control::popup::Popup;
+use ipc_async::service::{Lifeline, share};
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::num::NonZero;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 use std::rc::Rc;
 use sys::inherited::Inherited;
+use sys::signal::Signals;
 
 /// Temporary failure, as all of qmail says it.
 const TEMPORARY: u8 = 111;
-
-/// As qmail-start counts the workers of a row `PerCpu`.
-const WORKERS_MAX: usize = 8;
 
 /// The program.
 #[must_use]
@@ -54,20 +52,24 @@ pub fn main() -> ExitCode {
 fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
     let root = Root::from_args(args).map_err(io::Error::other)?;
     let mut config = Popup::read(&root).map_err(io::Error::other)?;
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
-    config.sessions_max = config.sessions_max.div_ceil(workers);
+    config.sessions_max = share(config.sessions_max, &std::env::var("QMAIL_WORKER").unwrap_or_default());
     service::mechanisms(&config)?;
     let mut inherited = Inherited::take()?;
     let lifeline = inherited.one("lifeline")?;
-    let of = |door, fds: Vec<(String, OwnedFd)>| fds.into_iter().map(move |(_, fd)| (door, fd));
-    let pop3 = of(Door::Pop3, inherited.all("listen:pop3:"));
-    let listeners = pop3.chain(of(Door::Pop3s, inherited.all("listen:pop3s:"))).collect();
+    let mut listeners = Vec::new();
+    for (door, service) in [(Door::Pop3, "pop3"), (Door::Pop3s, "pop3s")] {
+        for (line, fd) in inherited.all(&format!("listen:{service}:")) {
+            listeners.push((door, fd, root.proxies(&format!("{service}:{line}")).map_err(io::Error::other)?));
+        }
+    }
     let run = inherited.one("run")?;
+    // systemd sends SIGTERM to every process of a service.
+    let signals = Signals::new(&[Signal::TERM])?;
     sandbox::enter_as("qmail-popup", root.path(), &[])?;
     let service = Service { config, listeners, run: Rc::new(run) };
     // The listening sockets are open: who connects from now on is served.
     inherited.ready()?;
-    ipc_async::service::run(async move { service::serve(service, lifeline).await })
+    ipc_async::service::run(async move { service::serve(service, Lifeline::new(lifeline)?.or_on(&signals)?).await })
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

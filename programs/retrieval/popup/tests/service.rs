@@ -1,19 +1,23 @@
 //! The service face over real sockets, with a qmail-auth and sessions that do what the test wants.
 #![allow(clippy::unwrap_used)]
 
-use control::Root;
 use control::popup::Popup;
+use control::{Networks, Root};
 use ipc::Message;
 use ipc::auth::{Answer, Request};
+use ipc_async::service::Lifeline;
 use qmail_popup::{Door, Service, serve};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sys::Received;
+use sys::spawn::{Ended, Spawn};
 
 struct Worker {
     dir: tempfile::TempDir,
@@ -23,6 +27,15 @@ struct Worker {
 }
 
 fn worker(files: &[(&str, &str)]) -> Worker {
+    worker_on(TcpListener::bind("127.0.0.1:0").unwrap(), files)
+}
+
+fn worker_on(listener: TcpListener, files: &[(&str, &str)]) -> Worker {
+    worker_behind(None, listener, files)
+}
+
+fn worker_behind(proxies: Option<&str>, listener: TcpListener, files: &[(&str, &str)]) -> Worker {
+    let proxies = proxies.map(|networks| Networks::parse(networks.as_bytes()).unwrap());
     let dir = tempfile::tempdir().unwrap();
     let root = Root::new(dir.path()).unwrap();
     std::fs::create_dir_all(root.control()).unwrap();
@@ -30,14 +43,13 @@ fn worker(files: &[(&str, &str)]) -> Worker {
     for (name, text) in files {
         std::fs::write(root.control_file(name), text).unwrap();
     }
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (lifeline, far) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || {
         let config = Popup::read(&root).unwrap();
         let run: OwnedFd = std::fs::File::open(root.run()).unwrap().into();
-        let service = Service { config, listeners: vec![(Door::Pop3, listener.into())], run: Rc::new(run) };
-        ipc_async::service::run(async move { serve(service, far.into()).await }).unwrap();
+        let service = Service { config, listeners: vec![(Door::Pop3, listener.into(), proxies)], run: Rc::new(run) };
+        ipc_async::service::run(async move { serve(service, Lifeline::new(far.into())?).await }).unwrap();
     });
     Worker { dir, address, lifeline: Some(lifeline), thread: Some(thread) }
 }
@@ -45,18 +57,32 @@ fn worker(files: &[(&str, &str)]) -> Worker {
 impl Worker {
     /// A qmail-auth whose one right password is `right`; `session` gets the other end of each session's socket.
     fn auth(&self, session: impl Fn(UnixStream) + Clone + Send + 'static) {
+        drop(self.auth_of("127.0.0.1", session));
+    }
+
+    /// As [`Worker::auth`], for logins of a client; the addresses from where mailboxes were opened.
+    fn auth_of(&self, client: &'static str, session: impl Fn(UnixStream) + Clone + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let arrived = Arc::clone(&noted);
         let run = std::fs::File::open(self.dir.path().join("run/qmail")).unwrap();
         let listener = sys::seqpacket::listen(run.as_fd(), "roles/auth.sock").unwrap();
         rustix::io::ioctl_fionbio(&listener, false).unwrap();
-        std::thread::spawn(move || {
+        let serve = move || {
             while let Ok(connection) = sys::seqpacket::accept(listener.as_fd()) {
                 connection.set_nonblocking(false).unwrap();
                 let mut buf = vec![0; 40_000];
                 while let Ok(Received::Datagram(len, _)) = connection.recv(&mut buf) {
-                    let Ok(Request::Login { id, service, login, password, remote }) = Request::decode(&buf[..len]) else {
-                        panic!()
+                    let (id, service, login, password, remote) = match Request::decode(&buf[..len]) {
+                        Ok(Request::Login { id, service, login, password, remote }) => (id, service, login, password, remote),
+                        Ok(Request::Arrived { id, address }) => {
+                            arrived.lock().unwrap().push(address.to_string());
+                            connection.send(&Answer::Noted { id }.encode()).unwrap();
+                            continue;
+                        }
+                        other => panic!("{other:?}"),
                     };
-                    assert_eq!((&*service, remote), (&b"pop3"[..], Some("127.0.0.1".parse().unwrap())));
+                    assert_eq!(&*service, b"pop3");
+                    assert_eq!(remote.map(|ip| ip.to_string()).as_deref(), Some(client));
                     match &*password {
                         b"right" => {
                             let (near, far) = UnixStream::pair().unwrap();
@@ -69,7 +95,9 @@ impl Worker {
                     }
                 }
             }
-        });
+        };
+        std::thread::spawn(serve);
+        noted
     }
 
     fn connect(&self) -> TcpStream {
@@ -233,6 +261,62 @@ fn sessions_have_bounds_and_places_come_back() {
         assert!(start.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn a_full_worker_leaves_connections_to_one_that_has_room() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = listener.try_clone().unwrap();
+    let (small, _large) = (worker_on(listener, &[("concurrencypop3", "1")]), worker_on(other, &[("concurrencypop3", "40")]));
+    let mut open = Vec::new();
+    for _ in 0..41 {
+        open.push(small.connect());
+        let Some(stream) = open.last_mut() else { continue };
+        let mut greeting = [0; GREETING.len()];
+        stream.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, *GREETING.as_bytes(), "there is room for 41");
+    }
+    assert_eq!(rest(&mut small.connect()), "-ERR [SYS/TEMP] too many sessions, try again later\r\n");
+}
+
+#[test]
+fn sigterm_ends_the_program() {
+    let worker = worker(&[]);
+    let run = std::fs::File::open(worker.dir.path().join("run/qmail")).unwrap();
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let ((lifeline, _ours), (said, ready)) = (pipe(), pipe());
+    let stderr = std::io::stderr();
+    let spawn = Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-popup"))).arg("--service").stderr(stderr.as_fd());
+    let spawn = spawn.env("QMAIL_ROOT", worker.dir.path()).fd("lifeline", lifeline.as_fd()).fd("run", run.as_fd());
+    let child = spawn.fd("ready", ready.as_fd()).start().unwrap();
+    assert_eq!(rustix::io::read(&said, &mut [0u8; 1][..]), Ok(1));
+    child.signal(rustix::process::Signal::TERM);
+    assert_eq!(child.wait(), Ended::Code(0));
+}
+
+#[test]
+fn behind_a_proxy_the_address_it_tells_counts_and_is_noted() {
+    let files = [("popbeforesmtp", "10"), ("authcleartext", "127.0.0.0/8\n198.51.100.0/24\n")];
+    let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let worker = worker_behind(Some("127.0.0.1"), listen(), &files);
+    let noted = worker.auth_of("198.51.100.7", echo);
+    let header = |client: &str| format!("PROXY TCP4 {client} 203.0.113.9 12345 110\r\n");
+    let text = worker.say(&format!("{}{LOGIN}QUIT\r\n", header("198.51.100.7")));
+    assert!(text.ends_with("QUIT\r\n"), "{text}");
+    assert_eq!(*noted.lock().unwrap(), ["198.51.100.7"]);
+    let text = worker.say(&format!("{}{LOGIN}QUIT\r\n", header("203.0.113.7")));
+    assert!(text.contains("not encrypted"), "{text}");
+    let is_closed = |worker: &Worker, text: &str| {
+        let (mut stream, mut out) = (worker.connect(), Vec::new());
+        stream.write_all(text.as_bytes()).unwrap();
+        // Over unread input the close is a reset.
+        let _ = stream.read_to_end(&mut out);
+        out.is_empty()
+    };
+    assert!(is_closed(&worker, "USER ann@a.example\r\n"), "no header");
+    assert_eq!(noted.lock().unwrap().len(), 1);
+    let closed = worker_behind(Some("127.0.0.2"), listen(), &files);
+    assert!(is_closed(&closed, &header("198.51.100.7")), "not a proxy that was named");
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub enum Input<'a> {
     Sender(SenderAnswer),
     /// The answer to [`Action::JudgeHeader`].
     Header(HeaderAnswer),
+    /// The answer to [`Action::Admit`].
+    Admitted { relays: bool, logins: Logins },
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -175,6 +177,9 @@ pub enum Action {
     /// Have the header of the message that began judged and completed, answer by [`Input::Header`]. Asked once for a message, of
     /// clients that are logged in or submit; `recipients` counts those of the envelope.
     JudgeHeader { header: Vec<u8>, recipients: u64 },
+    /// The connection stands for another client (XCLIENT; `None`: its address is not known). What it may do now is answered by
+    /// [`Input::Admitted`].
+    Admit { address: Option<IpAddr> },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The next bytes of its text, in LF form. The first are the Received field.
@@ -250,6 +255,8 @@ pub struct Connection {
     pub tls: Option<Box<Tls>>,
     /// For mail of this system's users only (RFC 6409): nothing goes without a login, unless the client is a relay client.
     pub is_submission: bool,
+    /// May it say for whom it stands (XCLIENT)? For `control/xclient` only.
+    pub xclient: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].
     pub databytes: Option<u64>,
 }

@@ -134,6 +134,11 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     answers.push(Input::Header(judge_header(&header)));
                     seen.headers.push(header);
                 }
+                Action::Admit { address } => {
+                    assert!(session.peer().xclient && open.is_none());
+                    let relays = address == Some([192, 0, 2, 1].into());
+                    answers.push(Input::Admitted { relays, logins: if relays { Logins::Offered } else { Logins::NotInClear } });
+                }
                 Action::Begin(envelope) => {
                     assert!(open.is_none() && !envelope.recipients.is_empty());
                     *open = Some((*envelope, Vec::new()));
@@ -194,6 +199,7 @@ pub fn session(data: &[u8]) {
         logins: if choice & 4 != 0 { Logins::Offered } else { Logins::NotInClear },
         is_submission: small & 128 != 0,
         starttls: if small & 64 != 0 { StartTls::Offered } else { StartTls::NotHere },
+        xclient: small & 32 != 0,
         ..Connection::default()
     };
     let whole = run(&config, &peer, [bytes]);
@@ -205,7 +211,7 @@ pub fn session(data: &[u8]) {
         assert_eq!(outcome(run(&config, &peer, bytes.chunks(1))), whole);
     }
     assert!(
-        whole.logins.len() <= 4
+        (whole.logins.len() <= 4 || peer.xclient)
             && whole
                 .logins
                 .iter()
@@ -216,7 +222,9 @@ pub fn session(data: &[u8]) {
     let is_judged = |text: &[u8]| text.starts_with(b"Judged: yes\n");
     assert!(whole.messages.iter().filter(|(_, text)| is_judged(text)).count() <= whole.headers.len());
     assert!(!judges_all || whole.messages.iter().all(|(_, text)| is_judged(text)));
-    assert!(!peer.is_submission || peer.relay_client.is_some() || whole.user.is_some() || whole.messages.is_empty());
+    assert!(
+        !peer.is_submission || peer.xclient || peer.relay_client.is_some() || whole.user.is_some() || whole.messages.is_empty()
+    );
     for line in whole.replies.split_inclusive(|b| *b == b'\n') {
         let is_code = |line: &[u8]| line.get(..3).is_some_and(|code| code.iter().all(u8::is_ascii_digit));
         assert!(line.ends_with(b"\r\n") && line.len() <= 512 && is_code(line), "{}", line.escape_ascii());

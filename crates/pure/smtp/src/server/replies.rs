@@ -69,6 +69,8 @@ pub(super) const RECIPIENTS_PER_HOUR: &str =
 pub(super) const MESSAGES_PER_DAY: &str = "450 4.7.1 your account has sent too many messages within a day, try again later";
 pub(super) const RECIPIENTS_PER_DAY: &str =
     "450 4.7.1 your account has sent to too many recipients within a day, try again later";
+pub(super) const XCLIENT_SYNTAX: &str = "501 5.5.4 no XCLIENT attributes that can be read";
+pub(super) const XCLIENT_IN_TRANSACTION: &str = "503 5.5.1 no XCLIENT within a transaction";
 
 pub(super) const TIMEOUT: &str = "421 4.4.2 timeout";
 pub(super) const TOO_MANY_ERRORS: &str = "421 4.7.0 too many errors";

@@ -532,10 +532,11 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
         ("exchange", "EHLO x\r\nAUTH LOGIN\r\nZg==\r\n".to_owned()),
         ("judging", format!("EHLO x\r\nAUTH PLAIN {}\r\nNOOP\r\n", response("", "joe", "ok"))),
         ("handshake", "EHLO x\r\nSTARTTLS\r\n".to_owned()),
+        ("admitting", "EHLO x\r\nXCLIENT ADDR=192.0.2.1\r\nNOOP\r\n".to_owned()),
         ("closed", "QUIT\r\n".to_owned()),
     ]
     .map(|(name, input)| {
-        let peer = Connection { starttls: StartTls::Offered, ..local() };
+        let peer = Connection { starttls: StartTls::Offered, xclient: true, ..local() };
         let mut session = Session::new(Arc::new(config()), peer, T0, &mut Actions::default());
         session.step(T0, Input::Bytes(input.as_bytes()), &mut Actions::default());
         (name, session)
@@ -547,12 +548,23 @@ fn in_every_state() -> Vec<(&'static str, Session)> {
 fn every_state_with_every_event() {
     let has_message = ["data", "chunk", "between chunks"];
     let late = Now { boot: T0.boot + Duration::from_secs(1200), ..T0 };
-    let events =
-        ["closed", "deadline", "late bytes", "drain", "bytes", "early deadline", "recipient", "queue", "login", "auth", "tls"];
-    for event in events {
+    for event in [
+        "closed",
+        "deadline",
+        "late bytes",
+        "drain",
+        "bytes",
+        "early deadline",
+        "recipient",
+        "queue",
+        "login",
+        "auth",
+        "admitted",
+        "tls",
+    ] {
         for (name, mut session) in in_every_state() {
             let mut out = Actions::default();
-            let is_waiting = matches!(name, "asking" | "committing" | "judging" | "handshake");
+            let is_waiting = matches!(name, "asking" | "committing" | "judging" | "handshake" | "admitting");
             match event {
                 "closed" => session.step(T0, Input::Closed, &mut out),
                 "deadline" => session.step(late, Input::Deadline, &mut out),
@@ -565,6 +577,7 @@ fn every_state_with_every_event() {
                     let auth = format!("AUTH PLAIN {}\r\n", response("", "joe", "ok"));
                     session.step(T0, Input::Bytes(auth.as_bytes()), &mut out);
                 }
+                "admitted" => session.step(T0, Input::Admitted { relays: true, logins: Logins::Offered }, &mut out),
                 "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
                 "tls" => session.step(T0, Input::Tls(TlsAnswer::Started(fuzz::tls())), &mut out),
                 _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
@@ -585,6 +598,7 @@ fn every_state_with_every_event() {
                 "recipient" => assert_eq!(out.0.is_empty(), name != "asking", "{case}"),
                 "queue" => assert_eq!(out.0.is_empty(), name != "committing", "{case}"),
                 "login" => assert_eq!(out.0.is_empty(), name != "judging", "{case}"),
+                "admitted" => assert_eq!(out.0.is_empty(), name != "admitting", "{case}"),
                 "tls" => {
                     assert!(out.0.is_empty() && session.helo().is_none_or(|_| name != "handshake"), "{case}");
                     assert_eq!(session.peer().tls.is_some(), name == "handshake", "{case}");
@@ -957,6 +971,14 @@ fn after_starttls_everything_starts_over() {
     assert!(String::from_utf8(replies).unwrap().contains("\r\n503 5.5.1 MAIL first\r\n"));
     let text = String::from_utf8(text).unwrap();
     assert!(text.starts_with("Received: from unknown ()\n  by mx.example.org with SMTP tls TLS_AES_128_GCM_SHA256; "), "{text}");
+}
+
+#[test]
+fn who_is_told_by_xclient_over_tls_may_log_in() {
+    let mut peer = Connection { xclient: true, logins: Logins::NotInClear, ..Connection::default() };
+    peer.protect(fuzz::tls());
+    let seen = fuzz::run(&Arc::new(config()), &peer, [&b"EHLO x\r\nXCLIENT ADDR=198.51.100.1\r\nEHLO x\r\n"[..]]);
+    assert_eq!(String::from_utf8(seen.replies).unwrap().matches("250-AUTH ").count(), 2);
 }
 
 #[test]

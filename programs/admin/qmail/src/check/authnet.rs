@@ -1,37 +1,28 @@
-//! control/authsources and what its sources need: control/ldap, control/oauth and the secrets that they name.
+//! What the sources of qmail-authnet need: control/ldap, control/oauth and the secrets that they name.
 
 use std::path::{Path, PathBuf};
 
+use control::authsources::Source;
 use control::ldap::Server;
 use control::oauth::Issuer;
-use control::{ControlError, Root, authnet, secret};
+use control::{ControlError, Root, secret};
 
 use sasl::Mechanism;
 
 use super::Findings;
 
-pub(super) fn check(root: &Root, found: &mut Findings) {
-    let wants = |source, found: &mut Findings| found.take(authnet::wants(root, source)).unwrap_or(false);
-    let file = root.control_file(authnet::FILE);
-    if let Some(text) = found.take(control::read::owned_file(&file)) {
-        match authnet::Sources::parse(text.as_deref()) {
-            Err(problem) => found.error(&file, problem),
-            Ok(sources) if sources.passwords.is_empty() => {
-                found.warning(&file, "names no source of passwords: only tokens log in")
-            }
-            Ok(_) => {}
-        }
-    }
-    if wants("ldap", found) {
+pub(super) fn check(root: &Root, sources: &[Source], found: &mut Findings) {
+    let wants = |source: Source| sources.contains(&source);
+    if wants(Source::Ldap) {
         ldap(root, found);
     }
-    if wants("oauth", found) {
+    if wants(Source::Oauth) {
         oauth(root, found);
     }
-    tokens(root, wants("oauth", found), found);
-    for (name, source) in [(control::ldap::FILE, "ldap"), (control::oauth::FILE, "oauth")] {
-        if root.control_file(name).exists() && !wants(source, found) {
-            found.warning(&root.control_file(name), format!("is not used: control/authsources has no line `{source}`"));
+    tokens(root, wants(Source::Oauth), found);
+    for (name, source) in [(control::ldap::FILE, Source::Ldap), (control::oauth::FILE, Source::Oauth)] {
+        if root.control_file(name).exists() && !wants(source) {
+            found.warning(&root.control_file(name), format!("is not used: control/authsources has no line `{name}`"));
         }
     }
 }

@@ -6,7 +6,7 @@ use wire::Domain;
 use super::Findings;
 
 /// Files that hold a number.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 17] = [
     "bouncemaxbytes",
     "concurrencyincoming",
     "concurrencyincomingip",
@@ -16,6 +16,7 @@ const NUMBERS: [&str; 16] = [
     "concurrencyremote",
     "databytes",
     "maxrcpt",
+    "popbeforesmtp",
     "queuelifetime",
     "timeoutconnect",
     "timeoutpop3",
@@ -25,7 +26,7 @@ const NUMBERS: [&str; 16] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 45] = [
+const OTHERS: [&str; 46] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -71,6 +72,7 @@ const OTHERS: [&str; 45] = [
     "tlspolicy",
     "virtualdomains",
     "vmailprograms",
+    "xclient",
 ];
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
@@ -107,6 +109,15 @@ fn listeners(root: &Root, found: &mut Findings) {
         let served = sandbox::TABLE.iter().any(|process| process.listens.contains(&listener.service.name()));
         if !served {
             found.error(&file, format!("no program of this version serves {}; take the line out", listener.service));
+        }
+        let everybody = ["198.51.100.1", "2001:db8::1"].map(str::parse);
+        if let Ok(Some(proxies)) = listener.proxies()
+            && everybody.iter().flatten().any(|address| proxies.contains(*address))
+        {
+            found.error(
+                &file,
+                format!("{listener}: every host of the Internet may say that it is another; name your proxies only"),
+            );
         }
         if matches!(listener.service, Service::Pop3 | Service::Submission) && !listener.address.ip().is_loopback() {
             found.warning(
@@ -162,6 +173,7 @@ fn networks(root: &Root, found: &mut Findings) {
     let everybody = ["198.51.100.1", "2001:db8::1"].map(str::parse);
     for (name, danger) in [
         ("relayclients", "lets every host of the Internet relay; name your own networks only"),
+        ("xclient", "every host of the Internet may say that it is another; name your proxies and tests only"),
         ("authcleartext", "lets passwords travel without TLS over the Internet; name networks that nobody listens on"),
     ] {
         let Some(Some(networks)) = found.take(root.networks(name)) else { continue };

@@ -1,0 +1,139 @@
+//! A real Dovecot beside us: an IMAP server over the Maildirs that qmail-rs delivers into. It must be installed, since its programs
+//! look for each other in fixed places; all its files lie in a directory of the test. Needs root.
+
+use crate::facts::signal;
+use crate::line::Line;
+use crate::tools::must;
+use crate::users::User;
+use crate::{Instance, instance::random_word, wait_for};
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The program of the package dovecot-core, which dovecot-imapd needs.
+const PROGRAM: &str = "/usr/sbin/dovecot";
+
+/// The password of every user.
+pub const PASSWORD: &str = "imap-password";
+
+/// Runs until it is dropped.
+#[derive(Debug)]
+pub struct Dovecot {
+    dir: PathBuf,
+    pub port: u16,
+    master: Child,
+    _owner: User,
+}
+
+impl Dovecot {
+    /// Starts it on a port of 127.0.0.1 for these users of virtual domains, whose mailboxes must be there.
+    ///
+    /// # Errors
+    /// It is not installed, or does not accept connections.
+    pub fn start(instance: &Instance, port: u16, users: &[&str]) -> Result<Self> {
+        if !Path::new("/usr/lib/dovecot/imap").is_file() {
+            bail!("Dovecot is not installed; apt-get install --no-install-recommends dovecot-imapd");
+        }
+        let dir = instance.dir().join("dovecot");
+        let owner = User::add(&format!("qt{}", random_word()?.get(..10).unwrap_or_default()), &dir)?;
+        std::fs::create_dir_all(dir.join("run"))?;
+        let mut passwd = String::new();
+        for user in users {
+            let home = instance.maildir(user);
+            let vmail = std::fs::metadata(&home).with_context(|| home.display().to_string())?;
+            let home = home.parent().unwrap_or(Path::new("/")).display();
+            passwd += &format!("{user}:{{PLAIN}}{PASSWORD}:{}:{}::{home}::\n", vmail.uid(), vmail.gid());
+        }
+        std::fs::write(dir.join("users"), passwd)?;
+        must(Command::new("chown").arg(format!("{}:", owner.0)).arg(dir.join("users")))?;
+        let config = dir.join("dovecot.conf");
+        std::fs::write(&config, configuration(&dir, &owner.0, port))?;
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("-F")
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        let dovecot = Self { dir, port, master: command.spawn()?, _owner: owner };
+        wait_for("Dovecot to listen", || Line::open(port).ok()).map_err(|e| e.context(dovecot.log()))?;
+        Ok(dovecot)
+    }
+
+    /// An IMAP session of a user with the INBOX selected, and how many messages are there.
+    ///
+    /// # Errors
+    /// The login fails.
+    pub fn inbox(&self, user: &str) -> Result<(Imap, usize)> {
+        let mut imap = Imap(Line::open(self.port)?);
+        imap.0.line()?;
+        imap.must(&format!("LOGIN {user} {PASSWORD}")).with_context(|| self.log())?;
+        let count = exists(&imap.must("SELECT INBOX").with_context(|| self.log())?).context("no EXISTS")?;
+        Ok((imap, count))
+    }
+
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Dovecot {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of Dovecot:\n{}", self.log());
+        }
+        signal(self.master.id(), Signal::TERM);
+        let _ = self.master.wait();
+    }
+}
+
+/// The number of the last EXISTS.
+#[must_use]
+pub fn exists(lines: &[String]) -> Option<usize> {
+    lines.iter().rev().find_map(|line| line.strip_prefix("* ")?.strip_suffix(" EXISTS")?.parse().ok())
+}
+
+/// An IMAP session, as much of it as a test needs: no literals are sent, those that come are lines.
+#[derive(Debug)]
+pub struct Imap(Line);
+
+impl Imap {
+    /// A command that must succeed; the lines before its OK.
+    ///
+    /// # Errors
+    /// NO, BAD, or the end of the connection.
+    pub fn must(&mut self, command: &str) -> Result<Vec<String>> {
+        self.0.raw(format!("a {command}\r\n").as_bytes())?;
+        let mut lines = Vec::new();
+        loop {
+            let line = String::from_utf8(self.0.line()?)?;
+            if line.starts_with("a OK") {
+                return Ok(lines);
+            }
+            if line.starts_with("a ") {
+                bail!("{command}: {line}");
+            }
+            lines.push(line);
+        }
+    }
+}
+
+fn configuration(dir: &Path, owner: &str, port: u16) -> String {
+    let dir = dir.display();
+    let chroots: String =
+        ["imap-login", "anvil", "stats"].map(|service| format!("service {service} {{\n  chroot =\n}}\n")).concat();
+    format!(
+        "base_dir = {dir}/run\nstate_dir = {dir}/run\nlog_path = {dir}/log\nprotocols = imap\nlisten = 127.0.0.1\n\
+         ssl = no\ndisable_plaintext_auth = no\nauth_mechanisms = plain\n\
+         default_internal_user = {owner}\ndefault_internal_group = {owner}\ndefault_login_user = {owner}\nfirst_valid_uid = 1\n\
+         passdb {{\n  driver = passwd-file\n  args = {dir}/users\n}}\nuserdb {{\n  driver = passwd-file\n  args = {dir}/users\n}}\n\
+         mail_location = maildir:~/Maildir\n{chroots}\
+         service imap-login {{\n  inet_listener imap {{\n    port = {port}\n  }}\n  inet_listener imaps {{\n    port = 0\n  }}\n}}\n"
+    )
+}
