@@ -6,8 +6,8 @@
 //! `.qmail` file for a virtual `user-ext`, and for the session of a mailbox whose owner has logged in; it never names a uid or a path. In doubt a user who exists gets the mail, and
 //! a source that is down is a temporary failure.
 //!
-//! Passwords are judged by the accounts or, where control/authsources says so, by servers that qmail-authnet asks; what comes back is the
-//! name of an account, which must be there and open.
+//! Passwords are also judged by LDAP, and tokens by OAuth, where control/authsources says so: qmail-authnet asks the servers, and what comes
+//! back is the name of an account, which must be there and open.
 //!
 //! One thread polls and owns the accounts database; a few threads compute password hashes. No network, no exec, no files but its own
 //! database, users/ and control/. `--once-admin` answers admin requests on one socket and ends with it, when the system is down.

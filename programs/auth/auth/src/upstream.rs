@@ -1,5 +1,5 @@
-//! The connection to a server that is asked questions: qmail-lspawn, qmail-checkpw, qmail-authnet. Non-blocking, made again when it breaks, every question
-//! with a deadline and an answer: the server's, or that there is none.
+//! The connection to a server that is asked questions: qmail-lspawn, qmail-checkpw, qmail-authnet. Non-blocking, made again when it breaks,
+//! every question with a deadline and an answer: the server's, or that there is none.
 
 use ipc::DATAGRAM_LEN_MAX;
 use rustix::event::PollFlags;

@@ -742,6 +742,16 @@ fn wrong_passwords_of_all_sources_count_once_each_and_a_silent_source_counts_for
     assert_eq!(client.login(Way::Plain, "bob@a.example", "elsewhere"), End::Refused, "now the address is refused");
 }
 
+/// Otherwise the accounts' passwords could be guessed without end while the directory is away.
+#[test]
+fn a_refusal_stands_when_a_later_source_is_silent() {
+    let system = system(&[("authsources", "accounts\nldap\n"), LIMITLESS]);
+    system.user(ANN, "here", false);
+    assert_eq!(system.client().login(Way::Plain, ANN, "wrong"), End::Refused);
+    assert_eq!(system.client().login(Way::Plain, "bob@a.example", "wrong"), End::Unavailable);
+    assert_eq!(system.client().login(Way::Plain, ANN, "here"), End::In(ANN.to_owned()));
+}
+
 #[test]
 fn tokens() {
     let system = with_sources(&[("authsources", "accounts\noauth\n"), ("authmechanisms", "OAUTHBEARER\nXOAUTH2\n"), LIMITLESS]);
