@@ -120,6 +120,8 @@ impl Acceptor {
         let mut config = clients.verify(builder).with_cert_resolver(Arc::new(Choice::new(&certificates)));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(io::Error::other)?;
+        // A client that offers what is weaker first gets the better one all the same.
+        config.ignore_client_order = true;
         // Mail clients open one connection at a time.
         config.send_tls13_tickets = 1;
         Ok(Self { config: Arc::new(config), certificates, clients, pool: Pool::start()? })

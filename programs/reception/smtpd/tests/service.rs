@@ -141,7 +141,8 @@ impl Drop for System {
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // Longer than a login may take to be judged.
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
 }
 
@@ -792,7 +793,7 @@ fn behind_a_proxy_the_address_it_tells_counts() {
     let relays = |header: &[u8]| {
         let replies = system.talk(&[header, FAR.as_bytes()].concat());
         assert!(replies.starts_with("220 "), "{replies}");
-        let may_log_in = replies.contains("AUTH PLAIN");
+        let may_log_in = replies.contains("250-AUTH ");
         (replies.contains(" qp 42"), may_log_in)
     };
     let v2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f"[..], &[192, 0, 2, 8, 203, 0, 113, 9, 1, 2, 0, 25], b"\x04\0\0"].concat();
@@ -862,7 +863,14 @@ fn xclient_tells_for_whom_a_trusted_program_stands() {
         ("ADDR=203.0.113.7 LOGIN=joe+40ours.example", true),
         ("ADDR=[UNAVAILABLE]", false),
     ] {
-        let replies = system.talk(format!("EHLO p\r\nXCLIENT {told}\r\n{FAR}").as_bytes());
+        // Who is logged in sends as himself.
+        let letter = match told.contains("LOGIN=") {
+            true => {
+                FAR.replace("a@b.example", "joe@ours.example").replace("\r\nx\r\n", "\r\nFrom: joe@ours.example\r\n\r\nx\r\n")
+            }
+            false => FAR.to_owned(),
+        };
+        let replies = system.talk(format!("EHLO p\r\nXCLIENT {told}\r\n{letter}").as_bytes());
         assert!(replies.contains("\n250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\n"), "{replies}");
         assert_eq!(replies.matches("220 mx.example.org").count(), 2, "{replies}");
         assert_eq!(replies.contains(" qp 42"), relays, "{told}: {replies}");
