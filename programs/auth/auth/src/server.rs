@@ -233,7 +233,7 @@ impl Server {
         }
         self.authnet_advance(now);
         for login in self.checkpw.expired(now).into_iter().chain(self.checkpw.advance(now)).collect::<Vec<_>>() {
-            self.checkpw_gone(&login);
+            self.checkpw_gone(login);
         }
     }
 

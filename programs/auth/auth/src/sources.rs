@@ -161,12 +161,16 @@ impl Server {
                 },
                 Err(gone) => gone,
             };
-            gone.into_iter().for_each(|login| self.checkpw_gone(&login));
+            gone.into_iter().for_each(|login| self.checkpw_gone(login));
             return;
         }
     }
 
-    pub(crate) fn checkpw_gone(&mut self, login: &Login) {
+    /// A refusal of before stands, and counts: else guesses would be free while qmail-checkpw is away.
+    pub(crate) fn checkpw_gone(&mut self, login: Box<Login>) {
+        if login.walk.is_refused {
+            return self.next_source(login);
+        }
         self.unavailable(login.asker, "no answer from qmail-checkpw");
     }
 

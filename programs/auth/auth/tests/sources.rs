@@ -260,6 +260,13 @@ fn without_qmail_checkpw_it_is_temporary() {
 }
 
 #[test]
+fn a_refusal_stands_and_counts_while_qmail_checkpw_is_away() {
+    let system = system(&[NO_LIMITS, ("authsources", &format!("accounts\n{PROGRAM}\n"))]);
+    assert_eq!(system.login("ann@a.example", "guessed"), "refused");
+    assert_eq!(system.login("nobody@a.example", "guessed"), "unavailable", "the program was to be asked");
+}
+
+#[test]
 fn failures_count_for_a_system_user_however_he_is_spelt() {
     let system = system(&[("authlimits", "failures=0\naccount=3\npause=0\n"), ("authsources", "shadow\n")]);
     system.serve_lspawn();
