@@ -23,6 +23,8 @@ pub struct Instance {
     dir: PathBuf,
     pub root: PathBuf,
     pub base_port: u16,
+    /// Keeps other instances from the ports.
+    _base: TcpListener,
     system: Option<Child>,
     disks: Vec<LoopDisk>,
 }
@@ -49,7 +51,8 @@ impl Instance {
             std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o755))?;
         }
         link_programs(&dir.join("programs"))?;
-        let mut instance = Self { dir, root, base_port: free_base_port()?, system: None, disks: Vec::new() };
+        let (base_port, base) = free_base_port()?;
+        let mut instance = Self { dir, root, base_port, _base: base, system: None, disks: Vec::new() };
         let (whole, parts): (Vec<_>, Vec<_>) = disks.iter().partition(|(place, _)| place.is_empty());
         instance.mount(&whole)?;
         instance.must(&["setup", "--me", ME, "--base-port", &instance.base_port.to_string()])?;
@@ -413,18 +416,22 @@ fn link_programs(dir: &Path) -> Result<()> {
     Ok(std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))?)
 }
 
-/// A base whose ports for SMTP, submission and POP3 are free now; random, since tests run at the same time.
-fn free_base_port() -> Result<u16> {
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    for _ in 0..100 {
+/// Ports between two bases: every well-known port that is used fits, so instances that run at the same time have none in common.
+const PORTS: u16 = 1000;
+/// Bases, below the ports that the kernel gives to clients.
+const BASES: u16 = 22;
+
+/// A base that is nobody else's as long as the listener lives.
+fn free_base_port() -> Result<(u16, TcpListener)> {
+    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
+    wait_for("a base port that is free", || {
         let mut bytes = [0; 2];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        let base = 10_000 + u16::from_ne_bytes(bytes) % 20_000;
-        if [25u16, 110, 587].iter().all(|port| is_free(base + port)) {
-            return Ok(base);
-        }
-    }
-    bail!("no free ports")
+        File::open("/dev/urandom").ok()?.read_exact(&mut bytes).ok()?;
+        let base = 10_000 + u16::from_ne_bytes(bytes) % BASES * PORTS;
+        // No service has port 1.
+        let taken = bind(base + 1)?;
+        [25u16, 110, 465, 587, 995].iter().all(|port| bind(base + port).is_some()).then_some((base, taken))
+    })
 }
 
 /// Sixteen hexadecimal digits that nobody had before.

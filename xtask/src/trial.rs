@@ -278,7 +278,7 @@ pub(crate) fn copy_programs(from: &Path, to: &Path) -> Result<()> {
 fn free_base_port() -> Result<u16> {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut wanted = (2000..60_000u16).step_by(1000).map(|step| 8000 + (step % 50_000));
-    wanted.find(|base| [25u16, 110, 587].iter().all(|port| is_free(base + port))).context("no free ports")
+    wanted.find(|base| [25u16, 110, 465, 587, 995].iter().all(|port| is_free(base + port))).context("no free ports")
 }
 
 fn random_word() -> Result<String> {
