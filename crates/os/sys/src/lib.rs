@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod confine;
 pub mod crypt;
+pub mod errno;
 pub mod fs;
 pub mod heap;
 pub mod inherited;
