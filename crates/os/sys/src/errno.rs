@@ -3,9 +3,9 @@
 use rustix::io::Errno;
 use std::io;
 
-/// What went wrong in the words that classic reports use for it, for those errors that a home and a mailbox can give. They stand in
-/// logs and in bounces, where programs look for them.
-const CLASSIC_TEXTS: [(Errno, &str); 14] = [
+/// What went wrong in the words that classic reports use for it, for errors that deliveries and small programs come across.
+/// They stand in logs and in bounces, where programs look for them.
+const CLASSIC_TEXTS: [(Errno, &str); 24] = [
     (Errno::NOENT, "file does not exist"),
     (Errno::ACCESS, "access denied"),
     (Errno::PERM, "permission denied"),
@@ -20,6 +20,16 @@ const CLASSIC_TEXTS: [(Errno, &str); 14] = [
     (Errno::LOOP, "symbolic link loop"),
     (Errno::NAMETOOLONG, "file name too long"),
     (Errno::MFILE, "process cannot open more files"),
+    (Errno::EXIST, "file already exists"),
+    (Errno::SPIPE, "unseekable descriptor"),
+    (Errno::BADF, "file descriptor not open"),
+    (Errno::NOTEMPTY, "directory not empty"),
+    (Errno::TXTBSY, "text busy"),
+    (Errno::NOEXEC, "exec format error"),
+    (Errno::XDEV, "cross-device link"),
+    (Errno::TIMEDOUT, "timed out"),
+    (Errno::CONNREFUSED, "connection refused"),
+    (Errno::NOTSOCK, "not a socket"),
 ];
 
 /// The text for an error of the system: the classic one, else that of strerror(3) without the number that Rust adds.

@@ -14,6 +14,7 @@ pub mod inherited;
 pub mod interfaces;
 mod library;
 pub mod memfd;
+pub mod names;
 pub mod numbered;
 pub mod pam;
 pub mod passwd;

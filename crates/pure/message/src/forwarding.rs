@@ -104,9 +104,13 @@ impl Table {
             None => {}
             Some(b'?') => self.record(b'?', command.get(1..).unwrap_or_default().to_vec()),
             Some(b'|' | b'!' | b'.' | b'/') => self.add(b"", &command),
-            Some(_) if command.len() > ADDRESS_LEN_MAX => return Err(Fault::LongAddress),
-            Some(b'&') => self.add(b"", &command),
-            Some(_) => self.add(b"&", &command),
+            Some(_) => {
+                let address = command.strip_prefix(b"&").unwrap_or(&command);
+                if address.len() > ADDRESS_LEN_MAX {
+                    return Err(Fault::LongAddress);
+                }
+                self.add(b"&", address);
+            }
         }
         Ok(())
     }

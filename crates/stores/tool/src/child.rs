@@ -1,6 +1,6 @@
 //! Other programs, started with the arguments as they are: no shell looks at them (but for command lines, whose owner wrote them).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -33,29 +33,47 @@ fn is_temporary(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|raw| TEMPORARY.iter().any(|errno| errno.raw_os_error() == raw))
 }
 
-/// Runs a program on this program's own descriptors and gives its exit code. One that cannot be started counts as one that ended with
-/// 100, or 111 if that may change.
+/// Runs a program and gives its exit code. One that cannot be started counts as one that ended with 100, or 111 if that may change.
 ///
 /// # Errors
 /// It was killed by a signal: temporary.
-pub fn ask(me: Name, program: &[OsString]) -> Result<u8, End> {
-    let Some((name, args)) = program.split_first() else { return Ok(PERMANENT) };
-    match Command::new(name).args(args).status() {
+pub fn run(me: Name, command: &mut Command) -> Result<u8, End> {
+    match command.status() {
         Ok(status) => code(me, status),
         Err(error) => Ok(if is_temporary(&error) { TEMPORARY } else { PERMANENT }),
     }
 }
 
-/// What [`ask`] found, for programs whose question is yes or no: yes is 0, and every other code but 111 is no.
+/// What an exit code says where the question is yes or no: 0 is yes, 111 is no answer, any other code is no.
 ///
 /// # Errors
-/// 111, or a crash: temporary.
+/// No answer; temporary.
+pub fn yes(me: Name, code: u8) -> Result<bool, End> {
+    if code == TEMPORARY { Err(me.temporary("temporary child error")) } else { Ok(code == 0) }
+}
+
+/// Runs a program on this program's own descriptors and takes its exit code as [`yes`] or no.
+///
+/// # Errors
+/// As [`run`] and [`yes`].
 pub fn says_yes(me: Name, program: &[OsString]) -> Result<bool, End> {
-    match ask(me, program)? {
-        0 => Ok(true),
-        TEMPORARY => Err(me.temporary("temporary child error")),
-        _ => Ok(false),
-    }
+    let Some((name, args)) = program.split_first() else { return Ok(false) };
+    yes(me, run(me, Command::new(name).args(args))?)
+}
+
+/// Another program of this release as a command: beside this one or in the package's place, else wherever PATH has it.
+#[must_use]
+pub fn of_release(name: &str) -> OsString {
+    let path = control::program::sibling(name);
+    if path.is_file() { path.into_os_string() } else { name.into() }
+}
+
+/// Becomes a program; comes back only when that cannot be.
+#[must_use]
+pub fn become_program(me: Name, exec_code: u8, program: &OsString, args: &[OsString]) -> End {
+    use std::os::unix::process::CommandExt as _;
+    let error = Command::new(program).args(args).exec();
+    End { code: exec_code, ..me.system([b"unable to run ", program.as_encoded_bytes()].concat(), &error) }
 }
 
 /// The exit code.
@@ -65,16 +83,6 @@ pub fn says_yes(me: Name, program: &[OsString]) -> Result<bool, End> {
 pub fn code(me: Name, status: ExitStatus) -> Result<u8, End> {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     code.ok_or_else(|| me.temporary("child crashed"))
-}
-
-/// `/bin/sh -c LINE` with standard input rewound before; for the command lines of `.forward` files and aliases.
-///
-/// # Errors
-/// It cannot be started or its input cannot be rewound, or a crash; temporary.
-pub fn shell(me: Name, line: &OsStr, stdin: Stdio) -> Result<u8, End> {
-    let failed = |error: &io::Error| me.system("unable to run /bin/sh", error);
-    let status = Command::new("/bin/sh").arg("-c").arg(line).stdin(stdin).status().map_err(|error| failed(&error))?;
-    code(me, status)
 }
 
 /// A program that gets its input from this one.
@@ -135,9 +143,12 @@ impl Fed {
     }
 }
 
-/// Standard input from its beginning. One that cannot go back, a pipe, is copied to a file without a name first, so that it can.
+/// Standard input that can go back to its beginning. A pipe cannot: it is copied to a file without a name first.
 #[derive(Debug)]
 pub struct Rewindable(File);
+
+/// Where that file is made: a directory on a disk first.
+const DIRECTORIES: [&str; 2] = ["/var/tmp", "/tmp"];
 
 impl Rewindable {
     /// Takes standard input, from where it stands.
@@ -150,8 +161,7 @@ impl Rewindable {
         if stdin.stream_position().is_ok() {
             return Ok(Self(stdin));
         }
-        let file = rustix::fs::memfd_create("message", rustix::fs::MemfdFlags::CLOEXEC);
-        let mut file = File::from(file.map_err(|errno| unreadable(errno.into()))?);
+        let mut file = unnamed().map_err(unreadable)?;
         let copied = input::copy(&mut stdin, |piece| io::Write::write_all(&mut file, piece));
         copied.map_err(|error| unreadable(error.unwrap_or_else(|error| error)))?;
         file.rewind().map_err(unreadable)?;
@@ -167,12 +177,18 @@ impl Rewindable {
         Ok(&mut self.0)
     }
 
-    /// For a program, at the beginning.
+    /// For a program, from where it stands.
     ///
     /// # Errors
-    /// As [`Rewindable::rewound`], or out of descriptors; temporary.
-    pub fn for_program(&mut self, me: Name) -> Result<Stdio, End> {
-        let file = self.rewound(me)?.try_clone().map_err(|error| me.system("unable to fork", &error))?;
-        Ok(file.into())
+    /// Out of descriptors; temporary.
+    pub fn as_it_stands(&self, me: Name) -> Result<Stdio, End> {
+        self.0.try_clone().map(Stdio::from).map_err(|error| me.system("unable to fork", &error))
     }
+}
+
+fn unnamed() -> io::Result<File> {
+    use rustix::fs::{MemfdFlags, Mode, OFlags};
+    let open = |dir: &&str| rustix::fs::open(*dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).ok();
+    let file = DIRECTORIES.iter().find_map(open);
+    Ok(file.map_or_else(|| rustix::fs::memfd_create("message", MemfdFlags::CLOEXEC), Ok)?.into())
 }

@@ -5,7 +5,7 @@
 mod authnet;
 mod authsources;
 mod certificates;
-mod control_files;
+pub(crate) mod control_files;
 mod host;
 mod outgoing;
 mod places;
