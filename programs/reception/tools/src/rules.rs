@@ -48,12 +48,15 @@ pub fn tcprulescheck(args: &[OsString]) -> Result<u8, End> {
 
 fn told(rule: &Rule) -> Vec<u8> {
     let mut out = [b"rule ", &rule.address[..], b":\n"].concat();
+    if rule.is_denied {
+        return [&out[..], b"deny connection\n"].concat();
+    }
     for variable in &rule.variables {
         let equals = variable.iter().position(|b| *b == b'=').unwrap_or(variable.len());
         let name = variable.get(..equals).unwrap_or_default();
         let value = variable.get(equals.saturating_add(1)..).unwrap_or_default();
         out.extend([b"set environment variable ", name, b"=", value, b"\n"].concat());
     }
-    out.extend_from_slice(if rule.is_denied { b"deny connection\n" } else { b"allow connection\n" });
+    out.extend_from_slice(b"allow connection\n");
     out
 }
