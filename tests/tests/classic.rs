@@ -80,6 +80,8 @@ struct Case {
     /// Standard input is a file, not a pipe.
     seekable: bool,
     closed: bool,
+    /// What descriptor 6 gives; what goes to 7 is the file `fd7`.
+    fd6: Option<Vec<u8>>,
     exit: i32,
     expected: BTreeMap<String, Vec<u8>>,
     /// Databases by their records: `in NAME` is there before, `file NAME` after, `stdin` is read.
@@ -162,6 +164,7 @@ fn cases(text: &str) -> Vec<Case> {
             "in" => case.input = unescape(value),
             "stdin" => (case.seekable, case.input) = (true, unescape(value)),
             "closed" => case.closed = true,
+            "fd6" => case.fd6 = Some(unescape(value)),
             "exit" => case.exit = value.parse().unwrap(),
             "has" => drop(case.expected.insert(format!("file {}", pair().0), unescape(pair().1))),
             "lacks" => drop(case.expected.insert(format!("file {value}"), b"(not there)".to_vec())),
@@ -195,9 +198,18 @@ fn masked(text: &[u8], dir: &Path) -> Vec<u8> {
         let parts: Vec<Vec<u8>> = split(&out, before.as_bytes());
         let mask = |part: &Vec<u8>| {
             let digits = part.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
-            if digits == 0 { part.clone() } else { [word.as_bytes(), &part[digits - usize::from(part[digits - 1] == b'.')..]].concat() }
+            if digits == 0 {
+                part.clone()
+            } else {
+                [word.as_bytes(), &part[digits - usize::from(part[digits - 1] == b'.')..]].concat()
+            }
         };
-        out = parts.iter().enumerate().map(|(at, part)| if at == 0 { part.clone() } else { mask(part) }).collect::<Vec<_>>().join(before.as_bytes());
+        out = parts
+            .iter()
+            .enumerate()
+            .map(|(at, part)| if at == 0 { part.clone() } else { mask(part) })
+            .collect::<Vec<_>>()
+            .join(before.as_bytes());
     }
     let lines: Vec<Vec<u8>> = out.split(|b| *b == b'\n').map(|line| masked_date(line)).collect();
     lines.join(&b'\n')
@@ -240,11 +252,16 @@ fn run(case: &Case) -> (i32, BTreeMap<String, Vec<u8>>) {
     let dir = &place.0;
     prepare(case, dir);
     let mut command = place.command(&case.program);
-    if case.closed {
-        // The shell closes it: std has no word for a descriptor that is not there.
-        command = Command::new("/bin/sh");
-        command.args(["-c", "exec \"$0\" \"$@\" <&-"]).arg(built(&case.program)).env_clear().current_dir(dir);
-        command.env("PATH", "/usr/bin:/bin").env("QMAIL_ROOT", dir.join("root")).env("QMAILQUEUE", dir.join("queue"));
+    // Descriptors that std has no words for are the shell's affair.
+    let redirection = if case.closed { "<&-" } else { "6<fd6 7>fd7" };
+    if let Some(text) = &case.fd6 {
+        fs::write(dir.join("fd6"), text).unwrap();
+    }
+    if case.closed || case.fd6.is_some() {
+        let by_shell = Command::new("/bin/sh");
+        let direct = std::mem::replace(&mut command, by_shell);
+        command.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]).arg(direct.get_program()).current_dir(dir).env_clear();
+        command.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
     }
     command.args(case.args.iter().map(|arg| OsString::from_vec(filled(arg, dir))));
     for (name, value) in &case.set {
@@ -316,10 +333,9 @@ const ASSIGN: &[u8] = b"=joe:joe:1001:100:/home/joe:::\n+joe-:joe:1001:100:/home
 #[test]
 fn databases_are_those_of_tinycdb_and_freecdb() {
     let test = "databases_are_those_of_tinycdb_and_freecdb";
-    let (Some(tiny), Some(free)) = (
-        tools::get(test, "tinycdb", "usr/bin/cdb").unwrap(),
-        tools::get(test, "freecdb", "usr/bin/cdbmake").unwrap(),
-    ) else {
+    let (Some(tiny), Some(free)) =
+        (tools::get(test, "tinycdb", "usr/bin/cdb").unwrap(), tools::get(test, "freecdb", "usr/bin/cdbmake").unwrap())
+    else {
         return;
     };
     let place = Place::new();
@@ -332,12 +348,9 @@ fn databases_are_those_of_tinycdb_and_freecdb() {
     assert!(fed(&mut place.command("qmail-newmrh"), b"").status.success());
     assert!(fed(place.command("tcprules").args(["rules", "tmp"]), RULES).status.success());
     assert!(fed(place.command("setforward").args(["forward", "tmp"]), FORWARD).status.success());
-    for (name, records) in [
-        ("root/etc/qmail/users/cdb", 6),
-        ("root/etc/qmail/control/morercpthosts.cdb", 6000),
-        ("rules", 262),
-        ("forward", 7),
-    ] {
+    for (name, records) in
+        [("root/etc/qmail/users/cdb", 6), ("root/etc/qmail/control/morercpthosts.cdb", 6000), ("rules", 262), ("forward", 7)]
+    {
         let ours = fs::read(place.0.join(name)).unwrap();
         assert_eq!(wire::cdb::records(&ours).unwrap().len(), records, "{name}");
         let dumped = dump(&ours);
@@ -358,7 +371,8 @@ fn databases_are_those_of_tinycdb_and_freecdb() {
     assert!(!etc.join("users/cdb.tmp").exists() && !etc.join("control/morercpthosts.tmp").exists());
 }
 
-const RULES: &[u8] = b"# comment\n127.:allow,RELAYCLIENT=\"\"\n10.1.2.3:deny\n192.168.0-255.:allow,A=/b c/,D=xyx\n=.example.org:allow\n\
+const RULES: &[u8] =
+    b"# comment\n127.:allow,RELAYCLIENT=\"\"\n10.1.2.3:deny\n192.168.0-255.:allow,A=/b c/,D=xyx\n=.example.org:allow\n\
     joe@=h.example:deny,X=\"1\"\n1.2.3.4:allow   \nno rule here\n\n:deny\n";
 
 #[test]
@@ -371,7 +385,8 @@ fn rules_compile_and_count_as_with_ucspi_tcp() {
         return;
     };
     let place = Place::new();
-    let bad = ["x:maybe", "x:allow,A", "x:allow,A=", "x:allow,A=/b", "a-b:allow", "1-x.:deny", "x:allowed", "::1:allow", "x:deny,"];
+    let bad =
+        ["x:maybe", "x:allow,A", "x:allow,A=", "x:allow,A=/b", "a-b:allow", "1-x.:deny", "x:allowed", "::1:allow", "x:deny,"];
     let odd = ["", "250-260:deny", "3-2:allow", " 1:allow", "x:allow,A==b=,B=\"\"", ":allow,=xx", "#", "a@b-c:deny"];
     for text in [std::str::from_utf8(RULES).unwrap()].iter().chain(&bad).chain(&odd) {
         let mut theirs = rules.command();
@@ -439,7 +454,10 @@ fn forwarding_tables_are_those_of_fastforward() {
     let list = b"z@q \n.foo.bin\n# x\n@odd@e\n&amp@x\t\n\n/l";
     let mut theirs = setmaillist.command();
     theirs.args(["theirs", "tmp"]).current_dir(&place.0);
-    assert!(fed(&mut theirs, list).status.success() && fed(place.command("setmaillist").args(["ours", "tmp2"]), list).status.success());
+    assert!(
+        fed(&mut theirs, list).status.success()
+            && fed(place.command("setmaillist").args(["ours", "tmp2"]), list).status.success()
+    );
     assert_eq!(fs::read(place.0.join("ours")).unwrap(), fs::read(place.0.join("theirs")).unwrap());
 }
 
@@ -471,6 +489,39 @@ fn qmail_qread_and_qmail_qstat_show_the_queue() {
 }
 
 #[test]
+fn maildir2mbox_moves_each_letter_behind_what_was_there() {
+    let place = Place::new();
+    assert!(place.command("maildirmake").arg("m").status().unwrap().success());
+    let modes = ["m", "m/tmp", "m/new", "m/cur"].map(|dir| fs::metadata(place.0.join(dir)).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes, [0o700; 4]);
+    fs::write(place.0.join("mbox"), "From old Thu Jan 01 00:00:00 1970\nold\n\n").unwrap();
+    for (name, text, time_s) in [
+        ("new/30.c", "Return-Path: <>\nSubject: c\n\nFrom me\n>From you\nno end", 30),
+        ("cur/10.a:2,S", "Return-Path: <\"a b\"@x>\nSubject: a\n", 951_782_399),
+        ("new/20.b", "one line without an end", 20),
+        ("new/.hidden", "x", 1),
+    ] {
+        let path = place.0.join("m").join(name);
+        fs::write(&path, text).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time_s);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+    let mut command = place.command("maildir2mbox");
+    let output = command.envs([("MAILDIR", "m"), ("MAIL", "mbox"), ("MAILTMP", "mbox.tmp")]).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let expected = "From old Thu Jan 01 00:00:00 1970\nold\n\n\
+        From \"a-b\"@x Mon Feb 28 23:59:59 2000\nReturn-Path: <\"a b\"@x>\nSubject: a\n\n\
+        From XXX Thu Jan 01 00:00:20 1970\none line without an end\n\n\
+        From MAILER-DAEMON Thu Jan 01 00:00:30 1970\nReturn-Path: <>\nSubject: c\n\n>From me\n>>From you\nno end\n\n";
+    assert_eq!(fs::read_to_string(place.0.join("mbox")).unwrap(), expected);
+    let left = |dir: &str| fs::read_dir(place.0.join(dir)).unwrap().count();
+    assert_eq!((left("m/new"), left("m/cur")), (1, 0), "only the hidden file stays");
+    assert!(!place.0.join("mbox.tmp").exists());
+    let mode = fs::metadata(place.0.join("mbox")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn splogger_writes_each_line_to_syslog() {
     let place = Place::new();
     fs::create_dir_all(place.0.join("root/dev")).unwrap();
@@ -482,7 +533,10 @@ fn splogger_writes_each_line_to_syslog() {
         let mut datagram = [0; 2048];
         let len = syslog.recv(&mut datagram).unwrap();
         let got = String::from_utf8_lossy(&datagram[..len]).into_owned();
-        assert!(got.starts_with(&format!("<{priority}>")) && got.contains(" qmail: ") && got.ends_with(&format!(" {text}")), "{got}");
+        assert!(
+            got.starts_with(&format!("<{priority}>")) && got.contains(" qmail: ") && got.ends_with(&format!(" {text}")),
+            "{got}"
+        );
     }
 }
 
@@ -502,5 +556,8 @@ fn maildirwatch_shows_what_is_new() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(text.escape_ascii().to_string(), b"\x1b[;H\x1b[;JFROM <s@x> TO <joe@h>\nhi///body/\n\n".escape_ascii().to_string());
+    assert_eq!(
+        text.escape_ascii().to_string(),
+        b"\x1b[;H\x1b[;JFROM <s@x> TO <joe@h>\nhi///body/\n\n".escape_ascii().to_string()
+    );
 }

@@ -111,9 +111,8 @@ impl List<'_> {
             self.address.push(token);
         }
         self.end_address()?;
-        let is_phrase = |token: &mut Token<'_>| {
-            matches!(token.kind, Kind::Comment | Kind::Atom | Kind::Quote | Kind::At | Kind::Dot)
-        };
+        let is_phrase =
+            |token: &mut Token<'_>| matches!(token.kind, Kind::Comment | Kind::Atom | Kind::Quote | Kind::At | Kind::Dot);
         while self.rest.pop_if(is_phrase).is_some() {}
         Ok(())
     }

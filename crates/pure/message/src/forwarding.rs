@@ -87,7 +87,11 @@ impl Table {
         if byte == 0 {
             return Err(Fault::Nul);
         }
-        if self.has_target { self.command.push(byte) } else { self.target.push(byte) }
+        if self.has_target {
+            self.command.push(byte)
+        } else {
+            self.target.push(byte)
+        }
         Ok(())
     }
 

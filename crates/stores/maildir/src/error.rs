@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io;
 
-
 /// A delivery or a mailbox that failed.
 #[derive(Debug)]
 pub enum Error {

@@ -188,7 +188,8 @@ impl Rewindable {
 
 fn unnamed() -> io::Result<File> {
     use rustix::fs::{MemfdFlags, Mode, OFlags};
-    let open = |dir: &&str| rustix::fs::open(*dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).ok();
+    let open =
+        |dir: &&str| rustix::fs::open(*dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).ok();
     let file = DIRECTORIES.iter().find_map(open);
     Ok(file.map_or_else(|| rustix::fs::memfd_create("message", MemfdFlags::CLOEXEC), Ok)?.into())
 }

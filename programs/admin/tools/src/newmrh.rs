@@ -4,7 +4,8 @@
 
 use std::ffi::OsString;
 
-use tool::{End, Name, input, replace};
+use tool::replace::{self, Readers};
+use tool::{End, Name, input};
 use wire::cdb;
 
 const ME: Name = Name("qmail-newmrh");
@@ -21,6 +22,6 @@ pub fn main(_: &[OsString]) -> Result<u8, End> {
     control::read::lines_of(&text).iter().for_each(|line| writer.add(&line.to_ascii_lowercase(), b""));
     let file = writer.finish().ok_or_else(|| ME.temporary("unable to write to control/morercpthosts.tmp: file too big"))?;
     let (tmp, path) = (control.join("morercpthosts.tmp"), control.join("morercpthosts.cdb"));
-    replace::file(ME, &file, (&tmp, &path), (b"control/morercpthosts.tmp", b"control/morercpthosts.cdb"), replace::PUBLIC)?;
+    replace::file(ME, &file, (&tmp, &path), (b"control/morercpthosts.tmp", b"control/morercpthosts.cdb"), Readers::Everybody)?;
     Ok(0)
 }

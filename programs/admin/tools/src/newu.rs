@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 
-use tool::{End, Name, input, replace};
+use tool::replace::{self, Readers};
+use tool::{End, Name, input};
 use users::Assign;
 
 const ME: Name = Name("qmail-newu");
@@ -24,6 +25,6 @@ pub fn main(_: &[OsString]) -> Result<u8, End> {
     })?;
     let cdb = assign.to_cdb().ok_or_else(|| ME.temporary("unable to write users/cdb.tmp"))?;
     let (tmp, path) = (users.join("cdb.tmp"), users.join("cdb"));
-    replace::file(ME, &cdb, (&tmp, &path), (b"users/cdb.tmp", b"users/cdb"), replace::PUBLIC)?;
+    replace::file(ME, &cdb, (&tmp, &path), (b"users/cdb.tmp", b"users/cdb"), Readers::Everybody)?;
     Ok(0)
 }

@@ -148,6 +148,9 @@ mod tests {
             assert!(stamp.split_once('.').unwrap().1.len() == 6, "{text}");
             got.push(format!("{} {} {}", head.split('>').next().unwrap(), rest.len(), rest.split_at(rest.len().min(12)).0));
         }
-        assert_eq!(got, ["<22 12  status: ok?", "<20 11  warning: w", "<17 9  alert: a", "<22 800  xxxxxxxxxxx", "<22 202 +xxxxxxxxxxx"]);
+        assert_eq!(
+            got,
+            ["<22 12  status: ok?", "<20 11  warning: w", "<17 9  alert: a", "<22 800  xxxxxxxxxxx", "<22 202 +xxxxxxxxxxx"]
+        );
     }
 }

@@ -16,10 +16,10 @@ use message::inject::{InjectError, Injection, Letters, Options, RecipientsFrom, 
 use wire::Address;
 
 use crate::env::Env;
-use tool::options::{self, Opt};
 use crate::outgoing::{self, Exit, Nature, Outgoing};
 use crate::program::QueueProgram;
 use crate::{EXIT_PERMANENT, EXIT_TEMPORARY};
+use tool::options::{self, Opt};
 
 const CHUNK_LEN: usize = 32 * 1024;
 /// So much of the body is looked at before the message is opened, to know whether it has bytes over 127.

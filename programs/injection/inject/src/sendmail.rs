@@ -12,9 +12,9 @@ use control::{Root, program::sibling};
 use message::inject::RecipientsFrom;
 
 use crate::env::Env;
-use tool::options::{self, Opt};
 use crate::inject::{Command, Fatal, inject, report};
 use crate::{EXIT_PERMANENT, EXIT_TEMPORARY};
+use tool::options::{self, Opt};
 
 /// sysexits(3): try again later.
 const EX_TEMPFAIL: u8 = 75;

@@ -7,7 +7,8 @@ use control::Root;
 use control::inject::Inject;
 use message::aliases::{Fault, Hosts, Target, complete, entries, targets};
 use message::forwarding::{ADDRESS_LEN_MAX, Record};
-use tool::{End, Name, input, replace};
+use tool::replace::{self, Readers};
+use tool::{End, Name, input};
 
 use crate::tables::compiled;
 
@@ -64,7 +65,7 @@ pub fn newaliases(_: &[OsString]) -> Result<u8, End> {
         alias(ME, &entry, hosts(&names), &mut records)?;
     }
     let file = compiled(ME, records)?;
-    replace::file(ME, &file, (&tmp, &cdb), (b"/etc/aliases.tmp", b"/etc/aliases.cdb"), replace::PUBLIC)?;
+    replace::file(ME, &file, (&tmp, &cdb), (b"/etc/aliases.tmp", b"/etc/aliases.cdb"), Readers::Everybody)?;
     Ok(0)
 }
 
@@ -124,7 +125,7 @@ pub fn newinclude(args: &[OsString]) -> Result<u8, End> {
         }
     }
     let [tmp, bin] = [[list, b".tmp"].concat(), [list, b".bin"].concat()];
-    replace::file(ME, &out, (input::path(&tmp), input::path(&bin)), (&tmp, &bin), replace::PUBLIC)?;
+    replace::file(ME, &out, (input::path(&tmp), input::path(&bin)), (&tmp, &bin), Readers::Everybody)?;
     Ok(0)
 }
 

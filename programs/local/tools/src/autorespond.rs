@@ -24,15 +24,7 @@ const QUOTED_LEN_MAX: u64 = 256 << 10;
 /// Entries of DIR that are looked at; beyond that nobody is answered.
 const ENTRIES_MAX: usize = 100_000;
 
-const USAGE: &str = "\
-autorespond: usage: time num message dir [ flag arsender ]
-
-time - amount of time to consider a message (in seconds)
-num - maximum number of messages to allow within time seconds
-message - the filename of the message to send
-dir - the directory to hold the log of messages
-flag - 0: append nothing, 1: append the original message, quoted (default)
-arsender - from address of the answer; + null sender, $ the address that was written to (default)";
+const USAGE: &str = "autorespond: usage: autorespond time count message dir [ flag from ]";
 
 /// The command line and the environment.
 struct Order {

@@ -14,6 +14,9 @@ const UTMP: &str = "/var/run/utmp";
 /// Length of a record of glibc: 32-bit times on x86-64 for the sake of old programs.
 const RECORD_LEN: usize = if cfg!(target_arch = "x86_64") { 384 } else { 400 };
 const USER_PROCESS: u8 = 7;
+/// O_NONBLOCK and O_NOCTTY, of Linux on all machines this is built for: a terminal is neither waited for nor made ours.
+const NONBLOCK: i32 = 0o4000;
+const NOCTTY: i32 = 0o400;
 /// Longest second line.
 const TEXT_LEN_MAX: usize = 78;
 
@@ -50,24 +53,24 @@ fn notice(local: &[u8], sender: &[u8], head: &[u8]) -> Vec<u8> {
         if field.is(b"subject") {
             let after = field.raw().iter().position(|b| *b == b':').and_then(|colon| field.raw().get(colon.checked_add(1)?..));
             let after = after.unwrap_or_default();
-            text.extend_from_slice(after.get(after.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()..).unwrap_or_default());
+            text.extend_from_slice(
+                after.get(after.iter().take_while(|b| matches!(b, b' ' | b'\t')).count()..).unwrap_or_default(),
+            );
         }
     }
     let body = head.get(header_len..).unwrap_or_default();
     text.extend_from_slice(body);
     text.truncate(TEXT_LEN_MAX);
-    let safe = |bytes: &[u8], other: u8| -> Vec<u8> {
-        bytes.iter().map(|b| if (32..=126).contains(b) { *b } else { other }).collect()
-    };
+    let safe =
+        |bytes: &[u8], other: u8| -> Vec<u8> { bytes.iter().map(|b| if (32..=126).contains(b) { *b } else { other }).collect() };
     let first = safe(&[b"*** TO <", local, b"> FROM <", sender, b">"].concat(), b'_');
     [b"\r\n\x07", &first[..], b"\r\n", &safe(&text, b'/'), b"\r\n"].concat()
 }
 
 /// Writes to a terminal of this user's own that has its x bit, without waiting for it.
 fn tell(line: &[u8], text: &[u8]) {
-    let nonblocking = 0o4000;
     let path = Path::new("/dev").join(input::path(line));
-    let Ok(mut terminal) = File::options().append(true).custom_flags(nonblocking).open(path) else { return };
+    let Ok(mut terminal) = File::options().append(true).custom_flags(NONBLOCK | NOCTTY).open(path) else { return };
     let owner = std::fs::metadata("/proc/self").map(|own| own.uid());
     if terminal.metadata().is_ok_and(|held| held.mode() & 0o100 != 0 && owner.is_ok_and(|own| own == held.uid())) {
         let _ = terminal.write_all(text);
@@ -96,7 +99,9 @@ mod tests {
             record
         };
         assert_eq!(terminal(&record(7, "pts/0", "joe"), b"joe"), Some(b"pts/0".to_vec()));
-        for (kind, line, user) in [(8, "pts/0", "joe"), (7, "/pts", "joe"), (7, "../x", "joe"), (7, "", "joe"), (7, "pts/0", "jo")] {
+        for (kind, line, user) in
+            [(8, "pts/0", "joe"), (7, "/pts", "joe"), (7, "../x", "joe"), (7, "", "joe"), (7, "pts/0", "jo")]
+        {
             assert_eq!(terminal(&record(kind, line, user), b"joe"), None, "{kind} {line} {user}");
         }
     }

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use message::forwarding::{self, Record};
-use tool::{End, Name, input, replace};
+use tool::replace::{self, Readers};
+use tool::{End, Name, input};
 use wire::cdb;
 
 /// `setforward CDB TMP`: the table on standard input becomes CDB.
@@ -19,7 +20,7 @@ pub fn setforward(args: &[OsString]) -> Result<u8, End> {
     let text = read(ME)?;
     let records = forwarding::compile(&text).map_err(|fault| ME.permanent(fault.to_string()))?;
     let file = compiled(ME, records)?;
-    write(ME, &file, tmp, path)
+    write(ME, &file, (tmp, path), Readers::ByUmask)
 }
 
 /// The bytes of a database.
@@ -33,9 +34,9 @@ fn read(me: Name) -> Result<Vec<u8>, End> {
     input::table().map_err(|error| me.system("unable to read input", &error))
 }
 
-fn write(me: Name, text: &[u8], tmp: &OsString, path: &OsString) -> Result<u8, End> {
+fn write(me: Name, text: &[u8], (tmp, path): (&OsString, &OsString), readers: Readers) -> Result<u8, End> {
     let names = (tmp.as_bytes(), path.as_bytes());
-    replace::file(me, text, (Path::new(tmp), Path::new(path)), names, replace::PUBLIC)?;
+    replace::file(me, text, (Path::new(tmp), Path::new(path)), names, readers)?;
     Ok(0)
 }
 
@@ -64,7 +65,7 @@ pub fn setmaillist(args: &[OsString]) -> Result<u8, End> {
     const ME: Name = Name("setmaillist");
     let [path, tmp, ..] = args else { return Err(ME.usage("list.bin list.tmp")) };
     let list = forwarding::compile_list(&read(ME)?).map_err(|fault| ME.temporary(fault))?;
-    write(ME, &list, tmp, path)
+    write(ME, &list, (tmp, path), Readers::Everybody)
 }
 
 /// `printmaillist`: the binary list on standard input as lines.

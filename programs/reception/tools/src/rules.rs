@@ -7,7 +7,8 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use tool::{End, Name, input, replace};
+use tool::replace::{self, Readers};
+use tool::{End, Name, input};
 use users::rules::{Client, DATA_LEN_MAX, Rule, compile, find};
 use wire::cdb;
 
@@ -26,7 +27,7 @@ pub fn tcprules(args: &[OsString]) -> Result<u8, End> {
     }
     let file = writer.finish().ok_or_else(|| ME.permanent("a database holds at most 4 GiB"))?;
     let names = (tmp.as_bytes(), path.as_bytes());
-    replace::file(ME, &file, (Path::new(tmp), Path::new(path)), names, replace::PUBLIC)?;
+    replace::file(ME, &file, (Path::new(tmp), Path::new(path)), names, Readers::ByUmask)?;
     Ok(0)
 }
 

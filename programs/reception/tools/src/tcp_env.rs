@@ -92,7 +92,6 @@ fn ident(local: SocketAddr, remote: SocketAddr, wait: Duration) -> Option<Vec<u8
     user_of(&answer)
 }
 
-
 /// What stands behind `PORTS : USERID : SYSTEM :` (RFC 1413 §6), without blanks, line ends and NULs.
 fn user_of(answer: &[u8]) -> Option<Vec<u8>> {
     let line = answer.split(|b| matches!(b, b'\r' | b'\n')).next()?;

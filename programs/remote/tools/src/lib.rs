@@ -10,4 +10,3 @@ pub mod maildirserial;
 pub mod message_file;
 pub mod serialqmtp;
 pub mod serialsmtp;
-

@@ -90,10 +90,12 @@ pub fn main(args: &[OsString]) -> Result<u8, End> {
         return Err(usage());
     }
     let from = Bouncer::read()?;
-    std::env::set_current_dir(input::path(dir)).map_err(|error| ME.system([b"unable to chdir to ", &dir[..]].concat(), &error))?;
+    std::env::set_current_dir(input::path(dir))
+        .map_err(|error| ME.system([b"unable to chdir to ", &dir[..]].concat(), &error))?;
     let here = File::open(".").map_err(|error| ME.system("unable to open current directory", &error))?;
     let mailbox = Mailbox::open(here.as_fd(), b".", Bounds::Anywhere).map_err(|error| unscannable(&error))?;
-    let lifetime_s = options.iter().rev().find_map(|option| if let Opt::Value(b't', value) = option { Some(seconds(value)) } else { None });
+    let lifetime_s =
+        options.iter().rev().find_map(|option| if let Opt::Value(b't', value) = option { Some(seconds(value)) } else { None });
     let mut serial = Serial {
         mailbox,
         prefix: prefix.clone(),
@@ -136,8 +138,7 @@ impl Serial {
         let files = self.files()?;
         let Some((program, args)) = self.client.split_first().filter(|_| !files.is_empty()) else { return Ok(None) };
         let started = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut client =
-            started.map_err(|error| ME.system([b"unable to run ", program.as_bytes()].concat(), &error))?;
+        let mut client = started.map_err(|error| ME.system([b"unable to run ", program.as_bytes()].concat(), &error))?;
         let (stdin, stdout) = (client.stdin.take(), client.stdout.take());
         let known: BTreeSet<Vec<u8>> = files.iter().cloned().collect();
         // A thread of its own: the client may answer before it has read all names. That it reads no more is its own affair.

@@ -81,9 +81,7 @@ fn move_all() -> Result<(), End> {
     }
     let _locked = lock(&names)?;
     write(&names, &mailbox, &entries)?;
-    let moving = |error: io::Error| {
-        ME.system([b"unable to move ", &names.new[..], b" to ", &names.mbox].concat(), &error)
-    };
+    let moving = |error: io::Error| ME.system([b"unable to move ", &names.new[..], b" to ", &names.mbox].concat(), &error);
     std::fs::rename(input::path(&names.new), input::path(&names.mbox)).map_err(moving)?;
     let dir = input::path(&names.mbox).parent().filter(|dir| !dir.as_os_str().is_empty());
     File::open(dir.unwrap_or_else(|| std::path::Path::new("."))).and_then(|dir| dir.sync_all()).map_err(moving)?;

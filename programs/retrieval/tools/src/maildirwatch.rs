@@ -59,9 +59,8 @@ fn shown(head: &[u8]) -> Vec<u8> {
     }
     text.extend_from_slice(head.get(header_len..).unwrap_or_default());
     text.truncate(TEXT_LEN_MAX);
-    let safe = |bytes: &[u8], other: u8| -> Vec<u8> {
-        bytes.iter().map(|b| if (32..=126).contains(b) { *b } else { other }).collect()
-    };
+    let safe =
+        |bytes: &[u8], other: u8| -> Vec<u8> { bytes.iter().map(|b| if (32..=126).contains(b) { *b } else { other }).collect() };
     let mut out = [b"FROM ", &safe(&sender, b'?')[..], b" TO <", &safe(&recipient, b'?'), b">\n"].concat();
     if !from.is_empty() {
         out.extend([b"\x1b[1m", &safe(&from, b'/')[..], b"\x1b[0m\n"].concat());

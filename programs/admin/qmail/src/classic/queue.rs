@@ -71,8 +71,10 @@ fn safe(text: &[u8]) -> Vec<u8> {
 pub fn qstat(root: &Root) -> Result<Vec<u8>, Failure> {
     let send = Admin::send(root)?;
     let answers = send.queue(&QueueRequest::Stats {})?;
-    let counters = answers.into_iter().find_map(|answer| if let QueueAnswer::Stats { counters } = answer { Some(counters) } else { None });
-    let messages = counters.into_iter().flatten().find(|counter| counter.name[..] == b"messages"[..]).map_or(0, |counter| counter.value);
+    let counters =
+        answers.into_iter().find_map(|answer| if let QueueAnswer::Stats { counters } = answer { Some(counters) } else { None });
+    let messages =
+        counters.into_iter().flatten().find(|counter| counter.name[..] == b"messages"[..]).map_or(0, |counter| counter.value);
     Ok(format!("messages in queue: {messages}\nmessages in queue but not yet preprocessed: 0\n").into_bytes())
 }
 

@@ -51,6 +51,7 @@ const LAST: [(&str, Kind); 6] = [
     ("virtualdomains", List("No virtual domains.", "Virtual domain: ", "")),
 ];
 
+const RCPTHOSTS: [&str; 3] = ["rcpthosts", "morercpthosts", "morercpthosts.cdb"];
 const RECIPIENTS: &str = "SMTP clients may send messages to recipients at ";
 
 /// The program's output.
@@ -73,7 +74,7 @@ pub fn showctl(root: &Root) -> Result<Vec<u8>, Failure> {
     out.extend(morercpthosts_cdb(root).as_bytes());
     let mut tell = |name: &str, kind: &Kind| out.extend(file(root, name, kind, me.as_deref()));
     LAST.iter().for_each(|(name, kind)| tell(name, kind));
-    let told = |name: &str| FIRST.iter().chain(&LAST).any(|(known, _)| *known == name) || name.contains("rcpthosts");
+    let told = |name: &str| FIRST.iter().chain(&LAST).any(|(known, _)| *known == name) || RCPTHOSTS.contains(&name);
     let others: Vec<&String> = names.iter().filter(|name| !told(name)).collect();
     for (name, words) in others.iter().filter(|name| is_known(root, name)).map(|name| (name, "see qmail-control(5).")) {
         out.extend(format!("\n{}: {words}\n", safe(name.as_bytes())).bytes());
@@ -87,7 +88,9 @@ pub fn showctl(root: &Root) -> Result<Vec<u8>, Failure> {
 fn head(root: &Root) -> String {
     let mut ids = Vec::new();
     if let Ok(text) = std::fs::read_to_string(root.ids_file()) {
-        ids.extend(text.lines().map(str::split_whitespace).filter_map(|mut words| Some(format!("{} {}", words.next()?, words.next()?))));
+        ids.extend(
+            text.lines().map(str::split_whitespace).filter_map(|mut words| Some(format!("{} {}", words.next()?, words.next()?))),
+        );
     }
     format!(
         "qmail home directory: {}.\nuser-ext delimiter: -.\npaternalism (in decimal): 2.\nsilent concurrency limit: 2000.\nuser ids: {}.\n",
