@@ -1,6 +1,6 @@
 //! dot-forward(1): `dot-forward [-nN] FILE…` does what sendmail's `.forward` files say, from a line of `.qmail`.
 //!
-//! The first FILE that is there and not empty counts. Exit code 99: the rest of `.qmail` is not read; 0 if the file names its owner, or
+//! The first FILE that is there and has more than comments counts. Exit code 99: the rest of `.qmail` is not read; 0 if the file names its owner, or
 //! if there is no file. Commands run as they are met, with the lines of preline(1) before the message; all addresses together get one copy
 //! of it at the end. A command that fails ends it all, and nothing is forwarded.
 
@@ -33,15 +33,33 @@ pub fn main(args: &[OsString]) -> Result<u8, End> {
     let is_dry = matches!(options.last(), Some(Opt::Flag(b'n')));
     for file in &files {
         let Some(text) = read(file)? else { continue };
-        if text.is_empty() {
-            if is_dry {
-                print(b"skipping empty file ", file)?;
-            }
-            continue;
+        let targets = understood(&text)?;
+        if !targets.is_empty() {
+            return carry_out(targets, is_dry);
         }
-        return carry_out(&text, is_dry);
+        if is_dry {
+            print(b"skipping empty file ", file)?;
+        }
     }
     Ok(0)
+}
+
+/// All targets of a file, each line's from right to left. Nothing is done before all of it is understood.
+fn understood(text: &[u8]) -> Result<Vec<Target>, End> {
+    let mut all = Vec::new();
+    for line in text.split_inclusive(|b| *b == b'\n').filter(|line| line.first() != Some(&b'#')) {
+        let whole = line.strip_suffix(b"\n").unwrap_or(line);
+        all.extend(targets(line).map_err(|fault| match fault {
+            Fault::EmptyAddress => ME.temporary("empty recipient addresses not permitted"),
+            Fault::Form | Fault::EmptyInclude => ME.temporary([b"unable to parse this line: ", whole].concat()),
+        })?);
+    }
+    match all.iter().find(|target| matches!(target, Target::File(_) | Target::Include(_))) {
+        Some(Target::File(file) | Target::Include(file)) => {
+            Err(ME.temporary([b"file delivery ", &file[..], b" not supported"].concat()))
+        }
+        _ => Ok(all),
+    }
 }
 
 fn read(file: &[u8]) -> Result<Option<Vec<u8>>, End> {
@@ -53,15 +71,13 @@ fn read(file: &[u8]) -> Result<Option<Vec<u8>>, End> {
     input::all(&opened, FILE_LEN_MAX).map(Some).map_err(|error| failed("unable to read ", &error))
 }
 
-fn carry_out(text: &[u8], is_dry: bool) -> Result<u8, End> {
+fn carry_out(targets: Vec<Target>, is_dry: bool) -> Result<u8, End> {
     let root = control::Root::from_env().map_err(|error| ME.temporary(error.to_string()))?;
     let names = Inject::read(&root).map_err(|error| ME.temporary(format!("unable to read controls: {error}")))?;
     let hosts =
         Hosts { default_host: &names.default_host, default_domain: &names.default_domain, plus_domain: &names.plus_domain };
     let mut run = Run { own: own_addresses(), hosts, is_dry, message: None, forward: Vec::new(), is_direct: false };
-    for line in text.split_inclusive(|b| *b == b'\n').filter(|line| line.first() != Some(&b'#')) {
-        run.line(line)?;
-    }
+    targets.into_iter().try_for_each(|target| run.target(target))?;
     run.finish()
 }
 
@@ -83,16 +99,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn line(&mut self, line: &[u8]) -> Result<(), End> {
-        let whole = line.strip_suffix(b"\n").unwrap_or(line);
-        let targets = match targets(line) {
-            Ok(targets) => targets,
-            Err(Fault::EmptyAddress) => return Err(ME.temporary("empty recipient addresses not permitted")),
-            Err(_) => return Err(ME.temporary([b"unable to parse this line: ", whole].concat())),
-        };
-        targets.into_iter().try_for_each(|target| self.target(target))
-    }
-
     fn target(&mut self, target: Target) -> Result<(), End> {
         match target {
             Target::Address(address) if self.own.contains(&address.to_ascii_lowercase()) => {
@@ -109,8 +115,8 @@ impl Run<'_> {
             }
             Target::Program(command) if self.is_dry => print(b"pipe through ", &command),
             Target::Program(command) => self.program(&command),
-            Target::File(file) => Err(ME.temporary([b"file delivery ", &file[..], b" not supported"].concat())),
-            Target::Include(_) => Err(ME.temporary(":include: not supported")),
+            // None is left: see `understood`.
+            Target::File(_) | Target::Include(_) => Ok(()),
         }
     }
 
@@ -136,11 +142,11 @@ impl Run<'_> {
     fn finish(mut self) -> Result<u8, End> {
         let code = if self.is_direct { 0 } else { STOP };
         if self.forward.is_empty() {
-            return Ok(if self.is_dry { 0 } else { code });
+            return Ok(code);
         }
         let forward = std::mem::take(&mut self.forward);
         let recipients: Vec<&[u8]> = forward.iter().map(Vec::as_slice).collect();
-        let mut queue = Queue::open(ME).map_err(|end| worded(end))?;
+        let mut queue = Queue::open(ME).map_err(worded)?;
         queue.put(&input::variable("DTLINE").unwrap_or_default());
         queue.copy(self.message()?)?;
         let qp = queue.finish(&input::variable("NEWSENDER").unwrap_or_default(), &recipients).map_err(worded)?;
