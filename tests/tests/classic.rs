@@ -85,18 +85,21 @@ struct Case {
     exit: i32,
     expected: BTreeMap<String, Vec<u8>>,
     /// Databases by their records: `in NAME` is there before, `file NAME` after, `stdin` is read.
-    databases: BTreeMap<String, Vec<(Vec<u8>, Vec<u8>)>>,
+    databases: BTreeMap<String, Vec<Record>>,
 }
 
+/// A key and its data.
+type Record = (Vec<u8>, Vec<u8>);
+
 /// `KEY>DATA`, or nothing.
-fn record(records: &mut Vec<(Vec<u8>, Vec<u8>)>, text: &str) {
+fn record(records: &mut Vec<Record>, text: &str) {
     if let Some((key, data)) = text.split_once('>') {
         records.push((unescape(key), unescape(data)));
     }
 }
 
 /// What these records are as a file; that it is right is the affair of `databases_are_those_of_tinycdb_and_freecdb`.
-fn database(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+fn database(records: &[Record]) -> Vec<u8> {
     let mut writer = wire::cdb::Writer::new();
     records.iter().for_each(|(key, data)| writer.add(key, data));
     writer.finish().unwrap()
@@ -211,7 +214,7 @@ fn masked(text: &[u8], dir: &Path) -> Vec<u8> {
             .collect::<Vec<_>>()
             .join(before.as_bytes());
     }
-    let lines: Vec<Vec<u8>> = out.split(|b| *b == b'\n').map(|line| masked_date(line)).collect();
+    let lines: Vec<Vec<u8>> = out.split(|b| *b == b'\n').map(masked_date).collect();
     lines.join(&b'\n')
 }
 

@@ -8,11 +8,14 @@
 /// Longest data that [`find`] takes from a database, in bytes.
 pub const DATA_LEN_MAX: usize = 64 * 1024;
 
+/// An address and what counts for it: key and data of the database.
+pub type Record = (Vec<u8>, Vec<u8>);
+
 /// Reads one line; the records it stands for, none for a comment.
 ///
 /// # Errors
 /// It is no rule: the line without the blanks at its end.
-pub fn compile(line: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>> {
+pub fn compile(line: &[u8]) -> Result<Vec<Record>, Vec<u8>> {
     if matches!(line.first(), None | Some(b'#' | b'\n')) {
         return Ok(Vec::new());
     }
@@ -140,7 +143,7 @@ mod tests {
     fn compiled(line: &str) -> String {
         match compile(line.as_bytes()) {
             Ok(records) => {
-                let show = |(key, data): &(Vec<u8>, Vec<u8>)| format!("{}>{}", key.escape_ascii(), data.escape_ascii());
+                let show = |(key, data): &Record| format!("{}>{}", key.escape_ascii(), data.escape_ascii());
                 records.iter().map(show).collect::<Vec<_>>().join(" ")
             }
             Err(line) => format!("bad {}", line.escape_ascii()),

@@ -149,7 +149,7 @@ impl Serial {
         let mut answers = 0u32;
         if let Some(stdout) = stdout {
             let mut stdout = io::BufReader::new(stdout);
-            while let Some((name, letter, text)) = answer(&mut stdout)? {
+            while let Some(Answer { name, letter, text }) = answer(&mut stdout)? {
                 // A file that it was not given is none of its business.
                 if known.contains(&name) && !self.done.contains(&name) {
                     answers = answers.saturating_add(1);
@@ -255,14 +255,21 @@ fn warn(parts: &[&[u8]]) {
     ME.note("warning", parts.concat());
 }
 
+/// What a client says of a file.
+struct Answer {
+    name: Vec<u8>,
+    letter: u8,
+    text: Vec<u8>,
+}
+
 /// `NAME NUL LETTER TEXT LF`; `None` at the end, or where an answer is cut short.
-fn answer(from: &mut impl io::BufRead) -> Result<Option<(Vec<u8>, u8, Vec<u8>)>, End> {
+fn answer(from: &mut impl io::BufRead) -> Result<Option<Answer>, End> {
     let failed = |error: &io::Error| ME.system("unable to read from client", error);
     let (mut name, mut text) = (Vec::new(), Vec::new());
     from.by_ref().take(ANSWER_LEN_MAX).read_until(0, &mut name).map_err(|error| failed(&error))?;
     from.by_ref().take(ANSWER_LEN_MAX).read_until(b'\n', &mut text).map_err(|error| failed(&error))?;
     let is_whole = name.pop_if(|last| *last == 0).is_some() && text.pop_if(|last| *last == b'\n').is_some();
-    let answer = text.split_first().map(|(letter, text)| (name, *letter, text.to_vec()));
+    let answer = text.split_first().map(|(letter, text)| Answer { name, letter: *letter, text: text.to_vec() });
     Ok(answer.filter(|_| is_whole))
 }
 

@@ -61,7 +61,7 @@ fn send_all(prefix: &[u8], to: File, sent: &mpsc::SyncSender<Vec<u8>>) -> Result
         }
         let envelope = [netstring(&message.sender), netstring(&netstring(recipient))].concat();
         let unwritable = |_: io::Error| ME.temporary("unable to write to network");
-        write!(out, "{}:\n", len.saturating_add(1)).map_err(unwritable)?;
+        writeln!(out, "{}:", len.saturating_add(1)).map_err(unwritable)?;
         let copied = io::copy(&mut message.rest.by_ref().take(len), &mut out).map_err(unwritable)?;
         if copied != len {
             return Err(ME.temporary("unable to read file"));
