@@ -5,7 +5,7 @@ use std::io;
 
 /// What went wrong in the words that classic reports use for it, for errors that deliveries and small programs come across.
 /// They stand in logs and in bounces, where programs look for them.
-const CLASSIC_TEXTS: [(Errno, &str); 24] = [
+const CLASSIC_TEXTS: [(Errno, &str); 23] = [
     (Errno::NOENT, "file does not exist"),
     (Errno::ACCESS, "access denied"),
     (Errno::PERM, "permission denied"),
@@ -26,7 +26,6 @@ const CLASSIC_TEXTS: [(Errno, &str); 24] = [
     (Errno::NOTEMPTY, "directory not empty"),
     (Errno::TXTBSY, "text busy"),
     (Errno::NOEXEC, "exec format error"),
-    (Errno::XDEV, "cross-device link"),
     (Errno::TIMEDOUT, "timed out"),
     (Errno::CONNREFUSED, "connection refused"),
     (Errno::NOTSOCK, "not a socket"),
