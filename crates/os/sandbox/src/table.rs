@@ -33,17 +33,8 @@ pub enum Role {
 
 impl Role {
     /// The service roles: each has a line in etc/qmail/ids, and no mail is ever delivered as one of them.
-    pub const SERVICE: [Self; 9] = [
-        Self::Getpw,
-        Self::Auth,
-        Self::Network,
-        Self::Queue,
-        Self::Remote,
-        Self::Resolve,
-        Self::Keys,
-        Self::Authnet,
-        Self::Acme,
-    ];
+    pub const SERVICE: [Self; 9] =
+        [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve, Self::Keys, Self::Authnet, Self::Acme];
 
     /// The name in etc/qmail/ids; for the others a word for people.
     #[must_use]

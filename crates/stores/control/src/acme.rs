@@ -235,7 +235,8 @@ impl Note {
             ("failures", self.failures),
             ("next", self.next_s),
         ];
-        let texts = [("directory", &self.directory), ("hosts", &self.hosts), ("source", &self.source), ("problem", &self.problem)];
+        let texts =
+            [("directory", &self.directory), ("hosts", &self.hosts), ("source", &self.source), ("problem", &self.problem)];
         let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
         let texts = texts.map(|(key, text)| format!("{key} {}\n", wire::escape::visible(text.as_bytes())));
         texts.chain(numbers.into_iter().map(|(key, number)| format!("{key} {number}\n"))).collect()

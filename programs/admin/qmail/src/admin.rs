@@ -18,7 +18,7 @@ use crate::Failure;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// qmail-acme says at once that it is there: qmail-start may have been started before it was configured.
-const FIRST_SIGN: Duration = Duration::from_secs(10);
+const FIRST_SIGN: Duration = Duration::from_secs(20);
 
 /// A connection to one of them.
 pub struct Admin {

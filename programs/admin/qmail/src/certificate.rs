@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use certificates::{CERTIFICATE, Certificate, KEY};
 use control::acme::{NOTE, Note};
-use control::{Id, Ids, Root};
+use control::{Acme, Id, Ids, Root};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::{Value, json};
 use wire::Domain;
@@ -53,7 +53,9 @@ fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
         ("RENEWED", "renew_s"),
         ("PROBLEM", "problem"),
     ];
-    let rows: Vec<Vec<Value>> = all(root)?.iter().map(|found| row(found, printer)).collect();
+    // What is wrong with control/acme is for `qmail check`.
+    let acme = Acme::read(root).ok().flatten();
+    let rows: Vec<Vec<Value>> = all(root)?.iter().map(|found| row(found, acme.as_ref(), printer)).collect();
     printer.rows(&columns, &rows, "no certificates")
 }
 
@@ -112,35 +114,48 @@ impl Found {
         }
     }
 
+    fn name(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Did the last attempt to renew it fail, as it is to be now?
+    fn has_failed(&self, acme: &Acme) -> bool {
+        let hosts = acme.hosts(self.name().as_bytes()).unwrap_or_default().join(" ");
+        self.note.failures > 0 && self.note.directory == acme.directory_text && self.note.hosts == hosts
+    }
+
     /// When it is renewed, or after failures tried again: UNIX seconds; 0: nobody does it.
-    fn renew_s(&self) -> u64 {
-        if self.note.failures > 0 { self.note.next_s } else { self.note.renew_s }
+    fn renew_s(&self, acme: &Acme) -> u64 {
+        match acme.hosts(self.name().as_bytes()) {
+            Some(_) if self.has_failed(acme) => self.note.next_s,
+            Some(_) => self.note.renew_s,
+            None => 0,
+        }
     }
 
     /// Why the last attempt to renew it failed.
-    pub(crate) fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self, acme: &Acme) -> Option<String> {
         let Note { failures, problem, .. } = &self.note;
-        (*failures > 0).then(|| format!("{problem} ({failures} attempts)"))
+        self.has_failed(acme).then(|| format!("{problem} (attempts: {failures})"))
     }
 }
 
-fn row(found: &Found, printer: Printer) -> Vec<Value> {
-    let renewed = match (found.renew_s(), printer.json) {
+fn row(found: &Found, acme: Option<&Acme>, printer: Printer) -> Vec<Value> {
+    let renewed = match (acme.map_or(0, |acme| found.renew_s(acme)), printer.json) {
         (0, _) => Value::Null,
         (at_s, true) => at_s.into(),
         (at_s, false) => day(at_s).into(),
     };
-    let name = found.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let of = |value: fn(&Certificate) -> Value| found.certificate.as_ref().map_or(Value::Null, value);
     vec![
-        name.into(),
+        found.name().into(),
         of(|c| c.hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect::<Vec<_>>().into()),
         of(|c| c.issuer.clone().into()),
         of(|c| c.is_self_signed.into()),
         found.source(),
         of(|c| json!(days_left(c))),
         renewed,
-        found.problem.clone().or_else(|| found.failure()).into(),
+        found.problem.clone().or_else(|| found.failure(acme?)).into(),
     ]
 }
 

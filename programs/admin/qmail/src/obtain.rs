@@ -24,10 +24,14 @@ pub fn obtain(root: &Root, words: &[String], agree: bool, force: bool, printer: 
     let config = configuration(root)?;
     agreed(&config, agree)?;
     let admin = Admin::acme(root)?;
-    configure(root, &hosts, agree)?;
     let name = hosts.first().map_or("", String::as_str);
-    prepare(root, name)?;
-    let had = ask(&admin, name, force, agree, printer)?;
+    let former = configuration(root)?.hosts(name.as_bytes()).map(<[String]>::to_vec);
+    configure(root, name, Some(&hosts), agree)?;
+    let had = prepare(root, name).and_then(|()| ask(&admin, name, force, agree, printer));
+    let had = had.map_err(|failure| match configure(root, name, former.as_deref(), false) {
+        Ok(()) => failure,
+        Err(more) => Failure::temporary(format!("{}; and {}", failure.text, more.text)),
+    })?;
     if printer.json { printer.value(&had.to_json()) } else { line(&had.to_text()) }
 }
 
@@ -84,16 +88,16 @@ fn agreed(config: &Acme, agree: bool) -> Result<(), Failure> {
     Err(Failure::usage(format!("{directory} has terms of service: say that you agree by `qmail cert obtain HOST --agree-tos`")))
 }
 
-/// Writes into control/acme what is asked for, so that it is renewed from then on.
-fn configure(root: &Root, hosts: &[String], agree: bool) -> Result<(), Failure> {
+/// Writes into control/acme which hosts the certificate with this name is for, if it is to be, so that it is renewed from then on. What
+/// could not be had is taken back: a name that was mistyped must not stop the renewal of the others.
+fn configure(root: &Root, name: &str, hosts: Option<&[String]>, agree: bool) -> Result<(), Failure> {
     let path = root.control_file(FILE);
     let failed = |error: std::io::Error| io_failure(&path, &error);
     // One who changes the file at a time.
     let lock = File::open(root.control()).map_err(failed)?;
     lock.lock().map_err(failed)?;
     let config = configuration(root)?;
-    let name = hosts.first().cloned().unwrap_or_default();
-    let is_there = config.hosts(name.as_bytes()) == Some(hosts);
+    let is_there = config.hosts(name.as_bytes()) == hosts;
     let agrees = agree && !config.is_agreed;
     if is_there && !agrees {
         return Ok(());
@@ -102,7 +106,7 @@ fn configure(root: &Root, hosts: &[String], agree: bool) -> Result<(), Failure> 
     let stays = |line: &&str| {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("certificate") => is_there || !words.next().is_some_and(|first| first.eq_ignore_ascii_case(&name)),
+            Some("certificate") => is_there || !words.next().is_some_and(|first| first.eq_ignore_ascii_case(name)),
             Some("agree") => !agrees,
             _ => true,
         }
@@ -111,7 +115,7 @@ fn configure(root: &Root, hosts: &[String], agree: bool) -> Result<(), Failure> 
     if agrees {
         lines.push("agree yes".to_owned());
     }
-    if !is_there {
+    if let Some(hosts) = hosts.filter(|_| !is_there) {
         lines.push(format!("certificate {}", hosts.join(" ")));
     }
     lines.push(String::new());

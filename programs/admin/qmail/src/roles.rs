@@ -221,7 +221,9 @@ mod tests {
         assert_eq!(known, all([7, 9, 10]));
         let text = missing(&Table(vec![], None), &old, None).unwrap_err();
         assert!(
-            text.contains("lack: qmailk qmailn qmailc.") && text.contains("useradd --system --gid qmail") && !text.contains("groupadd"),
+            text.contains("lack: qmailk qmailn qmailc.")
+                && text.contains("useradd --system --gid qmail")
+                && !text.contains("groupadd"),
             "{text}"
         );
         assert!(

@@ -41,7 +41,9 @@ pub fn read(root: &Root) -> Result<Vec<Planned>, String> {
             continue;
         }
         if process.serves == [Socket::AdminAcme] && !root.control_file(control::acme::FILE).exists() {
-            return Err("control/listen has a listener `acme`, and there is no control/acme; write it, or take the line out".to_owned());
+            return Err(
+                "control/listen has a listener `acme`, and there is no control/acme; write it, or take the line out".to_owned()
+            );
         }
         let ids = role_ids(&ids, process.role)?;
         let program = programs.join(process.name);

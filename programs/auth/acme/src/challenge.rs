@@ -6,6 +6,7 @@
 
 use crate::{Trouble, log};
 use aws_lc_rs::digest::{SHA256, digest};
+use control::Networks;
 use control::acme::Challenge;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -14,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ipc_async::proxy::Arrival;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -80,7 +82,13 @@ impl Answers {
     ///
     /// # Errors
     /// No certificate can be made for the host.
-    pub fn give(self: &Arc<Self>, challenge: Challenge, host: &str, token: &str, authorization: String) -> Result<Given, Trouble> {
+    pub fn give(
+        self: &Arc<Self>,
+        challenge: Challenge,
+        host: &str,
+        token: &str,
+        authorization: String,
+    ) -> Result<Given, Trouble> {
         let key = match challenge {
             Challenge::Http01 => {
                 self.known().files.insert(token.to_owned(), authorization);
@@ -119,16 +127,22 @@ impl ResolvesServerCert for Answers {
     }
 }
 
-/// Serves a listener for ever.
+/// Serves a listener for ever; behind `proxies`, whose header comes first, if there are any.
 ///
 /// # Errors
 /// There is no TLS to be had.
-pub async fn serve(listener: TcpListener, challenge: Challenge, answers: Arc<Answers>) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    proxies: Option<Networks>,
+    challenge: Challenge,
+    answers: Arc<Answers>,
+) -> io::Result<()> {
+    let proxies = Arc::new(proxies);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tls = Arc::new(tls(&answers).map_err(io::Error::other)?);
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let (tcp, _) = match listener.accept().await {
+        let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 log(&format!("accept: {error}"));
@@ -136,8 +150,13 @@ pub async fn serve(listener: TcpListener, challenge: Challenge, answers: Arc<Ans
                 continue;
             }
         };
-        let (answers, tls) = (Arc::clone(&answers), Arc::clone(&tls));
+        let (answers, tls, proxies) = (Arc::clone(&answers), Arc::clone(&tls), Arc::clone(&proxies));
         spawn_local(async move {
+            if let Some(proxies) = &*proxies
+                && let Err(problem) = Arrival::behind(&tcp, peer.ip().to_canonical(), proxies).await
+            {
+                return log(&format!("{} closed: {problem}", peer.ip()));
+            }
             let _ = match challenge {
                 Challenge::Http01 => timeout(CONNECTION_MAX, http(tcp, answers)).await,
                 Challenge::TlsAlpn01 => timeout(CONNECTION_MAX, handshake(tcp, tls)).await,

@@ -48,13 +48,8 @@ impl Oracle {
     /// # Errors
     /// Not a URL of the authority's, or qmail-keys is away.
     pub async fn sign(&self, url: &str, nonce: &str, account: &str, payload: &str) -> Result<(Vec<u8>, Vec<u8>), Trouble> {
-        let request = |id| Request::AcmeSign {
-            id,
-            url: url.into(),
-            nonce: nonce.into(),
-            account: account.into(),
-            payload: payload.into(),
-        };
+        let request =
+            |id| Request::AcmeSign { id, url: url.into(), nonce: nonce.into(), account: account.into(), payload: payload.into() };
         match self.ask(request).await? {
             Answer::AcmeSigned { protected, signature, .. } => Ok((protected.0, signature.0)),
             _ => Err(unexpected()),
@@ -78,14 +73,9 @@ impl Oracle {
     /// It is not in control/acme or has no key yet, or qmail-keys is away.
     pub async fn state(&self, name: &str) -> Result<State, Trouble> {
         match self.ask(|id| Request::AcmeState { id, name: name.into() }).await? {
-            Answer::AcmeState { hosts, is_issued, covers, not_before_s, not_after_s, note, .. } => Ok(State {
-                hosts: texts(hosts),
-                is_issued,
-                covers,
-                not_before_s,
-                not_after_s,
-                note: Note::parse(&note),
-            }),
+            Answer::AcmeState { hosts, is_issued, covers, not_before_s, not_after_s, note, .. } => {
+                Ok(State { hosts: texts(hosts), is_issued, covers, not_before_s, not_after_s, note: Note::parse(&note) })
+            }
             _ => Err(unexpected()),
         }
     }

@@ -19,9 +19,10 @@ use wire::base64;
 
 /// An authority judges a host, or makes a certificate, within this time; else it has failed.
 const STEP_MAX: Duration = Duration::from_secs(180);
-/// Pauses between two looks at what it does: the first, and the longest.
+/// Pauses between two looks at what it does: the first, the longest of our own, and the longest that the authority may ask for.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(15);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+const ASKED_MAX: Duration = Duration::from_secs(60);
 /// Longest token (RFC 8555 §8.1 wants 128 bits at least).
 const TOKEN_LEN_MAX: usize = 256;
 /// Certificates of a chain.
@@ -91,13 +92,20 @@ impl Authority {
                 account.insert("externalAccountBinding".to_owned(), bound);
             }
             None if session.directory.needs_binding => {
-                return Err("the authority wants an account of its own customers: `eabkid` and `eabkeyfile` in control/acme".into());
+                return Err(
+                    "the authority wants an account of its own customers: `eabkid` and `eabkeyfile` in control/acme".into()
+                );
             }
             None => {}
         }
-        let answer = session.post(&session.directory.new_account, Some(&Value::Object(account))).await?;
+        let (known, answer) = session.post_json(&session.directory.new_account, Some(&Value::Object(account))).await?;
         let url = answer.field("location").map(str::to_owned).ok_or("the authority's account has no URL")?;
-        session.enter(url);
+        session.enter(url.clone());
+        // An account that was there keeps its addresses until it is told others (§7.3.2).
+        let contacts = Value::from(self.config.contacts.clone());
+        if known.get("contact").is_some_and(|known| *known != contacts) {
+            session.post(&url, Some(&json!({ "contact": contacts }))).await?;
+        }
         Ok(base64::encode_url(digest(&SHA256, jwk.as_bytes()).as_ref()))
     }
 
@@ -154,7 +162,7 @@ async fn follow(session: &Session<'_>, url: &str, wanted: &[&str], what: &str) -
             return Err(Trouble::new(what, &"the authority does not come to an end with it"));
         }
         let asked = Duration::from_secs(retry_after_s(&answer));
-        sleep(pause.max(asked).min(PAUSE_MAX)).await;
+        sleep(pause.min(PAUSE_MAX).max(asked.min(ASKED_MAX))).await;
         pause = pause.saturating_mul(2);
     }
 }

@@ -18,8 +18,7 @@ const SPREAD_PART: u64 = 30;
 #[must_use]
 pub fn due_s(state: &State, config: &Acme, after_failures: bool) -> u64 {
     let note = &state.note;
-    let is_same = note.directory == config.directory_text && note.hosts == state.hosts.join(" ");
-    if after_failures && is_same && note.failures > 0 {
+    if after_failures && is_same(state, config) && note.failures > 0 {
         return note.next_s;
     }
     // One from another authority, as one for trials, is replaced; one that the administrator got elsewhere is renewed in its time.
@@ -28,6 +27,11 @@ pub fn due_s(state: &State, config: &Acme, after_failures: bool) -> u64 {
         return 0;
     }
     renew_s(state, config)
+}
+
+/// Was the last attempt for what is wanted now?
+fn is_same(state: &State, config: &Acme) -> bool {
+    state.note.directory == config.directory_text && state.note.hosts == state.hosts.join(" ")
 }
 
 /// When it is renewed if all goes well.
@@ -42,7 +46,7 @@ pub fn renew_s(state: &State, config: &Acme) -> u64 {
 /// What is noted before an attempt.
 #[must_use]
 pub fn begun(state: &State, config: &Acme, now_s: u64, random: u64) -> Note {
-    let failures = state.note.failures.saturating_add(1);
+    let failures = if is_same(state, config) { state.note.failures.saturating_add(1) } else { 1 };
     Note {
         directory: config.directory_text.clone(),
         hosts: state.hosts.join(" "),
@@ -57,11 +61,7 @@ pub fn begun(state: &State, config: &Acme, now_s: u64, random: u64) -> Note {
 /// What is noted when it failed.
 #[must_use]
 pub fn failed(begun: Note, trouble: &Trouble, now_s: u64) -> Note {
-    Note {
-        next_s: begun.next_s.max(now_s.saturating_add(trouble.retry_after_s)),
-        problem: trouble.text.clone(),
-        ..begun
-    }
+    Note { next_s: begun.next_s.max(now_s.saturating_add(trouble.retry_after_s)), problem: trouble.text.clone(), ..begun }
 }
 
 /// What is noted when it is there: `state` is of the new certificate.

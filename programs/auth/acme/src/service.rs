@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use control::{Acme, Root, secret};
+use control::acme::{Challenge, Note};
+use control::{Acme, Networks, Root, secret};
 use ipc::Message as _;
 use ipc::admin::{CertAnswer, CertRequest};
 use ipc_async::service::{self, Lifeline, tcp_listener};
@@ -79,7 +80,10 @@ fn start(root: &Root) -> io::Result<()> {
     let binding = binding(&config)?;
     let mut inherited = Inherited::take()?;
     let (lifeline, admin, run) = (inherited.one("lifeline")?, inherited.one("serve:admin-acme")?, inherited.one("run")?);
-    let listeners: Vec<OwnedFd> = inherited.all("listen:acme:").into_iter().map(|(_, fd)| fd).collect();
+    let mut listeners = Vec::new();
+    for (line, fd) in inherited.all("listen:acme:") {
+        listeners.push((fd, root.proxies(&format!("acme:{line}")).map_err(io::Error::other)?));
+    }
     let run = Rc::new(run);
     let resolve = Client::new(Rc::clone(&run), Socket::Resolve.path(), RESOLVE_MAX);
     let http = Http::new(resolve, config.cafile.as_deref())
@@ -91,9 +95,9 @@ fn start(root: &Root) -> io::Result<()> {
     service::run(async move {
         let service = Rc::new(Service::new(authority));
         let admin = Listener::new(admin)?;
-        for listener in listeners {
+        for (listener, proxies) in listeners {
             let (challenge, answers) = (service.authority.config.challenge, Arc::clone(&service.authority.answers));
-            spawn_local(serve(listener, challenge, answers));
+            spawn_local(serve(listener, proxies, challenge, answers));
         }
         inherited.ready()?;
         spawn_local(Rc::clone(&service).renew());
@@ -115,15 +119,14 @@ fn binding(config: &Acme) -> io::Result<Option<(String, hmac::Key)>> {
     let text = secret::read(file).map_err(io::Error::other)?;
     let digits = String::from_utf8_lossy(text.expose()).trim().trim_end_matches('=').replace('-', "+").replace('_', "/");
     let padded = format!("{digits}{}", "=".repeat((4 - digits.len() % 4) % 4));
-    let bytes = base64::decode(padded.as_bytes()).map_err(|_| {
-        io::Error::other(format!("{}: is no key in base64url, as the authority shows it", file.display()))
-    })?;
+    let bytes = base64::decode(padded.as_bytes())
+        .map_err(|_| io::Error::other(format!("{}: is no key in base64url, as the authority shows it", file.display())))?;
     Ok(Some((name.clone(), hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
 }
 
-async fn serve(listener: OwnedFd, challenge: control::acme::Challenge, answers: Arc<Answers>) {
+async fn serve(listener: OwnedFd, proxies: Option<Networks>, challenge: Challenge, answers: Arc<Answers>) {
     let served = match tcp_listener(listener) {
-        Ok(listener) => challenge::serve(listener, challenge, answers).await,
+        Ok(listener) => challenge::serve(listener, proxies, challenge, answers).await,
         Err(error) => Err(error),
     };
     if let Err(error) = served {
@@ -285,7 +288,7 @@ impl Service {
         }
     }
 
-    async fn note(&self, name: &str, note: &control::acme::Note) {
+    async fn note(&self, name: &str, note: &Note) {
         if let Err(trouble) = self.authority.oracle.note(name, note).await {
             log(&format!("alert: {name}: {}", trouble.text));
         }

@@ -47,9 +47,14 @@ impl<'a> Session<'a> {
         }
         let value = json(&answer)?;
         let url = |key: &str| text(&value, key).ok_or_else(|| Trouble::new("the directory has no URL", &key));
+        // qmail-keys signs for no other host; what is not signed goes to none either.
+        let new_nonce = url("newNonce")?;
+        if WebUrl::parse(&new_nonce).ok().is_none_or(|url| url.endpoint != directory.endpoint) {
+            return Err(Trouble::new("the directory names another host", &new_nonce));
+        }
         let meta = value.get("meta").cloned().unwrap_or_default();
         let directory = Directory {
-            new_nonce: url("newNonce")?,
+            new_nonce,
             new_account: url("newAccount")?,
             new_order: url("newOrder")?,
             terms: text(&meta, "termsOfService"),
@@ -153,7 +158,8 @@ fn problem(what: &str, answer: &Response) -> Trouble {
 
 fn is_bad_nonce(answer: &Response) -> bool {
     let value = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
-    answer.status == StatusCode::BAD_REQUEST && text(&value, "type").is_some_and(|kind| kind == "urn:ietf:params:acme:error:badNonce")
+    answer.status == StatusCode::BAD_REQUEST
+        && text(&value, "type").is_some_and(|kind| kind == "urn:ietf:params:acme:error:badNonce")
 }
 
 fn json(answer: &Response) -> Result<Value, Trouble> {

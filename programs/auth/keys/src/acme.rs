@@ -17,8 +17,8 @@ use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
-use sys::fs::real::RealDisk;
 use sys::fs::Disk as _;
+use sys::fs::real::RealDisk;
 use wire::base64;
 
 /// Longest URL, nonce and payload that are signed. A request for a hundred long names has 30 KiB in base64url.
@@ -132,7 +132,8 @@ impl Certified {
         let config = configuration(root)?;
         let hosts = config.hosts(name).ok_or_else(|| format!("control/acme has no line `certificate {shown}`"))?;
         let name = hosts.first().cloned().unwrap_or_default();
-        let missing = || format!("{} holds no key that can be used; run `qmail cert obtain {name}`", root.tls().join(&name).display());
+        let missing =
+            || format!("{} holds no key that can be used; run `qmail cert obtain {name}`", root.tls().join(&name).display());
         let entry = server.by_directory(&name).or_else(|| {
             // It may have been made a moment ago.
             server.forget();
@@ -171,6 +172,9 @@ impl Certified {
             return Err(self.says("the chain from the authority is too long"));
         }
         let refused = |problem: &str| Err(self.says(&format!("what came from the authority is not used: it {problem}")));
+        if let Some(problem) = chain.iter().skip(1).find_map(|above| certificates::parse(vec![above.clone()]).err()) {
+            return refused(&problem);
+        }
         let certificate = match certificates::parse(chain) {
             Ok(certificate) => certificate,
             Err(problem) => return refused(&problem),

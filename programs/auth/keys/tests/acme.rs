@@ -42,7 +42,9 @@ fn system(ids: Ids) -> System {
     let key = KeyPair::generate().unwrap();
     let account = KeyPair::generate().unwrap().serialize_pem();
     let certificate = CertificateParams::new([A.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
-    for (file, text) in [("a.test/key.pem", key.serialize_pem()), (".acme/account.pem", account), ("a.test/cert.pem", certificate)] {
+    for (file, text) in
+        [("a.test/key.pem", key.serialize_pem()), (".acme/account.pem", account), ("a.test/cert.pem", certificate)]
+    {
         let path = root.tls().join(file);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -135,7 +137,9 @@ fn the_accounts_key_signs_requests_to_the_authority_and_nothing_else() {
     let system = system(caller());
     let Some(Answer::AcmeAccount { point, .. }) = system.ask(&Request::AcmeAccount { id: 1 }) else { panic!() };
     let (url, account) = ("https://ca.test:14000/order", "https://ca.test:14000/account/1");
-    for (kid, payload, part) in [("", &b"{}"[..], "\"jwk\":{\"crv\":\"P-256\""), (account, b"", "\"kid\":\"https://ca.test:14000/account/1\"")] {
+    for (kid, payload, part) in
+        [("", &b"{}"[..], "\"jwk\":{\"crv\":\"P-256\""), (account, b"", "\"kid\":\"https://ca.test:14000/account/1\"")]
+    {
         let Some(Answer::AcmeSigned { id: 7, protected, signature }) = system.ask(&sign(url, "n-_0", kid, payload)) else {
             panic!()
         };
@@ -216,6 +220,7 @@ fn only_a_certificate_that_fits_is_put_in_its_place() {
     for (chain, why) in [
         (vec![], "no certificate"),
         (vec![b"nothing".to_vec()], "cannot be read"),
+        (vec![good[0].clone(), b"nothing".to_vec()], "cannot be read"),
         (vec![[&good[0][..], b"x"].concat()], "behind"),
         (system.issued(&[A, B], &KeyPair::generate().unwrap(), 2090), "another key"),
         (system.issued(&[A], &system.key, 2090), "all of the hosts"),
@@ -239,7 +244,10 @@ fn only_a_certificate_that_fits_is_put_in_its_place() {
     for bad in [&b"a\x00"[..], b"\xff", b"\x1b[2J", &[b'x'; 9000]] {
         system.refused(&Request::AcmeNote { id: 1, name: A.into(), text: bad.into() });
     }
-    assert!(matches!(system.ask(&Request::AcmeNote { id: 1, name: A.into(), text: "failures 1\n".into() }), Some(Answer::AcmeDone { .. })));
+    assert!(matches!(
+        system.ask(&Request::AcmeNote { id: 1, name: A.into(), text: "failures 1\n".into() }),
+        Some(Answer::AcmeDone { .. })
+    ));
     assert_eq!(system.state().2, b"failures 1\n");
     let mut files: Vec<_> =
         fs::read_dir(system.root.tls().join(A)).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();

@@ -10,15 +10,29 @@ use super::Findings;
 use crate::certificate::all;
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
-    let Some(Some(config)) = found.take(Acme::read(root)) else { return };
     let file = root.control_file(FILE);
+    let has_listener = root.listen().is_ok_and(|all| all.iter().any(|listener| listener.service == Service::Acme));
+    let config = match found.take(Acme::read(root)) {
+        None => return,
+        Some(None) if has_listener => {
+            return found.error(
+                &file,
+                "is missing, and control/listen has a listener `acme`: nothing starts; take the line out, or write the file",
+            );
+        }
+        Some(None) => return,
+        Some(Some(config)) => config,
+    };
     if !config.is_agreed {
-        found.error(&file, "has no line `agree yes`, so no certificate is renewed; `qmail cert obtain HOST --agree-tos` writes it");
+        found.error(
+            &file,
+            "has no line `agree yes`, so no certificate is renewed; `qmail cert obtain HOST --agree-tos` writes it",
+        );
     }
     if config.certificates.is_empty() {
         found.warning(&file, "has no line `certificate`; `qmail cert obtain HOST` writes it");
     }
-    if root.listen().is_ok_and(|all| all.iter().all(|listener| listener.service != Service::Acme)) {
+    if !has_listener && root.listen().is_ok() {
         let (kind, port) = match config.challenge {
             control::acme::Challenge::Http01 => ("http-01", 80),
             control::acme::Challenge::TlsAlpn01 => ("tls-alpn-01", 443),
@@ -44,7 +58,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         if keeper.is_some_and(|keeper| keeper.uid != metadata.uid()) {
             found.error(&dir, format!("is not qmailk's, who puts renewed certificates there; {}", prepare(name)));
         }
-        let noted = list.iter().find(|known| known.dir == dir).and_then(crate::certificate::Found::failure);
+        let noted = list.iter().find(|known| known.dir == dir).and_then(|known| known.failure(&config));
         if let Some(failure) = noted {
             found.warning(
                 &dir,
