@@ -3,8 +3,9 @@
 
 use rustix::process::Signal;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use system_tests::dns::{self, Record};
@@ -79,6 +80,17 @@ impl Setting {
 
     fn check(&self) -> String {
         self.qmail(&["check"]).1
+    }
+
+    /// What the listener `acme` says to these bytes, up to its end.
+    fn http(&self, well_known: u16, bytes: &str) -> String {
+        let mut tcp = TcpStream::connect(("127.0.0.1", self.instance.port(well_known))).unwrap();
+        tcp.set_read_timeout(Some(system_tests::PATIENCE)).unwrap();
+        // One that is not let in may be cut off while it writes.
+        let _ = tcp.write_all(bytes.as_bytes());
+        let mut said = Vec::new();
+        let _ = tcp.read_to_end(&mut said);
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     fn acme(&self) -> facts::Process {
@@ -176,6 +188,22 @@ fn by_http_a_certificate_for_two_hosts_replaces_the_first_one_under_open_session
             assert!(!facts::holds(process.pid, &secrets).unwrap(), "{key}");
         }
     }
+    // Strangers and liars get nothing, hold up nobody and end nobody.
+    let silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(("127.0.0.1", setting.instance.port(80))).unwrap()).collect();
+    for path in ["/", "/.well-known/acme-challenge/", "/.well-known/acme-challenge/../../x", "/.well-known/acme-challenge/x"] {
+        let said = setting.http(80, &format!("GET {path} HTTP/1.1\r\nHost: {ME}\r\n\r\n"));
+        assert!(said.starts_with("HTTP/1.1 404 ") && said.ends_with("\r\n\r\n"), "{path}: {said}");
+    }
+    assert!(!setting.http(80, "EHLO x\r\n\r\n").contains(" 200 "));
+    assert!(!setting.http(80, &"x".repeat(100_000)).contains(" 200 "));
+    let run = fs::File::open(setting.instance.root.join("run/qmail")).unwrap();
+    for junk in [&[0][..], &[1], &[1, 1], &[0xff; 32_768], &[1, 1, 0, 0, 0, 9, 9, 9]] {
+        let socket = sys::Seqpacket::connect(run.as_fd(), "admin/acme.sock").unwrap();
+        let _ = socket.send(junk);
+    }
+    assert_eq!(setting.instance.json(&["cert", "renew", "--force"]).unwrap()[0]["obtained"], true);
+    assert_eq!(setting.acme().pid, process.pid, "nothing of that ended it");
+    drop(silent);
     // It may die like any other.
     facts::signal(process.pid, Signal::KILL);
     wait_for("another qmail-acme", || Some(setting.acme()).filter(|p| p.pid != process.pid)).unwrap();
@@ -229,12 +257,12 @@ fn what_the_authority_refuses_changes_nothing_and_is_told_and_waited_for() {
     let (code, said) = setting.qmail(&["cert", "renew"]);
     assert!(code == Some(111) && said.contains("rejectedIdentifier"), "{code:?} {said}");
     let check = setting.check();
-    assert!(check.contains("could not be renewed") && check.contains("attempts: 1") && check.contains("firewall"), "{check}");
+    assert!(check.contains("could not be renewed") && check.contains("attempts: 2") && check.contains("firewall"), "{check}");
     let list = setting.instance.json(&["cert", "list"]).unwrap();
     let next_s = list[0]["renew_s"].as_u64().unwrap();
     assert!(list[0]["problem"].as_str().unwrap().contains("blocked.example.test"), "{list}");
     let wait_s = next_s - sys::clock::unix_s();
-    assert!((2000..=4500).contains(&wait_s), "about an hour after the first failure: {wait_s}");
+    assert!((4700..=9000).contains(&wait_s), "about two hours after the second failure of the same: {wait_s}");
     // Nobody begins at once again, not even who is started anew.
     let tried = |setting: &Setting| String::from_utf8(setting.file(&format!("{ME}/acme"))).unwrap();
     let before = tried(&setting);
@@ -290,6 +318,10 @@ fn an_authority_of_customers_knows_them_by_their_key() {
         assert!(setting.check().contains("acme.eab"), "{}", setting.check());
         std::os::unix::fs::chown(&secret, Some(uid), None).unwrap();
     }
+    // And a second listener, behind a proxy.
+    let listen = setting.instance.root.join("etc/qmail/control/listen");
+    let listeners = fs::read_to_string(&listen).unwrap();
+    fs::write(&listen, format!("{listeners}acme 127.0.0.1:{} proxy=127.0.0.1/32\n", setting.instance.port(81))).unwrap();
     let first = setting.acme().pid;
     facts::signal(setting.instance.pid(), Signal::HUP);
     wait_for("the new configuration", || (setting.acme().pid != first).then_some(())).unwrap();
@@ -297,4 +329,8 @@ fn an_authority_of_customers_knows_them_by_their_key() {
     setting.instance.must(&["cert", "obtain", ME]).unwrap();
     setting.wait_verified(ME);
     assert!(!setting.instance.log().contains(key), "a secret is not logged");
+    let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(setting.http(81, get), "", "one that is no proxy");
+    let said = setting.http(81, &format!("PROXY TCP4 192.0.2.1 127.0.0.1 7 80\r\n{get}"));
+    assert!(said.starts_with("HTTP/1.1 404 "), "{said}");
 }
