@@ -78,6 +78,13 @@ impl Pebble {
         }
     }
 
+    /// Stops it in place, or lets it go on: it accepts connections (the kernel does) and answers nothing.
+    pub fn freeze(&self, frozen: bool) {
+        if let Some(server) = &self.server {
+            facts::signal(server.id(), if frozen { Signal::STOP } else { Signal::CONT });
+        }
+    }
+
     /// The URL for control/acme.
     #[must_use]
     pub fn directory(&self) -> String {

@@ -284,6 +284,44 @@ fn what_the_authority_refuses_changes_nothing_and_is_told_and_waited_for() {
 }
 
 #[test]
+fn an_order_that_is_cut_off_counts_as_failed_unless_it_was_broken_off_in_good_order() {
+    let test = "an_order_that_is_cut_off_counts_as_failed_unless_it_was_broken_off_in_good_order";
+    let Some(mut setting) = setting(test, "agree yes\n", |_| {}) else { return };
+    setting.instance.start().unwrap();
+    setting.instance.must(&["cert", "obtain", ME]).unwrap();
+    let note = |setting: &Setting| String::from_utf8(setting.file(&format!("{ME}/acme"))).unwrap();
+    let before = note(&setting);
+    // The authority takes the connection and says nothing.
+    setting.pebble.freeze(true);
+    let begin = |setting: &Setting| {
+        let mut command = setting.instance.qmail(&["cert", "renew", "--force"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("an order under way", || note(setting).contains("interrupted").then_some(())).unwrap();
+        child
+    };
+    let told = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let child = begin(&setting);
+    facts::signal(setting.instance.pid(), Signal::HUP);
+    let (code, said) = told(child);
+    assert!(code == Some(111) && said.contains("qmail-acme ends"), "{code:?} {said}");
+    assert_eq!(note(&setting), before);
+    setting.instance.wait_log("the new configuration is in use").unwrap();
+    let child = begin(&setting);
+    facts::signal(setting.acme().pid, Signal::KILL);
+    let (code, said) = told(child);
+    assert!(code == Some(111) && said.contains("closed the connection"), "{code:?} {said}");
+    setting.pebble.freeze(false);
+    setting.acme();
+    assert!(note(&setting).contains("failures 1\n"), "{}", note(&setting));
+    assert!(setting.check().contains("the attempt was interrupted"), "{}", setting.check());
+    setting.instance.must(&["cert", "renew", "--force"]).unwrap();
+    assert!(note(&setting).contains("failures 0\n"), "{}", note(&setting));
+}
+
+#[test]
 fn what_ends_soon_is_renewed_by_itself() {
     let test = "what_ends_soon_is_renewed_by_itself";
     let Some(mut setting) = setting(test, "agree yes\n", |options| options.validity_s = 30) else { return };

@@ -53,8 +53,9 @@ const NOT_BEGUN_S: u64 = 300;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Admins at a time.
 const ADMINS_MAX: usize = 16;
-/// For the note of an attempt that is broken off at the end of this process.
+/// For the note of an attempt that is broken off at the end of this process, and for those who wait for it to hear so.
 const LAST_NOTE_MAX: Duration = Duration::from_secs(3);
+const TOLD_PAUSE: Duration = Duration::from_millis(10);
 
 /// qmail-acme [--root DIR] --service, started by qmail-start.
 #[must_use]
@@ -173,11 +174,17 @@ impl Service {
         }
     }
 
-    /// Breaks an order off, and waits until that is noted.
+    /// Breaks an order off, and waits until that is noted and told.
     async fn stop(&self) {
         self.is_ending.set(true);
         self.ending.notify_waiters();
-        let _ = timeout(LAST_NOTE_MAX, self.turn.lock()).await;
+        let told = async {
+            drop(self.turn.lock().await);
+            while self.admins.get() > 0 {
+                sleep(TOLD_PAUSE).await;
+            }
+        };
+        let _ = timeout(LAST_NOTE_MAX, told).await;
     }
 
     /// Renews what is due, for ever.
