@@ -26,7 +26,8 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 46] = [
+const OTHERS: [&str; 47] = [
+    "acme",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -258,5 +259,9 @@ fn unknown(root: &Root, found: &mut Findings) {
 
 /// Does a program of this version read `control/NAME`?
 pub(crate) fn is_known(root: &Root, name: &str) -> bool {
-    NUMBERS.contains(&name) || OTHERS.contains(&name) || super::authnet::secrets(root).contains(&root.control_file(name))
+    let path = root.control_file(name);
+    NUMBERS.contains(&name)
+        || OTHERS.contains(&name)
+        || super::authnet::secrets(root).contains(&path)
+        || super::acme::files(root).contains(&path)
 }
