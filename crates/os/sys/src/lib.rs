@@ -7,12 +7,14 @@
 pub mod clock;
 pub mod confine;
 pub mod crypt;
+pub mod errno;
 pub mod fs;
 pub mod heap;
 pub mod inherited;
 pub mod interfaces;
 mod library;
 pub mod memfd;
+pub mod names;
 pub mod numbered;
 pub mod pam;
 pub mod passwd;
