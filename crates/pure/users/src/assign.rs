@@ -264,7 +264,7 @@ mod tests {
             ("=a\0:a:1:2:/a:::\n.\n", 2),
             ("=b:b:1:2:/b:::", 0),
             ("", 0),
-            ("\n", 2),
+            ("\n", 0),
         ] {
             assert_eq!(faults(format!("{good}{bad}").as_bytes()), [line], "{bad:?}");
         }
