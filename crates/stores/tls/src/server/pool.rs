@@ -144,7 +144,7 @@ mod tests {
     use std::future::Future as _;
     use std::task::{Context, Poll, Waker};
 
-    /// Strikes when it is asked for the name of this value.
+    /// Has no certificate for anybody, or panics when it is asked.
     #[derive(Debug)]
     struct Nobody {
         panics: bool,
@@ -158,8 +158,7 @@ mod tests {
     }
 
     fn connection(panics: bool) -> Box<ServerConnection> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
         let config = config.with_no_client_auth().with_cert_resolver(Arc::new(Nobody { panics }));
         Box::new(ServerConnection::new(Arc::new(config)).unwrap())
     }
@@ -174,6 +173,7 @@ mod tests {
         }
         let mut late = Box::pin(pool.process(connection(false), Vec::new()));
         assert!(matches!(late.as_mut().poll(&mut context), Poll::Ready(None)));
+        drop(late);
         // Who gave up waiting is passed over by the first thread that is free.
         drop(waiting);
         let shared = Arc::clone(&pool.shared);
@@ -187,6 +187,24 @@ mod tests {
             std::thread::yield_now();
         };
         assert!(begun.is_some_and(|(_, processed)| processed.is_ok()));
+        drop(pool);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_step_that_panics_costs_its_own_session_alone() {
+        let pool = Pool { shared: Arc::default(), threads: Vec::new() };
+        let shared = Arc::clone(&pool.shared);
+        let thread = std::thread::spawn(move || run(&shared));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let builder = rustls::ClientConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
+        let config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), "host.example".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        assert!(runtime.block_on(pool.process(connection(true), hello.clone())).is_none());
+        let refused = runtime.block_on(pool.process(connection(false), hello));
+        assert!(refused.is_some_and(|(_, processed)| processed.is_err()), "nobody has a certificate");
         drop(pool);
         thread.join().unwrap();
     }
