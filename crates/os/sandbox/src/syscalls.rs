@@ -82,7 +82,8 @@ pub(crate) fn confine(confinement: &Confinement) -> io::Result<()> {
 #[cfg(target_arch = "x86_64")]
 fn deny_x32() -> io::Result<()> {
     const X32_BIT: u32 = 0x4000_0000;
-    let step = |code: u32, k: u32, jf: u8| seccompiler::sock_filter { code: u16::try_from(code).unwrap_or_default(), jt: 0, jf, k };
+    let step =
+        |code: u32, k: u32, jf: u8| seccompiler::sock_filter { code: u16::try_from(code).unwrap_or_default(), jt: 0, jf, k };
     let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
     // The number is the first word of what a filter sees (seccomp_data, seccomp(2)).
     let program = [

@@ -486,8 +486,12 @@ mod tests {
     fn a_panic_of_a_thread_ends_the_process() {
         static STRUCK: Mutex<Option<(String, Call)>> = Mutex::new(None);
         const CHILD: &str = "SPOOL_TEST_PANIC";
-        let threads =
-            [("spool-commit", Call::Write), ("spool-side", Call::Rename), ("spool-read", Call::Read), ("spool-house", Call::Rename)];
+        let threads = [
+            ("spool-commit", Call::Write),
+            ("spool-side", Call::Rename),
+            ("spool-read", Call::Read),
+            ("spool-house", Call::Rename),
+        ];
         let Some(struck) = std::env::var_os(CHILD) else {
             for (thread, _) in threads {
                 let mut child = Command::new(std::env::current_exe().unwrap());
@@ -500,9 +504,11 @@ mod tests {
             return;
         };
         let plan = Plan::new(|call| {
-            let strikes = STRUCK.lock().unwrap().as_ref().is_some_and(|(thread, on)| {
-                call == *on && std::thread::current().name() == Some(thread)
-            });
+            let strikes = STRUCK
+                .lock()
+                .unwrap()
+                .as_ref()
+                .is_some_and(|(thread, on)| call == *on && std::thread::current().name() == Some(thread));
             assert!(!strikes, "struck");
             false
         });
@@ -511,7 +517,8 @@ mod tests {
         let (mut spool, _) = Spool::open_on(Arc::new(disk), &options).unwrap();
         spool.accept(envelope(1, 1), Body::Inline(Vec::new()), 1);
         let Completion::Accepted { id, .. } = answer(&mut spool, 1) else { panic!("not accepted") };
-        *STRUCK.lock().unwrap() = threads.into_iter().find(|(thread, _)| struck == *thread).map(|(thread, call)| (thread.to_owned(), call));
+        *STRUCK.lock().unwrap() =
+            threads.into_iter().find(|(thread, _)| struck == *thread).map(|(thread, call)| (thread.to_owned(), call));
         spool.read_envelope(id, 2);
         let mut side = spool.side_file();
         side.write(vec![b'x'; 1000]);

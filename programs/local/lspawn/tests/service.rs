@@ -81,8 +81,12 @@ impl System {
         let domain = |name: &str, id: u32| format!("{name}:{}:{}:{}\n", uid(id), gid(id), base(name));
         let domains = domain("v.example", VMAIL) + &domain("run.example", VMAIL);
         fs::write(at("etc/qmail/users/domains"), domains).unwrap();
-        let assign =
-            format!("=root:root:0:0:/root:::\n=faulty:ann:l001:1:/:::\n=sales:ann:{}:{}:{}:-:sales:\n.\n", uid(ANN), gid(ANN), at("home/ann").display());
+        let assign = format!(
+            "=root:root:0:0:/root:::\n=faulty:ann:l001:1:/:::\n=sales:ann:{}:{}:{}:-:sales:\n.\n",
+            uid(ANN),
+            gid(ANN),
+            at("home/ann").display()
+        );
         fs::write(at("etc/qmail/users/assign"), assign).unwrap();
         fs::write(at("etc/qmail/control/defaultdelivery"), "./Mailbox\n").unwrap();
         fs::write(at("etc/qmail/control/vmailprograms"), "run.example\n").unwrap();

@@ -158,7 +158,8 @@ mod tests {
     }
 
     fn connection(panics: bool) -> Box<ServerConnection> {
-        let config = rustls::ServerConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
         let config = config.with_no_client_auth().with_cert_resolver(Arc::new(Nobody { panics }));
         Box::new(ServerConnection::new(Arc::new(config)).unwrap())
     }
@@ -197,7 +198,8 @@ mod tests {
         let shared = Arc::clone(&pool.shared);
         let thread = std::thread::spawn(move || run(&shared));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let builder = rustls::ClientConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
+        let builder =
+            rustls::ClientConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
         let config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
         let mut client = rustls::ClientConnection::new(Arc::new(config), "host.example".try_into().unwrap()).unwrap();
         let mut hello = Vec::new();
