@@ -318,7 +318,8 @@ fn several_segments() -> (PowerDisk, BTreeMap<u64, MessageId>) {
 /// can be read again all of them are there.
 #[test]
 fn a_start_on_a_disk_that_cannot_be_read_everywhere_goes_on_without_what_is_there() {
-    let strikes: [(fn(Call) -> bool, &[u64]); 4] = [
+    type Strikes = fn(Call) -> bool;
+    let strikes: [(Strikes, &[u64]); 4] = [
         (|call| call == Call::Read, &[1, 2, 3, 8, u64::MAX]),
         (|call| call == Call::Open, &[1, 2, 8]),
         (|call| call == Call::Unlink, &[1, u64::MAX]),
