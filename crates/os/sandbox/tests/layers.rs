@@ -114,7 +114,7 @@ fn files_alone() {
 #[test]
 fn syscalls_alone() {
     for name in rows() {
-        let internet = matches!(name, "qmail-authnet" | "qmail-remote" | "qmail-resolve");
+        let internet = matches!(name, "qmail-acme" | "qmail-authnet" | "qmail-remote" | "qmail-resolve");
         let mut taken = vec!["netlink", "exec", "namespace", "x32"];
         if !internet {
             taken.push("inet");
