@@ -24,7 +24,9 @@ pub mod shutdown;
 pub mod signal;
 pub mod spawn;
 pub mod standard;
+pub mod vital;
 pub mod wake;
 pub mod writeback;
 
 pub use seqpacket::{Peer, Received, Seqpacket};
+pub use vital::vital;

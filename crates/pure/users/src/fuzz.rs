@@ -18,8 +18,11 @@ pub fn assign(data: &[u8]) {
     let by_bytes = |file: &[u8]| assign::lookup(local, |key| cdb::find(file, key, assign::DATA_LEN_MAX));
     let _ = by_bytes(file);
     if let Ok(parsed) = Assign::parse(file) {
-        let compiled = parsed.to_cdb().unwrap_or_default();
-        assert_eq!(by_bytes(&compiled).ok(), Some(parsed.lookup(local)));
+        let found = parsed.lookup(local);
+        match parsed.to_cdb() {
+            Some(compiled) => assert_eq!(by_bytes(&compiled).ok(), found.ok()),
+            None => assert!(parsed.faults().next().is_some()),
+        }
     }
 }
 
