@@ -143,6 +143,12 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     assert!(open.is_none() && !envelope.recipients.is_empty());
                     *open = Some((*envelope, Vec::new()));
                 }
+                Action::Priority(priority) => {
+                    let (envelope, text) = open.as_mut().unwrap_or_else(|| unreachable!());
+                    assert!(envelope.asked.priority.is_none() && without_received(text).is_empty());
+                    assert!(session.user().is_some() || session.peer().is_submission);
+                    envelope.asked.priority = Some(priority);
+                }
                 Action::Body(piece) => open.as_mut().map(|(_, text)| text.extend(piece)).unwrap_or_else(|| unreachable!()),
                 Action::Commit => {
                     let (envelope, text) = open.take().unwrap_or_else(|| unreachable!());
