@@ -194,7 +194,7 @@ fn queue(place: &Place, answer: Answer) -> std::thread::JoinHandle<(String, Vec<
                 Item::Recipient(address) => to.push(address.to_string()),
                 Item::Data(data) => body.extend_from_slice(data),
                 Item::Commit => committed = true,
-                other => panic!("{other:?}"),
+                other => to.push(format!("{other:?}")),
             })
             .unwrap();
         }
@@ -340,6 +340,47 @@ fn forwards_and_aliases_go_to_the_queue_before_success_is_said() {
         let sent = queue(&place, answer);
         assert_eq!(worker.deliver(place.recipient("", ""), BODY), (verdict, text.to_owned()));
         sent.join().unwrap();
+    }
+    worker.end();
+}
+
+/// What the message was asked for goes with its copies; a list's are messages of their own, as well protected.
+#[test]
+fn forwards_inherit() {
+    use ipc::inheritance::Inheritance;
+    use ipc::options::{Options, RecipientOptions};
+    use wire::dsn::Notify;
+    let place = Place::new();
+    place.qmail(".qmail", "&a@b\n");
+    place.qmail(".qmail-list", "&a@b\n");
+    place.qmail(".qmail-list-owner", "");
+    let recipients = vec![RecipientOptions { recipient: 0, notify: Some(Notify::NEVER), orcpt: None }];
+    let (deliver_by, priority) = (wire::DeliverBy::from_bits(9, 1), wire::Priority::new(3));
+    let options = Options { deliver_by, priority, recipients, ..Options::none() };
+    let inherits = Inheritance { flags: ipc::queue::FLAG_REQUIRETLS, options }.to_bytes();
+    let worker = Worker::system(&place);
+    let forward = |(dash, ext): (&str, &str)| {
+        let sent = queue(&place, Answer::Accepted { id: 7, pid: 99 });
+        let (sender, recipient, inherits) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext), inherits.clone());
+        let (default_delivery, settings) = ("".into(), "".into());
+        worker.send(&Request::Deliver { number: 1, sender, recipient, default_delivery, settings, inherits }, BODY);
+        assert!(matches!(worker.report(), Report::Done { verdict: Verdict::Success, .. }));
+        let (from, items, _) = sent.join().unwrap();
+        (from, items.join(" "))
+    };
+    let by = format!("{:?}", Item::DeliverBy(deliver_by.unwrap()));
+    let (priority, never) = (Item::Priority(priority.unwrap()), Item::Notify(Notify::NEVER));
+    assert_eq!(forward(("", "")), ("s@er 4".to_owned(), format!("{by} {priority:?} a@b {never:?}")));
+    assert_eq!(forward(("-", "list")), ("joe-list-owner@example.org 4".to_owned(), format!("{priority:?} a@b")));
+    // An alias of a virtual domain, and what nobody can read.
+    for (inherits, expected) in [(inherits.clone(), Verdict::Success), ("x".into(), Verdict::Deferral)] {
+        let sent = (expected == Verdict::Success).then(|| queue(&place, Answer::Accepted { id: 7, pid: 99 }));
+        let (sender, recipient, targets) = (Address::null(), place.recipient("", ""), vec![Address::new(b"x@y").unwrap()]);
+        worker.send(&Request::Forward { number: 2, sender, recipient, targets, inherits }, BODY);
+        assert!(matches!(worker.report(), Report::Done { verdict, .. } if verdict == expected));
+        if let Some(sent) = sent {
+            assert_eq!(sent.join().unwrap().0, " 4");
+        }
     }
     worker.end();
 }

@@ -1,14 +1,14 @@
 //! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
 
 use super::{
-    Action, Actions, Config, Connection, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits, LoginAnswer,
-    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls, TlsAnswer,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits, LoginAnswer,
+    Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls, TlsAnswer, TransferRules,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
 use std::sync::Arc;
 
-const NOW: Now = Now { unix_s: 0, boot: std::time::Duration::ZERO };
+pub(super) const NOW: Now = Now { unix_s: 0, boot: std::time::Duration::ZERO };
 
 /// What the world saw of a session.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -199,7 +199,8 @@ pub fn session(data: &[u8]) {
         ..Limits::default()
     };
     let barelf = if choice & 1 == 0 { BareLf::Reject } else { BareLf::Normalize };
-    let config = Arc::new(Config { limits, barelf, ..Config::default() });
+    let transfer = TransferRules { priority: PriorityOffer::Everybody, ..TransferRules::default() };
+    let config = Arc::new(Config { limits, barelf, dsn: DsnOffer::Everybody, transfer, ..Config::default() });
     let peer = Connection {
         relay_client: (choice & 2 != 0).then(Box::default),
         logins: if choice & 4 != 0 { Logins::Offered } else { Logins::NotInClear },

@@ -71,8 +71,8 @@ impl Job {
         self.channel == Channel::Remote && by.is_some_and(is_told)
     }
 
-    /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. What is forwarded by a `.qmail` file
-    /// or an alias begins anew there, so that nobody tells him more (RFC 3461 §5.2.7.3, which is for lists, for all of them).
+    /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. Of what is forwarded by a `.qmail`
+    /// file or an alias he hears nothing more but failures and delays (RFC 3461 §5.2.7.4; [`ipc::inheritance`]).
     fn how(&self, recipient: u32, text: &[u8]) -> Option<How> {
         match self.channel {
             Channel::Remote if self.passed_on.contains(&recipient) => None,
