@@ -125,8 +125,10 @@ fn beyond_its_time_a_message_goes_back_or_its_sender_is_told_even_after_a_restar
     let mut rig = rig();
     rig.submit("BY=6;R ENVID=mine", "<r@busy.test>");
     rig.submit("BY=6;N", "<n@busy.test>");
-    wait_for("attempts", || (rig.busy.commands().iter().filter(|command| command.starts_with("RCPT")).count() >= 2).then_some(()))
-        .unwrap();
+    wait_for("attempts", || {
+        (rig.busy.commands().iter().filter(|command| command.starts_with("RCPT")).count() >= 2).then_some(())
+    })
+    .unwrap();
     let listed = rig.instance.json(&["queue", "list"]).unwrap();
     assert!(listed[0]["deliver_by_s"].as_u64().unwrap() > listed[0]["arrival_s"].as_u64().unwrap(), "{listed}");
     rig.instance.stop().unwrap();
@@ -134,7 +136,8 @@ fn beyond_its_time_a_message_goes_back_or_its_sender_is_told_even_after_a_restar
     let failed = rig.report(2, &["Subject: failure notice\n", "r@busy.test\nAction: failed\nStatus: 5.4.7\n"]);
     assert!(failed.contains("\nOriginal-Envelope-Id: mine\n"), "{failed}");
     rig.report(2, &["Subject: delayed, still trying\n", "n@busy.test\nAction: delayed\nStatus: 4.4.7\n"]);
-    wait_for("one message that goes on", || (rig.instance.json(&["queue", "stats"]).ok()?["messages"] == 1).then_some(())).unwrap();
+    wait_for("one message that goes on", || (rig.instance.json(&["queue", "stats"]).ok()?["messages"] == 1).then_some(()))
+        .unwrap();
     // A later attempt says that the sender was told.
     rig.instance.must(&["queue", "retry", "--all"]).unwrap();
     wait_for("an attempt after the time", || rig.busy.commands().iter().any(|command| command.contains(" BY=-")).then_some(()))
@@ -152,10 +155,12 @@ fn an_urgent_message_says_so_on_its_way() {
     rig.submit("MT-PRIORITY=-3", "<u@plain.test>");
     let letter = letter_at(&rig.plain, "<u@plain.test>");
     assert!(letter.text().starts_with("MT-Priority: -3\nReceived: ") && !letter.from.contains("PRIORITY"), "{letter:?}");
-    let size: usize = letter_at(&rig.able, "<u@able.test>").from.split(" SIZE=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let size: usize =
+        letter_at(&rig.able, "<u@able.test>").from.split(" SIZE=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert_eq!(size, letter_at(&rig.able, "<u@able.test>").body.len());
     // A stranger gets ahead of nobody.
-    let said = "EHLO c.test\r\nMAIL FROM:<x@elsewhere.test> MT-PRIORITY=9\r\nRCPT TO:<ann@example.test>\r\nDATA\r\n\r\n.\r\nQUIT\r\n";
+    let said =
+        "EHLO c.test\r\nMAIL FROM:<x@elsewhere.test> MT-PRIORITY=9\r\nRCPT TO:<ann@example.test>\r\nDATA\r\n\r\n.\r\nQUIT\r\n";
     let replies = talk(rig.instance.port(25), said);
     assert_eq!(replies.matches("250 2.3.6 0 is the new priority assigned to the message").count(), 2, "{replies}");
     assert!(!replies.contains("DSN") && !replies.contains("DELIVERBY"), "strangers have no reports made: {replies}");
@@ -174,19 +179,24 @@ fn an_urgent_message_says_so_on_its_way() {
 #[test]
 fn what_is_forwarded_keeps_what_was_asked_for() {
     let rig = rig();
-    std::fs::write(rig.instance.maildir("ann@example.test").parent().unwrap().join(".qmail"), "&y@able.test\n").unwrap_or_else(|_| {
-        // Her home is made with her first letter.
-        rig.submit("", "<ann@example.test>");
-        rig.instance.wait_mail("ann@example.test", 1).unwrap();
-        std::fs::write(rig.instance.maildir("ann@example.test").parent().unwrap().join(".qmail"), "&y@able.test\n").unwrap();
-    });
+    std::fs::write(rig.instance.maildir("ann@example.test").parent().unwrap().join(".qmail"), "&y@able.test\n").unwrap_or_else(
+        |_| {
+            // Her home is made with her first letter.
+            rig.submit("", "<ann@example.test>");
+            rig.instance.wait_mail("ann@example.test", 1).unwrap();
+            std::fs::write(rig.instance.maildir("ann@example.test").parent().unwrap().join(".qmail"), "&y@able.test\n").unwrap();
+        },
+    );
     let parameters = "BY=600;R MT-PRIORITY=2 RET=HDRS ENVID=mine";
     rig.submit(parameters, "<team@example.test> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;Team@example.test");
     rig.submit(parameters, "<ann@example.test> NOTIFY=SUCCESS");
     for (to, notify) in [("x@able.test", "NOTIFY=FAILURE ORCPT=rfc822;Team@example.test"), ("y@able.test", "NOTIFY=NEVER")] {
         let letter = letter_at(&rig.able, to);
         assert_eq!(letter.to, [format!("<{to}> {notify}")]);
-        assert!(letter.from.starts_with(&format!("<{BOB}> ")) && letter.from.ends_with(" MT-PRIORITY=2 RET=HDRS ENVID=mine"), "{letter:?}");
+        assert!(
+            letter.from.starts_with(&format!("<{BOB}> ")) && letter.from.ends_with(" MT-PRIORITY=2 RET=HDRS ENVID=mine"),
+            "{letter:?}"
+        );
         assert!(by(&letter).0 <= 600 && by(&letter).1 == "R");
     }
     rig.report(2, &["team@example.test\nAction: expanded\n"]);

@@ -539,7 +539,7 @@ mod tests {
         for (message, rank) in [(1, 9), (2, 18), (3, 0), (4, 9), (5, 5)] {
             fair.push(Lane::Fresh, unit(message, rank));
         }
-        let mut next = |fair: &mut Fair<(), u8>| {
+        let next = |fair: &mut Fair<(), u8>| {
             let pick = fair.next().unwrap();
             assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
             pick.message

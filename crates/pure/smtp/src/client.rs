@@ -280,7 +280,9 @@ impl Client {
                 return Some(Outcome::Failed(format!("{peer} does not support DELIVERBY, which this message needs. (#5.3.3)\n")));
             };
             if by.seconds.unsigned_abs() < min_s {
-                return Some(Outcome::Failed(format!("{peer} wants more time than is left to deliver this message by. (#5.4.7)\n")));
+                return Some(Outcome::Failed(format!(
+                    "{peer} wants more time than is left to deliver this message by. (#5.4.7)\n"
+                )));
             }
         }
         // RFC 6531 §3.5: 5.6.7.

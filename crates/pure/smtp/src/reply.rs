@@ -468,9 +468,13 @@ mod tests {
             let found = Offers::parse(&one(format!("250-h\r\n250 {line}\r\n").as_bytes()).unwrap());
             assert_eq!(found, Offers { size_max, recipients_max, ..Offers::default() }, "{line}");
         }
-        for (line, deliver_by_min_s) in
-            [("DELIVERBY", Some(0)), ("DELIVERBY 60", Some(60)), ("DELIVERBY 60,x", Some(60)), ("DELIVERBY ,x", Some(0)), ("DELIVERBY x", Some(u64::MAX))]
-        {
+        for (line, deliver_by_min_s) in [
+            ("DELIVERBY", Some(0)),
+            ("DELIVERBY 60", Some(60)),
+            ("DELIVERBY 60,x", Some(60)),
+            ("DELIVERBY ,x", Some(0)),
+            ("DELIVERBY x", Some(u64::MAX)),
+        ] {
             let found = Offers::parse(&one(format!("250-h\r\n250-MT-PRIORITY MIXER\r\n250 {line}\r\n").as_bytes()).unwrap());
             assert_eq!(found, Offers { deliver_by_min_s, priority: true, ..Offers::default() }, "{line}");
         }

@@ -86,7 +86,8 @@ impl Inheritance {
     /// What is asked for of each of its recipients, behind him.
     pub fn of_recipient(&self) -> impl Iterator<Item = Item<'static>> {
         let asked = self.options.recipients.first().cloned();
-        let RecipientOptions { notify, orcpt, .. } = asked.unwrap_or(RecipientOptions { recipient: 0, notify: None, orcpt: None });
+        let RecipientOptions { notify, orcpt, .. } =
+            asked.unwrap_or(RecipientOptions { recipient: 0, notify: None, orcpt: None });
         notify.map(Item::Notify).into_iter().chain(orcpt.map(Item::Orcpt))
     }
 }

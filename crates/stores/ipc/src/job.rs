@@ -83,7 +83,13 @@ mod tests {
         let domain = Domain::new(b"example.org").unwrap();
         let (sender, recipient) = (address("s@x"), address("r@y"));
         vec![
-            Job::System { number: 1, message: u64::MAX, sender: Address::null(), recipient: recipient.clone(), inherits: "x".into() },
+            Job::System {
+                number: 1,
+                message: u64::MAX,
+                sender: Address::null(),
+                recipient: recipient.clone(),
+                inherits: "x".into(),
+            },
             Job::Alias {
                 number: 2,
                 message: 3,

@@ -244,7 +244,15 @@ mod tests {
         assert_eq!(seen, items_in.map(|item| format!("{item:?}")));
         // Numbers that are fixed for ever.
         assert_eq!(datagram, b"\x01\x01\0\0\0\0\0\0\0\0\x05\0\x06\x05\0\0\0a+20b\x07\0\0\0\0\0\x01\0\0\x0a\0\0\0\0\0\x02\0\0\x03\x0b\xfe\x02\x03\0\0\0a@b\x08\0\x09\x08\0\0\0rfc822;x\x04");
-        for bad in [&b"\x01\x05\x02"[..], b"\x01\x06\x03\0\0\0+0A", b"\x01\x08\x08", b"\x01\x09\x01\0\0\0x", b"\x01\x0a", b"\x01\x0b\x0a", b"\x01\x0c"] {
+        for bad in [
+            &b"\x01\x05\x02"[..],
+            b"\x01\x06\x03\0\0\0+0A",
+            b"\x01\x08\x08",
+            b"\x01\x09\x01\0\0\0x",
+            b"\x01\x0a",
+            b"\x01\x0b\x0a",
+            b"\x01\x0c",
+        ] {
             assert_eq!(items(bad, |_| ()), Err(Malformed), "{}", bad.escape_ascii());
         }
     }

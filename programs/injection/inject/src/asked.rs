@@ -25,7 +25,9 @@ impl Asked {
     /// A variable with a value that makes no sense; permanent.
     pub fn read(env: &Env) -> Result<Self, &'static str> {
         let set = |name| env.get(name).filter(|value: &Vec<u8>| !value.is_empty());
-        let notify = set("QMAILNOTIFY").map(|value| Notify::parse(&value).ok_or("QMAILNOTIFY (-N) has to be never, or a list of success, failure and delay with commas"));
+        let notify = set("QMAILNOTIFY").map(|value| {
+            Notify::parse(&value).ok_or("QMAILNOTIFY (-N) has to be never, or a list of success, failure and delay with commas")
+        });
         let ret = set("QMAILRET").map(|value| Ret::parse(&value).ok_or("QMAILRET (-R) has to be full or hdrs"));
         let envid = set("QMAILENVID")
             .map(|value| Envid::new(&value).ok_or("QMAILENVID (-V) has to be at most 100 characters of xtext (RFC 3461)"));

@@ -196,7 +196,11 @@ mod tests {
             (
                 &["-N", "never", "-R", "hdrs", "-O", "a=b", "-V", "id", "-L", "tag", "-G", "-n", "-U", "a"],
                 send(false, None, None, &["a"]).map(|line| Line {
-                    asked: vec![("QMAILNOTIFY", b"never".to_vec()), ("QMAILRET", b"hdrs".to_vec()), ("QMAILENVID", b"id".to_vec())],
+                    asked: vec![
+                        ("QMAILNOTIFY", b"never".to_vec()),
+                        ("QMAILRET", b"hdrs".to_vec()),
+                        ("QMAILENVID", b"id".to_vec()),
+                    ],
                     ..line
                 }),
             ),

@@ -167,7 +167,8 @@ fn qmail_queue_hands_over_message_and_envelope() {
         let seen = instance.serve(accepted());
         assert_eq!(queue(&instance, message, envelope, None), (0, Vec::new()));
         let recipients = recipients.iter().map(|r| (*r).to_owned()).collect();
-        let expected = Seen { sender: sender.into(), flags, recipients, body: message.to_vec(), committed: true, asked: Vec::new() };
+        let expected =
+            Seen { sender: sender.into(), flags, recipients, body: message.to_vec(), committed: true, asked: Vec::new() };
         assert_eq!(seen.recv().unwrap(), expected);
     }
 }

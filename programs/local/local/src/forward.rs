@@ -70,7 +70,9 @@ impl Forwarder {
             Self::Socket(run) => submit_socket(run.as_ref(), copy, envelope),
             // The interface of qmail-queue has no word for it, and nothing may go on without the protection that was asked for.
             Self::Program(_) if copy.inherits.flags & FLAG_REQUIRETLS != 0 => {
-                return Err(Failure::temporary("Unable to forward message: QMAILQUEUE cannot take one that demands TLS. (#4.7.0)"));
+                return Err(Failure::temporary(
+                    "Unable to forward message: QMAILQUEUE cannot take one that demands TLS. (#4.7.0)",
+                ));
             }
             Self::Program(program) => program.submit(copy, &envelope),
         };
@@ -155,7 +157,8 @@ mod tests {
     fn addresses_that_no_envelope_can_hold() {
         let body = Body::new(tempfile::tempfile().unwrap()).unwrap();
         let submit = |recipient: &[u8]| {
-            let copy = Copy { sender: b"", recipients: &[recipient], delivered_to: b"", body: &body, inherits: Inheritance::nothing() };
+            let copy =
+                Copy { sender: b"", recipients: &[recipient], delivered_to: b"", body: &body, inherits: Inheritance::nothing() };
             Forwarder::Socket(None).submit(&copy).unwrap_err()
         };
         assert!(submit(&[b'a'; 1003]).is_permanent);

@@ -41,7 +41,8 @@ fn serve(work: &Seqpacket) -> io::Result<()> {
     let mut datagram = vec![0; DATAGRAM_LEN_MAX];
     let Received::Datagram(len, fd) = work.recv_with_fd(&mut datagram)? else { return Ok(()) };
     let request = Request::decode(datagram.get(..len).unwrap_or_default())?;
-    let (Request::Deliver { number, sender, recipient, default_delivery, settings, inherits }, Some(message)) = (request, fd) else {
+    let (Request::Deliver { number, sender, recipient, default_delivery, settings, inherits }, Some(message)) = (request, fd)
+    else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a delivery"));
     };
     let shell = Shell::captured();

@@ -345,7 +345,13 @@ impl Worker {
                 let done = carrier.carry_out(&plan).map(|done| done.text());
                 if let (Ok(_), Some(vacation)) = (&done, &orders.vacation) {
                     let recipient = delivery.recipient();
-                    let delivered = Delivered { sender: delivery.sender, recipient: &recipient, body: &body, now_s, inherits: orders.inherits.for_reply() };
+                    let delivered = Delivered {
+                        sender: delivery.sender,
+                        recipient: &recipient,
+                        body: &body,
+                        now_s,
+                        inherits: orders.inherits.for_reply(),
+                    };
                     vacation::reply(vacation, &home, delivered, &self.forwarder);
                 }
                 done

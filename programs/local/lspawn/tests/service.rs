@@ -198,7 +198,13 @@ impl Client {
     }
 
     fn system(&mut self, sender: &str, recipient: &str) -> u64 {
-        self.ask(|number| Job::System { number, message: 7, sender: address(sender), recipient: address(recipient), inherits: "".into() })
+        self.ask(|number| Job::System {
+            number,
+            message: 7,
+            sender: address(sender),
+            recipient: address(recipient),
+            inherits: "".into(),
+        })
     }
 
     fn mailbox(&mut self, sender: &str, domain: &str, user: &str, ext: &str) -> u64 {

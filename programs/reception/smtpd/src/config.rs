@@ -1,8 +1,8 @@
 //! From control files to the machine's configuration.
 
+use control::smtpd::PriorityOffer;
 use sasl::Mechanisms;
 use smtp::data::BareLf;
-use control::smtpd::PriorityOffer;
 use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules, TransferRules};
 use std::io;
 

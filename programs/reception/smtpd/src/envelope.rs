@@ -26,8 +26,8 @@ pub(crate) fn items(envelope: Envelope) -> impl Iterator<Item = Item<'static>> {
 mod tests {
     use super::*;
     use smtp::command::RcptParameters;
-    use wire::{Address, DeliverBy, Priority};
     use wire::dsn::{Envid, Notify, Orcpt, Ret};
+    use wire::{Address, DeliverBy, Priority};
 
     #[test]
     fn everything_stands_behind_what_it_is_about() {

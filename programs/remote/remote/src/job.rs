@@ -201,19 +201,7 @@ impl<'a> Work<'a> {
         let smtputf8 = flags & FLAG_SMTPUTF8 != 0 && body.survey().eight_bit_header;
         let requiretls = flags & FLAG_REQUIRETLS != 0;
         let (last_refusal, unfit, is_unreached) = (None, None, false);
-        Self {
-            sender,
-            recipients,
-            smtputf8,
-            requiretls,
-            options: None,
-            body,
-            settled,
-            open,
-            last_refusal,
-            unfit,
-            is_unreached,
-        }
+        Self { sender, recipients, smtputf8, requiretls, options: None, body, settled, open, last_refusal, unfit, is_unreached }
     }
 
     fn refused(&mut self, refused: Refused) {

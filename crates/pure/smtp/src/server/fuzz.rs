@@ -1,8 +1,9 @@
 //! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
 
 use super::{
-    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits, LoginAnswer,
-    Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls, TlsAnswer, TransferRules,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits,
+    LoginAnswer, Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls,
+    TlsAnswer, TransferRules,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;

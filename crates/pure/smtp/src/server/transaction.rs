@@ -79,7 +79,8 @@ impl Transaction {
 
     /// What MAIL is answered.
     pub(super) fn mail_reply(&self) -> Vec<u8> {
-        self.new_priority().map_or_else(|| replies::MAIL.as_bytes().to_vec(), |priority| replies::new_priority(priority).into_bytes())
+        self.new_priority()
+            .map_or_else(|| replies::MAIL.as_bytes().to_vec(), |priority| replies::new_priority(priority).into_bytes())
     }
 
     pub(super) fn recipients_count(&self) -> u64 {

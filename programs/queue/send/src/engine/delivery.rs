@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ipc::auth::Target;
 use ipc::field::Verdict;
-use ipc::job::{self, Job as JobMessage, Outcome};
 use ipc::inheritance::Inheritance;
+use ipc::job::{self, Job as JobMessage, Outcome};
 use ipc::options::Options;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use message::verp;
@@ -162,8 +162,22 @@ impl<S: Spool> Engine<S> {
         let (target, sent, connection, over, feedback) = (None, false, None, false, Feedback::Nothing);
         let slot = Some(slot);
         let (passed_on, time_kept) = (Vec::new(), Vec::new());
-        let job =
-            Job { number, channel, message, recipients, open, passed_on, time_kept, route, target, slot, sent, connection, over, feedback };
+        let job = Job {
+            number,
+            channel,
+            message,
+            recipients,
+            open,
+            passed_on,
+            time_kept,
+            route,
+            target,
+            slot,
+            sent,
+            connection,
+            over,
+            feedback,
+        };
         self.jobs.insert(number, job);
         self.advance(number);
     }
@@ -320,10 +334,11 @@ impl<S: Spool> Engine<S> {
             let sender = active.envelope.sender.clone();
             let told = job.recipients.iter().all(|recipient| active.is_warned(*recipient));
             let deliver_by = active.deliver_by().map(|by| DeliverBy { told: by.told || told, ..by });
-            let options = active
-                .options
-                .as_ref()
-                .map(|options| Options { hold_until_s: None, deliver_by, ..options.for_recipients(&job.recipients) });
+            let options = active.options.as_ref().map(|options| Options {
+                hold_until_s: None,
+                deliver_by,
+                ..options.for_recipients(&job.recipients)
+            });
             let options = options.filter(|options| !options.is_none());
             return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size, options });
         }
@@ -358,7 +373,8 @@ impl<S: Spool> Engine<S> {
 
     /// A worker answered. Numbers it was not given, outcomes it gave already and anything else it may make up change nothing.
     pub fn answered(&mut self, channel: Channel, connection: u64, answer: job::Answer) {
-        let (job::Answer::Done { number, .. } | job::Answer::PassedOn { number, .. } | job::Answer::TimeKept { number, .. }) = &answer;
+        let (job::Answer::Done { number, .. } | job::Answer::PassedOn { number, .. } | job::Answer::TimeKept { number, .. }) =
+            &answer;
         let Some(job) = self.jobs.get_mut(number).filter(|job| job.runs_on(channel, connection)) else { return };
         match answer {
             job::Answer::Done { number, outcomes, untried, last } => self.results(number, &outcomes, &untried, last),

@@ -128,7 +128,9 @@ impl<S: Spool> Engine<S> {
             message: id,
             notice: active.notice,
             envelope_id: options.and_then(|options| options.envid.as_ref()).map(Envid::decoded),
-            headers_only: active.notice.is_some() || needs_tls || options.is_some_and(|options| options.ret == Some(Ret::Headers)),
+            headers_only: active.notice.is_some()
+                || needs_tls
+                || options.is_some_and(|options| options.ret == Some(Ret::Headers)),
             retry_until_s: active.start_s().saturating_add(self.settings.queuelifetime_s()),
             decision: Decision::of(&active.envelope.sender, self.settings.doublebounce_to()),
             sender: active.envelope.sender.clone(),

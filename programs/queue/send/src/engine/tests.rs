@@ -660,7 +660,9 @@ impl Rig {
     fn defer_for(&mut self, id: u64, seconds: u64) -> Option<(u64, String)> {
         loop {
             while let Some(at) = self.jobs.iter().position(|(_, job)| of(job).1 == id) {
-                self.answer(at, |_| (Verdict::Deferral, "192.0.2.1 does not like recipient.\nRemote host said: 450 4.2.2 later\n"));
+                self.answer(at, |_| {
+                    (Verdict::Deferral, "192.0.2.1 does not like recipient.\nRemote host said: 450 4.2.2 later\n")
+                });
             }
             let passed_s = self.engine.now.s - START_S;
             if !self.jobs.is_empty() {
@@ -725,7 +727,10 @@ fn a_restart_does_not_forget_the_time() {
     let mut rig = Rig::new(&[("concurrencyremote", "0\n")]);
     rig.submit_with("s@here.example", &["r@y.example"], by(60, "R"));
     let living = rig.engine.spool().living();
-    let (spool, settings) = (std::mem::replace(rig.engine.spool(), Model::new().unwrap()), Settings::read(&Root::new(rig._dir.path()).unwrap()).unwrap());
+    let (spool, settings) = (
+        std::mem::replace(rig.engine.spool(), Model::new().unwrap()),
+        Settings::read(&Root::new(rig._dir.path()).unwrap()).unwrap(),
+    );
     let now = Now { s: START_S + 61, boot: Duration::from_secs(9) };
     rig.engine = Engine::new(spool, living, settings, Identity { uid: 5, pid: 6 }, now);
     rig.engine.connected(Channel::Local);
@@ -759,7 +764,9 @@ fn beyond_its_time_the_sender_is_told_once_and_it_goes_on() {
     let text = rig.report();
     assert!(text.contains("\nSubject: delivery report\n") && text.matches("\nAction: relayed\n").count() == 2, "{text}");
     // Told by somebody before us, nobody is told again; and nobody is there to be told.
-    for (sender, options) in [("s@here.example", Options { ..self::by(-5, "N") }), ("", self::by(1000, "N")), ("#@[]", self::by(1000, "N"))] {
+    for (sender, options) in
+        [("s@here.example", Options { ..self::by(-5, "N") }), ("", self::by(1000, "N")), ("#@[]", self::by(1000, "N"))]
+    {
         let mut rig = Rig::new(&[]);
         let client = rig.submit_with(sender, &["r@y.example"], options);
         let id = rig.id(client);
@@ -770,7 +777,8 @@ fn beyond_its_time_the_sender_is_told_once_and_it_goes_on() {
 #[test]
 fn who_keeps_the_time_makes_the_reports() {
     // The mode, what the next server keeps, and whether the sender is told of the relay.
-    for (mode, kept, told) in [("N", true, false), ("N", false, true), ("NT", true, true), ("R", true, false), ("RT", true, true)] {
+    for (mode, kept, told) in [("N", true, false), ("N", false, true), ("NT", true, true), ("R", true, false), ("RT", true, true)]
+    {
         let mut rig = Rig::new(&[]);
         rig.submit_with("s@here.example", &["r@y.example"], by(1000, mode));
         let (number, ..) = of(&rig.jobs[0].1);
