@@ -209,7 +209,7 @@ fn sendmail_asks_for_reports() {
     let rig = rig();
     let sendmail = |args: &[&str]| {
         let mut command = std::process::Command::new(rig.instance.program("sendmail"));
-        command.env("QMAIL_ROOT", rig.instance.dir()).arg("-f").arg(BOB).args(args);
+        command.env("QMAIL_ROOT", &rig.instance.root).arg("-f").arg(BOB).args(args);
         feed(&mut command, b"Subject: x\n\nthe text\n").unwrap()
     };
     let output = sendmail(&["-N", "success", "-V", "QQ+2B1", "-R", "hdrs", "ann@example.test"]);
