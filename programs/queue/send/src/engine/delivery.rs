@@ -327,24 +327,23 @@ impl<S: Spool> Engine<S> {
         let active = self.active.get(&job.message)?;
         let message = job.message;
         let first = *job.recipients.first()?;
+        // Who goes on with it must not tell the sender again that the time is over.
+        let told = job.recipients.iter().all(|recipient| active.is_warned(*recipient));
+        let deliver_by = active.deliver_by().map(|by| DeliverBy { told: by.told || told, ..by });
+        let of_recipients = |options: &Options| options.for_recipients(&job.recipients);
+        let options = active.options.as_deref().map(of_recipients);
+        let options = options.map(|options| Options { hold_until_s: None, deliver_by, ..options });
         if let Some(Route::To(route)) = job.route.as_deref() {
             let recipients = job.recipients.iter().filter_map(|recipient| active.target(*recipient).cloned()).collect();
             let (route, flags, size) = (route.clone(), active.envelope.flags, active.bytes);
             // A VERP sender goes as it is: qmail-remote expands it for each recipient, or has a relay with XVERP do it.
             let sender = active.envelope.sender.clone();
-            let told = job.recipients.iter().all(|recipient| active.is_warned(*recipient));
-            let deliver_by = active.deliver_by().map(|by| DeliverBy { told: by.told || told, ..by });
-            let options = active.options.as_ref().map(|options| Options {
-                hold_until_s: None,
-                deliver_by,
-                ..options.for_recipients(&job.recipients)
-            });
             let options = options.filter(|options| !options.is_none());
             return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size, options });
         }
         let recipient = active.target(first)?.clone();
         let sender = self.sender_for(job.message, first)?;
-        let inherits = Inheritance::of(active.envelope.flags, active.options.as_deref(), first).to_bytes();
+        let inherits = Inheritance::of(active.envelope.flags, options.as_ref(), 0).to_bytes();
         Some(match &job.target {
             None => JobMessage::System { number, message, sender, recipient, inherits },
             Some(Target::Mailbox { domain, user, ext, settings }) => {

@@ -833,7 +833,18 @@ fn what_is_forwarded_inherits() {
     let JobMessage::System { inherits, .. } = &rig.jobs[0].1 else { panic!() };
     let inherits = Inheritance::from_bytes(inherits).unwrap();
     assert_eq!((inherits.options.deliver_by, inherits.of_recipient().count()), (options.deliver_by, 2));
+    // A copy does not tell again what the sender knows.
+    let client = rig.submit_with("s@here.example", &["q@here.example"], self::by(100, "N"));
+    let id = rig.id(client);
+    rig.jobs.remove(0);
+    assert!(rig.defer_for(id, 1000).is_some());
+    while !rig.jobs.iter().any(|(_, job)| of(job).1 == id) {
+        rig.pass(100);
+    }
+    let JobMessage::System { inherits, .. } = &rig.jobs.pop().unwrap().1 else { panic!() };
+    assert!(Inheritance::from_bytes(inherits).unwrap().options.deliver_by.unwrap().told);
+    rig.jobs.clear();
     rig.submit("s@here.example", &["r@here.example"]);
-    let JobMessage::System { inherits, .. } = &rig.jobs[1].1 else { panic!() };
+    let JobMessage::System { inherits, .. } = &rig.jobs[0].1 else { panic!() };
     assert!(inherits.is_empty(), "nothing was asked for");
 }
