@@ -5,6 +5,10 @@
 //! the smallest tag goes first. So a list of five thousand recipients gets one unit in each round in which every other waiting
 //! message gets one, whether its recipients are at one site or at a thousand. Fresh mail and retries have a time of their own:
 //! of four picks one is the retries', and they never hold all slots, so that new mail finds one.
+//!
+//! Urgent work goes first: of all open units those of the lowest rank are picked, by their tags. But every fourth pick of a lane goes to the
+//! smallest tag whatever its rank (priority is no licence to starve others, RFC 6710 §4.1): a flood of urgent mail leaves
+//! the rest a quarter of the slots.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
@@ -16,6 +20,8 @@ use crate::site::{Feedback, Site};
 pub const SITES_MAX: usize = 100_000;
 /// One pick in so many is offered to the retries first.
 const RETRY_TURN: u32 = 4;
+/// One pick in so many goes by the tags alone.
+const PLAIN_TURN: u32 = 4;
 /// So many waiting units are looked at for one that goes well with another.
 const ALIKE_LOOK_MAX: usize = 512;
 
@@ -28,6 +34,8 @@ pub struct Work<R> {
     pub recipients: VecDeque<u32>,
     /// Most recipients of one transaction; at least 1.
     pub batch_max: usize,
+    /// Lower ranks go first; mail of one rank is as if there were no ranks.
+    pub rank: u8,
 }
 
 /// A transaction to start. It holds a slot until [`Fair::done`].
@@ -54,8 +62,10 @@ impl Slot {
     }
 }
 
-/// A waiting unit's place in the order.
+/// A waiting unit's place in the order of those of its rank.
 type Tag = (u64, u64);
+/// A waiting unit's place in the order.
+type Key = (u8, Tag);
 
 #[derive(Debug)]
 struct Waiting<R> {
@@ -69,7 +79,7 @@ struct Place<K, R> {
     key: K,
     site: Site,
     in_flight: u32,
-    lanes: [BTreeMap<Tag, Waiting<R>>; 2],
+    lanes: [BTreeMap<Key, Waiting<R>>; 2],
 }
 
 /// See the module. `K` names sites, `R` routes.
@@ -81,13 +91,17 @@ pub struct Fair<K, R> {
     keys: HashMap<K, usize>,
     places: Vec<Option<Place<K, R>>>,
     free: Vec<usize>,
-    /// The first unit of each open site: (tag, site).
-    open: [BTreeSet<(Tag, usize)>; 2],
+    /// The first unit of each open site: (key, site).
+    open: [BTreeSet<(Key, usize)>; 2],
+    /// The same without ranks; the rank stands there to find the unit.
+    plain: [BTreeSet<(Tag, u8, usize)>; 2],
     time: [u64; 2],
     in_flight: [u32; 2],
     waiting: usize,
     sequence: u64,
     turn: u32,
+    /// Picks of each lane.
+    picks: [u32; 2],
 }
 
 fn index(lane: Lane) -> usize {
@@ -107,11 +121,13 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
             places: Vec::new(),
             free: Vec::new(),
             open: [BTreeSet::new(), BTreeSet::new()],
+            plain: [BTreeSet::new(), BTreeSet::new()],
             time: [0; 2],
             in_flight: [0; 2],
             waiting: 0,
             sequence: 0,
             turn: 0,
+            picks: [0; 2],
         }
     }
 
@@ -233,7 +249,7 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         if let Some(place) = self.places.get_mut(at).and_then(Option::as_mut)
             && let Some(queue) = place.lanes.get_mut(index(lane))
         {
-            queue.insert(tag, waiting);
+            queue.insert((waiting.work.rank, tag), waiting);
         }
         self.reopen(at);
     }
@@ -241,9 +257,12 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     /// Takes a site out of the order; [`Fair::reopen`] puts it back as it is then.
     fn close(&mut self, at: usize) {
         let Some(place) = self.places.get(at).and_then(Option::as_ref) else { return };
-        for (queue, open) in place.lanes.iter().zip(self.open.iter_mut()) {
-            if let Some((tag, _)) = queue.first_key_value() {
-                open.remove(&(*tag, at));
+        for ((queue, open), plain) in place.lanes.iter().zip(self.open.iter_mut()).zip(self.plain.iter_mut()) {
+            if let Some((key, _)) = queue.first_key_value() {
+                open.remove(&(*key, at));
+            }
+            if let Some((rank, tag)) = first_plain(queue) {
+                plain.remove(&(tag, rank, at));
             }
         }
     }
@@ -253,9 +272,12 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         if self.watches_sites && place.in_flight >= place.site.window() {
             return;
         }
-        for (queue, open) in place.lanes.iter().zip(self.open.iter_mut()) {
-            if let Some((tag, _)) = queue.first_key_value() {
-                open.insert((*tag, at));
+        for ((queue, open), plain) in place.lanes.iter().zip(self.open.iter_mut()).zip(self.plain.iter_mut()) {
+            if let Some((key, _)) = queue.first_key_value() {
+                open.insert((*key, at));
+            }
+            if let Some((rank, tag)) = first_plain(queue) {
+                plain.insert((tag, rank, at));
             }
         }
     }
@@ -283,10 +305,18 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
             return None;
         }
         let lane = order.iter().copied().find(|lane| self.may_pick(*lane))?;
-        let (tag, at) = *self.open.get(index(lane))?.first()?;
+        let picks = self.picks.get_mut(index(lane))?;
+        let is_plain = picks.checked_rem(PLAIN_TURN) == Some(PLAIN_TURN.saturating_sub(1));
+        *picks = picks.wrapping_add(1);
+        let (key, at) = if is_plain {
+            let (tag, rank, at) = *self.plain.get(index(lane))?.first()?;
+            ((rank, tag), at)
+        } else {
+            *self.open.get(index(lane))?.first()?
+        };
         self.turn = self.turn.wrapping_add(1);
         self.close(at);
-        let picked = self.pick(at, lane, tag);
+        let picked = self.pick(at, lane, key);
         self.reopen(at);
         picked
     }
@@ -304,10 +334,10 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         }
         let queue = self.places.get(at)?.as_ref()?.lanes.get(index(lane))?;
         let is_alike = |work: &Work<R>| work.recipients.len() == 1 && work.route == pick.route;
-        let (tag, _) = queue.iter().take(ALIKE_LOOK_MAX).find(|(_, waiting)| is_alike(&waiting.work))?;
-        let (tag, time) = (*tag, self.time);
+        let (key, _) = queue.iter().take(ALIKE_LOOK_MAX).find(|(_, waiting)| is_alike(&waiting.work))?;
+        let (key, time) = (*key, self.time);
         self.close(at);
-        let alike = self.pick(at, lane, tag);
+        let alike = self.pick(at, lane, key);
         // Those before it are still to be served: their time has not passed.
         self.time = time;
         self.reopen(at);
@@ -324,16 +354,17 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         room && self.open.get(index(lane)).is_some_and(|open| !open.is_empty())
     }
 
-    fn pick(&mut self, at: usize, lane: Lane, tag: Tag) -> Option<Pick<R>> {
+    fn pick(&mut self, at: usize, lane: Lane, key: Key) -> Option<Pick<R>> {
+        let (rank, tag) = key;
         let place = self.places.get_mut(at)?.as_mut()?;
         let queue = place.lanes.get_mut(index(lane))?;
-        let mut waiting = queue.remove(&tag)?;
+        let mut waiting = queue.remove(&key)?;
         let count = waiting.work.batch_max.max(1).min(waiting.work.recipients.len());
         let recipients: Vec<u32> = waiting.work.recipients.drain(..count).collect();
         let (message, route) = (waiting.work.message, waiting.work.route.clone());
         place.in_flight = place.in_flight.saturating_add(1);
         if !waiting.work.recipients.is_empty() {
-            queue.insert((tag.0.saturating_add(waiting.stride), self.sequence), waiting);
+            queue.insert((rank, (tag.0.saturating_add(waiting.stride), self.sequence)), waiting);
             self.sequence = self.sequence.wrapping_add(1);
         }
         self.waiting = self.waiting.saturating_sub(recipients.len());
@@ -418,6 +449,18 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     }
 }
 
+/// The unit with the smallest tag: the first of one of the ranks, of which there are few.
+fn first_plain<R>(queue: &BTreeMap<Key, Waiting<R>>) -> Option<Key> {
+    let mut first: Option<Key> = None;
+    let mut next = queue.first_key_value();
+    while let Some((&(rank, tag), _)) = next {
+        first = first.filter(|(_, smallest)| *smallest < tag).or(Some((rank, tag)));
+        let Some(beyond) = rank.checked_add(1) else { break };
+        next = queue.range((beyond, (0, 0))..).next();
+    }
+    first
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,7 +468,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn work(message: u64, recipients: std::ops::Range<u32>, batch_max: usize) -> Work<u8> {
-        Work { message, route: 0, recipients: recipients.collect(), batch_max }
+        Work { message, route: 0, recipients: recipients.collect(), batch_max, rank: 9 }
     }
 
     #[test]
@@ -472,7 +515,7 @@ mod tests {
     fn what_is_alike_goes_together_and_passes_over_nobody_for_long() {
         let mut fair = Fair::new(4, false);
         let unit = |message: u64, route: char, recipients: u32| {
-            vec![((), Work { message, route, recipients: (0..recipients).collect(), batch_max: 1 })]
+            vec![((), Work { message, route, recipients: (0..recipients).collect(), batch_max: 1, rank: 9 })]
         };
         for (message, route, recipients) in
             [(1, 'a', 1), (2, 'b', 1), (3, 'a', 2), (4, 'a', 1), (5, 'b', 1), (6, 'a', 1), (7, 'a', 1)]
@@ -487,6 +530,32 @@ mod tests {
             assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
         }
         assert_eq!(std::iter::from_fn(|| fair.next()).map(|pick| pick.message).collect::<Vec<_>>(), [2, 3, 5, 3]);
+    }
+
+    #[test]
+    fn urgent_mail_goes_first_and_starves_nobody() {
+        let mut fair = Fair::new(1, false);
+        let unit = |message: u64, rank: u8| vec![((), Work { rank, ..work(message, 0..1, 1) })];
+        for (message, rank) in [(1, 9), (2, 18), (3, 0), (4, 9), (5, 5)] {
+            fair.push(Lane::Fresh, unit(message, rank));
+        }
+        let next = |fair: &mut Fair<(), u8>| {
+            let pick = fair.next().unwrap();
+            assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+            pick.message
+        };
+        // The fourth is whose turn it is by time: that of the least urgent one, which came before.
+        assert_eq!((0..5).map(|_| next(&mut fair)).collect::<Vec<_>>(), [3, 5, 1, 2, 4]);
+        for message in 100..140 {
+            fair.push(Lane::Fresh, unit(message, 18));
+        }
+        // A flood: with every pick another urgent one comes.
+        let mut slow = 0;
+        for message in 1000..1160 {
+            fair.push(Lane::Fresh, unit(message, 0));
+            slow += u32::from(next(&mut fair) < 1000);
+        }
+        assert_eq!(slow, 40, "one in four");
     }
 
     #[test]

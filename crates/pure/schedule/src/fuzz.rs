@@ -24,7 +24,7 @@ pub fn fair(data: &[u8]) {
                 let parts = (0..arg % 4).map(|part| {
                     let recipients: VecDeque<u32> = (u32::from(part) * 10..u32::from(part) * 10 + u32::from(arg / 32)).collect();
                     waiting.extend(recipients.iter().map(|r| (message, *r)));
-                    (part, Work { message, route: part, recipients, batch_max: usize::from(op / 64) })
+                    (part, Work { message, route: part, recipients, batch_max: usize::from(op / 64), rank: arg % 5 })
                 });
                 let parts = parts.collect();
                 fair.push(lane(arg), parts);

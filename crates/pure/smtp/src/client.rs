@@ -274,6 +274,17 @@ impl Client {
         if transaction.requiretls && !(self.offers.requiretls && self.security.tls == Tls::Started) {
             return Some(Outcome::Failed(format!("{peer} does not support REQUIRETLS, which this message needs. (#5.7.30)\n")));
         }
+        // RFC 2852 §4.1.3: nobody but who takes the time over gets it.
+        if let Some(by) = transaction.by.filter(|by| by.returns) {
+            let Some(min_s) = self.offers.deliver_by_min_s else {
+                return Some(Outcome::Failed(format!("{peer} does not support DELIVERBY, which this message needs. (#5.3.3)\n")));
+            };
+            if by.seconds.unsigned_abs() < min_s {
+                return Some(Outcome::Failed(format!(
+                    "{peer} wants more time than is left to deliver this message by. (#5.4.7)\n"
+                )));
+            }
+        }
         // RFC 6531 §3.5: 5.6.7.
         if transaction.needs_smtputf8() && !self.offers.smtputf8 {
             return Some(Outcome::Failed(format!("{peer} does not accept internationalized addresses. (#5.6.7)\n")));

@@ -6,14 +6,14 @@
 //! As generous as qmail: blanks after the colon, no angle brackets, dots anywhere in a local part, no domain. Stricter than
 //! qmail: bytes that RFC 5321 has no place for are refused, not carried along.
 //! Standards: RFC 5321 §4.1, RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3030 (BDAT), RFC 3207 (STARTTLS),
-//! RFC 3461 (DSN), RFC 4865 (FUTURERELEASE), RFC 4954 §5 (AUTH=).
+//! RFC 3461 (DSN), RFC 2852 (DELIVERBY), RFC 4865 (FUTURERELEASE), RFC 4954 §5 (AUTH=), RFC 6710 (MT-PRIORITY).
 //! Used by [`crate::server`].
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use wire::civil::Civil;
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
 use wire::quote::is_atext;
-use wire::{Address, Domain};
+use wire::{Address, By, Domain, Priority};
 
 /// Longest command line in bytes without its ending: 512 (RFC 5321 §4.5.3.1.4) and room for the parameters of extensions.
 pub const COMMAND_LEN_MAX: usize = 2048;
@@ -241,6 +241,10 @@ pub struct Offered {
     pub hold: bool,
     /// REQUIRETLS (RFC 8689).
     pub requiretls: bool,
+    /// RFC 2852.
+    pub deliver_by: bool,
+    /// RFC 6710.
+    pub priority: bool,
 }
 
 /// When a message may be delivered (RFC 4865).
@@ -270,6 +274,10 @@ pub struct MailParameters {
     pub hold: Option<Hold>,
     /// REQUIRETLS (RFC 8689).
     pub requiretls: bool,
+    /// BY= (RFC 2852).
+    pub by: Option<By>,
+    /// MT-PRIORITY= (RFC 6710).
+    pub priority: Option<Priority>,
 }
 
 impl MailParameters {
@@ -288,6 +296,10 @@ impl MailParameters {
                 (b"BODY", Some(body)) if body.eq_ignore_ascii_case(b"8BITMIME") => all.eight_bit = true,
                 (b"SMTPUTF8", None) => all.utf8 = true,
                 (b"REQUIRETLS", None) if offered.requiretls => all.requiretls = true,
+                (b"BY", Some(by)) if offered.deliver_by => all.by = Some(By::parse(by).ok_or(Syntax::Value)?),
+                (b"MT-PRIORITY", Some(number)) if offered.priority => {
+                    all.priority = Some(Priority::parse(number).ok_or(Syntax::Value)?);
+                }
                 (b"XVERP", None) if offered.verp => all.verp = Some(b'-'),
                 (b"XVERP", Some(chars)) if offered.verp => all.verp = Some(verp_delimiter(chars)?),
                 (b"RET", Some(ret)) if offered.dsn => all.ret = Some(Ret::parse(ret).ok_or(Syntax::Value)?),

@@ -242,6 +242,10 @@ pub struct Offers {
     pub xverp: bool,
     /// Reports as the sender wants them (RFC 3461).
     pub dsn: bool,
+    /// DELIVERBY (RFC 2852) and the least time in seconds for mode R, 0 where none is named.
+    pub deliver_by_min_s: Option<u64>,
+    /// MT-PRIORITY (RFC 6710).
+    pub priority: bool,
     /// LIMITS RCPTMAX and MAILMAX (RFC 9422 §4), never 0.
     pub recipients_max: Option<u64>,
     pub messages_max: Option<u64>,
@@ -276,6 +280,8 @@ impl Offers {
             "REQUIRETLS" => self.requiretls = true,
             "XVERP" => self.xverp = true,
             "DSN" => self.dsn = true,
+            "DELIVERBY" => self.deliver_by_min_s = Some(words.next().map_or(0, min_by_time)),
+            "MT-PRIORITY" => self.priority = true,
             "LIMITS" => words.for_each(|word| self.take_limit(word)),
             "AUTH" => self.take_mechanisms(words),
             // The form of a draft, still sent for old clients.
@@ -308,6 +314,12 @@ impl Offers {
             }
         }
     }
+}
+
+/// `[1*9DIGIT] *( "," extension-token )` (RFC 2852 §4); what cannot be read counts as the largest, so that nothing is promised on it.
+fn min_by_time(word: &str) -> u64 {
+    let digits = word.split(',').next().unwrap_or_default();
+    if digits.is_empty() { 0 } else { digits.parse().unwrap_or(u64::MAX) }
 }
 
 #[cfg(test)]
@@ -434,6 +446,8 @@ mod tests {
             requiretls: false,
             xverp: true,
             dsn: true,
+            deliver_by_min_s: None,
+            priority: false,
             recipients_max: Some(20),
             messages_max: Some(5),
             auth: "PLAIN LOGIN CRAM-MD5".to_owned(),
@@ -453,6 +467,16 @@ mod tests {
         ] {
             let found = Offers::parse(&one(format!("250-h\r\n250 {line}\r\n").as_bytes()).unwrap());
             assert_eq!(found, Offers { size_max, recipients_max, ..Offers::default() }, "{line}");
+        }
+        for (line, deliver_by_min_s) in [
+            ("DELIVERBY", Some(0)),
+            ("DELIVERBY 60", Some(60)),
+            ("DELIVERBY 60,x", Some(60)),
+            ("DELIVERBY ,x", Some(0)),
+            ("DELIVERBY x", Some(u64::MAX)),
+        ] {
+            let found = Offers::parse(&one(format!("250-h\r\n250-MT-PRIORITY MIXER\r\n250 {line}\r\n").as_bytes()).unwrap());
+            assert_eq!(found, Offers { deliver_by_min_s, priority: true, ..Offers::default() }, "{line}");
         }
         // The first line names the host; a keyword there is none.
         assert_eq!(Offers::parse(&one(b"250 PIPELINING\r\n").unwrap()), Offers::default());

@@ -15,7 +15,8 @@
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531, RFC 8689;
+//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2852, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531,
+//! RFC 6710, RFC 6758, RFC 8689;
 //! qmail-smtpd's tolerance (qmail-family §1.2): commands may end in LF, HELO is not needed, a second MAIL starts over.
 //! Used by qmail-smtpd.
 
@@ -23,6 +24,7 @@ mod auth;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
+mod parameters;
 mod policy;
 mod replies;
 mod starttls;
@@ -38,6 +40,7 @@ pub use exchange::{
     Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, LoginAnswer, Logins, Now,
     QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
 };
+pub use parameters::{PriorityOffer, TransferRules};
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
 pub use sasl::Secret;
@@ -150,6 +153,8 @@ pub struct Session {
     questions: u32,
     errors: u32,
     bad_recipients: u32,
+    /// The priority that the message under way has instead of the one that was asked for.
+    new_priority: Option<wire::Priority>,
     counts: Counts,
 }
 
@@ -174,6 +179,7 @@ impl Session {
             questions: 0,
             errors: 0,
             bad_recipients: 0,
+            new_priority: None,
             counts: Counts::default(),
         };
         session.greet(out);
@@ -305,16 +311,13 @@ impl Session {
     }
 
     fn offered(&self) -> Offered {
-        let dsn = match self.config.dsn {
-            DsnOffer::Nobody => false,
-            DsnOffer::Relaying => self.is_relay_client(),
-            DsnOffer::Everybody => true,
-        };
+        let dsn = self.offers_reports();
         // Whoever queues for another program cannot tell it to wait.
         let hold = self.config.dsn != DsnOffer::Nobody && self.is_header_judged();
         // Over TLS only (RFC 8689 §2); whoever queues for another program cannot tell it what is demanded.
         let requiretls = self.peer.tls.is_some() && self.config.dsn != DsnOffer::Nobody;
-        Offered { verp: self.is_relay_client(), dsn, hold, requiretls }
+        let (deliver_by, priority) = (self.offers_deliver_by(), self.offers_priority());
+        Offered { verp: self.is_relay_client(), dsn, hold, requiretls, deliver_by, priority }
     }
 
     /// A submission that is nobody's yet. Networks of `control/relayclients` need no login: they are authorized by their address
@@ -504,9 +507,12 @@ impl Session {
         let dsn = offered.dsn.then_some("DSN");
         let requiretls = offered.requiretls.then_some("REQUIRETLS");
         let hold = offered.hold.then(|| submission::hold_keyword(self.now.unix_s));
+        let deliver_by = offered.deliver_by.then(|| self.deliver_by_keyword());
+        let priority = offered.priority.then_some("MT-PRIORITY");
         out.reply(&[b"250-", greeting].concat());
         let xclient = self.peer.xclient.then_some(xclient::EXTENSION);
-        let known = extensions.into_iter().chain(requiretls).chain(dsn).chain(hold.as_deref()).chain(verp).chain(starttls);
+        let known = extensions.into_iter().chain(requiretls).chain(dsn).chain(deliver_by.as_deref()).chain(hold.as_deref());
+        let known = known.chain(priority).chain(verp).chain(starttls);
         for extension in known.chain(auth.as_deref()).chain(xclient) {
             out.reply(&[b"250-", extension.as_bytes()].concat());
         }

@@ -8,6 +8,7 @@
 //! strangers said; a byte that no host name, address or literal has becomes `?`, names are cut at [`NAME_LEN_MAX`].
 //! Used by [`crate::server`].
 
+use wire::Priority;
 use wire::civil::Civil;
 
 /// Longest name written into the field: a domain (RFC 1035 §2.3.4).
@@ -29,6 +30,8 @@ pub struct Received<'a> {
     pub protocol: &'a str,
     /// The cipher suite by its IANA name (RFC 8314 §4.3).
     pub tls: Option<&'a str>,
+    /// What MAIL gave as MT-PRIORITY, as this server takes it (RFC 6710 §3.3).
+    pub priority: Option<Priority>,
     pub unix_s: u64,
 }
 
@@ -50,6 +53,9 @@ impl Received<'_> {
         if let Some(cipher) = self.tls {
             line.extend_from_slice(b" tls ");
             line.extend(cipher.bytes().filter(|b| b.is_ascii_alphanumeric() || *b == b'_'));
+        }
+        if let Some(priority) = self.priority {
+            line.extend_from_slice(format!(" PRIORITY {priority}").as_bytes());
         }
         line.extend_from_slice(b"; ");
         line.extend_from_slice(Civil::from_unix(self.unix_s).rfc5322().as_bytes());
@@ -91,6 +97,7 @@ mod tests {
         local_host: b"mx.example.org",
         protocol: "ESMTP",
         tls: None,
+        priority: None,
         unix_s: 0,
     };
 

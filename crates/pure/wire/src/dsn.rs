@@ -87,6 +87,12 @@ impl Notify {
         self.0 & Self::DELAY != 0
     }
 
+    /// The same without reports of success; nothing else wanted is [`Notify::NEVER`].
+    #[must_use]
+    pub fn without_success(self) -> Self {
+        Self(self.0 & !Self::SUCCESS)
+    }
+
     /// As a command writes it.
     #[must_use]
     pub fn text(self) -> String {

@@ -17,6 +17,8 @@ pub mod netstring;
 pub mod proxy;
 pub mod quote;
 pub mod secret;
+pub mod transfer;
 
 pub use address::{Address, AddressError, Domain};
 pub use secret::{Login, Secret};
+pub use transfer::{By, DeliverBy, Priority};

@@ -65,6 +65,9 @@ pub struct Smtpd {
     pub normalizes_bare_lf: bool,
     /// DSN is offered to everybody, not just to clients that may relay.
     pub offers_dsn_to_all: bool,
+    /// The least time that BY=…;R may leave (`deliverby`), in seconds; `None`: no DELIVERBY.
+    pub deliver_by_min_s: Option<u64>,
+    pub priority: PriorityOffer,
     pub databytes: u64,
     pub recipients_max: usize,
     pub bad_recipients_max: u32,
@@ -103,7 +106,9 @@ impl Smtpd {
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             submission: Submission::read(root)?,
             normalizes_bare_lf: choice(root, "barelf", ["reject", "normalize"])?,
-            offers_dsn_to_all: !choice(root, "dsn", ["all", "relay"])?,
+            offers_dsn_to_all: choice(root, "dsn", ["relay", "all"])?,
+            deliver_by_min_s: deliver_by_min_s(root)?,
+            priority: PriorityOffer::read(root)?,
             databytes: number("databytes", 0)?,
             recipients_max: match number("maxrcpt", RECIPIENTS_DEFAULT)? {
                 // As with the patch that the file comes from. None at all would be no mail at all.
@@ -125,6 +130,44 @@ fn textstring(mut text: Vec<u8>) -> Vec<u8> {
     text.truncate(GREETING_LEN_MAX);
     text.iter_mut().filter(|b| !matches!(b, b'\t' | b' '..=b'~')).for_each(|b| *b = b'?');
     text
+}
+
+/// To whom MT-PRIORITY (RFC 6710) is offered: `control/mtpriority`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PriorityOffer {
+    Nobody,
+    Relaying,
+    Everybody,
+}
+
+impl PriorityOffer {
+    fn read(root: &Root) -> Result<Self, ControlError> {
+        match root.line("mtpriority")?.as_deref() {
+            None | Some(b"" | b"relay") => Ok(Self::Relaying),
+            Some(b"off") => Ok(Self::Nobody),
+            Some(b"all") => Ok(Self::Everybody),
+            Some(other) => {
+                let problem = format!("`{}` is none of relay, all, off; write one of these", wire::escape::visible(other));
+                Err(ControlError::new(&root.control_file("mtpriority"), problem))
+            }
+        }
+    }
+}
+
+/// Seconds, at most what RFC 2852 §4 has digits for, or `off`.
+fn deliver_by_min_s(root: &Root) -> Result<Option<u64>, ControlError> {
+    match root.line("deliverby")?.as_deref() {
+        None | Some(b"") => Ok(Some(0)),
+        Some(b"off") => Ok(None),
+        Some(digits) if (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) => {
+            Ok(Some(digits.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0'))))
+        }
+        Some(other) => {
+            let problem =
+                format!("`{}` is neither off nor a number of seconds of at most nine digits", wire::escape::visible(other));
+            Err(ControlError::new(&root.control_file("deliverby"), problem))
+        }
+    }
 }
 
 /// One of two words; true for the second, false for the first or no file.
@@ -160,6 +203,7 @@ mod tests {
         let smtpd = Smtpd::read(&root).unwrap();
         assert_eq!((&smtpd.greeting[..], &smtpd.localiphost[..]), (&b"mx.example"[..], &b"mx.example"[..]));
         assert!(smtpd.rcpthosts.is_empty() && smtpd.morercpthosts.is_none() && smtpd.relayclients.is_empty());
+        assert_eq!((smtpd.offers_dsn_to_all, smtpd.deliver_by_min_s, smtpd.priority), (false, Some(0), PriorityOffer::Relaying));
         assert!(!smtpd.normalizes_bare_lf && smtpd.xclient.is_empty() && !smtpd.pop_before_smtp);
         for (address, allowed) in [("127.0.0.2", true), ("::1", true), ("192.0.2.1", false)] {
             assert_eq!(smtpd.cleartext.contains(address.parse().unwrap()), allowed, "{address}");
@@ -190,6 +234,23 @@ mod tests {
         let smtpd = Smtpd::read(&root).unwrap();
         assert_eq!(smtpd.rcpthosts, [&b"a.example"[..], b"b.example"]);
         assert!(smtpd.normalizes_bare_lf);
+    }
+
+    #[test]
+    fn what_is_offered_of_the_transfer() {
+        for (deliverby, mtpriority, found) in [
+            ("off\n", "off\n", Some((None, PriorityOffer::Nobody))),
+            ("90\n", "all\n", Some((Some(90), PriorityOffer::Everybody))),
+            ("999999999\n", "relay\n", Some((Some(999_999_999), PriorityOffer::Relaying))),
+            ("1000000000\n", "relay\n", None),
+            ("-1\n", "relay\n", None),
+            ("on\n", "relay\n", None),
+            ("0\n", "9\n", None),
+        ] {
+            let (_dir, root) = root(&[("me", "mx.example\n"), ("deliverby", deliverby), ("mtpriority", mtpriority)]);
+            let read = Smtpd::read(&root).ok().map(|smtpd| (smtpd.deliver_by_min_s, smtpd.priority));
+            assert_eq!(read, found, "{deliverby} {mtpriority}");
+        }
     }
 
     #[test]

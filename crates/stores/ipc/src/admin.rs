@@ -34,6 +34,10 @@ record! {
         /// UNIX seconds of the next attempt; 0 while one runs.
         due_s: u64,
         held: bool,
+        /// -9 to 9, as a byte of two's complement.
+        priority: u8,
+        /// UNIX seconds by which it is to be delivered; 0 for no such time.
+        deliver_by_s: u64,
     }
 }
 

@@ -19,14 +19,16 @@ messages! {
     pub enum Job {
         /// To a system user, the alias user or users/assign: `recipient` already carries the virtualdomains prefix;
         /// its local part says who.
-        1 => System { number: u64, message: u64, sender: Address, recipient: Address },
+        /// `inherits` of this and the next two: what a copy that is forwarded has of the message ([`crate::inheritance`]).
+        1 => System { number: u64, message: u64, sender: Address, recipient: Address, inherits: Bytes },
         /// To the mailbox `user` of a virtual domain (its `.qmail` files, `ext` after a dash if any); `recipient` is the
         /// address as the client gave it, `settings` are for the worker ([`crate::mailbox`]).
         2 => Mailbox {
             number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, user: Bytes, ext: Bytes, settings: Bytes,
+            inherits: Bytes,
         },
         /// To an alias of a virtual domain: forward to the targets, as that domain's user.
-        3 => Alias { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, targets: Vec<Address> },
+        3 => Alias { number: u64, message: u64, sender: Address, recipient: Address, domain: Domain, targets: Vec<Address>, inherits: Bytes },
         /// To up to [`RECIPIENTS_MAX`] recipients of one site. `size` is the body's length in LF form, in bytes.
         4 => Remote { number: u64, message: u64, sender: Address, recipients: Vec<Address>, route: Route, flags: u32, size: u64,
             /// What the next server is asked for, by the recipients' places in this job.
@@ -65,6 +67,8 @@ messages! {
         1 => Done { number: u64, outcomes: Vec<Outcome>, untried: Vec<u32>, last: bool },
         /// Before the outcomes of these recipients: if they are delivered, the next server reports about them (RFC 3461 §5.2.1).
         2 => PassedOn { number: u64, recipients: Vec<u32> },
+        /// Likewise: if they are delivered, the next server keeps the time to deliver by (RFC 2852 §4.1.2).
+        3 => TimeKept { number: u64, recipients: Vec<u32> },
     }
 }
 
@@ -79,7 +83,13 @@ mod tests {
         let domain = Domain::new(b"example.org").unwrap();
         let (sender, recipient) = (address("s@x"), address("r@y"));
         vec![
-            Job::System { number: 1, message: u64::MAX, sender: Address::null(), recipient: recipient.clone() },
+            Job::System {
+                number: 1,
+                message: u64::MAX,
+                sender: Address::null(),
+                recipient: recipient.clone(),
+                inherits: "x".into(),
+            },
             Job::Alias {
                 number: 2,
                 message: 3,
@@ -87,6 +97,7 @@ mod tests {
                 recipient,
                 domain: domain.clone(),
                 targets: vec![address("t@z")],
+                inherits: "".into(),
             },
             Job::Remote {
                 number: 3,

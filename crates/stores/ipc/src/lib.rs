@@ -32,6 +32,7 @@ pub mod field;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod getpw;
+pub mod inheritance;
 pub mod job;
 pub mod keys;
 pub mod lspawn;

@@ -1,4 +1,5 @@
-//! What a sender asks for beside the envelope: reports (RFC 3461) and a time before which nothing is delivered (RFC 4865).
+//! What a sender asks for beside the envelope: reports (RFC 3461), a time before which nothing is delivered (RFC 4865), one by which it is
+//! (RFC 2852), a priority (RFC 6710).
 //!
 //! [`Options`] go with a message from qmail-send's acceptance to its end: into the spool as opaque bytes ([`Options::store`]), and to
 //! qmail-remote with the recipients they are about. Bounded by the envelope: one ORCPT for each recipient.
@@ -6,9 +7,12 @@
 use crate::Malformed;
 use crate::field::{Bytes, Field, take_bytes};
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
+use wire::{DeliverBy, Priority};
 
 /// The first byte of stored options.
-const STORED: u8 = 1;
+const STORED: u8 = 2;
+/// The same, of options without [`Options::deliver_by`] and [`Options::priority`].
+const STORED_BEFORE: u8 = 1;
 
 record! {
     /// Of a message and some of its recipients.
@@ -17,6 +21,8 @@ record! {
         envid: Option<Envid>,
         /// Nothing is delivered before, UNIX seconds.
         hold_until_s: Option<u64>,
+        deliver_by: Option<DeliverBy>,
+        priority: Option<Priority>,
         /// In the order of the recipients; those who have none are left out.
         recipients: Vec<RecipientOptions>,
     }
@@ -36,7 +42,7 @@ impl Options {
     /// Nothing asked for.
     #[must_use]
     pub fn none() -> Self {
-        Self { ret: None, envid: None, hold_until_s: None, recipients: Vec::new() }
+        Self { ret: None, envid: None, hold_until_s: None, deliver_by: None, priority: None, recipients: Vec::new() }
     }
 
     #[must_use]
@@ -77,9 +83,40 @@ impl Options {
     /// Anything else; what was stored by a later version, too.
     pub fn stored(bytes: &[u8]) -> Result<Self, Malformed> {
         let Some((&version, mut rest)) = bytes.split_first() else { return Ok(Self::none()) };
-        let options = if version == STORED { Self::take(&mut rest)? } else { return Err(Malformed) };
+        let options = match version {
+            STORED => Self::take(&mut rest)?,
+            STORED_BEFORE => Self::take_before(&mut rest)?,
+            _ => return Err(Malformed),
+        };
         let is_sorted = options.recipients.is_sorted_by(|a, b| a.recipient < b.recipient);
         if rest.is_empty() && is_sorted { Ok(options) } else { Err(Malformed) }
+    }
+}
+
+impl Options {
+    fn take_before(input: &mut &[u8]) -> Result<Self, Malformed> {
+        let (ret, envid, hold_until_s) = (Field::take(input)?, Field::take(input)?, Field::take(input)?);
+        Ok(Self { ret, envid, hold_until_s, recipients: Field::take(input)?, ..Self::none() })
+    }
+}
+
+impl Field for DeliverBy {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.at_s.put(out);
+        self.bits().put(out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        let at_s = u64::take(input)?;
+        Self::from_bits(at_s, u8::take(input)?).ok_or(Malformed)
+    }
+}
+
+impl Field for Priority {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.byte().put(out);
+    }
+    fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
+        Self::from_byte(u8::take(input)?).ok_or(Malformed)
     }
 }
 
@@ -132,7 +169,8 @@ mod tests {
         };
         let recipients =
             vec![of(0, Some(b"NEVER"), None), of(3, None, Some(b"rfc822;a+2Bb@x")), of(9, Some(b"SUCCESS,DELAY"), None)];
-        Options { ret: Some(Ret::Headers), envid: Envid::new(b"id+20x"), hold_until_s: Some(7), recipients }
+        let (deliver_by, priority) = (DeliverBy::from_bits(99, 7), Priority::new(-9));
+        Options { ret: Some(Ret::Headers), envid: Envid::new(b"id+20x"), hold_until_s: Some(7), deliver_by, priority, recipients }
     }
 
     #[test]
@@ -154,12 +192,23 @@ mod tests {
         assert_eq!(Options::stored(&unsorted.store()), Err(Malformed));
     }
 
+    #[test]
+    fn what_was_stored_before_is_read() {
+        let was = b"\x01\x01\0\x01\x06\0\0\0id+20x\x01\x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0";
+        let read = Options { deliver_by: None, priority: None, ..options().for_recipients(&[0]) };
+        assert_eq!(Options::stored(was), Ok(read));
+        for cut in 1..was.len() {
+            assert_eq!(Options::stored(&was[..cut]), Err(Malformed));
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(bytes: Vec<u8>) {
-            for bytes in [&bytes[..], &[&[STORED][..], &bytes].concat()] {
+            for bytes in [&bytes[..], &[&[STORED][..], &bytes].concat(), &[&[STORED_BEFORE][..], &bytes].concat()] {
                 if let Ok(options) = Options::stored(bytes) {
-                    prop_assert!(options.is_none() || &*options.store() == bytes);
+                    let is_before = bytes.first() == Some(&STORED_BEFORE);
+                    prop_assert!(options.is_none() || is_before || &*options.store() == bytes);
                 }
             }
         }

@@ -8,8 +8,8 @@
 
 use crate::field::{Bytes, Field, put_bytes, take_bytes};
 use crate::{DATAGRAM_LEN_MAX, Malformed, VERSION};
-use wire::Address;
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
+use wire::{Address, DeliverBy, Priority};
 
 /// Flags of `Begin`: the message holds bytes over 127 in its body (BODY=8BITMIME).
 pub const FLAG_EIGHT_BIT: u32 = 1;
@@ -36,6 +36,10 @@ pub enum Item<'a> {
     Envid(Envid),
     /// Nothing is delivered before, UNIX seconds (RFC 4865); behind `Begin`, once.
     HoldUntil(u64),
+    /// When it is to be delivered by, and what happens if it is not (RFC 2852); behind `Begin`, once.
+    DeliverBy(DeliverBy),
+    /// How urgent it is (RFC 6710); behind `Begin`, once.
+    Priority(Priority),
     /// Which reports are wanted about the recipient before (RFC 3461); once for each.
     Notify(Notify),
     /// The recipient before as the first sender named him (RFC 3461); once for each.
@@ -133,6 +137,8 @@ fn put_item(item: &Item<'_>, out: &mut Vec<u8>) {
         Item::HoldUntil(unix_s) => put_numbered(7, unix_s, out),
         Item::Notify(notify) => put_numbered(8, notify, out),
         Item::Orcpt(orcpt) => put_numbered(9, orcpt, out),
+        Item::DeliverBy(by) => put_numbered(10, by, out),
+        Item::Priority(priority) => put_numbered(11, priority, out),
     }
 }
 
@@ -161,6 +167,8 @@ pub fn items<'a>(datagram: &'a [u8], mut each: impl FnMut(Item<'a>)) -> Result<(
             7 => Item::HoldUntil(u64::take(&mut rest)?),
             8 => Item::Notify(Notify::take(&mut rest)?),
             9 => Item::Orcpt(Orcpt::take(&mut rest)?),
+            10 => Item::DeliverBy(DeliverBy::take(&mut rest)?),
+            11 => Item::Priority(Priority::take(&mut rest)?),
             _ => return Err(Malformed),
         });
     }
@@ -221,6 +229,8 @@ mod tests {
             Item::Ret(Ret::Headers),
             Item::Envid(Envid::new(b"a+20b").unwrap()),
             Item::HoldUntil(1 << 40),
+            Item::DeliverBy(DeliverBy::from_bits(1 << 41, 3).unwrap()),
+            Item::Priority(Priority::new(-2).unwrap()),
             Item::Recipient(Address::new(b"a@b").unwrap()),
             Item::Notify(Notify::NEVER),
             Item::Orcpt(Orcpt::new(b"rfc822;x").unwrap()),
@@ -233,8 +243,16 @@ mod tests {
         items(&datagram, |item| seen.push(format!("{item:?}"))).unwrap();
         assert_eq!(seen, items_in.map(|item| format!("{item:?}")));
         // Numbers that are fixed for ever.
-        assert_eq!(datagram, b"\x01\x01\0\0\0\0\0\0\0\0\x05\0\x06\x05\0\0\0a+20b\x07\0\0\0\0\0\x01\0\0\x02\x03\0\0\0a@b\x08\0\x09\x08\0\0\0rfc822;x\x04");
-        for bad in [&b"\x01\x05\x02"[..], b"\x01\x06\x03\0\0\0+0A", b"\x01\x08\x08", b"\x01\x09\x01\0\0\0x", b"\x01\x0a"] {
+        assert_eq!(datagram, b"\x01\x01\0\0\0\0\0\0\0\0\x05\0\x06\x05\0\0\0a+20b\x07\0\0\0\0\0\x01\0\0\x0a\0\0\0\0\0\x02\0\0\x03\x0b\xfe\x02\x03\0\0\0a@b\x08\0\x09\x08\0\0\0rfc822;x\x04");
+        for bad in [
+            &b"\x01\x05\x02"[..],
+            b"\x01\x06\x03\0\0\0+0A",
+            b"\x01\x08\x08",
+            b"\x01\x09\x01\0\0\0x",
+            b"\x01\x0a",
+            b"\x01\x0b\x0a",
+            b"\x01\x0c",
+        ] {
             assert_eq!(items(bad, |_| ()), Err(Malformed), "{}", bad.escape_ascii());
         }
     }

@@ -24,10 +24,11 @@ record! {
 messages! {
     pub enum Request {
         /// Deliver the message whose descriptor comes beside, as the `.qmail` file says; without one as `default_delivery`
-        /// says. `settings`: what the account of a virtual user says ([`crate::mailbox`]); empty for nothing.
-        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes, settings: Bytes },
+        /// says. `settings`: what the account of a virtual user says ([`crate::mailbox`]); empty for nothing. `inherits`: what forwards have
+        /// of the message ([`crate::inheritance`]); empty for nothing.
+        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes, settings: Bytes, inherits: Bytes },
         /// Forward the message whose descriptor comes beside to these addresses (an alias of a virtual domain).
-        2 => Forward { number: u64, sender: Address, recipient: Recipient, targets: Vec<Address> },
+        2 => Forward { number: u64, sender: Address, recipient: Recipient, targets: Vec<Address>, inherits: Bytes },
         /// Would [`Request::Deliver`] find something to do?
         3 => Exists { number: u64, recipient: Recipient, default_delivery: Bytes },
     }

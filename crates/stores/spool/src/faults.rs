@@ -380,32 +380,35 @@ fn a_newer_format_is_refused_by_name_and_nothing_is_changed() {
     assert!(disk.take_snapshots().is_empty(), "something was changed");
 }
 
+/// Without options and the states of format 2 the records are those of format 1, and with options those of format 2 are told apart by the
+/// header alone.
 #[test]
-fn the_format_before_is_read() {
-    let disk = PowerDisk::new();
-    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
-    // Without options and the states of format 2 the records are those of format 1, so that just the header tells them apart.
-    for number in [1, 2] {
-        accepted(&accept(&mut spool, number));
+fn the_formats_before_are_read() {
+    for format in [1, 2] {
+        let disk = PowerDisk::new();
+        let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+        for number in [1, 2] {
+            accepted(&accept(&mut spool, number));
+        }
+        drop(spool);
+        let file = disk.open("segments/0000000000000001".as_ref(), Access::ReadWrite).unwrap();
+        let mut header = vec![0; segment::HEADER_BYTES];
+        assert_eq!(file.read_at(&mut header, 0).unwrap(), segment::HEADER_BYTES);
+        assert_eq!(header[8..12], 3u32.to_le_bytes(), "this version writes its own format");
+        header[8] = format;
+        let end = header.len() - 4;
+        let crc = crc32c::crc32c(&header[..end]).to_le_bytes();
+        header[end..].copy_from_slice(&crc);
+        file.write_at(&[IoSlice::new(&header)], 0).unwrap();
+        let (mut again, found) = reopened(&disk);
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        for (number, id) in found {
+            check(&mut again, id, number);
+        }
+        let three = accepted(&accept(&mut again, 3));
+        check(&mut again, three, 3);
+        assert!(again.completions().is_empty(), "no alert");
     }
-    drop(spool);
-    let file = disk.open("segments/0000000000000001".as_ref(), Access::ReadWrite).unwrap();
-    let mut header = vec![0; segment::HEADER_BYTES];
-    assert_eq!(file.read_at(&mut header, 0).unwrap(), segment::HEADER_BYTES);
-    assert_eq!(header[8..12], 2u32.to_le_bytes(), "this version writes its own format");
-    header[8] = 1;
-    let end = header.len() - 4;
-    let crc = crc32c::crc32c(&header[..end]).to_le_bytes();
-    header[end..].copy_from_slice(&crc);
-    file.write_at(&[IoSlice::new(&header)], 0).unwrap();
-    let (mut again, found) = reopened(&disk);
-    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [1, 2]);
-    for (number, id) in found {
-        check(&mut again, id, number);
-    }
-    let three = accepted(&accept(&mut again, 3));
-    check(&mut again, three, 3);
-    assert!(again.completions().is_empty(), "no alert");
 }
 
 /// Any byte of any file may be wrong: the start neither fails nor panics, and what it lists can be read or is said to be damaged.

@@ -14,8 +14,9 @@ use sys::fs::{Disk, DiskFile, read_exact_at};
 use crate::bytes::{Put, Take, index};
 use crate::record::{HEADER_LEN, Head, Located, Nonce, next_record};
 
-/// The format that this version writes; it reads this and, once there is one, the format before.
-pub(crate) const FORMAT: u32 = 2;
+/// The format that this version writes; it reads this and those before. What is opaque here counts, too: format 3 has what options were
+/// not understood before, which an older version would pass over.
+pub(crate) const FORMAT: u32 = 3;
 /// Where the first record is: the header has a block of its own, so that no write of a record touches it.
 pub(crate) const RECORDS_AT: u64 = 4096;
 /// Bytes kept at the end for the footer.
@@ -352,7 +353,7 @@ mod tests {
             assert!(Header::decode(&changed).is_err(), "byte {at}");
         }
         let mut newer = bytes.clone();
-        newer[8] = 3;
-        assert!(matches!(Header::decode(&newer), Err(HeaderFault::Newer(3))));
+        newer[8] = 4;
+        assert!(matches!(Header::decode(&newer), Err(HeaderFault::Newer(4))));
     }
 }

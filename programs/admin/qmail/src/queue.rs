@@ -12,7 +12,7 @@ use crate::{Failure, cli};
 /// Messages asked for at a time.
 const PAGE: u32 = 1000;
 
-const MESSAGES: [Column; 8] = [
+const MESSAGES: [Column; 10] = [
     ("ID", "id"),
     ("ARRIVED", "arrival_s"),
     ("BYTES", "bytes"),
@@ -21,6 +21,8 @@ const MESSAGES: [Column; 8] = [
     ("RECIPIENTS", "recipients"),
     ("DUE", "due_s"),
     ("HELD", "held"),
+    ("PRIORITY", "priority"),
+    ("DELIVER BY", "deliver_by_s"),
 ];
 const RECIPIENTS: [Column; 6] = [
     ("RECIPIENT", "address"),
@@ -130,6 +132,8 @@ fn message(row: &Row, printer: Printer) -> Vec<Value> {
         row.recipients.into(),
         due(row.due_s, printer),
         row.held.into(),
+        i8::from_le_bytes([row.priority]).into(),
+        if row.deliver_by_s == 0 && !printer.json { "-".into() } else { time(row.deliver_by_s, printer) },
     ]
 }
 

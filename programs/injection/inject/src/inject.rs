@@ -15,6 +15,7 @@ use message::crlf::DosToUnix;
 use message::inject::{InjectError, Injection, Letters, Options, RecipientsFrom, Splitter, rewrite};
 use wire::Address;
 
+use crate::asked::Asked;
 use crate::env::Env;
 use crate::outgoing::{self, Exit, Nature, Outgoing};
 use crate::program::QueueProgram;
@@ -30,6 +31,8 @@ const LOOK_AHEAD_LEN: usize = 64 * 1024;
 pub enum Fatal {
     /// The command line is wrong; the text says how it should be.
     Usage(&'static str),
+    /// A variable, or the option that stands for it, makes no sense; the text says which.
+    Value(&'static str),
     Control(ControlError),
     Message(InjectError),
     Refused(Refusal),
@@ -43,7 +46,7 @@ impl Fatal {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Usage(_) => false,
+            Self::Usage(_) | Self::Value(_) => false,
             Self::Control(error) => error.is_temporary(),
             Self::Message(error) => error.is_temporary(),
             Self::Refused(refusal) => refusal.is_temporary(),
@@ -55,7 +58,7 @@ impl Fatal {
 impl std::fmt::Display for Fatal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Usage(text) => f.write_str(text),
+            Self::Usage(text) | Self::Value(text) => f.write_str(text),
             Self::Control(error) => write!(f, "{error}"),
             Self::Message(error) => write!(f, "{error}"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
@@ -123,6 +126,7 @@ pub fn inject(root: &Root, command: Command, env: &Env) -> Result<(), Fatal> {
         return Err(Fatal::Read(io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error())));
     }
     let print = command.print;
+    let asked = Asked::read(env).map_err(Fatal::Value)?;
     let options = options(root, command, env)?;
     let exit = if print { None } else { Some(exit(root, env)?) };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[]).map_err(Fatal::Sandbox)?;
@@ -138,7 +142,7 @@ pub fn inject(root: &Root, command: Command, env: &Env) -> Result<(), Fatal> {
             input.body(between, put)?;
             out.flush().map_err(Fatal::Write)
         }
-        Some(exit) => send(exit, injection, between, &mut input),
+        Some(exit) => send(exit, injection, between, &mut input, asked),
     }
 }
 
@@ -152,14 +156,14 @@ fn exit(root: &Root, env: &Env) -> Result<Exit, Fatal> {
     }
 }
 
-fn send(exit: Exit, injection: Injection, between: Vec<u8>, input: &mut Input) -> Result<(), Fatal> {
+fn send(exit: Exit, injection: Injection, between: Vec<u8>, input: &mut Input, asked: Asked) -> Result<(), Fatal> {
     input.look_ahead()?;
     let Injection { header, sender, recipients } = injection;
     let nature = Nature {
         is_eight_bit: !header.is_ascii() || !between.is_ascii() || !input.held().is_ascii(),
         is_utf8_envelope: sender.is_utf8_only() || recipients.iter().any(Address::is_utf8_only),
     };
-    let mut outgoing: Outgoing = exit.open(sender, recipients, nature).map_err(Fatal::Refused)?;
+    let mut outgoing: Outgoing = exit.open(sender, recipients, nature, asked).map_err(Fatal::Refused)?;
     outgoing.put(&header).map_err(Fatal::Refused)?;
     input.body(between, |bytes| outgoing.put(bytes).map_err(Fatal::Refused))?;
     outgoing.finish().map_err(Fatal::Refused)

@@ -9,6 +9,7 @@
 //! These programs never look at the body, never open the spool, and never wait longer than 60 s for a system that is down.
 #![forbid(unsafe_code)]
 
+pub mod asked;
 pub mod env;
 pub mod envelope;
 pub mod held;

@@ -11,6 +11,8 @@ use ipc::submission::Submission;
 use rustix::fs::{Mode, OFlags};
 use wire::Address;
 
+use crate::asked::Asked;
+
 use crate::program::QueueProgram;
 
 /// How long a caller waits for a system that is down; systemd, which holds the socket, makes most waits shorter.
@@ -59,11 +61,12 @@ impl Exit {
     ///
     /// # Errors
     /// The system is down; temporary.
-    pub fn open(self, sender: Address, recipients: Vec<Address>, nature: Nature) -> Result<Outgoing, Refusal> {
+    pub fn open(self, sender: Address, recipients: Vec<Address>, nature: Nature, asked: Asked) -> Result<Outgoing, Refusal> {
         match self {
             Self::Send { run, deadline } => {
                 let mut submission = connect(run.as_fd(), deadline)?;
-                begin(&mut submission, sender, recipients, nature).map_err(|error| broken(&error))?;
+                submission.begin(sender, nature.flags()).map_err(|error| broken(&error))?;
+                asked.put(&mut submission, recipients).map_err(|error| broken(&error))?;
                 Ok(Outgoing::Send(submission))
             }
             Self::Program(mut program) => {

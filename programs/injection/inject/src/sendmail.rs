@@ -1,7 +1,8 @@
 //! sendmail: the command line that programs expect, in front of what qmail-inject does; also mailq and newaliases.
 //!
 //! Exit codes are sysexits where callers look at them: 75 for "try again". Beyond the classic wrapper: `-f '<>'` and `-f '<a@b>'` are
-//! taken without their brackets, `-r` is `-f`, and the options of newer sendmails that change nothing here are accepted.
+//! taken without their brackets, `-r` is `-f`, `-N`, `-R` and `-V` ask for reports ([`crate::asked`]), and the options of newer sendmails
+//! that change nothing here are accepted.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
@@ -37,6 +38,8 @@ struct Line {
     task: Task,
     sender: Option<Vec<u8>>,
     name: Option<Vec<u8>>,
+    /// Which reports are wanted: variables and their values.
+    asked: Vec<(&'static str, Vec<u8>)>,
     arguments: Vec<Vec<u8>>,
 }
 
@@ -45,12 +48,17 @@ impl Line {
     fn parse(own: &OsStr, args: &[OsString]) -> Option<Self> {
         let letters = options::Letters { flags: b"vimtxnGU", with_value: b"efpoBFbrNROVLhX", with_glued_value: b"EJ" };
         let (options, arguments) = options::parse(args, letters);
-        let (mut sender, mut name, mut from_header, mut mode) = (None, None, false, b'm');
+        let (mut sender, mut name, mut from_header, mut mode, mut asked) = (None, None, false, b'm', Vec::new());
         for option in options {
             match option {
                 Opt::Flag(b't') => from_header = true,
                 Opt::Value(b'f' | b'r', given) => sender = Some(without_brackets(given)),
                 Opt::Value(b'F', given) => name = Some(given),
+                // An option without a value says something all the same, and nothing that makes sense.
+                Opt::Value(b'N' | b'R' | b'V', given) if given.is_empty() => return None,
+                Opt::Value(b'N', given) => asked.push(("QMAILNOTIFY", given)),
+                Opt::Value(b'R', given) => asked.push(("QMAILRET", given)),
+                Opt::Value(b'V', given) => asked.push(("QMAILENVID", given)),
                 Opt::Value(b'b', given) => mode = *given.first()?,
                 Opt::Unknown(_) => return None,
                 // One error mode, one delivery mode, no dot that ends a message: -e, -o, -i and the like say nothing new.
@@ -67,7 +75,7 @@ impl Line {
             b'm' => Task::Send { from_header },
             _ => return None,
         };
-        Some(Self { task, sender, name, arguments })
+        Some(Self { task, sender, name, asked, arguments })
     }
 }
 
@@ -82,10 +90,11 @@ pub fn run(own: &OsStr, args: &mut Vec<OsString>, mut env: Env) -> u8 {
         Ok(root) => root,
         Err(error) => return report("sendmail", Err(Fatal::Control(error)), EX_TEMPFAIL),
     };
-    let Some(Line { task, sender, name, arguments }) = Line::parse(own, args) else {
+    let Some(Line { task, sender, name, asked, arguments }) = Line::parse(own, args) else {
         return say(USAGE, EXIT_PERMANENT);
     };
     set_author(&mut env, sender.as_deref(), name.as_deref());
+    asked.iter().for_each(|(variable, value)| env.set(variable, value));
     let from_header = match task {
         Task::Send { from_header } => from_header,
         Task::Queue => return list_queue(&root),
@@ -169,6 +178,7 @@ mod tests {
                 task: Task::Send { from_header },
                 sender: sender.map(bytes),
                 name: name.map(bytes),
+                asked: Vec::new(),
                 arguments: arguments.iter().map(|a| bytes(a)).collect(),
             })
         };
@@ -185,8 +195,16 @@ mod tests {
             (&["-E", "-Ex", "-J", "-Jx", "a"], send(false, None, None, &["a"])),
             (
                 &["-N", "never", "-R", "hdrs", "-O", "a=b", "-V", "id", "-L", "tag", "-G", "-n", "-U", "a"],
-                send(false, None, None, &["a"]),
+                send(false, None, None, &["a"]).map(|line| Line {
+                    asked: vec![
+                        ("QMAILNOTIFY", b"never".to_vec()),
+                        ("QMAILRET", b"hdrs".to_vec()),
+                        ("QMAILENVID", b"id".to_vec()),
+                    ],
+                    ..line
+                }),
             ),
+            (&["-N", "", "a"], None),
             (&["-bt"], None),
             (&["-bd"], None),
             (&["-b", ""], None),

@@ -28,6 +28,8 @@ struct Seen {
     recipients: Vec<String>,
     body: Vec<u8>,
     committed: bool,
+    /// Other items.
+    asked: Vec<String>,
 }
 
 struct Instance {
@@ -99,7 +101,7 @@ fn receive_message(connection: &Seqpacket) -> Seen {
             Item::Recipient(address) => seen.recipients.push(address.to_string()),
             Item::Data(data) => seen.body.extend_from_slice(data),
             Item::Commit => seen.committed = true,
-            other => panic!("{other:?}"),
+            other => seen.asked.push(format!("{other:?}")),
         })
         .unwrap();
     }
@@ -165,7 +167,8 @@ fn qmail_queue_hands_over_message_and_envelope() {
         let seen = instance.serve(accepted());
         assert_eq!(queue(&instance, message, envelope, None), (0, Vec::new()));
         let recipients = recipients.iter().map(|r| (*r).to_owned()).collect();
-        let expected = Seen { sender: sender.into(), flags, recipients, body: message.to_vec(), committed: true };
+        let expected =
+            Seen { sender: sender.into(), flags, recipients, body: message.to_vec(), committed: true, asked: Vec::new() };
         assert_eq!(seen.recv().unwrap(), expected);
     }
 }
@@ -266,6 +269,33 @@ fn qmail_inject_and_sendmail_speak_to_qmail_send() {
         let text = String::from_utf8(seen.body).unwrap();
         assert!(text.contains("\nTo: x@me.example\n\nline\nzzz"));
         assert!(text.ends_with("z\n") && text.len() > 3_000_000 && seen.committed);
+    }
+}
+
+#[test]
+fn reports_are_asked_for_by_options_and_variables() {
+    use wire::dsn::{Envid, Notify, Ret};
+    let notify = format!("{:?}", Item::Notify(Notify::parse(b"SUCCESS,DELAY").unwrap()));
+    let (ret, envid) = (Item::Ret(Ret::Headers), Item::Envid(Envid::new(b"QQ+2B1").unwrap()));
+    let all = vec![format!("{ret:?}"), format!("{envid:?}"), notify.clone(), notify];
+    let variables = [("QMAILNOTIFY", "delay,success"), ("QMAILRET", "HDRS"), ("QMAILENVID", "QQ+2B1")];
+    let options = &["-N", "success,delay", "-Rhdrs", "-V", "QQ+2B1", "-i", "a@b.c", "d@e.f"][..];
+    for (program, args, env) in [(SENDMAIL, options, &[][..]), (INJECT, &["a@b.c", "d@e.f"], &variables)] {
+        let instance = Instance::new();
+        let seen = instance.serve(accepted());
+        let child = instance.command(program).args(args).envs(env.iter().copied()).spawn().unwrap();
+        assert_eq!(finish(child, b"\nx\n"), (0, String::new()));
+        assert_eq!(seen.recv().unwrap().asked, all);
+    }
+    // Refused before anything is read or sent: nobody listens.
+    for (args, name) in [(["-N", "sometimes"], "QMAILNOTIFY"), (["-R", "half"], "QMAILRET"), (["-V", "a b"], "QMAILENVID")] {
+        let instance = Instance::new();
+        let child = instance.command(SENDMAIL).args(args).arg("a@b.c").spawn().unwrap();
+        let (code, text) = finish(child, b"\nx\n");
+        assert!(code == 100 && text.starts_with(&format!("sendmail: fatal: {name} ({}) has to be ", args[0])), "{code} {text}");
+        let child = instance.command(INJECT).env(name, args[1]).arg("a@b.c").spawn().unwrap();
+        let (code, text) = finish(child, b"\nx\n");
+        assert!(code == 100 && text.starts_with(&format!("qmail-inject: fatal: {name} ")), "{code} {text}");
     }
 }
 

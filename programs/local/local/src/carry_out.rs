@@ -6,6 +6,7 @@ use crate::home::{DotQmail, Home};
 use crate::shell::Shell;
 use dotqmail::exit::Verdict;
 use dotqmail::{Delivery, Instruction, Plan, search};
+use ipc::inheritance::Inheritance;
 use maildir::{Body, Bounds, Ledger, Letter, Maildir, Mbox, Quota};
 use message::header::Scanner;
 use std::os::fd::AsFd;
@@ -28,6 +29,8 @@ pub(crate) struct Carrier<'a> {
     pub forwarder: &'a Forwarder,
     /// Bounds every Maildir below the home.
     pub quota: Quota,
+    /// What forwards have of the message.
+    pub inherits: &'a Inheritance,
 }
 
 /// What was done.
@@ -145,7 +148,10 @@ impl Carrier<'_> {
     /// Queues copies for `recipients`.
     pub(crate) fn forward(&self, recipients: &[&[u8]], new_sender: &[u8]) -> Result<u32, Failure> {
         let delivered_to = self.delivery.delivered_to_line();
-        self.forwarder.submit(&Copy { sender: new_sender, recipients, delivered_to: &delivered_to, body: self.body })
+        let inherits = self.inherits.clone();
+        // With the sender of a list the copy is a new message (RFC 3461 §5.2.7.3).
+        let inherits = if new_sender == self.delivery.sender { inherits } else { inherits.for_list() };
+        self.forwarder.submit(&Copy { sender: new_sender, recipients, delivered_to: &delivered_to, body: self.body, inherits })
     }
 
     fn maildir(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {

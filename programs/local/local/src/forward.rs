@@ -6,7 +6,8 @@
 use crate::failure::Failure;
 use crate::queue_program::QueueProgram;
 use ipc::Refusal;
-use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_SMTPUTF8};
+use ipc::inheritance::Inheritance;
+use ipc::queue::{Answer, FLAG_EIGHT_BIT, FLAG_REQUIRETLS, FLAG_SMTPUTF8};
 use ipc::submission::Submission;
 use maildir::{Body, Stopped};
 use sandbox::Socket;
@@ -35,6 +36,8 @@ pub struct Copy<'a> {
     /// Goes before the body.
     pub delivered_to: &'a [u8],
     pub body: &'a Body,
+    /// What it has of the message that it is a copy of.
+    pub inherits: Inheritance,
 }
 
 /// Sender and recipients, checked.
@@ -65,6 +68,12 @@ impl Forwarder {
         let envelope = envelope(copy)?;
         let result = match self {
             Self::Socket(run) => submit_socket(run.as_ref(), copy, envelope),
+            // The interface of qmail-queue has no word for it, and nothing may go on without the protection that was asked for.
+            Self::Program(_) if copy.inherits.flags & FLAG_REQUIRETLS != 0 => {
+                return Err(Failure::temporary(
+                    "Unable to forward message: QMAILQUEUE cannot take one that demands TLS. (#4.7.0)",
+                ));
+            }
             Self::Program(program) => program.submit(copy, &envelope),
         };
         result.map_err(|refused| {
@@ -90,12 +99,14 @@ fn envelope(copy: &Copy<'_>) -> Result<Envelope, Failure> {
 fn submit_socket(run: Option<&OwnedFd>, copy: &Copy<'_>, envelope: Envelope) -> Result<u32, Failure> {
     let no_queue = |_: io::Error| Failure::temporary("qq trouble making network connection (#4.3.0)");
     let run = run.ok_or_else(|| no_queue(io::ErrorKind::NotFound.into()))?;
-    let flags = flags(copy.body, &envelope)?;
+    let flags = flags(copy.body, &envelope)? | copy.inherits.flags;
     let mut submission = connect(run).map_err(no_queue)?;
     let Envelope { sender, recipients } = envelope;
     submission.begin(sender, flags).map_err(no_queue)?;
+    copy.inherits.of_message().try_for_each(|item| submission.item(&item)).map_err(no_queue)?;
     for recipient in recipients {
         submission.recipient(recipient).map_err(no_queue)?;
+        copy.inherits.of_recipient().try_for_each(|item| submission.item(&item)).map_err(no_queue)?;
     }
     submission.data(copy.delivered_to).map_err(no_queue)?;
     let sent = copy.body.each_chunk(|chunk| submission.data(chunk).map(|()| true));
@@ -146,7 +157,8 @@ mod tests {
     fn addresses_that_no_envelope_can_hold() {
         let body = Body::new(tempfile::tempfile().unwrap()).unwrap();
         let submit = |recipient: &[u8]| {
-            let copy = Copy { sender: b"", recipients: &[recipient], delivered_to: b"", body: &body };
+            let copy =
+                Copy { sender: b"", recipients: &[recipient], delivered_to: b"", body: &body, inherits: Inheritance::nothing() };
             Forwarder::Socket(None).submit(&copy).unwrap_err()
         };
         assert!(submit(&[b'a'; 1003]).is_permanent);

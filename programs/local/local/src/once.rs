@@ -46,12 +46,13 @@ fn serve(work: &Seqpacket) -> io::Result<()> {
     let mut datagram = vec![0; DATAGRAM_LEN_MAX];
     let Received::Datagram(len, fd) = work.recv_with_fd(&mut datagram)? else { return Ok(()) };
     let request = Request::decode(datagram.get(..len).unwrap_or_default())?;
-    let (Request::Deliver { number, sender, recipient, default_delivery, settings }, Some(message)) = (request, fd) else {
+    let (Request::Deliver { number, sender, recipient, default_delivery, settings, inherits }, Some(message)) = (request, fd)
+    else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a delivery"));
     };
     let carried_out = end_with_the_asker(work)?;
     let shell = Shell::captured();
-    let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
+    let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0 };
     let result = deliver(&shell, &sender, &recipient, &manner, message);
     carried_out.store(true, Ordering::SeqCst);
     work.send(&report(number, &shell.take_output(), result).encode())
@@ -99,6 +100,7 @@ fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Mann
         shell: Some(shell),
         forwarder: &Forwarder::from_environment(&root),
         quota: orders.quota,
+        inherits: &orders.inherits,
     };
     let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
     Ok(carrier.carry_out(&plan)?.text())

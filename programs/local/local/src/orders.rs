@@ -4,6 +4,7 @@
 //! the account's forwards are the default delivery. The quota bounds every Maildir in the home, whoever names it.
 
 use crate::failure::Failure;
+use ipc::inheritance::Inheritance;
 use ipc::mailbox::{Settings, Vacation};
 use maildir::Quota;
 
@@ -13,6 +14,8 @@ pub(crate) struct Manner {
     pub default_delivery: Vec<u8>,
     /// An [`ipc::mailbox`] message.
     pub settings: Vec<u8>,
+    /// An [`ipc::inheritance`] message.
+    pub inherits: Vec<u8>,
 }
 
 /// The same, understood.
@@ -22,6 +25,8 @@ pub(crate) struct Orders {
     pub default_delivery: Vec<u8>,
     pub quota: Quota,
     pub vacation: Option<Vacation>,
+    /// What forwards have of the message.
+    pub inherits: Inheritance,
 }
 
 impl Orders {
@@ -30,6 +35,7 @@ impl Orders {
     pub(crate) fn read(manner: &Manner) -> Result<Self, Failure> {
         let settings = Settings::from_bytes(&manner.settings);
         let settings = settings.map_err(|_| Failure::temporary("qmail-auth and qmail-local are of two versions. (#4.3.5)"))?;
+        let inherits = inherited(&manner.inherits)?;
         let Settings { quota_bytes, quota_messages, defers, forward, keeps_copy, vacation } = settings;
         let quota = Quota { bytes: quota_bytes, messages: quota_messages, defers };
         let mut lines = Vec::new();
@@ -37,8 +43,14 @@ impl Orders {
             lines.push(manner.default_delivery.clone());
         }
         lines.extend(forward.iter().map(|address| [b"&", address.as_bytes()].concat()));
-        Ok(Self { default_delivery: lines.join(&b'\n'), quota, vacation })
+        Ok(Self { default_delivery: lines.join(&b'\n'), quota, vacation, inherits })
     }
+}
+
+/// # Errors
+/// Temporary: it is of another version of qmail.
+pub(crate) fn inherited(bytes: &[u8]) -> Result<Inheritance, Failure> {
+    Inheritance::from_bytes(bytes).map_err(|_| Failure::temporary("qmail-send and qmail-local are of two versions. (#4.3.5)"))
 }
 
 #[cfg(test)]
@@ -51,13 +63,15 @@ mod tests {
         let read = |forward: &[&str], keeps_copy| {
             let forward = forward.iter().map(|a| Address::new(a.as_bytes()).unwrap()).collect();
             let settings = Settings { forward, keeps_copy, ..Settings::default() }.to_bytes().0;
-            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings };
+            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings, inherits: Vec::new() };
             String::from_utf8(Orders::read(&manner).unwrap().default_delivery).unwrap()
         };
         assert_eq!(read(&[], false), "./Maildir/");
         assert_eq!(read(&["a@b", "c@d"], false), "&a@b\n&c@d");
         assert_eq!(read(&["a@b"], true), "./Maildir/\n&a@b");
-        let odd = Manner { default_delivery: Vec::new(), settings: b"x".to_vec() };
-        assert!(!Orders::read(&odd).unwrap_err().is_permanent);
+        for (settings, inherits) in [(&b"x"[..], &b""[..]), (b"", b"x")] {
+            let odd = Manner { default_delivery: Vec::new(), settings: settings.to_vec(), inherits: inherits.to_vec() };
+            assert!(!Orders::read(&odd).unwrap_err().is_permanent);
+        }
     }
 }

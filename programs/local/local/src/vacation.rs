@@ -30,18 +30,20 @@ pub(crate) fn counts_at(vacation: &Vacation, now_s: u64) -> bool {
 }
 
 /// What was delivered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Delivered<'a> {
     pub(crate) sender: &'a [u8],
     /// The address as the sender had it.
     pub(crate) recipient: &'a [u8],
     pub(crate) body: &'a Body,
     pub(crate) now_s: u64,
+    /// What the reply has of the message.
+    pub(crate) inherits: ipc::inheritance::Inheritance,
 }
 
 /// Replies, if the sender is to have a reply.
 pub(crate) fn reply(vacation: &Vacation, home: &Home, delivered: Delivered<'_>, forwarder: &Forwarder) {
-    let Delivered { sender, recipient, body, now_s } = delivered;
+    let Delivered { sender, recipient, body, now_s, inherits } = delivered;
     let Some(header) = header(body) else { return };
     let own = [vacation.address.as_bytes(), recipient];
     if !is_due(sender, &header, &own) || !matches!(note(home, vacation, sender, now_s), Ok(true)) {
@@ -59,7 +61,7 @@ pub(crate) fn reply(vacation: &Vacation, home: &Home, delivered: Delivered<'_>, 
     };
     let Ok(body) = sys::memfd::sealed(&reply.build()).and_then(|fd| Body::new(File::from(fd))) else { return };
     // RFC 3834 §3.3: a reply has an empty return path, so nothing ever answers it.
-    let _ = forwarder.submit(&Copy { sender: b"", recipients: &[sender], delivered_to: b"", body: &body });
+    let _ = forwarder.submit(&Copy { sender: b"", recipients: &[sender], delivered_to: b"", body: &body, inherits });
 }
 
 /// `None`: longer than is looked at, or not to be read.

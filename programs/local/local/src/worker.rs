@@ -10,9 +10,10 @@ use crate::carry_out::{Carrier, bounded, check_loop, dot_qmail, open_maildir, tr
 use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::home::{DotQmail, Home, make_home};
-use crate::orders::{Manner, Orders};
+use crate::orders::{Manner, Orders, inherited};
 use crate::vacation::{self, Delivered};
 use dotqmail::{Delivery, Instruction, Plan};
+use ipc::inheritance::Inheritance;
 use ipc::lspawn::Existence;
 use ipc::worker::{Recipient, Report, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message, clip};
@@ -121,7 +122,7 @@ struct Waiting {
 
 enum What {
     Plan { home: Home, found: DotQmail, orders: Orders },
-    Targets(Vec<Address>),
+    Targets(Vec<Address>, Inheritance),
 }
 
 /// What a request turned out to be.
@@ -191,8 +192,8 @@ impl Worker {
             Request::Exists { number, recipient, default_delivery: _ } => {
                 return Step::Answer(Report::Exists { number, answer: self.exists(&recipient) });
             }
-            Request::Deliver { number, sender, recipient, default_delivery, settings } => {
-                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
+            Request::Deliver { number, sender, recipient, default_delivery, settings, inherits } => {
+                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0 };
                 let step = body(message).and_then(|body| {
                     let alike = before.filter(|b| b.recipient == recipient && b.manner == manner);
                     match alike.map(|before| Arc::clone(&before.maildir)) {
@@ -206,10 +207,11 @@ impl Worker {
                 });
                 (number, step)
             }
-            Request::Forward { number, sender, recipient, targets } => {
+            Request::Forward { number, sender, recipient, targets, inherits } => {
                 let step = body(message).and_then(|body| {
                     check_loop(&delivery(&sender, &recipient), &body)?;
-                    Ok(Step::Waiting(Waiting { number, sender, recipient, body, what: What::Targets(targets) }))
+                    let what = What::Targets(targets, inherited(&inherits)?);
+                    Ok(Step::Waiting(Waiting { number, sender, recipient, body, what }))
                 });
                 (number, step)
             }
@@ -338,24 +340,38 @@ impl Worker {
                     shell: None,
                     forwarder: &self.forwarder,
                     quota: orders.quota,
+                    inherits: &orders.inherits,
                 };
                 let done = carrier.carry_out(&plan).map(|done| done.text());
                 if let (Ok(_), Some(vacation)) = (&done, &orders.vacation) {
                     let recipient = delivery.recipient();
-                    let delivered = Delivered { sender: delivery.sender, recipient: &recipient, body: &body, now_s };
+                    let delivered = Delivered {
+                        sender: delivery.sender,
+                        recipient: &recipient,
+                        body: &body,
+                        now_s,
+                        inherits: orders.inherits.for_reply(),
+                    };
                     vacation::reply(vacation, &home, delivered, &self.forwarder);
                 }
                 done
             }
-            What::Targets(targets) => self.forward(&delivery, &targets, &body),
+            What::Targets(targets, inherits) => self.forward(&delivery, &targets, &body, inherits),
         };
         report(number, b"", result)
     }
 
-    fn forward(&self, delivery: &Delivery<'_>, targets: &[Address], body: &Body) -> Result<String, Failure> {
+    fn forward(
+        &self,
+        delivery: &Delivery<'_>,
+        targets: &[Address],
+        body: &Body,
+        inherits: Inheritance,
+    ) -> Result<String, Failure> {
         let recipients: Vec<&[u8]> = targets.iter().map(Address::as_bytes).collect();
         let delivered_to = delivery.delivered_to_line();
-        let copy = crate::forward::Copy { sender: delivery.sender, recipients: &recipients, delivered_to: &delivered_to, body };
+        let sender = delivery.sender;
+        let copy = crate::forward::Copy { sender, recipients: &recipients, delivered_to: &delivered_to, body, inherits };
         let qp = self.forwarder.submit(&copy)?;
         Ok(format!("did 0+{}+0\nqp {qp}\n", recipients.len()))
     }

@@ -127,7 +127,7 @@ impl Worker {
         let number = self.number();
         let sender = Address::new(b"s@er").unwrap();
         let (default_delivery, settings) = ("./Maildir/".into(), settings.to_bytes());
-        self.send(&Request::Deliver { number, sender, recipient, default_delivery, settings }, body);
+        self.send(&Request::Deliver { number, sender, recipient, default_delivery, settings, inherits: "".into() }, body);
         match self.report() {
             Report::Done { number: answered, verdict, text } if answered == number => {
                 (verdict, String::from_utf8(text.0).unwrap())
@@ -194,7 +194,7 @@ fn queue(place: &Place, answer: Answer) -> std::thread::JoinHandle<(String, Vec<
                 Item::Recipient(address) => to.push(address.to_string()),
                 Item::Data(data) => body.extend_from_slice(data),
                 Item::Commit => committed = true,
-                other => panic!("{other:?}"),
+                other => to.push(format!("{other:?}")),
             })
             .unwrap();
         }
@@ -238,7 +238,14 @@ fn requests_that_come_together_are_all_answered_and_all_there() {
         let body = format!("N: {number}\n\n{}", "x".repeat(usize::try_from(number).unwrap() * 3000));
         let sender = Address::null();
         worker.send(
-            &Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings: "".into() },
+            &Request::Deliver {
+                number,
+                sender,
+                recipient,
+                default_delivery: "./Maildir/".into(),
+                settings: "".into(),
+                inherits: "".into(),
+            },
             body.as_bytes(),
         );
     }
@@ -325,7 +332,14 @@ fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
             let worker = Worker::start(&place, &["--once"]);
             let sender = Address::null();
             let recipient = place.recipient("", "");
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into() };
+            let request = Request::Deliver {
+                number,
+                sender,
+                recipient,
+                default_delivery: "".into(),
+                settings: "".into(),
+                inherits: "".into(),
+            };
             worker.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
             worker
         })
@@ -372,6 +386,47 @@ fn forwards_and_aliases_go_to_the_queue_before_success_is_said() {
     worker.end();
 }
 
+/// What the message was asked for goes with its copies; a list's are messages of their own, as well protected.
+#[test]
+fn forwards_inherit() {
+    use ipc::inheritance::Inheritance;
+    use ipc::options::{Options, RecipientOptions};
+    use wire::dsn::Notify;
+    let place = Place::new();
+    place.qmail(".qmail", "&a@b\n");
+    place.qmail(".qmail-list", "&a@b\n");
+    place.qmail(".qmail-list-owner", "");
+    let recipients = vec![RecipientOptions { recipient: 0, notify: Some(Notify::NEVER), orcpt: None }];
+    let (deliver_by, priority) = (wire::DeliverBy::from_bits(9, 1), wire::Priority::new(3));
+    let options = Options { deliver_by, priority, recipients, ..Options::none() };
+    let inherits = Inheritance { flags: ipc::queue::FLAG_REQUIRETLS, options }.to_bytes();
+    let worker = Worker::system(&place);
+    let forward = |(dash, ext): (&str, &str)| {
+        let sent = queue(&place, Answer::Accepted { id: 7, pid: 99 });
+        let (sender, recipient, inherits) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext), inherits.clone());
+        let (default_delivery, settings) = ("".into(), "".into());
+        worker.send(&Request::Deliver { number: 1, sender, recipient, default_delivery, settings, inherits }, BODY);
+        assert!(matches!(worker.report(), Report::Done { verdict: Verdict::Success, .. }));
+        let (from, items, _) = sent.join().unwrap();
+        (from, items.join(" "))
+    };
+    let by = format!("{:?}", Item::DeliverBy(deliver_by.unwrap()));
+    let (priority, never) = (Item::Priority(priority.unwrap()), Item::Notify(Notify::NEVER));
+    assert_eq!(forward(("", "")), ("s@er 4".to_owned(), format!("{by} {priority:?} a@b {never:?}")));
+    assert_eq!(forward(("-", "list")), ("joe-list-owner@example.org 4".to_owned(), format!("{priority:?} a@b")));
+    // An alias of a virtual domain, and what nobody can read.
+    for (inherits, expected) in [(inherits.clone(), Verdict::Success), ("x".into(), Verdict::Deferral)] {
+        let sent = (expected == Verdict::Success).then(|| queue(&place, Answer::Accepted { id: 7, pid: 99 }));
+        let (sender, recipient, targets) = (Address::null(), place.recipient("", ""), vec![Address::new(b"x@y").unwrap()]);
+        worker.send(&Request::Forward { number: 2, sender, recipient, targets, inherits }, BODY);
+        assert!(matches!(worker.report(), Report::Done { verdict, .. } if verdict == expected));
+        if let Some(sent) = sent {
+            assert_eq!(sent.join().unwrap().0, " 4");
+        }
+    }
+    worker.end();
+}
+
 #[test]
 fn a_domains_aliases_are_forwarded_with_the_loop_check() {
     let place = Place::new();
@@ -380,7 +435,7 @@ fn a_domains_aliases_are_forwarded_with_the_loop_check() {
     let forward = |number, body: &[u8]| {
         let targets = vec![Address::new(b"x@y").unwrap()];
         let recipient = place.recipient_at(&place.path("homes"), "", "");
-        worker.send(&Request::Forward { number, sender: Address::null(), recipient, targets }, body);
+        worker.send(&Request::Forward { number, sender: Address::null(), recipient, targets, inherits: "".into() }, body);
         worker.report()
     };
     let report = forward(1, BODY);
@@ -446,7 +501,14 @@ fn letters_that_come_together_are_judged_one_by_one() {
         for (dash, ext, loops) in asked {
             let (sender, recipient) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext));
             let (number, settings) = (worker.number(), "".into());
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings };
+            let request = Request::Deliver {
+                number,
+                sender,
+                recipient,
+                default_delivery: "./Maildir/".into(),
+                settings,
+                inherits: "".into(),
+            };
             worker.send(&request, if loops { letter().into_bytes() } else { BODY.to_vec() }.as_slice());
         }
         let mut verdicts: Vec<_> = asked
@@ -515,6 +577,7 @@ fn without_a_message_nothing_is_delivered() {
         recipient: place.recipient("", ""),
         default_delivery: "./Maildir/".into(),
         settings: "".into(),
+        inherits: "".into(),
     };
     worker.work.send(&request.encode()).unwrap();
     assert!(matches!(worker.report(), Report::Done { number: 1, verdict: Verdict::Deferral, .. }));
@@ -544,7 +607,10 @@ fn a_virtual_users_quota_bounds_each_way_into_the_mailbox() {
     for _ in 0..asked {
         let (number, sender) = (worker.number(), Address::new(b"s@er").unwrap());
         let (recipient, default_delivery) = (place.recipient("", ""), "./Maildir/".into());
-        worker.send(&Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes() }, BODY);
+        worker.send(
+            &Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes(), inherits: "".into() },
+            BODY,
+        );
     }
     let verdicts: Vec<_> = (0..asked)
         .map(|_| match worker.report() {

@@ -44,14 +44,14 @@ fn work(args: &[String]) {
                 let answer = if &recipient.ext[..] == b"list" { Existence::Yes {} } else { Existence::No {} };
                 socket.send(&Report::Exists { number, answer }.encode()).unwrap();
             }
-            Request::Deliver { number, sender, recipient, default_delivery, settings } => {
+            Request::Deliver { number, sender, recipient, default_delivery, settings, .. } => {
                 let mut says = describe(args, &recipient, &default_delivery, body);
                 if !settings.is_empty() {
                     says += &format!(" settings={settings:?}");
                 }
                 obey(&socket, args, number, sender.local(), says);
             }
-            Request::Forward { number, recipient, targets, sender } => {
+            Request::Forward { number, recipient, targets, sender, .. } => {
                 let says = format!("{} to {targets:?}", describe(args, &recipient, b"-", body));
                 obey(&socket, args, number, sender.local(), says);
             }

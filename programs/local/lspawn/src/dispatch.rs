@@ -308,7 +308,7 @@ mod tests {
         let domain = Domain::new(b"v.example").unwrap();
         let target = rules.mailbox(&domain, &entry, None, b"", &address, false).unwrap();
         let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
-        let ask = Ask::Deliver { sender: Address::new(order.as_bytes()).unwrap(), settings: "".into() };
+        let ask = Ask::Deliver { sender: Address::new(order.as_bytes()).unwrap(), settings: "".into(), inherits: "".into() };
         let body = Some(sys::memfd::sealed(b"x").unwrap());
         let origin = Origin { client: 7, number };
         let task = Task { origin, ask, address, body, stage: Stage::Queued, deadline, target: Some(target), retried: false };
@@ -341,7 +341,7 @@ mod tests {
             service.rules.ids = control::Ids::parse(b"qmailq 61103 61100\nalias 61106 61106\n").unwrap();
         }
         let id = service.next_number();
-        let ask = Ask::Deliver { sender: Address::null(), settings: "".into() };
+        let ask = Ask::Deliver { sender: Address::null(), settings: "".into(), inherits: "".into() };
         let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
         let (origin, address) = (Origin { client: 7, number: 1 }, Address::new(b"newcomer@h").unwrap());
         let task = Task { origin, ask, address, body: None, stage: Stage::Asked, deadline, target: None, retried: false };

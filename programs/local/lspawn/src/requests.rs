@@ -70,14 +70,14 @@ impl Service {
     /// False for a job that is not ours.
     fn on_job(&mut self, client: u64, job: Job, body: OwnedFd) -> bool {
         let (number, address, ask, to) = match job {
-            Job::System { number, sender, recipient, .. } => {
-                (number, recipient, Ask::Deliver { sender, settings: Bytes::default() }, To::System)
+            Job::System { number, sender, recipient, inherits, .. } => {
+                (number, recipient, Ask::Deliver { sender, settings: Bytes::default(), inherits }, To::System)
             }
-            Job::Mailbox { number, sender, recipient, domain, user, ext, settings, .. } => {
-                (number, recipient, Ask::Deliver { sender, settings }, To::Mailbox { domain, user: user.0, ext: ext.0 })
+            Job::Mailbox { number, sender, recipient, domain, user, ext, settings, inherits, .. } => {
+                (number, recipient, Ask::Deliver { sender, settings, inherits }, To::Mailbox { domain, user: user.0, ext: ext.0 })
             }
-            Job::Alias { number, sender, recipient, domain, targets, .. } => {
-                (number, recipient, Ask::Forward { sender, targets }, To::Alias { domain })
+            Job::Alias { number, sender, recipient, domain, targets, inherits, .. } => {
+                (number, recipient, Ask::Forward { sender, targets, inherits }, To::Alias { domain })
             }
             Job::Remote { .. } => return false,
         };

@@ -30,10 +30,12 @@ pub enum Ask {
     Deliver {
         sender: Address,
         settings: Bytes,
+        inherits: Bytes,
     },
     Forward {
         sender: Address,
         targets: Vec<Address>,
+        inherits: Bytes,
     },
     Exists,
     /// May the user of this name log in? With `session` he does.
@@ -99,12 +101,13 @@ impl Task {
         // POP3 serves Maildirs, so that is what a virtual user has whatever system users are used to.
         let default_delivery = Bytes::from(if target.base.is_some() { b"./Maildir/" } else { default_delivery });
         Some(match &self.ask {
-            Ask::Deliver { sender, settings } => {
-                let (sender, settings) = (sender.clone(), settings.clone());
-                worker::Request::Deliver { number, sender, recipient, default_delivery, settings }
+            Ask::Deliver { sender, settings, inherits } => {
+                let (sender, settings, inherits) = (sender.clone(), settings.clone(), inherits.clone());
+                worker::Request::Deliver { number, sender, recipient, default_delivery, settings, inherits }
             }
-            Ask::Forward { sender, targets } => {
-                worker::Request::Forward { number, sender: sender.clone(), recipient, targets: targets.clone() }
+            Ask::Forward { sender, targets, inherits } => {
+                let (sender, targets, inherits) = (sender.clone(), targets.clone(), inherits.clone());
+                worker::Request::Forward { number, sender, recipient, targets, inherits }
             }
             Ask::Exists => worker::Request::Exists { number, recipient, default_delivery },
             Ask::LogIn { .. } => return None,

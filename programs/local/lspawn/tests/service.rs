@@ -202,7 +202,13 @@ impl Client {
     }
 
     fn system(&mut self, sender: &str, recipient: &str) -> u64 {
-        self.ask(|number| Job::System { number, message: 7, sender: address(sender), recipient: address(recipient) })
+        self.ask(|number| Job::System {
+            number,
+            message: 7,
+            sender: address(sender),
+            recipient: address(recipient),
+            inherits: "".into(),
+        })
     }
 
     fn mailbox(&mut self, sender: &str, domain: &str, user: &str, ext: &str) -> u64 {
@@ -218,6 +224,7 @@ impl Client {
             user,
             ext,
             settings: "".into(),
+            inherits: "".into(),
         })
     }
 
@@ -304,7 +311,7 @@ fn virtual_users_run_as_their_domain_says_below_its_base() {
     let domain = Domain::new(b"v.example").unwrap();
     let targets = vec![address("a@b"), address("c@d")];
     let recipient = address("team@v.example");
-    send.ask(|number| Job::Alias { number, message: 7, sender: address("ok"), recipient, domain, targets });
+    send.ask(|number| Job::Alias { number, message: 7, sender: address("ok"), recipient, domain, targets, inherits: "".into() });
     let (_, letter, text) = send.answer();
     assert_eq!(letter, 'K', "{text}");
     assert!(text.ends_with("to [<a@b>, <c@d>]"), "{text}");

@@ -10,8 +10,8 @@ use message::bounce::{Action, Notice};
 use message::verp;
 use schedule::{Channel, Lane, retry};
 use spool::{Change, Envelope, Outlook, RecipientState};
-use wire::Address;
 use wire::dsn::Notify;
+use wire::{Address, DeliverBy, Priority};
 
 /// All last replies of a message together, about: of a long list each recipient's is cut shorter.
 const REPLIES_LEN_MAX: usize = 16 << 20;
@@ -176,6 +176,52 @@ impl Active {
         self.options.as_ref()?.hold_until_s
     }
 
+    /// The time to deliver it by (RFC 2852).
+    #[must_use]
+    pub fn deliver_by(&self) -> Option<DeliverBy> {
+        self.options.as_ref()?.deliver_by
+    }
+
+    /// That time has passed, and who is not delivered to by now never will be.
+    #[must_use]
+    pub fn is_too_late(&self, now_s: u64) -> bool {
+        self.deliver_by().is_some_and(|by| by.returns && now_s >= by.at_s)
+    }
+
+    /// That time has passed, and a sender who wants to know has not been told by anybody before us.
+    #[must_use]
+    pub fn is_overdue(&self, now_s: u64) -> bool {
+        self.deliver_by().is_some_and(|by| !by.returns && !by.told && now_s >= by.at_s)
+    }
+
+    /// The next moment at which that time makes a difference, from `now_s` on.
+    #[must_use]
+    pub fn deadline_s(&self, now_s: u64) -> Option<u64> {
+        self.deliver_by().filter(|by| by.returns || !by.told && by.at_s > now_s).map(|by| by.at_s)
+    }
+
+    /// Not beyond that moment.
+    fn in_time(&self, due_s: u64, now_s: u64) -> u64 {
+        self.deadline_s(now_s).map_or(due_s, |at_s| due_s.min(at_s))
+    }
+
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.options.as_ref().and_then(|options| options.priority).unwrap_or_default()
+    }
+
+    /// Does anybody hear of a report?
+    fn has_sender(&self) -> bool {
+        !verp::base(&self.envelope.sender).is_null() && self.envelope.sender.as_bytes() != verp::DOUBLE_BOUNCE_SENDER
+    }
+
+    /// Was the sender told that it takes long, for this recipient?
+    #[must_use]
+    pub fn is_warned(&self, recipient: u32) -> bool {
+        let recipient = self.recipients.get(recipient as usize);
+        recipient.is_some_and(|recipient| matches!(recipient.state, RecipientState::Pending { warned: true, .. }))
+    }
+
     /// When its first attempt was, or will be, due: its time in the queue begins then.
     #[must_use]
     pub fn start_s(&self) -> u64 {
@@ -191,10 +237,13 @@ impl Active {
     /// Recipients whose sender wants to know that it takes long, was not told, and should be now.
     pub fn delayed(&self, now_s: u64) -> impl Iterator<Item = u32> {
         let is_late = self.options.is_some() && now_s >= self.start_s().saturating_add(DELAY_S);
-        let numbered = (0_u32..).zip(&self.recipients).filter(move |_| is_late);
-        numbered.filter_map(|(number, recipient)| {
-            let is_tried = matches!(recipient.state, RecipientState::Pending { attempts: 1.., warned: false, .. });
-            (is_tried && self.notify(number).is_some_and(Notify::of_delay)).then_some(number)
+        let is_overdue = self.is_overdue(now_s);
+        let numbered = (0_u32..).zip(&self.recipients).filter(move |_| (is_late || is_overdue) && self.has_sender());
+        numbered.filter_map(move |(number, recipient)| {
+            let RecipientState::Pending { attempts, warned: false, .. } = recipient.state else { return None };
+            let notify = self.notify(number);
+            let is_asked = is_late && attempts > 0 && notify.is_some_and(Notify::of_delay);
+            (is_asked || is_overdue && notify.is_none_or(Notify::of_delay)).then_some(number)
         })
     }
 
@@ -214,6 +263,11 @@ impl Active {
             self.succeeded = 0;
         }
         changes
+    }
+
+    /// Recipients that are not done.
+    pub fn pending(&self) -> impl Iterator<Item = u32> {
+        (0_u32..).zip(&self.recipients).filter(|(_, recipient)| recipient.state.is_pending()).map(|(number, _)| number)
     }
 
     /// Where a recipient is delivered to.
@@ -238,10 +292,12 @@ impl Active {
         Some(Change { recipient, state })
     }
 
-    /// `how` it was delivered is told to a sender who wants to know; `None`: somebody else tells him.
-    pub fn delivered(&mut self, recipient: u32, how: Option<How>) -> Option<Change> {
-        let wants = self.notify(recipient).is_some_and(Notify::of_success) && !verp::base(&self.envelope.sender).is_null();
-        let how = how.filter(|_| wants && self.envelope.sender.as_bytes() != verp::DOUBLE_BOUNCE_SENDER);
+    /// `how` it was delivered is told to a sender who wants to know; `None`: somebody else tells him. `leaves`: it left the servers that keep
+    /// the time to deliver by, or each relay is to be told: then he wants to know unless he said that he does not.
+    pub fn delivered(&mut self, recipient: u32, how: Option<How>, leaves: bool) -> Option<Change> {
+        let notify = self.notify(recipient);
+        let wants = notify.is_some_and(Notify::of_success) || leaves && notify.is_none_or(Notify::of_delay);
+        let how = how.filter(|_| wants && self.has_sender());
         self.finish(recipient, how.map_or(RecipientState::Done, |how| RecipientState::Succeeded { how: how as u8 }))
     }
 
@@ -261,7 +317,7 @@ impl Active {
 
     /// An attempt was made, and another one is to be made by the schedule.
     pub fn deferred(&mut self, recipient: u32, reply: &[u8], channel: Channel, now_s: u64) -> Option<Change> {
-        let due = retry::next_s(self.start_s(), now_s, channel);
+        let due = self.in_time(retry::next_s(self.start_s(), now_s, channel), now_s);
         let reply = self.clip(reply);
         let known = self.recipients.get_mut(recipient as usize)?;
         let RecipientState::Pending { attempts, due_s, last_reply, .. } = &mut known.state else { return None };
@@ -272,7 +328,8 @@ impl Active {
     }
 
     /// No attempt was made, for no fault of the recipient: again at `due`.
-    pub fn put_off(&mut self, recipient: u32, due: u64) {
+    pub fn put_off(&mut self, recipient: u32, due: u64, now_s: u64) {
+        let due = self.in_time(due, now_s);
         self.next_due_s = self.next_due_s.min(due);
         if let Some(Recipient { state: RecipientState::Pending { due_s, .. }, .. }) = self.recipients.get_mut(recipient as usize)
         {
@@ -310,11 +367,11 @@ mod tests {
     #[test]
     fn a_recipient_comes_to_one_end() {
         let mut message = active(3);
-        assert!(message.delivered(0, None).is_some());
-        assert!(message.delivered(0, None).is_none() && message.refused(0, b"x").is_none());
+        assert!(message.delivered(0, None, false).is_some());
+        assert!(message.delivered(0, None, false).is_none() && message.refused(0, b"x").is_none());
         assert!(message.deferred(0, b"x", Channel::Local, 1000).is_none());
         assert!(message.refused(1, b"No").is_some());
-        assert!(message.delivered(9, None).is_none());
+        assert!(message.delivered(9, None, false).is_none());
         assert_eq!((message.pending, message.failed), (1, 1));
         let change = message.deferred(2, b"Busy", Channel::Remote, 1000).unwrap();
         let last_reply = b"Busy".to_vec();

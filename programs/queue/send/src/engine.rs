@@ -16,7 +16,7 @@ mod settle;
 mod tests;
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -167,6 +167,8 @@ pub struct Engine<S> {
     /// How fast retries are read, and how fast they are started.
     reading: Pace,
     starting: Pace,
+    /// When active messages are to be delivered by, of those for which that makes a difference.
+    deadlines: BTreeSet<(u64, u64)>,
     /// Messages that wait for a site (or local delivery: the empty one) which has more than enough to do.
     parked: HashMap<Site, VecDeque<(u64, Lane)>>,
     jobs: HashMap<u64, delivery::Job>,
@@ -231,6 +233,7 @@ impl<S: Spool> Engine<S> {
             remote: Fair::new(limits.remote, true),
             reading: pace.clone(),
             starting: pace,
+            deadlines: BTreeSet::new(),
             parked: HashMap::new(),
             jobs: HashMap::new(),
             tickets: HashMap::new(),
@@ -326,6 +329,7 @@ impl<S: Spool> Engine<S> {
             return;
         }
         self.refill();
+        self.pass_deadlines();
         self.start_deliveries();
     }
 
@@ -376,7 +380,8 @@ impl<S: Spool> Engine<S> {
         let due = due.map(|due| due.max(self.reading.wait(self.now.boot)));
         let held_back = Some(self.starting.wait(self.now.boot)).filter(|wait| !wait.is_zero() && self.has_retry());
         let asked = self.routes.is_waiting().then_some(Duration::from_secs(1));
-        due.into_iter().chain(held_back).chain(asked).min()
+        let late = self.deadlines.first().map(|(at_s, _)| Duration::from_secs(at_s.saturating_sub(self.now.s)));
+        due.into_iter().chain(held_back).chain(asked).chain(late).min()
     }
 
     /// Is there a retry that only the pace holds back?

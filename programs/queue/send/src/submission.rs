@@ -271,6 +271,8 @@ impl Gathering {
             Item::Ret(ret) => options.ret.replace(ret).is_none(),
             Item::Envid(envid) => options.envid.replace(envid).is_none(),
             Item::HoldUntil(unix_s) => options.hold_until_s.replace(unix_s).is_none(),
+            Item::DeliverBy(by) => options.deliver_by.replace(by).is_none(),
+            Item::Priority(priority) => options.priority.replace(priority).is_none(),
             Item::Notify(notify) => self.last_recipient()?.notify.replace(notify).is_none(),
             Item::Orcpt(orcpt) => {
                 let len = orcpt.as_bytes().len();
@@ -348,6 +350,7 @@ mod tests {
     use ipc::queue::Packer;
     use spool::{Log as _, model::Model};
     use wire::dsn::{Envid, Notify, Orcpt, Ret};
+    use wire::{DeliverBy, Priority};
 
     struct Around {
         budget: Budget,
@@ -503,6 +506,8 @@ mod tests {
         let orcpt = |text: &str| Item::Orcpt(Orcpt::new(text.as_bytes()).unwrap());
         let (begin, to) = (Item::Begin { sender: a("s@x"), flags: 0 }, || Item::Recipient(a("r@x")));
         let (ret, envid, hold) = (Item::Ret(Ret::Headers), Item::Envid(Envid::new(b"x").unwrap()), Item::HoldUntil(7));
+        let by = Item::DeliverBy(DeliverBy::from_bits(9, 1).unwrap());
+        let urgent = Item::Priority(Priority::new(2).unwrap());
         let mut around = around();
         let mut submission = submission();
         let all = [
@@ -516,6 +521,8 @@ mod tests {
             orcpt("a;b"),
             notify("DELAY"),
             envid.clone(),
+            by.clone(),
+            urgent.clone(),
         ];
         for item in all {
             assert!(matches!(submission.item(item, &mut around), Ok(Step::More)));
@@ -527,7 +534,9 @@ mod tests {
             orcpt: orcpt.and_then(|orcpt| Orcpt::new(orcpt.as_bytes())),
         };
         let recipients = vec![of(0, "NEVER", None), of(2, "DELAY", Some("a;b"))];
-        let options = Options { ret: Some(Ret::Headers), envid: Envid::new(b"x"), hold_until_s: Some(7), recipients };
+        let (deliver_by, priority) = (DeliverBy::from_bits(9, 1), Priority::new(2));
+        let options =
+            Options { ret: Some(Ret::Headers), envid: Envid::new(b"x"), hold_until_s: Some(7), deliver_by, priority, recipients };
         assert_eq!(submitted.options, options);
         assert_eq!(around.budget.used(), submitted.held, "an ORCPT is counted, too");
         for wrong in [
@@ -536,6 +545,8 @@ mod tests {
             vec![begin.clone(), ret.clone(), ret.clone()],
             vec![begin.clone(), envid.clone(), envid],
             vec![begin.clone(), hold.clone(), hold],
+            vec![begin.clone(), by.clone(), by],
+            vec![begin.clone(), urgent.clone(), urgent],
             vec![begin.clone(), to(), notify("NEVER"), notify("NEVER")],
             vec![begin.clone(), to(), orcpt("a;b"), orcpt("a;b")],
             vec![ret.clone()],

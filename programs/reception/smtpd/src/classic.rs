@@ -213,8 +213,8 @@ impl Talk {
                 Action::JudgeHeader { .. } => {
                     self.session.step(now(), Input::Header(HeaderAnswer::Temporary), &mut self.actions);
                 }
-                // XCLIENT is not offered here.
-                Action::Admit { .. } => {}
+                // XCLIENT is not offered here, and no header is judged.
+                Action::Admit { .. } | Action::Priority(_) => {}
                 Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {

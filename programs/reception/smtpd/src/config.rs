@@ -1,8 +1,9 @@
 //! From control files to the machine's configuration.
 
+use control::smtpd::PriorityOffer;
 use sasl::Mechanisms;
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules};
+use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules, TransferRules};
 use std::io;
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
@@ -30,6 +31,14 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
         badmailfrom: BadMailFrom::new(control.badmailfrom),
         dsn: if control.offers_dsn_to_all { DsnOffer::Everybody } else { DsnOffer::Relaying },
+        transfer: TransferRules {
+            deliver_by_min_s: control.deliver_by_min_s,
+            priority: match control.priority {
+                PriorityOffer::Nobody => smtp::server::PriorityOffer::Nobody,
+                PriorityOffer::Relaying => smtp::server::PriorityOffer::Relaying,
+                PriorityOffer::Everybody => smtp::server::PriorityOffer::Everybody,
+            },
+        },
         submission: SubmissionRules {
             binds_senders: control.submission.binds_senders,
             hides_client: control.submission.hides_client,

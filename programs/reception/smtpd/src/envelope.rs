@@ -10,8 +10,9 @@ pub(crate) fn items(envelope: Envelope) -> impl Iterator<Item = Item<'static>> {
     let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
     let flags = flag(eight_bit, FLAG_EIGHT_BIT) | flag(utf8, FLAG_SMTPUTF8) | flag(requiretls, FLAG_REQUIRETLS);
     let begin = Item::Begin { sender, flags };
-    let Asked { ret, envid, hold_until_s, recipients: parameters } = asked;
+    let Asked { ret, envid, hold_until_s, deliver_by, priority, recipients: parameters } = asked;
     let of_message = ret.map(Item::Ret).into_iter().chain(envid.map(Item::Envid)).chain(hold_until_s.map(Item::HoldUntil));
+    let of_message = of_message.chain(deliver_by.map(Item::DeliverBy)).chain(priority.map(Item::Priority));
     let mut parameters = parameters.into_iter().peekable();
     let recipients = (0_u32..).zip(recipients).flat_map(move |(place, recipient)| {
         let asked = parameters.next_if(|(of, _)| *of == place).map(|(_, asked)| asked).unwrap_or_default();
@@ -25,8 +26,8 @@ pub(crate) fn items(envelope: Envelope) -> impl Iterator<Item = Item<'static>> {
 mod tests {
     use super::*;
     use smtp::command::RcptParameters;
-    use wire::Address;
     use wire::dsn::{Envid, Notify, Orcpt, Ret};
+    use wire::{Address, DeliverBy, Priority};
 
     #[test]
     fn everything_stands_behind_what_it_is_about() {
@@ -35,6 +36,8 @@ mod tests {
             ret: Some(Ret::Full),
             envid: Envid::new(b"x"),
             hold_until_s: Some(9),
+            deliver_by: DeliverBy::from_bits(10, 1),
+            priority: Priority::new(3),
             recipients: vec![(1, RcptParameters { notify: Some(Notify::NEVER), orcpt: Orcpt::new(b"rfc822;b") })],
         };
         let recipients = vec![address(b"a"), address(b"b"), address(b"c")];
@@ -44,6 +47,8 @@ mod tests {
             Item::Ret(Ret::Full),
             Item::Envid(Envid::new(b"x").unwrap()),
             Item::HoldUntil(9),
+            Item::DeliverBy(DeliverBy::from_bits(10, 1).unwrap()),
+            Item::Priority(Priority::new(3).unwrap()),
             Item::Recipient(address(b"a")),
             Item::Recipient(address(b"b")),
             Item::Notify(Notify::NEVER),

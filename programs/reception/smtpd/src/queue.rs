@@ -76,6 +76,10 @@ impl Draft {
         draft
     }
 
+    pub(crate) async fn priority(&mut self, priority: wire::Priority) {
+        self.item(&Item::Priority(priority)).await;
+    }
+
     pub(crate) async fn data(&mut self, mut data: &[u8]) {
         while !data.is_empty() && !self.is_broken {
             if let Some(full) = self.packer.push_data(&mut data) {

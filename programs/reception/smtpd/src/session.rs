@@ -177,6 +177,11 @@ impl Talk {
                     let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
                     self.draft = Some(Box::new(begun));
                 }
+                Action::Priority(priority) => {
+                    if let Some(draft) = &mut self.draft {
+                        draft.priority(priority).await;
+                    }
+                }
                 Action::Body(text) => {
                     if let Some(draft) = &mut self.draft {
                         draft.data(&text).await;

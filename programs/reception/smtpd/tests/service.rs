@@ -278,21 +278,28 @@ fn letters_go_to_the_queue() {
 
 #[test]
 fn what_is_asked_for_goes_on_to_the_queue() {
-    let system = System::start(&[]);
-    let letter = "MAIL FROM:<a@b> RET=HDRS ENVID=x+20y\r\nRCPT TO:<joe@ours.example>\r\n\
+    let system = System::start(&[("dsn", "all\n"), ("mtpriority", "all\n")]);
+    let letter = "MAIL FROM:<a@b> RET=HDRS ENVID=x+20y BY=-7;NT MT-PRIORITY=3\r\nRCPT TO:<joe@ours.example>\r\n\
         RCPT TO:<joan@ours.example> NOTIFY=SUCCESS ORCPT=rfc822;j\r\nDATA\r\n\r\n.\r\n";
     let replies = system.talk(format!("EHLO x\r\n{letter}QUIT\r\n").as_bytes());
     assert!(replies.contains("\n250-DSN\n") && replies.contains(" qp 42\n"), "{replies}");
     let asked = system.seen()[0].asked.join(" ");
+    let (front, rest) = asked.split_once("DeliverBy(").unwrap();
+    let (by, rest) = rest.split_once(" })").unwrap();
+    assert!(by.ends_with("returns: false, traces: true, told: true"), "{by}");
+    let asked = format!("{front}DeliverBy(AT){rest}");
     assert_eq!(
         asked,
-        "Ret(Headers) Envid(Envid([120, 43, 50, 48, 121])) Notify(Notify(1)) Orcpt(Orcpt([114, 102, 99, 56, 50, 50, 59, 106]))"
+        "Ret(Headers) Envid(Envid([120, 43, 50, 48, 121])) \
+         DeliverBy(AT) Priority(Priority(0)) Notify(Notify(1)) Orcpt(Orcpt([114, 102, 99, 56, 50, 50, 59, 106]))"
     );
     let now_s = sys::clock::unix_s();
     joe(&system, &format!("MAIL FROM:<joe@ours.example> HOLDFOR=1000\n{}", "RCPT TO:<a@b>\nDATA\n\n.\n"));
     let held = system.seen()[1].asked[0].strip_prefix("HoldUntil(").unwrap().trim_end_matches(')').parse::<u64>().unwrap();
     assert!((now_s + 1000..now_s + 1060).contains(&held));
-    let strangers = System::start(&[("dsn", "relay\n")]);
+    joe(&system, &format!("MAIL FROM:<joe@ours.example>\n{}", "RCPT TO:<a@b>\nDATA\nMT-Priority: 8\n\n.\n"));
+    assert_eq!(system.seen()[2].asked, ["Priority(Priority(8))"]);
+    let strangers = System::start(&[]);
     let replies = strangers.talk(b"EHLO x\r\nMAIL FROM:<a@b> RET=HDRS\r\nQUIT\r\n");
     assert!(!replies.contains("DSN") && replies.contains("\n555 5.5.4 "), "{replies}");
     let replies = joe(&strangers, "EHLO x\nMAIL FROM:<joe@ours.example> RET=HDRS\n");

@@ -80,14 +80,16 @@ pub struct Outgoing<'a> {
     body: &'a Body,
     /// `None` once the lone dot is written.
     encoder: Option<Encoder>,
+    /// Goes before the message.
+    front: Vec<u8>,
     offset: u64,
     chunk: Vec<u8>,
 }
 
 impl<'a> Outgoing<'a> {
     #[must_use]
-    pub fn new(body: &'a Body) -> Self {
-        Self { body, encoder: Some(Encoder::new()), offset: 0, chunk: Vec::new() }
+    pub fn new(body: &'a Body, front: Vec<u8>) -> Self {
+        Self { body, front, encoder: Some(Encoder::new()), offset: 0, chunk: Vec::new() }
     }
 
     /// Was everything given out, the lone dot included?
@@ -102,6 +104,7 @@ impl<'a> Outgoing<'a> {
     /// The body cannot be read any more; then the lone dot must not be sent.
     pub fn next(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
+        encoder.push(&std::mem::take(&mut self.front), out);
         if let Some(whole) = &self.body.whole {
             encoder.push(whole, out);
             encoder.finish(out);
@@ -129,7 +132,7 @@ mod tests {
 
     fn wire(content: &[u8], size: u64) -> io::Result<(Vec<u8>, u64)> {
         let body = on_tokio(Body::new(sys::memfd::sealed(content).unwrap(), size))?;
-        let (mut out, mut outgoing) = (Vec::new(), Outgoing::new(&body));
+        let (mut out, mut outgoing) = (Vec::new(), Outgoing::new(&body, Vec::new()));
         while !outgoing.is_done() {
             outgoing.next(&mut out)?;
         }

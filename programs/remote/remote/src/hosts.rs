@@ -262,7 +262,11 @@ mod tests {
             (relay(), hosts(vec![host(1, &[])]), Deferral, report::NO_RELAY),
         ] {
             let found = candidates(&route, answer.clone(), PORT_SMTP, &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
-            assert_eq!(found, Err(Judgement { verdict, text: text.to_owned(), passed_on: false }), "{answer:?}");
+            assert_eq!(
+                found,
+                Err(Judgement { verdict, text: text.to_owned(), passed_on: false, keeps_time: false }),
+                "{answer:?}"
+            );
         }
     }
 

@@ -15,7 +15,8 @@ use ipc_async::Client as Asker;
 use message::verp;
 use smtp::client::{Dsn, Finished, Outcome, Transaction};
 use smtp::command::RcptParameters;
-use wire::Address;
+use smtp::reply::Offers;
+use wire::{Address, DeliverBy, Priority};
 
 use crate::body::Body;
 use crate::hosts::{self, Bad, Candidate, Dice};
@@ -145,20 +146,24 @@ impl Courier {
     /// Transactions over one session until all is settled or the session is used up. True if it settled a recipient.
     async fn converse(&self, mut session: Session, work: &mut Work<'_>) -> bool {
         let mut progress = false;
-        if work.requiretls && !session.offers().requiretls {
-            // RFC 8689 §4.2.1: another host may know it.
-            work.no_requiretls(session.key().address);
+        if let Some(why) = work.unfit(&session) {
+            // RFC 8689 §4.2.1, RFC 2852 §4.1.3: another host may know it.
+            work.unfit = Some(why);
             self.pool.give_back(session);
             return progress;
         }
         while !work.is_settled() && session.is_ready() {
-            let batch = work.batch(session.offers().xverp);
-            let finished = session.deliver(batch.transaction, work.body).await;
+            let Some(batch) = work.batch(session.offers()) else {
+                work.unfit = Some(report::TOO_LATE.to_owned());
+                work.give_up();
+                break;
+            };
+            let finished = session.deliver(batch.transaction, work.body, batch.front).await;
             if finished.untouched {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;
             }
-            progress |= work.settle(&batch.indices, finished, session.offers().dsn);
+            progress |= work.settle(&batch.indices, finished, session.offers());
         }
         self.pool.give_back(session);
         progress
@@ -178,7 +183,7 @@ struct Work<'a> {
     /// What the last server said that would not serve us.
     last_refusal: Option<String>,
     /// Why the message can go nowhere, unless a host was out of reach that may think otherwise.
-    no_requiretls: Option<String>,
+    unfit: Option<String>,
     is_unreached: bool,
 }
 
@@ -186,6 +191,8 @@ struct Work<'a> {
 struct Batch {
     transaction: Transaction,
     indices: Vec<usize>,
+    /// Goes before the message.
+    front: Vec<u8>,
 }
 
 impl<'a> Work<'a> {
@@ -193,20 +200,8 @@ impl<'a> Work<'a> {
         let (settled, open) = (vec![None; recipients.len()], (0..recipients.len()).collect());
         let smtputf8 = flags & FLAG_SMTPUTF8 != 0 && body.survey().eight_bit_header;
         let requiretls = flags & FLAG_REQUIRETLS != 0;
-        let (last_refusal, no_requiretls, is_unreached) = (None, None, false);
-        Self {
-            sender,
-            recipients,
-            smtputf8,
-            requiretls,
-            options: None,
-            body,
-            settled,
-            open,
-            last_refusal,
-            no_requiretls,
-            is_unreached,
-        }
+        let (last_refusal, unfit, is_unreached) = (None, None, false);
+        Self { sender, recipients, smtputf8, requiretls, options: None, body, settled, open, last_refusal, unfit, is_unreached }
     }
 
     fn refused(&mut self, refused: Refused) {
@@ -216,17 +211,52 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn no_requiretls(&mut self, address: SocketAddr) {
-        self.no_requiretls = Some(report::no_requiretls(&address.ip().to_canonical().to_string()));
+    /// Why a server that is well may not have the message.
+    fn unfit(&self, session: &Session) -> Option<String> {
+        let host = session.key().address.ip().to_canonical().to_string();
+        let returning = self.deliver_by().filter(|by| by.returns);
+        let least_s = session.offers().deliver_by_min_s;
+        match (returning, least_s) {
+            _ if self.requiretls && !session.offers().requiretls => Some(report::no_requiretls(&host)),
+            (Some(_), None) => Some(report::no_deliverby(&host)),
+            (Some(by), Some(least_s)) if by.at_s.saturating_sub(sys::clock::unix_s()) < least_s => {
+                Some(report::too_little_time(&host))
+            }
+            _ => None,
+        }
+    }
+
+    fn deliver_by(&self) -> Option<DeliverBy> {
+        self.options.as_ref()?.deliver_by
+    }
+
+    /// Nobody gets it any more.
+    fn give_up(&mut self) {
+        for index in self.open.drain(..) {
+            if let (Some(slot), Some(why)) = (self.settled.get_mut(index), &self.unfit) {
+                *slot = Some(Judgement::failure(why.clone()));
+            }
+        }
     }
 
     fn is_settled(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// All open recipients; of a VERP sender that the server will not expand, one (its sender is its own).
-    fn batch(&self, xverp: bool) -> Batch {
-        let by_server = if xverp { xverp_sender(&self.sender) } else { None };
+    /// All open recipients; of a VERP sender that the server will not expand, one (its sender is its own). `None`: the time to deliver the
+    /// message by is over.
+    fn batch(&self, offers: &Offers) -> Option<Batch> {
+        let by = match self.deliver_by() {
+            Some(by) => Some(by.left(sys::clock::unix_s(), false)?),
+            None => None,
+        };
+        let priority = self.options.as_ref().and_then(|options| options.priority);
+        // RFC 6758 §4: through servers that do not know it, the priority goes in a field.
+        let tunnelled = priority.filter(|priority| !offers.priority && *priority != Priority::NORMAL);
+        let front = tunnelled.map_or_else(String::new, |priority| format!("MT-Priority: {priority}\n")).into_bytes();
+        // CRLF takes one more.
+        let front_size = if front.is_empty() { 0 } else { front.len().saturating_add(1) as u64 };
+        let by_server = if offers.xverp { xverp_sender(&self.sender) } else { None };
         let one_by_one = by_server.is_none() && verp::is_verp(&self.sender);
         let take = if one_by_one { 1 } else { self.open.len() };
         let indices: Vec<usize> = self.open.iter().copied().take(take).collect();
@@ -241,14 +271,16 @@ impl<'a> Work<'a> {
         let transaction = Transaction {
             sender,
             recipients,
-            size: survey.size,
+            size: survey.size.saturating_add(front_size),
             eight_bit: survey.eight_bit,
             smtputf8: self.smtputf8,
             xverp,
             requiretls: self.requiretls,
             dsn,
+            by,
+            priority,
         };
-        Batch { transaction, indices }
+        Some(Batch { transaction, indices, front })
     }
 
     /// What a server that offers DSN is asked for about these recipients.
@@ -261,17 +293,17 @@ impl<'a> Work<'a> {
         Some(Box::new(Dsn { ret: options.ret, envid: options.envid.clone(), recipients: indices.iter().map(of).collect() }))
     }
 
-    /// Notes what became of a batch; recipients for the next transaction stay open. `reports`: the server reports about those it took.
-    /// True if one was settled.
-    fn settle(&mut self, indices: &[usize], finished: Finished, reports: bool) -> bool {
+    /// Notes what became of a batch; recipients for the next transaction stay open. True if one was settled.
+    fn settle(&mut self, indices: &[usize], finished: Finished, offers: &Offers) -> bool {
         let before = self.open.len();
         for (index, outcome) in indices.iter().zip(&finished.outcomes) {
             if *outcome == Outcome::Next {
                 continue;
             }
             if let Some(slot) = self.settled.get_mut(*index) {
-                let passed_on = reports && self.options.is_some() && matches!(outcome, Outcome::Delivered(_));
-                *slot = Some(Judgement { passed_on, ..Judgement::from(outcome) });
+                let is_asked = self.options.is_some() && matches!(outcome, Outcome::Delivered(_));
+                let (passed_on, keeps_time) = (is_asked && offers.dsn, is_asked && offers.deliver_by_min_s.is_some());
+                *slot = Some(Judgement { passed_on, keeps_time, ..Judgement::from(outcome) });
             }
             self.open.retain(|open| open != index);
         }
@@ -280,7 +312,7 @@ impl<'a> Work<'a> {
 
     /// Whoever is open still could not be tried anywhere.
     fn judgements(self) -> Vec<Judgement> {
-        let judgement = match self.no_requiretls {
+        let judgement = match self.unfit {
             Some(text) if !self.is_unreached && self.last_refusal.is_none() => Judgement::failure(text),
             _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::NO_CONNECTION.to_owned())),
         };

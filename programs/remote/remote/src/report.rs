@@ -11,15 +11,17 @@ pub struct Judgement {
     pub text: String,
     /// The server that took it reports what becomes of it (RFC 3461).
     pub passed_on: bool,
+    /// The server that took it keeps the time to deliver it by (RFC 2852).
+    pub keeps_time: bool,
 }
 
 impl Judgement {
     pub fn deferral(text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Deferral, text: text.into(), passed_on: false }
+        Self { verdict: Verdict::Deferral, text: text.into(), passed_on: false, keeps_time: false }
     }
 
     pub fn failure(text: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Failure, text: text.into(), passed_on: false }
+        Self { verdict: Verdict::Failure, text: text.into(), passed_on: false, keeps_time: false }
     }
 }
 
@@ -31,7 +33,7 @@ impl From<&smtp::client::Outcome> for Judgement {
             Said::Deferred(_) | Said::Next => Verdict::Deferral,
             Said::Failed(_) => Verdict::Failure,
         };
-        Self { verdict, text: outcome.text().to_owned(), passed_on: false }
+        Self { verdict, text: outcome.text().to_owned(), passed_on: false, keeps_time: false }
     }
 }
 
@@ -61,16 +63,37 @@ pub fn no_requiretls(host: &str) -> String {
     format!("{host} does not support REQUIRETLS, which this message needs. (#5.7.30)\n")
 }
 
+/// RFC 2852 §4.1.3: no host for the message keeps the time to deliver it by; `host` was the last one.
+#[must_use]
+pub fn no_deliverby(host: &str) -> String {
+    format!("{host} does not support DELIVERBY, which this message needs. (#5.3.3)\n")
+}
+
+/// RFC 2852 §4.1.2: the least time of `host` is longer than what is left.
+#[must_use]
+pub fn too_little_time(host: &str) -> String {
+    format!("{host} wants more time than is left to deliver this message by. (#5.4.7)\n")
+}
+
+/// The time to deliver the message by is over.
+pub const TOO_LATE: &str = "Sorry, it could not be delivered by the time that was asked for. (#5.4.7)\n";
+
 /// The datagrams of a job's answer: as many as the texts need, the last one marked.
 #[must_use]
 pub fn answers(number: u64, judgements: Vec<Judgement>) -> Vec<Vec<u8>> {
     /// Room for the fields around the outcomes, and for those around a text.
     const FRAME_LEN: usize = 64;
     let (mut datagrams, mut outcomes, mut len) = (Vec::new(), Vec::new(), FRAME_LEN);
-    let passed_on = (0u32..).zip(&judgements).filter_map(|(recipient, judgement)| judgement.passed_on.then_some(recipient));
-    let passed_on: Vec<u32> = passed_on.collect();
+    let those = |is: fn(&Judgement) -> bool| {
+        let numbered = (0u32..).zip(&judgements);
+        numbered.filter(|(_, judgement)| is(judgement)).map(|(recipient, _)| recipient).collect::<Vec<u32>>()
+    };
+    let (passed_on, time_kept) = (those(|judgement| judgement.passed_on), those(|judgement| judgement.keeps_time));
     if !passed_on.is_empty() {
         datagrams.push(Answer::PassedOn { number, recipients: passed_on }.encode());
+    }
+    if !time_kept.is_empty() {
+        datagrams.push(Answer::TimeKept { number, recipients: time_kept }.encode());
     }
     for (recipient, judgement) in (0u32..).zip(judgements) {
         let text = clip(judgement.text.as_bytes());
@@ -113,9 +136,11 @@ mod tests {
 
     #[test]
     fn who_is_passed_on_is_said_first() {
-        let judgement = |passed_on| Judgement { verdict: Verdict::Success, text: "ok".to_owned(), passed_on };
+        let judgement = |passed_on: bool| Judgement { passed_on, keeps_time: !passed_on, ..Judgement::failure("no") };
         let datagrams = answers(7, [true, false, true].map(judgement).to_vec());
         let passed_on = Answer::PassedOn { number: 7, recipients: vec![0, 2] };
-        assert_eq!((Answer::decode(&datagrams[0]), datagrams.len()), (Ok(passed_on), 2));
+        let time_kept = Answer::TimeKept { number: 7, recipients: vec![1] };
+        let said = [&datagrams[0], &datagrams[1]].map(|datagram| Answer::decode(datagram));
+        assert_eq!((said, datagrams.len()), ([Ok(passed_on), Ok(time_kept)], 3));
     }
 }

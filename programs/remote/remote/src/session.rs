@@ -146,11 +146,12 @@ impl Session {
     }
 
     /// One transaction, to its end. Afterwards the session may be used again if [`Session::is_ready`].
-    pub async fn deliver(&mut self, transaction: Transaction, body: &Body) -> Finished {
+    /// `front`: a field that goes before the message, in LF form.
+    pub async fn deliver(&mut self, transaction: Transaction, body: &Body, front: Vec<u8>) -> Finished {
         self.transactions = self.transactions.saturating_add(1);
         let count = transaction.recipients.len();
         let actions = self.client.handle(Input::Begin(transaction));
-        match self.run(actions, Some(body)).await {
+        match self.run(actions, Some((body, front))).await {
             End::Finished(finished) => self.with_tls(finished),
             // Every transaction ends in Finished; this is what it would say.
             End::Ready | End::Unusable(_) | End::NoTls(_) | End::Closed => {
@@ -207,7 +208,7 @@ impl Session {
     }
 
     /// Runs the machine until it has something to tell. Large bodies are written as the connection takes them.
-    async fn run(&mut self, mut actions: Vec<Action>, body: Option<&Body>) -> End {
+    async fn run(&mut self, mut actions: Vec<Action>, mut body: Option<(&Body, Vec<u8>)>) -> End {
         let mut outgoing: Option<Outgoing<'_>> = None;
         loop {
             let mut handshake = false;
@@ -220,7 +221,7 @@ impl Session {
                     }
                     Action::StartTls => handshake = true,
                     Action::Deadline(stage) => self.set_deadline(stage),
-                    Action::SendBody => outgoing = body.map(Outgoing::new),
+                    Action::SendBody => outgoing = body.take().map(|(body, front)| Outgoing::new(body, front)),
                     Action::Ready => return End::Ready,
                     Action::Unusable(text) => return End::Unusable(text),
                     Action::NoTls(text) => return End::NoTls(text),

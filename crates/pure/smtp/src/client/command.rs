@@ -44,6 +44,12 @@ pub(super) fn mail(transaction: &Transaction, offers: &Offers, out: &mut Vec<u8>
         // RFC 8689 §3; `inexpressible` has looked whether it may be said.
         out.extend_from_slice(b" REQUIRETLS");
     }
+    if let Some(by) = transaction.by.filter(|_| offers.deliver_by_min_s.is_some()) {
+        out.extend_from_slice(format!(" BY={}", by.text()).as_bytes());
+    }
+    if let Some(priority) = transaction.priority.filter(|_| offers.priority) {
+        out.extend_from_slice(format!(" MT-PRIORITY={priority}").as_bytes());
+    }
     if let Some([delimiter, equals]) = transaction.xverp
         && offers.xverp
         && delimiter.is_ascii_graphic()
@@ -119,6 +125,8 @@ mod tests {
             xverp: Some(*b"-="),
             requiretls: false,
             dsn: None,
+            by: None,
+            priority: None,
         }
     }
 
@@ -180,6 +188,22 @@ mod tests {
             mail(&all, &offers, &mut out).unwrap();
             (0..4).for_each(|index| rcpt(&all, index, &offers, &mut out).unwrap());
             assert_eq!(String::from_utf8(out).unwrap(), lines);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_of_the_transfer_is_said_to_who_offers_it() {
+        use wire::{By, Priority};
+        let (by, priority) = (By::parse(b"-7;NT"), Priority::new(-3));
+        let asked = Transaction { xverp: None, by, priority, ..transaction(b"s@x") };
+        for (deliver_by_min_s, priority, line) in [
+            (None, false, "MAIL FROM:<s@x>\r\n"),
+            (Some(0), false, "MAIL FROM:<s@x> BY=-7;NT\r\n"),
+            (None, true, "MAIL FROM:<s@x> MT-PRIORITY=-3\r\n"),
+        ] {
+            let mut out = Vec::new();
+            mail(&asked, &Offers { deliver_by_min_s, priority, ..Offers::default() }, &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), line);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes into the client machine and what comes out of it.
 
-use wire::{Address, Login, Secret};
+use wire::{Address, By, Login, Priority, Secret};
 
 use crate::client::Outcome;
 use crate::command::RcptParameters;
@@ -140,6 +140,10 @@ pub struct Transaction {
     pub requiretls: bool,
     /// Said to a server that offers DSN (RFC 3461).
     pub dsn: Option<Box<Dsn>>,
+    /// The time that is left to deliver it by, said to a server that offers DELIVERBY (RFC 2852); with [`By::returns`] no other gets it.
+    pub by: Option<By>,
+    /// Said to a server that offers MT-PRIORITY (RFC 6710).
+    pub priority: Option<Priority>,
 }
 
 /// What the sender asks for of reports.

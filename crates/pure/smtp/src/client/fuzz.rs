@@ -111,6 +111,8 @@ impl Session {
             smtputf8: self.begun == 3,
             xverp: None,
             requiretls: self.begun == 2,
+            by: None,
+            priority: None,
             dsn: None,
         })
     }

@@ -15,6 +15,8 @@ fn transaction(recipients: usize) -> Transaction {
         smtputf8: false,
         xverp: None,
         requiretls: false,
+        by: None,
+        priority: None,
         dsn: None,
     }
 }

@@ -1,13 +1,14 @@
 //! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
 
+use super::parameters::TransferRules;
 use super::policy::{BadMailFrom, RcptHosts};
 use crate::command::RcptParameters;
 use crate::data::BareLf;
 use sasl::{Mechanism, Mechanisms, Secret};
 use std::net::IpAddr;
 use std::time::Duration;
-use wire::Address;
 use wire::dsn::{Envid, Ret};
+use wire::{Address, DeliverBy, Priority};
 
 /// Everything that can happen to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +153,10 @@ pub struct Asked {
     pub envid: Option<Envid>,
     /// Not to be delivered before, UNIX seconds (RFC 4865).
     pub hold_until_s: Option<u64>,
+    /// RFC 2852.
+    pub deliver_by: Option<DeliverBy>,
+    /// RFC 6710; what this client may ask for.
+    pub priority: Option<Priority>,
     /// Of recipients, by their place in [`Envelope::recipients`], in that order; those who have none are left out.
     pub recipients: Vec<(u32, RcptParameters)>,
 }
@@ -182,6 +187,8 @@ pub enum Action {
     Admit { address: Option<IpAddr> },
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
+    /// The header of the message asks for this priority (RFC 6758), which MAIL did not; before any text but the Received field goes on.
+    Priority(Priority),
     /// The next bytes of its text, in LF form. The first are the Received field.
     Body(Vec<u8>),
     /// The message is complete; answer by [`Input::Queue`].
@@ -332,6 +339,7 @@ pub struct Config {
     pub badmailfrom: BadMailFrom,
     pub submission: SubmissionRules,
     pub dsn: DsnOffer,
+    pub transfer: TransferRules,
 }
 
 /// To whom DSN (RFC 3461) is offered.
@@ -340,8 +348,8 @@ pub enum DsnOffer {
     /// What is asked for could not be handed on.
     Nobody,
     /// To clients that may send anywhere: strangers, whose sender may be anybody, cannot ask for reports of success.
-    Relaying,
     #[default]
+    Relaying,
     Everybody,
 }
 

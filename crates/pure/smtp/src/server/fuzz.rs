@@ -1,14 +1,15 @@
 //! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
 
 use super::{
-    Action, Actions, Config, Connection, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits, LoginAnswer,
-    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls, TlsAnswer,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits,
+    LoginAnswer, Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls,
+    TlsAnswer, TransferRules,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
 use std::sync::Arc;
 
-const NOW: Now = Now { unix_s: 0, boot: std::time::Duration::ZERO };
+pub(super) const NOW: Now = Now { unix_s: 0, boot: std::time::Duration::ZERO };
 
 /// What the world saw of a session.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -143,6 +144,12 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     assert!(open.is_none() && !envelope.recipients.is_empty());
                     *open = Some((*envelope, Vec::new()));
                 }
+                Action::Priority(priority) => {
+                    let (envelope, text) = open.as_mut().unwrap_or_else(|| unreachable!());
+                    assert!(envelope.asked.priority.is_none() && without_received(text).is_empty());
+                    assert!(session.user().is_some() || session.peer().is_submission);
+                    envelope.asked.priority = Some(priority);
+                }
                 Action::Body(piece) => open.as_mut().map(|(_, text)| text.extend(piece)).unwrap_or_else(|| unreachable!()),
                 Action::Commit => {
                     let (envelope, text) = open.take().unwrap_or_else(|| unreachable!());
@@ -193,7 +200,8 @@ pub fn session(data: &[u8]) {
         ..Limits::default()
     };
     let barelf = if choice & 1 == 0 { BareLf::Reject } else { BareLf::Normalize };
-    let config = Arc::new(Config { limits, barelf, ..Config::default() });
+    let transfer = TransferRules { priority: PriorityOffer::Everybody, ..TransferRules::default() };
+    let config = Arc::new(Config { limits, barelf, dsn: DsnOffer::Everybody, transfer, ..Config::default() });
     let peer = Connection {
         relay_client: (choice & 2 != 0).then(Box::default),
         logins: if choice & 4 != 0 { Logins::Offered } else { Logins::NotInClear },

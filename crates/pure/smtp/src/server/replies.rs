@@ -2,6 +2,7 @@
 
 use super::exchange::QueueAnswer;
 use crate::reply::Enhanced;
+use wire::Priority;
 
 pub(super) const NOOP: &str = "250 2.0.0 ok";
 pub(super) const RSET: &str = "250 2.0.0 flushed";
@@ -11,6 +12,9 @@ pub(super) const DATA: &str = "354 go ahead";
 pub(super) const HELP: &str = "214 2.0.0 qmail-rs; commands as in RFC 5321, BDAT as in RFC 3030";
 pub(super) const VRFY: &str = "252 2.0.0 send some mail, i'll try my best";
 pub(super) const LOGGED_IN: &str = "235 2.7.0 welcome";
+
+pub(super) const DELIVER_BY_TOO_SOON: &str = "554 5.4.7 that is less time to deliver by than I promise anything for";
+pub(super) const DELIVER_BY_HELD: &str = "501 5.5.4 the message would be held beyond the time to deliver it by";
 
 pub(super) const UNIMPLEMENTED: &str = "502 5.5.1 unimplemented";
 pub(super) const LINE_TOO_LONG: &str = "500 5.5.2 command line too long";
@@ -87,9 +91,18 @@ pub const NO_CONTROLS: &str = "421 4.3.0 unable to read controls";
 /// Longest text of the queue or of a filter in a reply, so that the line stays below 512 bytes (RFC 5321 §4.5.3.1.5).
 const TEXT_LEN_MAX: usize = 400;
 
+/// To MAIL and to the end of a message whose priority was lowered (RFC 6710 §4.2).
+pub(super) fn new_priority(priority: Priority) -> String {
+    format!("250 2.3.6 {priority} is the new priority assigned to the message")
+}
+
 /// The reply to the end of the message.
-pub(super) fn queued(answer: &QueueAnswer, unix_s: u64) -> Vec<u8> {
+pub(super) fn queued(answer: &QueueAnswer, unix_s: u64, new_priority: Option<Priority>) -> Vec<u8> {
     match answer {
+        QueueAnswer::Accepted { qp } if new_priority.is_some() => {
+            let said = new_priority.map(self::new_priority).unwrap_or_default();
+            format!("{said}, ok {unix_s} qp {qp}").into_bytes()
+        }
         QueueAnswer::Accepted { qp } => format!("250 2.0.0 ok {unix_s} qp {qp}").into_bytes(),
         QueueAnswer::Temporary(text) => with_text(b'4', text),
         QueueAnswer::Permanent(text) => with_text(b'5', text),
@@ -158,6 +171,6 @@ mod tests {
             assert_eq!(String::from_utf8(with_text(class, text)).unwrap(), line, "{}", text.escape_ascii());
         }
         assert!(with_text(b'4', &[b'x'; 5000]).len() < 510);
-        assert_eq!(queued(&QueueAnswer::Accepted { qp: 7 }, 9), b"250 2.0.0 ok 9 qp 7");
+        assert_eq!(queued(&QueueAnswer::Accepted { qp: 7 }, 9, None), b"250 2.0.0 ok 9 qp 7");
     }
 }

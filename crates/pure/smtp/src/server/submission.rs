@@ -107,8 +107,8 @@ impl Session {
         };
         let reply = match answer {
             SenderAnswer::Yes => {
+                out.reply(&transaction.mail_reply());
                 self.state = State::Mail(transaction);
-                out.reply(replies::MAIL.as_bytes());
                 return self.end_if_draining(out);
             }
             SenderAnswer::NotYours => replies::NOT_YOUR_SENDER,
@@ -133,7 +133,7 @@ impl Session {
         };
         let Judged { mut message, source, behind } = *judged;
         match answer {
-            HeaderAnswer::Accepted { header } => out.body(header),
+            HeaderAnswer::Accepted { header } => self.header_accepted(header, message.priority, out),
             HeaderAnswer::Unclear => message.refusal = Some(replies::UNCLEAR_HEADER),
             HeaderAnswer::NotYours => message.refusal = Some(replies::NOT_YOUR_HEADER),
             HeaderAnswer::Limited(limit) => message.refusal = Some(limit_reply(limit)),

@@ -44,7 +44,8 @@ fn replies(config: Config, peer: Connection, input: &[u8]) -> String {
 }
 
 fn says(input: &str, wanted: &str) {
-    assert_eq!(replies(config(), Connection::default(), input.replace('\n', "\r\n").as_bytes()), wanted, "{input}");
+    let config = Config { dsn: DsnOffer::Everybody, ..config() };
+    assert_eq!(replies(config, Connection::default(), input.replace('\n', "\r\n").as_bytes()), wanted, "{input}");
 }
 
 fn deliver(config: Config, peer: Connection, input: &[u8]) -> Seen {
@@ -60,7 +61,7 @@ fn an_ordinary_session() {
     assert_eq!(
         String::from_utf8(seen.replies).unwrap(),
         "220 mx.example.org ESMTP\r\n250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n\
-         250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250 HELP\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 ok 0 qp 1\r\n\
+         250-ENHANCEDSTATUSCODES\r\n250 HELP\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 ok 0 qp 1\r\n\
          221 2.0.0 mx.example.org\r\n"
     );
     let address = |text: &str| Address::new(text.as_bytes()).unwrap();
@@ -218,10 +219,10 @@ fn verp_is_for_relay_clients() {
 fn reports_that_are_asked_for_stand_in_the_envelope() {
     let input = "EHLO x\r\nMAIL FROM:<a@b> RET=HDRS ENVID=QQ+2B314\r\nRCPT TO:<no@x> NOTIFY=NEVER\r\nRCPT TO:<one@x>\r\n\
         RCPT TO:<two@x> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Two@y\r\nRCPT TO:<bad@x> ORCPT=x\r\nRCPT TO:<three@x> NOTIFY=NEVER\r\nDATA\r\n.\r\n";
-    let whole = deliver(config(), Connection::default(), input.as_bytes());
+    let whole = deliver(config(), relay(), input.as_bytes());
     for cut in 1..input.len() {
         let (a, b) = input.as_bytes().split_at(cut);
-        assert_eq!(run(&Arc::new(config()), &Connection::default(), [a, b]), whole);
+        assert_eq!(run(&Arc::new(config()), &relay(), [a, b]), whole);
     }
     let asked = &whole.messages[0].0.asked;
     assert_eq!(
@@ -251,6 +252,116 @@ fn reports_that_are_asked_for_stand_in_the_envelope() {
         assert_eq!(text.contains("250-DSN"), is_offered);
         assert_eq!(text.ends_with("HELP\n250 2.1.0 ok\n250 2.1.0 ok\n250 2.1.5 ok\n"), is_offered, "{text}");
         assert_eq!(text.matches("555 5.5.4 ").count(), if is_offered { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn a_time_to_deliver_by_and_a_priority() {
+    let to_all = TransferRules { deliver_by_min_s: Some(30), priority: PriorityOffer::Everybody };
+    let off = TransferRules { deliver_by_min_s: None, priority: PriorityOffer::Nobody };
+    let rules = TransferRules { deliver_by_min_s: Some(30), ..TransferRules::default() };
+    let everybody = || Config { dsn: DsnOffer::Everybody, transfer: to_all, ..config() };
+    // What is offered, to whom.
+    for (config, peer, offered) in [
+        (Config { transfer: rules, ..config() }, Connection::default(), [false, false]),
+        (Config { transfer: rules, ..config() }, relay(), [true, true]),
+        (Config { transfer: rules, ..config() }, Connection { is_submission: true, ..Connection::default() }, [true, true]),
+        (Config { transfer: off, ..everybody() }, relay(), [false, false]),
+        (Config { dsn: DsnOffer::Nobody, transfer: to_all, ..config() }, relay(), [false, false]),
+        (Config { transfer: to_all, ..config() }, Connection::default(), [false, true]),
+        (everybody(), Connection::default(), [true, true]),
+    ] {
+        let needs_login = peer.is_submission && peer.relay_client.is_none();
+        let text = replies(config, peer, b"EHLO x\r\nMAIL FROM:<> BY=30;R\r\nMAIL FROM:<> MT-PRIORITY=0\r\n");
+        assert_eq!([text.contains("\n250-DELIVERBY 30\n"), text.contains("\n250-MT-PRIORITY\n")], offered, "{text}");
+        let refused = offered.iter().filter(|is_offered| !**is_offered).count();
+        assert_eq!(text.matches("\n555 5.5.4 ").count(), refused, "{text}");
+        assert_eq!(text.matches("\n250 2.1.0 ok").count(), if needs_login { 0 } else { 2 - refused }, "{text}");
+    }
+    // What is taken of it.
+    for (parameters, reply) in [
+        ("BY=30;R", "250 2.1.0 ok"),
+        ("by=+0100;nt", "250 2.1.0 ok"),
+        ("BY=0;N", "250 2.1.0 ok"),
+        ("BY=-999999999;N", "250 2.1.0 ok"),
+        ("BY=29;R", "554 5.4.7 that is less time to deliver by than I promise anything for"),
+        ("BY=1;N", "250 2.1.0 ok"),
+        ("BY=0;R", "501 5.5.4 that parameter makes no sense"),
+        ("BY=-1;R", "501 5.5.4 that parameter makes no sense"),
+        ("BY=1000000000;N", "501 5.5.4 that parameter makes no sense"),
+        ("BY=60", "501 5.5.4 that parameter makes no sense"),
+        ("BY=60;R BY=60;R", "501 5.5.4 that parameter makes no sense"),
+        ("BY", "555 5.5.4 parameter not recognized"),
+        ("MT-PRIORITY=-9", "250 2.1.0 ok"),
+        ("mt-priority=9", "250 2.1.0 ok"),
+        ("MT-PRIORITY=10", "501 5.5.4 that parameter makes no sense"),
+        ("MT-PRIORITY=-0", "501 5.5.4 that parameter makes no sense"),
+        ("MT-PRIORITY=1 MT-PRIORITY=1", "501 5.5.4 that parameter makes no sense"),
+        ("MT-PRIORITY", "555 5.5.4 parameter not recognized"),
+    ] {
+        let text = replies(everybody(), relay(), format!("MAIL FROM:<> {parameters}\r\n").as_bytes());
+        assert_eq!(text, format!("{reply}\n"), "{parameters}");
+    }
+    // Together with a hold.
+    let submission = Connection { is_submission: true, ..relay() };
+    for (parameters, ok) in [("HOLDFOR=60 BY=61;R", true), ("HOLDFOR=60 BY=60;R", false), ("HOLDFOR=60 BY=-1;N", false)] {
+        let text = replies(everybody(), submission.clone(), format!("MAIL FROM:<> {parameters}\r\n").as_bytes());
+        assert_eq!(text.starts_with("250 "), ok, "{text}");
+        assert!(ok || text == "501 5.5.4 the message would be held beyond the time to deliver it by\n", "{text}");
+    }
+}
+
+#[test]
+fn a_stranger_gets_ahead_of_nobody() {
+    let transfer = TransferRules { priority: PriorityOffer::Everybody, ..TransferRules::default() };
+    let taken = |peer: Connection, asked: i8| {
+        let input = format!("EHLO x\r\nMAIL FROM:<a@b> MT-PRIORITY={asked}\r\nRCPT TO:<x@y.z>\r\nDATA\r\n\r\n.\r\n");
+        let mut out = Actions::default();
+        let mut session = Session::new(Arc::new(Config { transfer, ..config() }), peer, fuzz::NOW, &mut out);
+        session.step(fuzz::NOW, Input::Bytes(input.as_bytes()), &mut out);
+        session.step(fuzz::NOW, Input::Recipient { question: 1, answer: RecipientAnswer::Exists }, &mut out);
+        session.step(fuzz::NOW, Input::Queue(QueueAnswer::Accepted { qp: 1 }), &mut out);
+        let (mut text, mut received, mut priority) = (String::new(), String::new(), None);
+        for action in out.0 {
+            match action {
+                Action::Reply(bytes) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
+                Action::Begin(envelope) => priority = envelope.asked.priority,
+                Action::Body(bytes) => received.push_str(std::str::from_utf8(&bytes).unwrap()),
+                _ => {}
+            }
+        }
+        let clause = received.split(" PRIORITY ").nth(1).and_then(|rest| rest.split(';').next()).map(str::to_owned);
+        (priority.map(wire::Priority::number), clause.unwrap(), text)
+    };
+    let (priority, clause, text) = taken(Connection::default(), 5);
+    assert_eq!((priority, clause.as_str()), (Some(0), "0"));
+    let said = "250 2.3.6 0 is the new priority assigned to the message";
+    assert!(text.contains(&format!("\r\n{said}\r\n")) && text.ends_with(&format!("\r\n{said}, ok 0 qp 1\r\n")), "{text}");
+    for (peer, asked) in [(Connection::default(), -5), (Connection::default(), 0), (relay(), 9), (relay(), -9)] {
+        let (priority, clause, text) = taken(peer, asked);
+        assert_eq!((priority, clause), (Some(asked), asked.to_string()));
+        assert!(text.contains("\r\n250 2.1.0 ok\r\n") && text.ends_with("\r\n250 2.0.0 ok 0 qp 1\r\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_submitted_header_may_name_the_priority() {
+    let submission = Connection { is_submission: true, ..relay() };
+    let taken = |parameters: &str, header: &str| {
+        let input = format!("MAIL FROM:<a@b> {parameters}\r\nRCPT TO:<x@y.z>\r\nDATA\r\n{header}\r\nbody\r\n.\r\n");
+        let (envelope, text) = deliver(config(), submission.clone(), input.as_bytes()).messages.remove(0);
+        (envelope.asked.priority.map(wire::Priority::number), String::from_utf8(text).unwrap())
+    };
+    for (parameters, header, priority) in [
+        ("", "From: a@b\r\n", None),
+        ("", "From: a@b\r\nMT-Priority: -7\r\n", Some(-7)),
+        ("MT-PRIORITY=2", "From: a@b\r\nMT-Priority: -7\r\n", Some(2)),
+        ("", "From: a@b\r\nMT-Priority: 70\r\n", None),
+        ("", "From: a@b\r\nMT-Priority: 1\r\nMT-Priority: 2\r\n", None),
+    ] {
+        let (found, text) = taken(parameters, header);
+        assert_eq!(found, priority, "{header}");
+        assert!(!text.contains("MT-Priority") && text.ends_with("body\n"), "{text}");
     }
 }
 

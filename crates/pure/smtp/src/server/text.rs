@@ -10,12 +10,15 @@ use super::{End, Session, State, replies};
 use crate::command;
 use crate::data::{Bounds, Decoder, Fault, Framing};
 use crate::trace::Received;
+use wire::Priority;
 
 /// A message whose text is coming in.
 #[derive(Debug)]
 pub(super) struct Message {
     decoder: Decoder,
     pub(super) recipients: u64,
+    /// MAIL named its priority.
+    pub(super) priority: Option<Priority>,
     /// The header so far, while it has to be judged.
     header: Option<HeldHeader>,
     /// Refused by what the header says.
@@ -92,7 +95,8 @@ impl Session {
 
     /// Opens the message; its text starts with our Received field, which `databytes` does not count.
     fn begin(&mut self, transaction: Transaction, framing: Framing, out: &mut Actions) -> Message {
-        let (is_utf8, recipients) = (transaction.is_utf8(), transaction.recipients_count());
+        let (is_utf8, recipients, priority) = (transaction.is_utf8(), transaction.recipients_count(), transaction.priority());
+        self.new_priority = transaction.new_priority();
         out.push(Action::Begin(transaction.into_envelope()));
         let helo = self.helo.as_ref();
         // AUTH needs EHLO, whatever came behind it (RFC 3848, RFC 6531 §4.3).
@@ -117,13 +121,14 @@ impl Session {
             local_host: self.peer.local_host.as_deref().unwrap_or(&self.config.me),
             protocol,
             tls: self.peer.tls.as_ref().map(|tls| &*tls.cipher),
+            priority,
             unix_s: self.now.unix_s,
         };
         out.body(received.line());
         let limits = &self.config.limits;
         let bounds = Bounds { barelf: self.config.barelf, databytes: self.databytes(), line_len_max: limits.text_line_len_max };
         let header = self.is_header_judged().then(HeldHeader::default);
-        Message { decoder: Decoder::new(framing, bounds), recipients, header, refusal: None, is_given_up: false }
+        Message { decoder: Decoder::new(framing, bounds), recipients, priority, header, refusal: None, is_given_up: false }
     }
 
     /// Text by DATA.
@@ -229,7 +234,7 @@ impl Session {
     pub(super) fn queue_answered(&mut self, answer: &QueueAnswer, out: &mut Actions) {
         let State::Committing { bytes, recipients } = self.state else { return };
         self.state = State::Idle;
-        let reply = replies::queued(answer, self.now.unix_s);
+        let reply = replies::queued(answer, self.now.unix_s, self.new_priority.take());
         out.reply(&reply);
         if matches!(answer, QueueAnswer::Accepted { .. }) {
             self.errors = 0;

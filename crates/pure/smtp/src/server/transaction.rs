@@ -8,7 +8,7 @@ use super::submission::hold_until;
 use super::{Session, State, replies};
 use crate::command::{self, MailParameters, RcptParameters, Syntax};
 use std::collections::VecDeque;
-use wire::Address;
+use wire::{Address, DeliverBy, Priority};
 
 /// Questions to the directory that one session may have open.
 pub const QUESTIONS_MAX: usize = 32;
@@ -22,6 +22,9 @@ pub(super) struct Transaction {
     parameters: MailParameters,
     /// Checked against what was offered.
     hold_until_s: Option<u64>,
+    deliver_by: Option<DeliverBy>,
+    /// As this client may have it.
+    priority: Option<Priority>,
     recipients: Vec<Address>,
     /// What is asked for of some of them, by their place.
     asked: Vec<(u32, RcptParameters)>,
@@ -65,13 +68,29 @@ impl Transaction {
         self.parameters.utf8
     }
 
+    pub(super) fn priority(&self) -> Option<Priority> {
+        self.priority
+    }
+
+    /// The priority that the message has instead of the one that was asked for.
+    pub(super) fn new_priority(&self) -> Option<Priority> {
+        self.priority.filter(|_| self.priority != self.parameters.priority)
+    }
+
+    /// What MAIL is answered.
+    pub(super) fn mail_reply(&self) -> Vec<u8> {
+        self.new_priority()
+            .map_or_else(|| replies::MAIL.as_bytes().to_vec(), |priority| replies::new_priority(priority).into_bytes())
+    }
+
     pub(super) fn recipients_count(&self) -> u64 {
         self.recipients.len() as u64
     }
 
     pub(super) fn into_envelope(self) -> Box<Envelope> {
         let MailParameters { eight_bit, utf8, requiretls, ret, envid, .. } = self.parameters;
-        let asked = Asked { ret, envid, hold_until_s: self.hold_until_s, recipients: self.asked };
+        let (hold_until_s, deliver_by, priority) = (self.hold_until_s, self.deliver_by, self.priority);
+        let asked = Asked { ret, envid, hold_until_s, deliver_by, priority, recipients: self.asked };
         Box::new(Envelope { sender: self.sender, recipients: self.recipients, eight_bit, utf8, requiretls, asked })
     }
 }
@@ -85,8 +104,8 @@ impl Session {
                 out.push(Action::CheckSender { sender });
             }
             Ok((transaction, _)) => {
+                out.reply(&transaction.mail_reply());
                 self.state = State::Mail(transaction);
-                out.reply(replies::MAIL.as_bytes());
             }
             Err((reply, sender)) => {
                 self.state = State::Idle;
@@ -110,6 +129,9 @@ impl Session {
             Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
             Ok(_) if self.config.badmailfrom.contains(&sender) => replies::BAD_MAIL_FROM,
             Ok(MailParameters { hold: Some(hold), .. }) if hold_until(hold, now_s).is_none() => replies::VALUE,
+            Ok(MailParameters { by: Some(by), hold, .. }) if self.deliver_by_refusal(by, hold).is_some() => {
+                self.deliver_by_refusal(by, hold).unwrap_or(replies::VALUE)
+            }
             // What XVERP makes of the user's own address has to be a sub-address of it.
             Ok(p) if self.is_bound() && !matches!(p.verp, None | Some(b'-' | b'+')) => replies::VALUE,
             Ok(parameters) => match with_verp(&sender, parameters.verp) {
@@ -117,6 +139,8 @@ impl Session {
                     let transaction = Transaction {
                         sender: expanded,
                         hold_until_s: parameters.hold.and_then(|hold| hold_until(hold, now_s)).filter(|until_s| *until_s > now_s),
+                        deliver_by: parameters.by.map(|by| DeliverBy::new(by, now_s)),
+                        priority: self.allowed(parameters.priority),
                         parameters,
                         recipients: Vec::new(),
                         asked: Vec::new(),

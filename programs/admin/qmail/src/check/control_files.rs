@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 47] = [
+const OTHERS: [&str; 49] = [
     "acme",
     "apppasswordsonly",
     "authcleartext",
@@ -41,6 +41,7 @@ const OTHERS: [&str; 47] = [
     "defaultdelivery",
     "defaultdomain",
     "defaulthost",
+    "deliverby",
     "doublebouncehost",
     "doublebounceto",
     "dsn",
@@ -55,6 +56,7 @@ const OTHERS: [&str; 47] = [
     "moreipme",
     "morercpthosts",
     "morercpthosts.cdb",
+    "mtpriority",
     "notipme",
     "oauth",
     "outgoingip",

@@ -70,16 +70,16 @@ impl<S: Spool> Engine<S> {
         self.log.new_msg(id);
         self.log.info_msg(id, bytes, envelope.sender.as_bytes(), envelope.pid, envelope.uid);
         let arrival_s = envelope.arrival_s;
-        if !self.stopping && self.has_room(Lane::Fresh) {
+        let mut active = Active::new(envelope, None, bytes, Lane::Fresh);
+        if !self.stopping && (self.has_room(Lane::Fresh) || self.has_room_for(active.priority())) {
             self.backlog.insert_active(id, arrival_s);
-            let mut active = Active::new(envelope, None, bytes, Lane::Fresh);
             if let Some(kept) = kept {
                 active.body = BodyState::Kept(kept);
             }
             self.activate(id, active, false);
         } else {
             self.backlog.insert_fresh(id, arrival_s);
-            self.backlog.set_pending(id, u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX));
+            self.backlog.set_pending(id, active.pending);
         }
     }
 }

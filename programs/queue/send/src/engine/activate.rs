@@ -12,7 +12,7 @@ use schedule::fair::Work;
 use schedule::{Backlog, Channel, Lane, retry};
 use spool::{Envelope, Log as Spool, ReadFailure, RecipientState};
 use users::Routed;
-use wire::{Address, Domain};
+use wire::{Address, Domain, Priority};
 
 use crate::active::{Active, Wish};
 use crate::directory::{Site, relay_site};
@@ -47,6 +47,12 @@ impl<S: Spool> Engine<S> {
     pub(super) fn has_room(&self, lane: Lane) -> bool {
         let active = self.active_of.get(lane_at(lane)).copied().unwrap_or(usize::MAX);
         active < ACTIVE_MAX && self.recipients_active < RECIPIENTS_ACTIVE_MAX
+    }
+
+    /// An urgent message finds room where the usual ones have taken theirs.
+    pub(super) fn has_room_for(&self, priority: Priority) -> bool {
+        let active = self.active_of.get(lane_at(Lane::Fresh)).copied().unwrap_or(usize::MAX);
+        priority > Priority::NORMAL && active < ACTIVE_MAX + ACTIVE_MAX / 8 && self.recipients_active < RECIPIENTS_ACTIVE_MAX
     }
 
     /// Reads what is due, new mail first.
@@ -120,6 +126,12 @@ impl<S: Spool> Engine<S> {
             self.backlog.rest(id, until_s);
             return;
         }
+        if active.is_too_late(self.now.s) {
+            let late: Vec<u32> = active.pending().collect();
+            self.take_up(id, active);
+            self.too_late(id, &late);
+            return self.settle(id);
+        }
         active.dying = retry::is_dying(active.start_s(), self.now.s, self.settings.queuelifetime_s());
         let mut local = VecDeque::new();
         let mut groups = Groups::new();
@@ -141,14 +153,43 @@ impl<S: Spool> Engine<S> {
         if self.park(id, &active, !local.is_empty(), &groups) {
             return;
         }
+        self.take_up(id, active);
+        self.push(id, local, groups);
+        self.settle(id);
+    }
+
+    /// From now on the message is active; [`Engine::forget`] ends that.
+    fn take_up(&mut self, id: u64, active: Active) {
         self.backlog.set_pending(id, active.pending);
         self.recipients_active = self.recipients_active.saturating_add(active.recipients.len());
         if let Some(count) = self.active_of.get_mut(lane_at(active.lane)) {
             *count = count.saturating_add(1);
         }
+        if let Some(at_s) = active.deadline_s(self.now.s) {
+            self.deadlines.insert((at_s, id));
+        }
         self.active.insert(id, active);
-        self.push(id, local, groups);
-        self.settle(id);
+    }
+
+    /// Takes out of the schedule what waits there beyond the time to deliver it by: it fails, or its sender is told.
+    pub(super) fn pass_deadlines(&mut self) {
+        while let Some(&(at_s, id)) = self.deadlines.first().filter(|(at_s, _)| *at_s <= self.now.s) {
+            self.deadlines.remove(&(at_s, id));
+            let Some(active) = self.active.get_mut(&id).filter(|active| !active.closing && active.wish == Wish::Nothing) else {
+                continue;
+            };
+            let waiting: Vec<u32> = match active.queued {
+                0 => Vec::new(),
+                _ => self.local.withdraw(id).into_iter().chain(self.remote.withdraw(id)).collect(),
+            };
+            active.queued = 0;
+            if active.is_too_late(self.now.s) {
+                self.too_late(id, &waiting);
+            } else {
+                waiting.into_iter().for_each(|recipient| active.put_off(recipient, self.now.s, self.now.s));
+            }
+            self.settle(id);
+        }
     }
 
     /// Decides where a recipient goes and notes the address it is delivered to. `None`: local.
@@ -207,7 +248,8 @@ impl<S: Spool> Engine<S> {
         self.parked.entry(place).or_default().push_back((id, active.lane));
         // If nobody wakes it, the schedule does.
         self.backlog.set_pending(id, active.pending);
-        self.backlog.rest(id, retry::next_s(active.start_s(), self.now.s, Channel::Remote));
+        let due_s = retry::next_s(active.start_s(), self.now.s, Channel::Remote);
+        self.backlog.rest(id, active.deadline_s(self.now.s).map_or(due_s, |at_s| due_s.min(at_s)));
         true
     }
 
@@ -242,11 +284,11 @@ impl<S: Spool> Engine<S> {
 
     fn push(&mut self, id: u64, local: VecDeque<u32>, groups: Groups) {
         let Some(active) = self.active.get_mut(&id) else { return };
-        let lane = active.lane;
+        let (lane, rank) = (active.lane, active.priority().rank());
         active.queued = u32::try_from(local.len()).unwrap_or(u32::MAX);
         if !local.is_empty() {
             let route = mailbox(active, &local);
-            self.local.push(lane, vec![((), Work { message: id, route, recipients: local, batch_max: 1 })]);
+            self.local.push(lane, vec![((), Work { message: id, route, recipients: local, batch_max: 1, rank })]);
         }
         let (mut parts, mut unreached) = (Vec::new(), Vec::new());
         for ((site, route), recipients) in groups {
@@ -255,7 +297,7 @@ impl<S: Spool> Engine<S> {
                 continue;
             }
             active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
-            parts.push((site, Work { message: id, route, recipients, batch_max: job::RECIPIENTS_MAX }));
+            parts.push((site, Work { message: id, route, recipients, batch_max: job::RECIPIENTS_MAX, rank }));
         }
         self.remote.push(lane, parts);
         for (recipients, until_s) in unreached {
@@ -275,7 +317,7 @@ impl<S: Spool> Engine<S> {
         for recipient in recipients {
             let state = active.recipients.get(recipient as usize).map(|recipient| &recipient.state);
             let untried = matches!(state, Some(RecipientState::Pending { attempts: 0, .. }));
-            active.put_off(recipient, if untried { until_s } else { due_s });
+            active.put_off(recipient, if untried { until_s } else { due_s }, self.now.s);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use ipc::admin::{Counter, QueueAnswer, QueueRequest, RecipientRow, Row};
 use ipc::field::Verdict;
+use ipc::options::Options;
 use schedule::Channel;
 use schedule::backlog::{Known, Place};
 use spool::{Log as Spool, Outlook, RecipientState};
@@ -201,7 +202,7 @@ impl<S: Spool> Engine<S> {
     fn withdraw(&mut self, id: u64) -> bool {
         let Some(active) = self.active.get_mut(&id) else { return true };
         for recipient in self.local.withdraw(id).into_iter().chain(self.remote.withdraw(id)) {
-            active.put_off(recipient, self.now.s);
+            active.put_off(recipient, self.now.s, self.now.s);
         }
         active.queued = 0;
         active.jobs == 0
@@ -297,6 +298,7 @@ impl<S: Spool> Engine<S> {
 fn row(id: u64, known: Known, read: &Read) -> Row {
     let pending = read.states.iter().filter(|state| state.is_pending()).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let options = Options::stored(&read.envelope.options).unwrap_or_else(|_| Options::none());
     Row {
         id,
         arrival_s: known.arrival_s,
@@ -306,6 +308,8 @@ fn row(id: u64, known: Known, read: &Read) -> Row {
         recipients: count(read.envelope.recipients.len()),
         due_s: if known.place == Place::Active { 0 } else { known.due_s },
         held: known.place == Place::Held,
+        priority: options.priority.unwrap_or_default().byte(),
+        deliver_by_s: options.deliver_by.map_or(0, |by| by.at_s),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipc::auth::Target;
 use ipc::field::Verdict;
+use ipc::inheritance::Inheritance;
 use ipc::job::{self, Job as JobMessage, Outcome};
 use ipc::options::Options;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
@@ -14,7 +15,7 @@ use message::verp;
 use schedule::fair::{Slot, Work};
 use schedule::{Channel, Feedback, Lane};
 use spool::{Change, Log as Spool, ReadFailure};
-use wire::Address;
+use wire::{Address, DeliverBy};
 
 use crate::active::{BodyState, How};
 use crate::log::Result as LogResult;
@@ -27,6 +28,8 @@ const ALIKE_MAX: usize = 7;
 const LOST_PAUSE_S: u64 = 5;
 /// The classic addition to a deferral that is the last one.
 const TOO_LONG_IN_QUEUE: &[u8] = b"I'm not going to try again; this message has been in the queue too long.\n";
+/// The report for a recipient whose time to be delivered to is over (RFC 2852 §4.1.4).
+const TOO_LATE: &[u8] = b"Sorry, it could not be delivered by the time that was asked for. (#5.4.7)\n";
 /// What is left of a datagram for addresses, beside numbers, flags and lengths.
 const ADDRESSES_LEN_MAX: usize = DATAGRAM_LEN_MAX - 256;
 
@@ -42,6 +45,8 @@ pub(super) struct Job {
     open: Vec<bool>,
     /// Recipients about whom the next server reports, if they are delivered.
     passed_on: Vec<u32>,
+    /// Recipients whose next server keeps the time to deliver by, if they are delivered.
+    time_kept: Vec<u32>,
     route: Option<Rc<Route>>,
     /// Where qmail-auth says a recipient of a virtual domain goes.
     target: Option<Target>,
@@ -60,8 +65,14 @@ impl Job {
         !self.over && self.channel == channel && self.connection == Some(connection)
     }
 
-    /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. What is forwarded by a `.qmail` file
-    /// or an alias begins anew there, so that nobody tells him more (RFC 3461 §5.2.7.3, which is for lists, for all of them).
+    /// Has a recipient who was delivered left the servers that keep the time to deliver by, or is each of them to be told of?
+    fn leaves(&self, recipient: u32, by: Option<DeliverBy>) -> bool {
+        let is_told = |by: DeliverBy| by.traces || !by.returns && !self.time_kept.contains(&recipient);
+        self.channel == Channel::Remote && by.is_some_and(is_told)
+    }
+
+    /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. Of what is forwarded by a `.qmail`
+    /// file or an alias he hears nothing more but failures and delays (RFC 3461 §5.2.7.4; [`ipc::inheritance`]).
     fn how(&self, recipient: u32, text: &[u8]) -> Option<How> {
         match self.channel {
             Channel::Remote if self.passed_on.contains(&recipient) => None,
@@ -127,6 +138,7 @@ impl<S: Spool> Engine<S> {
                     route: Rc::clone(&pick.route),
                     recipients: rest,
                     batch_max: job::RECIPIENTS_MAX,
+                    rank: active.priority().rank(),
                 };
                 self.remote.push_front(active.lane, site, work);
             }
@@ -149,9 +161,23 @@ impl<S: Spool> Engine<S> {
         let open = vec![true; count];
         let (target, sent, connection, over, feedback) = (None, false, None, false, Feedback::Nothing);
         let slot = Some(slot);
-        let passed_on = Vec::new();
-        let job =
-            Job { number, channel, message, recipients, open, passed_on, route, target, slot, sent, connection, over, feedback };
+        let (passed_on, time_kept) = (Vec::new(), Vec::new());
+        let job = Job {
+            number,
+            channel,
+            message,
+            recipients,
+            open,
+            passed_on,
+            time_kept,
+            route,
+            target,
+            slot,
+            sent,
+            connection,
+            over,
+            feedback,
+        };
         self.jobs.insert(number, job);
         self.advance(number);
     }
@@ -301,27 +327,32 @@ impl<S: Spool> Engine<S> {
         let active = self.active.get(&job.message)?;
         let message = job.message;
         let first = *job.recipients.first()?;
+        // Who goes on with it must not tell the sender again that the time is over.
+        let told = job.recipients.iter().all(|recipient| active.is_warned(*recipient));
+        let deliver_by = active.deliver_by().map(|by| DeliverBy { told: by.told || told, ..by });
+        let of_recipients = |options: &Options| options.for_recipients(&job.recipients);
+        let options = active.options.as_deref().map(of_recipients);
+        let options = options.map(|options| Options { hold_until_s: None, deliver_by, ..options });
         if let Some(Route::To(route)) = job.route.as_deref() {
             let recipients = job.recipients.iter().filter_map(|recipient| active.target(*recipient).cloned()).collect();
             let (route, flags, size) = (route.clone(), active.envelope.flags, active.bytes);
             // A VERP sender goes as it is: qmail-remote expands it for each recipient, or has a relay with XVERP do it.
             let sender = active.envelope.sender.clone();
-            let options =
-                active.options.as_ref().map(|options| Options { hold_until_s: None, ..options.for_recipients(&job.recipients) });
             let options = options.filter(|options| !options.is_none());
             return Some(JobMessage::Remote { number, message, sender, recipients, route, flags, size, options });
         }
         let recipient = active.target(first)?.clone();
         let sender = self.sender_for(job.message, first)?;
+        let inherits = Inheritance::of(active.envelope.flags, options.as_ref(), 0).to_bytes();
         Some(match &job.target {
-            None => JobMessage::System { number, message, sender, recipient },
+            None => JobMessage::System { number, message, sender, recipient, inherits },
             Some(Target::Mailbox { domain, user, ext, settings }) => {
                 let (domain, user, ext, settings) = (domain.clone(), user.clone(), ext.clone(), settings.clone());
-                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext, settings }
+                JobMessage::Mailbox { number, message, sender, recipient, domain, user, ext, settings, inherits }
             }
             Some(Target::Forward { domain, targets }) => {
                 let (domain, targets) = (domain.clone(), targets.clone());
-                JobMessage::Alias { number, message, sender, recipient, domain, targets }
+                JobMessage::Alias { number, message, sender, recipient, domain, targets, inherits }
             }
             Some(_) => return None,
         })
@@ -341,13 +372,18 @@ impl<S: Spool> Engine<S> {
 
     /// A worker answered. Numbers it was not given, outcomes it gave already and anything else it may make up change nothing.
     pub fn answered(&mut self, channel: Channel, connection: u64, answer: job::Answer) {
-        let (job::Answer::Done { number, .. } | job::Answer::PassedOn { number, .. }) = &answer;
+        let (job::Answer::Done { number, .. } | job::Answer::PassedOn { number, .. } | job::Answer::TimeKept { number, .. }) =
+            &answer;
         let Some(job) = self.jobs.get_mut(number).filter(|job| job.runs_on(channel, connection)) else { return };
         match answer {
             job::Answer::Done { number, outcomes, untried, last } => self.results(number, &outcomes, &untried, last),
             job::Answer::PassedOn { recipients, .. } => {
                 let known = recipients.iter().filter_map(|index| job.recipients.get(*index as usize));
                 job.passed_on = known.copied().collect();
+            }
+            job::Answer::TimeKept { recipients, .. } => {
+                let known = recipients.iter().filter_map(|index| job.recipients.get(*index as usize));
+                job.time_kept = known.copied().collect();
             }
         }
     }
@@ -396,7 +432,10 @@ impl<S: Spool> Engine<S> {
             Verdict::Success => {
                 self.counters.successes = self.counters.successes.saturating_add(1);
                 self.log.delivery(delivery, LogResult::Success, text);
-                self.active.get_mut(&job.message)?.delivered(recipient, job.how(recipient, text))
+                let active = self.active.get_mut(&job.message)?;
+                let leaves = job.leaves(recipient, active.deliver_by());
+                let how = if leaves { Some(How::Relayed) } else { job.how(recipient, text) };
+                active.delivered(recipient, how, leaves)
             }
             Verdict::Failure => {
                 self.counters.failures = self.counters.failures.saturating_add(1);
@@ -449,12 +488,18 @@ impl<S: Spool> Engine<S> {
         match (site, &job.route) {
             (Some(site), Some(route)) if job.channel == Channel::Remote && took_some => {
                 active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
-                let work = Work { message: job.message, route: Rc::clone(route), recipients, batch_max: job::RECIPIENTS_MAX };
+                let work = Work {
+                    message: job.message,
+                    route: Rc::clone(route),
+                    recipients,
+                    batch_max: job::RECIPIENTS_MAX,
+                    rank: active.priority().rank(),
+                };
                 self.remote.push_front(active.lane, site, work);
             }
             _ => {
                 let due_s = self.now.s.saturating_add(LOST_PAUSE_S);
-                recipients.into_iter().for_each(|recipient| active.put_off(recipient, due_s));
+                recipients.into_iter().for_each(|recipient| active.put_off(recipient, due_s, self.now.s));
             }
         }
     }
@@ -537,6 +582,28 @@ impl<S: Spool> Engine<S> {
         self.spool.progress(Self::id(message), changes, outlook, ticket);
     }
 
+    /// The time to deliver these recipients by is over.
+    pub(super) fn too_late(&mut self, message: u64, recipients: &[u32]) {
+        let mut changes = Vec::new();
+        for recipient in recipients {
+            let Some(active) = self.active.get_mut(&message) else { return };
+            let address = active.target(*recipient).cloned().unwrap_or_default();
+            let is_local = self.settings.routing().rewrite(&address).is_ok_and(|routed| routed.is_local());
+            let channel = if is_local { Channel::Local } else { Channel::Remote };
+            let delivery = self.next_delivery;
+            self.next_delivery = delivery.saturating_add(1);
+            self.counters.failures = self.counters.failures.saturating_add(1);
+            self.log.starting(delivery, message, channel, address.as_bytes());
+            self.log.delivery(delivery, LogResult::Failure, TOO_LATE);
+            changes.extend(active.refused(*recipient, TOO_LATE));
+        }
+        let Some(active) = self.active.get(&message).filter(|_| !changes.is_empty()) else { return };
+        // Nothing waits for this record: the bounce that follows comes after it in the spool.
+        let (outlook, ticket) = (active.outlook(self.now.s), self.next_ticket);
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        self.spool.progress(Self::id(message), changes, outlook, ticket);
+    }
+
     /// A worker's connection is there.
     pub fn connected(&mut self, channel: Channel) {
         if let Some(up) = self.up.get_mut(at(channel)) {
@@ -569,7 +636,7 @@ impl<S: Spool> Engine<S> {
             if let Some(recipient) = take(&mut job, index) {
                 self.log.delivery(number.saturating_add(index.into()), LogResult::Deferral, text);
                 if let Some(active) = self.active.get_mut(&job.message) {
-                    active.put_off(recipient, due_s);
+                    active.put_off(recipient, due_s, self.now.s);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What becomes of a message when nothing of it is under way: rest until the next attempt, a bounce, or its end.
 
+use ipc::options::Options;
+use ipc::queue::FLAG_REQUIRETLS;
 use message::bounce::{Action, Decision, Notice};
 use spool::{Body, Envelope, Log as Spool, RecipientState};
 use wire::Address;
@@ -12,6 +14,8 @@ use super::{Engine, Out, Ticket, lane_at};
 
 /// A bounce that could not be written or queued is tried again after that.
 const BOUNCE_PAUSE_S: u64 = 60;
+/// What a report of a delay says of a recipient whose time to be delivered to is over (RFC 2852 §4.1.4).
+const OVERDUE: &[u8] = b"It was not delivered by the time that was asked for. (#4.4.7)\n";
 
 impl<S: Spool> Engine<S> {
     /// Looks at a message that may have nothing under way any more.
@@ -59,6 +63,9 @@ impl<S: Spool> Engine<S> {
         if let Some(count) = self.active_of.get_mut(lane_at(active.lane)) {
             *count = count.saturating_sub(1);
         }
+        if let Some(by) = active.deliver_by() {
+            self.deadlines.remove(&(by.at_s, id));
+        }
     }
 
     fn bounce(&mut self, id: u64) {
@@ -100,11 +107,12 @@ impl<S: Spool> Engine<S> {
             BodyState::Asked(_) | BodyState::Closed | BodyState::Kept(_) => None,
         };
         let delayed: Vec<u32> = active.delayed(self.now.s).collect();
+        let is_overdue = active.is_overdue(self.now.s);
         let about = |number: u32, state: &RecipientState| match (active.notice, state) {
             (None, RecipientState::Failed { reply }) => Some((Action::Failed, reply.clone())),
             (Some(Notice::Success), RecipientState::Succeeded { how }) => Some((How::action(*how), Vec::new())),
             (Some(Notice::Delay), RecipientState::Pending { last_reply, .. }) if delayed.binary_search(&number).is_ok() => {
-                Some((Action::Delayed, last_reply.clone()))
+                Some((Action::Delayed, if is_overdue { OVERDUE.to_vec() } else { last_reply.clone() }))
             }
             _ => None,
         };
@@ -114,11 +122,15 @@ impl<S: Spool> Engine<S> {
             let original = options.and_then(|options| options.of(number)?.orcpt.as_ref()).map(Orcpt::decoded);
             Some(Failed { action, recipient: self.known_as(active, number as usize), original, report })
         });
+        // RFC 8689 §5: RET=FULL does not count, for its way back may be another one.
+        let needs_tls = active.envelope.flags & FLAG_REQUIRETLS != 0;
         let order = Order {
             message: id,
             notice: active.notice,
             envelope_id: options.and_then(|options| options.envid.as_ref()).map(Envid::decoded),
-            headers_only: active.notice.is_some() || options.is_some_and(|options| options.ret == Some(Ret::Headers)),
+            headers_only: active.notice.is_some()
+                || needs_tls
+                || options.is_some_and(|options| options.ret == Some(Ret::Headers)),
             retry_until_s: active.start_s().saturating_add(self.settings.queuelifetime_s()),
             decision: Decision::of(&active.envelope.sender, self.settings.doublebounce_to()),
             sender: active.envelope.sender.clone(),
@@ -164,6 +176,7 @@ impl<S: Spool> Engine<S> {
             Written::Large(side, bytes) => (Body::Side(side), bytes),
             Written::NeedsSide => return,
         };
+        let priority = self.active.get(&of).and_then(|active| active.options.as_ref()?.priority);
         let envelope = Envelope {
             sender,
             recipients: vec![to.clone()],
@@ -171,7 +184,8 @@ impl<S: Spool> Engine<S> {
             uid: self.identity.uid,
             pid: self.identity.pid,
             flags: order.flags,
-            options: Box::default(),
+            // RFC 6710 §4.4: a report is as urgent as what it is about.
+            options: Options { priority, ..Options::none() }.store(),
         };
         if let Some(about) = order.notice {
             let ticket = self.ticket(Ticket::Notice { of, about, envelope: envelope.clone(), bytes });

@@ -649,3 +649,202 @@ fn what_is_for_later_waits_and_has_its_whole_time_then() {
     rig.answer(0, |_| (Verdict::Deferral, "Later. (#4.2.2)\n"));
     assert!(rig.report().contains("this message has been in the queue too long"));
 }
+
+fn by(seconds: i64, mode: &str) -> Options {
+    let by = wire::By::parse(format!("{seconds};{mode}").as_bytes()).unwrap();
+    Options { deliver_by: Some(wire::DeliverBy::new(by, START_S)), ..Options::none() }
+}
+
+impl Rig {
+    /// Defers every job until the message comes back or `seconds` are over; seconds until then, and the report.
+    fn defer_for(&mut self, id: u64, seconds: u64) -> Option<(u64, String)> {
+        loop {
+            while let Some(at) = self.jobs.iter().position(|(_, job)| of(job).1 == id) {
+                self.answer(at, |_| {
+                    (Verdict::Deferral, "192.0.2.1 does not like recipient.\nRemote host said: 450 4.2.2 later\n")
+                });
+            }
+            let passed_s = self.engine.now.s - START_S;
+            if !self.jobs.is_empty() {
+                return Some((passed_s, self.report()));
+            }
+            if passed_s >= seconds {
+                return None;
+            }
+            let wait = self.engine.wait().map_or(1, |wait| wait.as_secs().max(1));
+            self.pass(wait);
+        }
+    }
+}
+
+#[test]
+fn beyond_its_time_a_message_goes_back_and_is_tried_no_more() {
+    for to in ["r@y.example", "r@here.example"] {
+        let mut rig = Rig::new(&[]);
+        let client = rig.submit_with("s@here.example", &[to], by(1000, "R"));
+        let id = rig.id(client);
+        let (after_s, text) = rig.defer_for(id, 5000).unwrap();
+        assert_eq!(after_s, 1000, "{}", rig.log);
+        assert!(text.contains("\nAction: failed\nStatus: 5.4.7\n") && text.contains("\nSubject: failure notice\n"), "{text}");
+        assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{}", rig.log);
+        let rows = rig.log.matches("starting delivery").count();
+        assert!(rig.log.contains("failure: Sorry,_it_could_not_be_delivered_by_the_time") && rows > 3, "{}", rig.log);
+    }
+    // Delivered in time it is nobody's concern; nor is who wants no reports.
+    for (options, verdict) in [
+        (by(1000, "R"), Verdict::Success),
+        (Options { recipients: asked(&[("NEVER", "")]).recipients, ..by(1000, "R") }, Verdict::Deferral),
+    ] {
+        let mut rig = Rig::new(&[]);
+        rig.submit_with("s@here.example", &["r@y.example"], options);
+        rig.answer(0, |_| (verdict, "ok\n"));
+        rig.pass(1000);
+        rig.pass(1000);
+        assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{}", rig.log);
+    }
+}
+
+#[test]
+fn what_waits_for_a_slot_beyond_its_time_goes_back_too() {
+    let mut rig = Rig::new(&[("concurrencyremote", "0\n")]);
+    rig.submit_with("s@here.example", &["r@y.example", "q@z.example"], by(60, "R"));
+    rig.submit_with("s@here.example", &["r@y.example"], by(60, "N"));
+    assert!(rig.jobs.is_empty());
+    assert_eq!(rig.engine.wait(), Some(Duration::from_secs(60)));
+    rig.pass(59);
+    assert!(rig.jobs.is_empty());
+    rig.pass(1);
+    let texts = [rig.report(), rig.report()];
+    let count = |what: &str| texts.iter().map(|text| text.matches(what).count()).sum::<usize>();
+    assert_eq!((count("\nAction: failed\nStatus: 5.4.7\n"), count("\nAction: delayed\nStatus: 4.4.7\n")), (2, 1), "{texts:?}");
+    assert_eq!(rig.engine.spool().living().len(), 1, "the other one still waits");
+    rig.pass(100_000);
+    assert!(rig.jobs.is_empty(), "it is told once");
+}
+
+#[test]
+fn a_restart_does_not_forget_the_time() {
+    let mut rig = Rig::new(&[("concurrencyremote", "0\n")]);
+    rig.submit_with("s@here.example", &["r@y.example"], by(60, "R"));
+    let living = rig.engine.spool().living();
+    let (spool, settings) = (
+        std::mem::replace(rig.engine.spool(), Model::new().unwrap()),
+        Settings::read(&Root::new(rig._dir.path()).unwrap()).unwrap(),
+    );
+    let now = Now { s: START_S + 61, boot: Duration::from_secs(9) };
+    rig.engine = Engine::new(spool, living, settings, Identity { uid: 5, pid: 6 }, now);
+    rig.engine.connected(Channel::Local);
+    rig.engine.connected(Channel::Remote);
+    rig.turn();
+    assert!(rig.report().contains("\nAction: failed\nStatus: 5.4.7\n"), "{}", rig.log);
+}
+
+#[test]
+fn beyond_its_time_the_sender_is_told_once_and_it_goes_on() {
+    let mut rig = Rig::new(&[]);
+    let client = rig.submit_with("s@here.example", &["r@y.example", "q@y.example", "p@y.example"], {
+        let recipients = asked(&[("", ""), ("NEVER", ""), ("DELAY", "")]).recipients;
+        Options { recipients, ..by(1000, "N") }
+    });
+    let id = rig.id(client);
+    let (after_s, text) = rig.defer_for(id, 5000).unwrap();
+    assert_eq!(after_s, 1000);
+    assert!(text.contains("\nSubject: delayed, still trying\n"), "{text}");
+    assert_eq!(text.matches("\nAction: delayed\nStatus: 4.4.7\n").count(), 2, "{text}");
+    assert!(!text.contains("q@y.example"), "{text}");
+    assert!(rig.defer_for(id, 10_000).is_none(), "once");
+    while rig.jobs.is_empty() {
+        rig.pass(100);
+    }
+    // The next server hears that it was told.
+    let JobMessage::Remote { options, .. } = &rig.jobs[0].1 else { panic!() };
+    let by = options.as_ref().unwrap().deliver_by.unwrap();
+    assert!(!by.told && by.at_s == START_S + 1000, "not all of them were told");
+    rig.answer(0, |_| (Verdict::Success, "ok\n"));
+    let text = rig.report();
+    assert!(text.contains("\nSubject: delivery report\n") && text.matches("\nAction: relayed\n").count() == 2, "{text}");
+    // Told by somebody before us, nobody is told again; and nobody is there to be told.
+    for (sender, options) in
+        [("s@here.example", Options { ..self::by(-5, "N") }), ("", self::by(1000, "N")), ("#@[]", self::by(1000, "N"))]
+    {
+        let mut rig = Rig::new(&[]);
+        let client = rig.submit_with(sender, &["r@y.example"], options);
+        let id = rig.id(client);
+        assert!(rig.defer_for(id, 10_000).is_none(), "{sender}");
+    }
+}
+
+#[test]
+fn who_keeps_the_time_makes_the_reports() {
+    // The mode, what the next server keeps, and whether the sender is told of the relay.
+    for (mode, kept, told) in [("N", true, false), ("N", false, true), ("NT", true, true), ("R", true, false), ("RT", true, true)]
+    {
+        let mut rig = Rig::new(&[]);
+        rig.submit_with("s@here.example", &["r@y.example"], by(1000, mode));
+        let (number, ..) = of(&rig.jobs[0].1);
+        if kept {
+            rig.engine.answered(Channel::Remote, 1, Answer::TimeKept { number, recipients: vec![0, 9] });
+        }
+        rig.answer(0, |_| (Verdict::Success, "ok\n"));
+        assert_eq!(rig.jobs.len(), usize::from(told), "{mode} {kept}");
+        if told {
+            assert!(rig.report().contains("\nAction: relayed\n"));
+        }
+        assert!(rig.engine.spool().living().is_empty());
+    }
+    // Delivered here there is no relay to tell of.
+    let mut rig = Rig::new(&[]);
+    rig.submit_with("s@here.example", &["r@here.example"], by(1000, "NT"));
+    rig.answer(0, |_| (Verdict::Success, "did 1+0+0\n"));
+    assert!(rig.jobs.is_empty());
+}
+
+#[test]
+fn urgent_mail_is_started_first_and_its_bounce_is_as_urgent() {
+    let urgent = |number| Options { priority: wire::Priority::new(number), ..Options::none() };
+    let mut rig = Rig::new(&[("concurrencyremote", "1\n")]);
+    rig.submit("s@here.example", &["first@y.example"]);
+    for (to, number) in [("slow@y.example", -4), ("usual@y.example", 0), ("urgent@y.example", 6)] {
+        rig.submit_with("s@here.example", &[to], urgent(number));
+    }
+    let mut order = Vec::new();
+    while let Some(at) = rig.jobs.iter().position(|(channel, _)| *channel == Channel::Remote) {
+        order.push(of(&rig.jobs[at].1).2.remove(0).to_string());
+        rig.answer(at, |to| if to.local() == b"urgent" { (Verdict::Failure, "No.\n") } else { (Verdict::Success, "ok\n") });
+    }
+    assert_eq!(order, ["first@y.example", "urgent@y.example", "usual@y.example", "slow@y.example"]);
+    let bounce = rig.engine.spool().living().remove(0).id;
+    rig.engine.spool().read_envelope(bounce, 1 << 50);
+    let options = rig.engine.spool().completions().into_iter().find_map(|completion| match completion {
+        Completion::Envelope { envelope, .. } => Options::stored(&envelope.options).ok(),
+        _ => None,
+    });
+    assert_eq!(options, Some(urgent(6)));
+    let QueueAnswer::Rows { rows, .. } = rig.ask(&QueueRequest::List { after: 0, count: 9 }) else { panic!() };
+    assert_eq!((rows[0].priority, rows[0].deliver_by_s), (6, 0));
+}
+
+#[test]
+fn what_is_forwarded_inherits() {
+    use ipc::inheritance::Inheritance;
+    let mut rig = Rig::new(&[]);
+    let options = Options { recipients: asked(&[("SUCCESS,DELAY", "rfc822;x@y")]).recipients, ..by(1000, "R") };
+    rig.submit_with("s@here.example", &["r@here.example"], options.clone());
+    let JobMessage::System { inherits, .. } = &rig.jobs[0].1 else { panic!() };
+    let inherits = Inheritance::from_bytes(inherits).unwrap();
+    assert_eq!((inherits.options.deliver_by, inherits.of_recipient().count()), (options.deliver_by, 2));
+    // A copy does not tell again what the sender knows.
+    let client = rig.submit_with("s@here.example", &["q@here.example"], self::by(100, "N"));
+    let id = rig.id(client);
+    rig.jobs.remove(0);
+    assert!(rig.defer_for(id, 1000).is_some());
+    while !rig.jobs.iter().any(|(_, job)| of(job).1 == id) {
+        rig.pass(100);
+    }
+    let JobMessage::System { inherits, .. } = &rig.jobs.pop().unwrap().1 else { panic!() };
+    assert!(Inheritance::from_bytes(inherits).unwrap().options.deliver_by.unwrap().told);
+    rig.jobs.clear();
+    rig.submit("s@here.example", &["r@here.example"]);
+    let JobMessage::System { inherits, .. } = &rig.jobs[0].1 else { panic!() };
+    assert!(inherits.is_empty(), "nothing was asked for");
+}

@@ -696,7 +696,8 @@ fn jobs_end_though_nobody_waits_and_odd_jobs_are_answered() {
         assert_eq!(world.result().await, (3, vec![unreadable]));
         world.number.set(4);
         assert_eq!(world.deliver(&[], relay(address)).await, Vec::<String>::new());
-        let local = Job::System { number: 9, message: 1, sender: Address::null(), recipient: address_of("a@b") };
+        let local =
+            Job::System { number: 9, message: 1, sender: Address::null(), recipient: address_of("a@b"), inherits: "".into() };
         world.connection.send(&local.encode()).await.unwrap();
         assert_eq!(world.result().await.1.len(), 1);
         // Garbage ends its connection and nothing else.
