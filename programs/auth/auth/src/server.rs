@@ -10,19 +10,18 @@ use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
 use crate::login::Login;
 use crate::pool::Pool;
-use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::recipients::{Asker, Key, Recipients};
 use crate::relays::Relays;
+use crate::requests::{Heards, Said};
 use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
-use accounts::{Accounts, Directory, Generation, Resolution, UserName};
+use accounts::{Accounts, Directory, Generation, UserName};
 use control::auth::Places;
 use control::authsources;
 use control::read::lines_of;
-use control::{AuthLimits, Ids, Root, Routed, Watched};
-use ipc::admin::AccountRequest;
-use ipc::auth::{Answer, Directory as Verdict, Request, Target};
-use ipc::lspawn::Existence;
+use control::{AuthLimits, Ids, Root, Watched};
+use ipc::auth::{Answer, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
 use sandbox::Socket;
@@ -35,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sys::Seqpacket;
 use sys::wake::Wake;
-use wire::{Address, Domain};
+use wire::Domain;
 use zeroize::{Zeroize, Zeroizing};
 
 /// Connections at a time: workers and tools, some dozens on a large machine.
@@ -97,7 +96,7 @@ pub struct Server {
     /// Domains whose accounts do not log in with their main password once they have app passwords.
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
     pub(crate) rules: Rules,
-    recipients: Recipients,
+    pub(crate) recipients: Recipients,
     relays: Relays,
     seen: (Generation, u64),
     clients: BTreeMap<u64, Client>,
@@ -362,170 +361,6 @@ impl Server {
         }
     }
 
-    fn recipient(&mut self, asker: Asker, address: &Address) {
-        let verdict = match self.place(address) {
-            Err(_) => Verdict::Temporary {},
-            Ok(Place::NotMine) => Verdict::NotMine {},
-            Ok(Place::Nobody) => Verdict::NoMailbox {},
-            Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
-                // What follows a dash names a `.qmail` file, which only the user's own worker can look for.
-                Ok(Resolution::Mailbox { user, separator: Some(b'-'), ext }) => {
-                    return self.look_for(asker, Key::Mailbox { domain, user: user.as_bytes().to_vec(), ext });
-                }
-                Ok(Resolution::Mailbox { .. } | Resolution::Forward(_)) => Verdict::Mailbox {},
-                Ok(Resolution::NoSuch) => Verdict::NoMailbox {},
-                Err(error) => self.store_failed(&error),
-            },
-            Ok(Place::Local(local)) if local.is_empty() => Verdict::NoMailbox {},
-            Ok(Place::Local(local)) => return self.look_for(asker, Key::Local(local.to_ascii_lowercase())),
-        };
-        self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
-    }
-
-    fn route(&mut self, address: &Address) -> Target {
-        let temporary = |text: String| Target::Temporary { text: ipc::clip(text.as_bytes()).into() };
-        match self.place(address) {
-            Err(text) => temporary(text),
-            // It was virtual when it was accepted: an administrator is at work.
-            Ok(Place::NotMine | Place::Local(_)) => temporary("the domain is not in users/domains now".to_owned()),
-            Ok(Place::Nobody) => Target::NoMailbox {},
-            Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
-                Ok(Resolution::Mailbox { user, separator, ext }) => {
-                    // What follows a plus is the user's own mark, not the name of a `.qmail` file: it is always delivered.
-                    let ext = if separator == Some(b'+') { Vec::new() } else { ext };
-                    self.mailbox(domain, &user, ext).unwrap_or_else(temporary)
-                }
-                Ok(Resolution::Forward(targets)) => Target::Forward { domain, targets },
-                Ok(Resolution::NoSuch) => Target::NoMailbox {},
-                Err(error) => {
-                    self.store_failed(&error);
-                    temporary(error.to_string())
-                }
-            },
-        }
-    }
-
-    /// A user's mailbox, with what the account says of deliveries.
-    fn mailbox(&mut self, domain: Domain, user: &UserName, ext: Vec<u8>) -> Result<Target, String> {
-        let account = self.accounts.account(&domain, user.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
-        // The user was removed between two queries; the next attempt finds nobody.
-        let account = account.ok_or("the user is gone")?;
-        let defers = self.places.defers_over_quota().map_err(|error| self.trouble(&error.to_string()))?;
-        let settings = crate::rows::delivery_settings(&domain, user, account, ext.is_empty(), defers).to_bytes();
-        Ok(Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into(), settings })
-    }
-
-    /// As the accounts say; a domain without a postmaster has this host's (RFC 5321 §4.5.1: there is always one).
-    fn resolve(&mut self, domain: &Domain, local: &[u8]) -> Result<Resolution, accounts::Error> {
-        let resolution = accounts::resolve(&self.accounts, domain, local)?;
-        if resolution != Resolution::NoSuch || !local.eq_ignore_ascii_case(b"postmaster") {
-            return Ok(resolution);
-        }
-        let host = self.places.routing().map(|routing| routing.envnoathost.clone()).unwrap_or_default();
-        let Ok(postmaster) = Address::join(b"postmaster", &host) else { return Ok(Resolution::NoSuch) };
-        // Where the host's own name is a virtual domain there is nobody to fall back on.
-        let is_local = matches!(self.places.route(&postmaster), Ok(Some(Routed::Local(_))));
-        Ok(if is_local { Resolution::Forward(vec![postmaster]) } else { Resolution::NoSuch })
-    }
-
-    /// Whose is the address?
-    pub(crate) fn place(&mut self, address: &Address) -> Result<Place, String> {
-        let routed = self.places.route(address).map_err(|error| self.trouble(&error.to_string()))?;
-        Ok(match routed {
-            None => Place::Nobody,
-            Some(Routed::Remote(_)) => Place::NotMine,
-            Some(Routed::Local(address)) => Place::Local(address.local().to_vec()),
-            Some(Routed::Virtual(address)) => match address.domain().map(Domain::new) {
-                Some(Ok(domain)) => {
-                    let real = accounts::real_domain(&self.accounts, domain);
-                    Place::Virtual(real.map_err(|error| self.trouble(&error.to_string()))?, address.local().to_vec())
-                }
-                _ => Place::Nobody,
-            },
-        })
-    }
-
-    /// By what is known, else qmail-lspawn says: it knows users/assign, asks qmail-getpw and has the user's worker look for files.
-    fn look_for(&mut self, asker: Asker, key: Key) {
-        let now = sys::clock::boottime();
-        let verdict = match self.recipients.look(&key, asker, now) {
-            Look::Known(true) => Verdict::Mailbox {},
-            Look::Known(false) => Verdict::NoMailbox {},
-            Look::Full => Verdict::Temporary {},
-            Look::Wait => return,
-            Look::Ask => return self.ask_exists(key, now),
-        };
-        self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
-    }
-
-    fn ask_exists(&mut self, key: Key, now: Duration) {
-        use ipc::lspawn::Request::{Exists, ExistsMailbox};
-        let question = key.clone();
-        let datagram = |id| match question {
-            Key::Local(local) => Exists { id, local: local.into() }.encode(),
-            Key::Mailbox { domain, user, ext } => ExistsMailbox { id, domain, user: user.into(), ext: ext.into() }.encode(),
-        };
-        if let Err(waiter) = self.lspawn.ask(datagram, LspawnWaiter::Exists { key }, now) {
-            self.lspawn_gone(waiter);
-        }
-    }
-
-    fn lspawn_ready(&mut self, buf: &mut [u8]) {
-        loop {
-            let gone = match self.lspawn.receive(buf) {
-                Ok(None) => return,
-                Ok(Some((len, fd))) => match ipc::lspawn::Answer::decode(buf.get(..len).unwrap_or_default()) {
-                    Ok(answer) => {
-                        self.lspawn_says(answer, fd);
-                        continue;
-                    }
-                    Err(_) => self.lspawn.reset(),
-                },
-                Err(gone) => gone,
-            };
-            gone.into_iter().for_each(|waiter| self.lspawn_gone(waiter));
-            return;
-        }
-    }
-
-    fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
-        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Session};
-        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. }) = &answer;
-        match (self.lspawn.answered(*id), answer) {
-            (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
-                Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
-                Existence::No {} => self.settle(&key, Some(false), Verdict::NoMailbox {}),
-                // The user is there: the mail is taken, and the delivery will find out.
-                Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
-                Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
-            },
-            (Some(LspawnWaiter::SystemUser { login, name }), answer) => self.system_user(login, &name, answer, fd),
-            (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
-            (Some(waiter), _) => self.lspawn_gone(waiter),
-            // Too late; the session's socket is closed here, which ends it.
-            (None, _) => {}
-        }
-    }
-
-    pub(crate) fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
-        match waiter {
-            LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
-            LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
-            LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),
-        }
-    }
-
-    fn settle(&mut self, key: &Key, definite: Option<bool>, verdict: Verdict) {
-        for asker in self.recipients.settle(key, definite, sys::clock::boottime()) {
-            self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict: verdict.clone() }, None);
-        }
-    }
-
-    fn store_failed(&mut self, error: &accounts::Error) -> Verdict {
-        self.trouble(&error.to_string());
-        Verdict::Temporary {}
-    }
-
     /// Logs what is wrong here; the same again not before [`TROUBLE_PAUSE`] is over, since every question would say it.
     pub(crate) fn trouble(&mut self, text: &str) -> String {
         let now = sys::clock::boottime();
@@ -611,50 +446,6 @@ fn current<T: Clone + Default>(file: &mut Watched<T>) -> (T, Option<String>) {
 fn mechanisms(text: Option<&[u8]>) -> Result<Mechanisms, String> {
     let lines = text.map(lines_of);
     Mechanisms::parse(lines.as_deref()).map_err(|name| format!("`{}` is no mechanism", wire::escape::visible(&name)))
-}
-
-/// A request that its connection may make.
-enum Said {
-    Ask(Request),
-    Admin(AccountRequest),
-}
-
-impl Said {
-    /// `None` for what this connection may not say: a fault or an attack, which ends it and changes nothing.
-    fn understand(rights: Rights, datagram: &[u8]) -> Option<Self> {
-        if rights.admin {
-            return AccountRequest::decode(datagram).ok().map(Self::Admin);
-        }
-        let request = Request::decode(datagram).ok()?;
-        let may = match &request {
-            Request::Recipient { .. } => rights.network || rights.queue,
-            Request::Login { .. } | Request::Apop { .. } | Request::SaslStart { .. } | Request::SaslStep { .. } => rights.network,
-            Request::MaySend { .. } | Request::MaySubmit { .. } | Request::Arrived { .. } | Request::MayRelay { .. } => {
-                rights.network
-            }
-            Request::Route { .. } => rights.queue,
-        };
-        may.then_some(Self::Ask(request))
-    }
-}
-
-/// What has come and is not answered yet.
-#[derive(Default)]
-struct Heards {
-    requests: Vec<(u64, Said)>,
-    /// Bytes of their datagrams.
-    len: usize,
-}
-
-/// Whose an address is.
-pub(crate) enum Place {
-    /// Of a domain of users/domains, or of that which it is an alias of: the local part.
-    Virtual(Domain, Vec<u8>),
-    /// Of the system's users: the local part with its virtualdomains prefix.
-    Local(Vec<u8>),
-    NotMine,
-    /// Ours, but never a mailbox.
-    Nobody,
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

@@ -11,7 +11,8 @@
 //! at one of this host's own domains, whom qmail-lspawn must find to be a person. Sources say who it is, never with what uid or home.
 
 use crate::login::{Found, Login, Service};
-use crate::server::{LspawnWaiter, Place, Server, log};
+use crate::directory::Place;
+use crate::server::{LspawnWaiter, Server, log};
 use accounts::secrets::AppPassword;
 use accounts::{Directory as _, UserName};
 use control::authsources::Source;

@@ -7,7 +7,8 @@
 
 use crate::recipients::Asker;
 use crate::sending::{Sending, Sent};
-use crate::server::{Place, Server, log};
+use crate::directory::Place;
+use crate::server::{Server, log};
 use accounts::{Directory, Resolution};
 use control::Root;
 use control::submission::{SubmissionLimits, SubmissionSenders};
