@@ -21,24 +21,33 @@ fn send(instance: &Instance, to: &str, letter: &str) {
     instance.wait_empty().unwrap();
 }
 
-fn refused(instance: &Instance, to: &str) -> bool {
+fn answer_to_rcpt(instance: &Instance, to: &str) -> String {
     let mut smtp = instance.smtp().unwrap();
     smtp.must("EHLO client.example.test", "250").unwrap();
     smtp.must("MAIL FROM:<ann@a.test>", "250").unwrap();
-    smtp.ask(&format!("RCPT TO:<{to}>")).unwrap().starts_with("550 ")
+    smtp.ask(&format!("RCPT TO:<{to}>")).unwrap()
+}
+
+fn refused(instance: &Instance, to: &str) -> bool {
+    answer_to_rcpt(instance, to).starts_with("550 ")
 }
 
 #[test]
 fn mail_for_a_full_mailbox_goes_back_and_pop3_makes_room() {
     let instance = instance();
     instance.must(&["user", "quota", "bob@a.test", "100M", "--messages", "2"]).unwrap();
+    instance.must(&["alias", "add", "bobs@a.test", "bob@a.test"]).unwrap();
     for count in 1..=2 {
         send(&instance, "bob@a.test", LETTER);
         instance.wait_mail("bob@a.test", count).unwrap();
     }
     let size = fs::read_to_string(instance.maildir("bob@a.test").join("maildirsize")).unwrap();
     assert!(size.starts_with("104857600S,2C\n"), "{size}");
-    send(&instance, "bob@a.test", LETTER);
+    // Told at RCPT, while what was accepted before goes back.
+    let told = answer_to_rcpt(&instance, "bob@a.test");
+    assert!(told.starts_with("552 5.2.2 "), "{told}");
+    assert!(answer_to_rcpt(&instance, "bobs@a.test").starts_with("250 "), "an alias is not looked behind");
+    send(&instance, "bobs@a.test", LETTER);
     let bounce = instance.wait_mail("ann@a.test", 1).unwrap().pop().unwrap();
     assert!(bounce.contains("Sorry, the mailbox is full. (#5.2.2)") && bounce.contains("Status: 5.2.2"), "{bounce}");
     let mut pop3 = instance.pop3("bob@a.test").unwrap();
@@ -52,7 +61,20 @@ fn mail_for_a_full_mailbox_goes_back_and_pop3_makes_room() {
     send(&instance, "bob@a.test", LETTER);
     // The other one went to cur/ at QUIT.
     instance.wait_mail("bob@a.test", 1).unwrap();
+    instance.must(&["user", "quota", "bob@a.test", "2000"]).unwrap();
+    for (size, code) in [(100, "250 "), (10_000, "552 ")] {
+        let mut smtp = instance.smtp().unwrap();
+        smtp.must("EHLO client.example.test", "250").unwrap();
+        smtp.must(&format!("MAIL FROM:<ann@a.test> SIZE={size}"), "250").unwrap();
+        let told = smtp.ask("RCPT TO:<bob+tag@a.test>").unwrap();
+        assert!(told.starts_with(code), "{size}: {told}");
+    }
+    instance.must(&["user", "quota", "bob@a.test", "1"]).unwrap();
+    assert!(answer_to_rcpt(&instance, "bob@a.test").starts_with("552 5.2.2 "));
+    fs::write(instance.root.join("etc/qmail/control/overquota"), "defer\n").unwrap();
+    wait_for("overquota", || answer_to_rcpt(&instance, "bob@a.test").starts_with("452 4.2.2 ").then_some(())).unwrap();
     instance.must(&["user", "quota", "bob@a.test", "none"]).unwrap();
+    wait_for("the count to go", || (!instance.maildir("bob@a.test").join("maildirsize").exists()).then_some(())).unwrap();
     send(&instance, "bob@a.test", LETTER);
     instance.wait_mail("bob@a.test", 2).unwrap();
 }
@@ -156,6 +178,13 @@ fn vpopmail_tree(base: &Path) {
     file("assign", "+one.test-:one.test:1:1:/x/domains/one.test:-::\n+uno.test-:one.test:1:1:/x/domains/one.test:-::\n.\n");
 }
 
+/// The answer to AUTH PLAIN.
+fn auth(instance: &Instance, user: &str, password: &str) -> String {
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("EHLO client.example.test", "250").unwrap();
+    smtp.ask(&format!("AUTH PLAIN {}", wire::base64::encode(format!("\0{user}\0{password}").as_bytes()))).unwrap()
+}
+
 /// Gives a tree to the user who owns the mail, as root alone can.
 fn give(path: &Path, instance: &Instance) {
     if !is_root() {
@@ -169,7 +198,8 @@ fn give(path: &Path, instance: &Instance) {
 
 #[test]
 fn a_vpopmail_tree_is_taken_over_where_it_lies() {
-    let instance = Instance::started(&[("authcleartext", "127.0.0.1/32\n")]).unwrap();
+    let control = [("authcleartext", "127.0.0.1/32\n"), ("authlimits", "exempt=127.0.0.1/32\npause=0\n")];
+    let instance = Instance::started(&control).unwrap();
     let tree = instance.dir().join("vpopmail");
     vpopmail_tree(&tree);
     fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)).unwrap();
@@ -196,8 +226,23 @@ fn a_vpopmail_tree_is_taken_over_where_it_lies() {
     assert!(code == Some(1) && said.contains("added 0 domains, 1 users, 0 aliases; 8 were there already"), "{said}");
     assert!(at("0/three.test/deep/Maildir/new/1.h").exists());
     let shown = |address: &str| instance.json(&["user", "show", address]).unwrap();
-    assert_eq!(shown("sha@one.test")["quota"], 10_485_760);
+    assert_eq!((&shown("sha@one.test")["quota"], &shown("clear@one.test")["quota"]), (&json!(10_485_760), &json!(5_242_880)));
     assert_eq!((&shown("clear@one.test")["quota_messages"], &shown("md@one.test")["quota"]), (&json!(1000), &json!(null)));
+    // Each kind of hash opens the account, by SMTP and POP3, again once it has been made anew; a wrong password does not.
+    for (user, password) in [
+        ("md@one.test", "md-password"),
+        ("sha@one.test", "sha-password"),
+        ("clear@one.test", "clear-password"),
+        ("sha@uno.test", "sha-password"),
+        ("catch@two.test", "catch-password"),
+        ("deep@three.test", "deep-password"),
+    ] {
+        for _ in 0..2 {
+            assert!(auth(&instance, user, password).starts_with("235 "), "{user}");
+            instance.pop3(user).unwrap();
+        }
+        assert!(auth(&instance, user, "wrong").starts_with("535 "), "{user}");
+    }
     // What is there is read, and new mail lies beside it.
     let mut pop3 = instance.pop3("deep@three.test").unwrap();
     assert!(pop3.message(1).unwrap().contains("Subject: deep"));
@@ -215,6 +260,12 @@ fn a_vpopmail_tree_is_taken_over_where_it_lies() {
         instance.smtp().unwrap().send("s@elsewhere.test", &[to], "Subject: new\n\nx\n").unwrap();
         wait_for(&format!("a letter for {to}"), || (letters(home) == count).then_some(())).unwrap();
     }
+    // An imported quota holds.
+    instance.must(&["user", "quota", "clear@one.test", "5242880", "--messages", "1"]).unwrap();
+    instance.smtp().unwrap().send("s@elsewhere.test", &["clear@one.test"], "Subject: new\n\nx\n").unwrap();
+    wait_for("a letter for clear", || (letters("one.test/clear") == 1).then_some(())).unwrap();
+    assert!(fs::read_to_string(at("one.test/clear/Maildir/maildirsize")).unwrap().starts_with("5242880S,1C\n"));
+    assert!(answer_to_rcpt(&instance, "clear@one.test").starts_with("552 5.2.2 "));
     let md = instance.json(&["export", "one.test", "--with-secrets"]);
     assert!(md.is_err(), "an object a line is no one object");
     assert!(instance.must(&["export", "one.test", "--with-secrets"]).unwrap().contains("$1$saltsalt$"));

@@ -68,10 +68,11 @@ pub enum Socket {
     Checkpw,
     AdminSend,
     AdminAuth,
+    Manage,
 }
 
 impl Socket {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -84,6 +85,7 @@ impl Socket {
         Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
+        Self::Manage,
     ];
 
     /// The name in `QMAIL_FDS`, after `serve:`.
@@ -102,6 +104,7 @@ impl Socket {
             Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
+            Self::Manage => "manage",
         }
     }
 
@@ -121,6 +124,7 @@ impl Socket {
             Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
+            Self::Manage => "manage.sock",
         }
     }
 }
@@ -261,7 +265,8 @@ pub const TABLE: &[Process] = &[
         role: Role::Auth,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Auth, Socket::AdminAuth],
+        serves: &[Socket::Auth, Socket::AdminAuth, Socket::Manage],
+        // And inject.sock, as anyone may: it stands for as long as qmail-start runs, though its server starts later.
         calls: &[Socket::Lspawn, Socket::Authnet, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),

@@ -171,6 +171,22 @@ impl Directory for Accounts {
         Ok(out)
     }
 
+    fn aliases_to(&self, target: &Address, count_max: usize) -> Result<Vec<Address>, Error> {
+        // By the index on targets. The one target is the only one: position 0, and none behind it.
+        let mut statement = self.connection.prepare_cached(
+            "SELECT name, domain FROM alias AS a WHERE lower(CAST(target AS TEXT)) = lower(CAST(?1 AS TEXT)) AND position = 0 AND name <> x''
+             AND NOT EXISTS (SELECT 1 FROM alias AS b WHERE b.domain = a.domain AND b.name = a.name AND b.position = 1)
+             ORDER BY domain, name LIMIT ?2",
+        )?;
+        let mut rows = statement.query(params![target.as_bytes(), limit(count_max)])?;
+        let mut out = Vec::new();
+        while let Some(row) = rows.next()? {
+            let alias = Address::join(&row.get::<_, Vec<u8>>(0)?, &row.get::<_, Vec<u8>>(1)?);
+            out.push(alias.map_err(|_| Error::Damaged("an alias"))?);
+        }
+        Ok(out)
+    }
+
     fn generation(&self) -> Result<Generation, Error> {
         let others: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         Ok(Generation(self.changes, others.cast_unsigned()))

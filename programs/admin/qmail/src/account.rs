@@ -209,7 +209,7 @@ fn whole_text(input: &mut impl io::Read) -> Result<Bytes, Failure> {
 }
 
 /// The first line, without its end.
-fn password(input: &mut impl io::BufRead) -> Result<Bytes, Failure> {
+pub(crate) fn password(input: &mut impl io::BufRead) -> Result<Bytes, Failure> {
     let mut line = Vec::new();
     let read = io::Read::take(input, PASSWORD_LEN_MAX.saturating_add(2)).read_until(b'\n', &mut line);
     read.map_err(|error| Failure::temporary(format!("standard input: {error}")))?;

@@ -14,6 +14,9 @@ pub struct Cli {
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
+    /// Act as an account that administers a domain; for users who are not root. Its password is the first line of standard input.
+    #[arg(long = "as", global = true, value_name = "USER@DOMAIN")]
+    pub administrator: Option<String>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -419,6 +422,8 @@ mod tests {
             "qmail domain set a --catch-all none --quota 5G",
             "qmail domain add a --alias-of b",
             "qmail domain admin add a b@c",
+            "qmail --as a@b user add c@b --password-stdin",
+            "qmail user list b --as a@b",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }

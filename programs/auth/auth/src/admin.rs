@@ -44,6 +44,9 @@ type Answered = Result<(), Error>;
 
 impl Server {
     pub(crate) fn admin_request(&mut self, client: u64, request: AccountRequest) {
+        if let Err(failure) = self.judge_manager(client, &request) {
+            return self.admin_answer(client, Err(failure));
+        }
         let done = match request {
             AccountRequest::UserAdd { address, password } => return self.password(client, &address, password, true, false),
             AccountRequest::UserPassword { address, password } => return self.password(client, &address, password, false, false),
@@ -69,9 +72,7 @@ impl Server {
                 user_of(&address).and_then(|(domain, user)| said(self.accounts.remove_user(&domain, &user)))
             }
             AccountRequest::UserAddHash { address, hash } => self.add_hash(&address, &hash),
-            AccountRequest::UserQuota { address, bytes, messages } => {
-                self.change_user(&address, &UserChange::Quota(Quota { bytes, messages }))
-            }
+            AccountRequest::UserQuota { address, bytes, messages } => self.change_quota(&address, Quota { bytes, messages }),
             AccountRequest::UserSuspend { address, suspended, refuses_mail } => {
                 self.change_user(&address, &UserChange::Suspension { suspended, refuses_mail })
             }
@@ -185,6 +186,15 @@ impl Server {
     fn change_user(&mut self, address: &Address, change: &UserChange) -> Result<(), Failure> {
         let (domain, user) = user_of(address)?;
         said(self.accounts.change_user(&domain, &user, change))
+    }
+
+    fn change_quota(&mut self, address: &Address, quota: Quota) -> Result<(), Failure> {
+        self.change_user(address, &UserChange::Quota(quota))?;
+        if quota == Quota::default() {
+            let (domain, user) = user_of(address)?;
+            self.forget_room(&domain, &user);
+        }
+        Ok(())
     }
 
     fn show_user(&mut self, client: u64, address: &Address) {

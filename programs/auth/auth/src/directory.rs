@@ -2,6 +2,7 @@
 //! can say is asked of qmail-lspawn, whose answers for logins come through here as well.
 
 use crate::recipients::{Asker, Key, Look};
+use crate::rows::{OverQuota, delivery_settings};
 use crate::server::{LspawnWaiter, Server};
 use accounts::{Directory as _, Resolution, UserName};
 use control::Routed;
@@ -11,6 +12,9 @@ use ipc::lspawn::Existence;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 use wire::{Address, Domain};
+
+/// Aliases that count as a user's own address when there is a reply to be sent; they travel with each delivery.
+const OWN_ALIASES_MAX: usize = 30;
 
 /// Whose an address is.
 pub(crate) enum Place {
@@ -24,7 +28,7 @@ pub(crate) enum Place {
 }
 
 impl Server {
-    pub(crate) fn recipient(&mut self, asker: Asker, address: &Address) {
+    pub(crate) fn recipient(&mut self, asker: Asker, address: &Address, size: u64) {
         let verdict = match self.place(address) {
             Err(_) => Verdict::Temporary {},
             Ok(Place::NotMine) => Verdict::NotMine {},
@@ -34,7 +38,12 @@ impl Server {
                 Ok(Resolution::Mailbox { user, separator: Some(b'-'), ext }) => {
                     return self.look_for(asker, Key::Mailbox { domain, user: user.as_bytes().to_vec(), ext });
                 }
-                Ok(Resolution::Mailbox { .. } | Resolution::Forward(_)) => Verdict::Mailbox {},
+                Ok(Resolution::Mailbox { user, .. }) => match self.accounts.account(&domain, user.as_bytes()) {
+                    Ok(Some(account)) => return self.judge_room(asker, domain, &user, &account, size),
+                    Ok(None) => Verdict::NoMailbox {},
+                    Err(error) => self.store_failed(&error),
+                },
+                Ok(Resolution::Forward(_)) => Verdict::Mailbox {},
                 Ok(Resolution::NoSuch) => Verdict::NoMailbox {},
                 Err(error) => self.store_failed(&error),
             },
@@ -73,7 +82,14 @@ impl Server {
         // The user was removed between two queries; the next attempt finds nobody.
         let account = account.ok_or("the user is gone")?;
         let defers = self.places.defers_over_quota().map_err(|error| self.trouble(&error.to_string()))?;
-        let settings = crate::rows::delivery_settings(&domain, user, account, ext.is_empty(), defers).to_bytes();
+        let (warns_at, warning) = self.places.quota_warning().map_err(|error| self.trouble(&error.to_string())).unwrap_or_default();
+        let over = OverQuota { defers, warns_at, warning };
+        let mut settings = delivery_settings(&domain, user, account, ext.is_empty(), over);
+        if let Some(vacation) = &mut settings.vacation {
+            let aliases = self.accounts.aliases_to(&vacation.address, OWN_ALIASES_MAX);
+            vacation.others = aliases.map_err(|error| self.trouble(&error.to_string()))?;
+        }
+        let settings = settings.to_bytes();
         Ok(Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into(), settings })
     }
 
@@ -151,8 +167,8 @@ impl Server {
     }
 
     fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
-        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Session};
-        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. }) = &answer;
+        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Room, Session};
+        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. } | Room { id, .. }) = &answer;
         match (self.lspawn.answered(*id), answer) {
             (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
                 Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
@@ -161,6 +177,7 @@ impl Server {
                 Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
                 Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
             },
+            (Some(LspawnWaiter::Room { number, mailbox, size }), Room { room, .. }) => self.room_told(number, mailbox, size, &room),
             (Some(LspawnWaiter::SystemUser { login, name }), answer) => self.system_user(login, &name, answer, fd),
             (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
             (Some(waiter), _) => self.lspawn_gone(waiter),
@@ -172,6 +189,8 @@ impl Server {
     pub(crate) fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
         match waiter {
             LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
+            LspawnWaiter::Room { number, .. } => self.room_unknown(number),
+            LspawnWaiter::Nobody => {}
             LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
             LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),
         }

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod alert;
 mod app_passwords;
 mod authnet;
 mod clients;
@@ -22,12 +23,15 @@ mod exchange;
 mod hashing;
 mod limits;
 mod login;
+mod manage;
 mod pool;
 mod recipients;
 mod relays;
 mod requests;
+mod room;
 mod rows;
 mod sending;
+mod sending_log;
 mod server;
 mod sources;
 mod start;

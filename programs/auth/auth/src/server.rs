@@ -13,6 +13,7 @@ use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Recipients};
 use crate::relays::Relays;
 use crate::requests::{Heards, Said};
+use crate::room::{Mailbox, Rooms};
 use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
@@ -63,6 +64,8 @@ pub struct Setup {
 pub struct Listeners {
     pub auth: Option<OwnedFd>,
     pub admin: Option<OwnedFd>,
+    /// For administrators of domains.
+    pub manage: Option<OwnedFd>,
     /// Connections of the administrator that are there already (`--once-admin`).
     pub connected: Vec<Seqpacket>,
 }
@@ -75,6 +78,10 @@ pub(crate) enum LspawnWaiter {
     Session { asker: Asker, user: Vec<u8> },
     /// A system user whose password was right.
     SystemUser { login: Box<Login>, name: Vec<u8> },
+    /// How much fits into a mailbox?
+    Room { number: u64, mailbox: Mailbox, size: u64 },
+    /// Whoever asked does not mind.
+    Nobody,
 }
 
 /// The state of qmail-auth.
@@ -97,9 +104,10 @@ pub struct Server {
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
     pub(crate) rules: Rules,
     pub(crate) recipients: Recipients,
+    pub(crate) rooms: Rooms,
     relays: Relays,
     seen: (Generation, u64),
-    clients: BTreeMap<u64, Client>,
+    pub(crate) clients: BTreeMap<u64, Client>,
     next_client: u64,
     listeners: Listeners,
     ids: Ids,
@@ -137,7 +145,7 @@ impl Server {
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
-            rules: Rules::new(&setup.root),
+            rules: Rules::new(&setup.root, Arc::clone(&setup.run)),
             relays: Relays::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
@@ -146,6 +154,7 @@ impl Server {
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
+            rooms: Rooms::default(),
             seen: (Generation::default(), 0),
             clients: BTreeMap::new(),
             next_client: 0,
@@ -158,7 +167,7 @@ impl Server {
         for socket in std::mem::take(&mut listeners.connected) {
             socket.set_nonblocking(true)?;
             // Whoever started this process holds the other end of the pair.
-            server.add_client(socket, Rights { network: false, queue: false, admin: true });
+            server.add_client(socket, Rights { network: false, queue: false, admin: true, manage: false }, 0);
         }
         server.listeners = listeners;
         Ok(server)
@@ -202,7 +211,8 @@ impl Server {
             add(Source::Lifeline, fd.as_fd(), PollFlags::IN);
         }
         if self.clients.len() < CLIENTS_MAX {
-            for (socket, fd) in [(Socket::Auth, &self.listeners.auth), (Socket::AdminAuth, &self.listeners.admin)] {
+            for (socket, fd) in [(Socket::Auth, &self.listeners.auth), (Socket::AdminAuth, &self.listeners.admin), (Socket::Manage, &self.listeners.manage)]
+            {
                 fd.iter().for_each(|fd| add(Source::Listener(socket), fd.as_fd(), PollFlags::IN));
             }
         }
@@ -213,7 +223,7 @@ impl Server {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due()].into_iter().flatten().min();
+        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.rooms.due(), self.managers_due()].into_iter().flatten().min();
         let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -227,6 +237,8 @@ impl Server {
     fn advance(&mut self) {
         let now = sys::clock::boottime();
         self.exchanges.expire(now);
+        self.expire_rooms(now);
+        self.expire_managers(now);
         for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
             self.lspawn_gone(waiter);
         }
@@ -237,14 +249,20 @@ impl Server {
     }
 
     fn accept(&mut self, socket: Socket) {
-        let listener = if socket == Socket::Auth { &self.listeners.auth } else { &self.listeners.admin };
+        let listener = match socket {
+            Socket::Auth => &self.listeners.auth,
+            Socket::Manage => &self.listeners.manage,
+            _ => &self.listeners.admin,
+        };
         let Some(listener) = listener else { return };
         match sys::seqpacket::accept(listener.as_fd()) {
             Ok(connection) => {
                 let uid = connection.peer().map(|peer| peer.uid);
-                let rights = uid.ok().and_then(|uid| Rights::of(socket, uid, |role| self.ids.uid_of(role.name())));
-                if let Some(rights) = rights {
-                    self.add_client(connection, rights);
+                let rights = |uid| Some((Rights::of(socket, uid, |role| self.ids.uid_of(role.name()))?, uid));
+                if let Some((rights, uid)) = uid.ok().and_then(rights)
+                    && (!rights.manage || self.may_manage_from(uid))
+                {
+                    self.add_client(connection, rights, uid);
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -252,8 +270,8 @@ impl Server {
         }
     }
 
-    fn add_client(&mut self, socket: Seqpacket, rights: Rights) {
-        self.clients.insert(self.next_client, Client::new(socket, rights));
+    fn add_client(&mut self, socket: Seqpacket, rights: Rights, uid: u32) {
+        self.clients.insert(self.next_client, Client::new(socket, rights, uid));
         self.next_client = self.next_client.wrapping_add(1);
     }
 
@@ -276,7 +294,7 @@ impl Server {
                 Heard::Datagram(len) => {
                     client.begin();
                     let datagram = buf.get_mut(..len).unwrap_or_default();
-                    let said = Said::understand(client.rights, datagram);
+                    let said = Said::understand(client.rights, client.manager.is_some(), datagram);
                     // It may have held a password.
                     datagram.zeroize();
                     let Some(said) = said else { return self.close(number) };
@@ -321,8 +339,10 @@ impl Server {
 
     fn request(&mut self, number: u64, request: Request) {
         match request {
-            Request::Recipient { id, address } => self.recipient(Asker { client: number, id }, &address),
+            Request::Recipient { id, address } => self.recipient(Asker { client: number, id }, &address, 0),
+            Request::Fits { id, address, size } => self.recipient(Asker { client: number, id }, &address, size),
             Request::Login { id, service, login, password, remote } => {
+                let remote = self.manager_address(number).or(remote);
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
             }
             Request::Apop { id, login, timestamp, digest, remote } => {
@@ -391,6 +411,7 @@ impl Server {
     /// Accounts changed: whoever keeps routes hears of it before the change is answered, so that it counts at once.
     pub(crate) fn announce_change(&mut self) {
         self.recipients.forget();
+        self.rooms.forget();
         let keepers: Vec<u64> =
             self.clients.iter().filter(|(_, client)| client.keeps_routes).map(|(number, _)| *number).collect();
         for number in keepers {
@@ -430,7 +451,7 @@ impl Server {
         self.clients.get(&number).is_some_and(Client::has_room)
     }
 
-    fn close(&mut self, number: u64) {
+    pub(crate) fn close(&mut self, number: u64) {
         self.clients.remove(&number);
         self.listings.remove(&number);
         self.exchanges.forget(number);

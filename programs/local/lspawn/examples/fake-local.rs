@@ -44,6 +44,11 @@ fn work(args: &[String]) {
                 let answer = if &recipient.ext[..] == b"list" { Existence::Yes {} } else { Existence::No {} };
                 socket.send(&Report::Exists { number, answer }.encode()).unwrap();
             }
+            Request::Room { number, settings, size, .. } => {
+                // Answers with what it was told.
+                let bytes = size.saturating_add(settings.len() as u64);
+                socket.send(&Report::Room { number, room: ipc::lspawn::Room::Free { bytes } }.encode()).unwrap();
+            }
             Request::Deliver { number, sender, recipient, default_delivery, settings } => {
                 let mut says = describe(args, &recipient, &default_delivery, body);
                 if !settings.is_empty() {

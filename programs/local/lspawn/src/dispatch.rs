@@ -128,16 +128,17 @@ impl Service {
 
     /// False for a report on something that this worker was not asked for.
     fn on_report(&mut self, worker: u64, report: Report) -> bool {
-        let (Report::Done { number, .. } | Report::NeedsExec { number } | Report::Exists { number, .. }) = report;
+        let (Report::Done { number, .. } | Report::NeedsExec { number } | Report::Exists { number, .. } | Report::Room { number, .. }) =
+            report;
         let Some(from) = self.workers.get_mut(&worker) else { return false };
         let Some(at) = from.tasks.iter().position(|task| *task == number) else { return false };
         let Some(task) = self.tasks.get(&number) else { return false };
-        let is_question = task.ask == Ask::Exists;
         match &report {
-            Report::Exists { .. } if !is_question => return false,
-            Report::Done { .. } | Report::NeedsExec { .. } if is_question => return false,
-            Report::NeedsExec { .. } if from.once => return false,
-            _ => {}
+            Report::Exists { .. } if task.ask == Ask::Exists => {}
+            Report::Room { .. } if matches!(task.ask, Ask::Room { .. }) => {}
+            Report::Done { .. } if !task.is_question() => {}
+            Report::NeedsExec { .. } if !task.is_question() && !from.once => {}
+            _ => return false,
         }
         from.tasks.swap_remove(at);
         let now = sys::clock::boottime();
@@ -148,6 +149,7 @@ impl Service {
         match report {
             Report::Done { verdict, text, .. } => self.finish(number, &Outcome::Done(verdict, clip(&text).to_vec())),
             Report::Exists { answer, .. } => self.finish(number, &Outcome::Exists(answer)),
+            Report::Room { room, .. } => self.finish(number, &Outcome::Room(room)),
             Report::NeedsExec { .. } => self.run_programs(number),
         }
         self.pump();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use control::Id;
 use ipc::field::{Bytes, Verdict};
 use ipc::job::Job;
-use ipc::lspawn::{Answer, Existence, Request};
+use ipc::lspawn::{Answer, Existence, Request, Room};
 use ipc::{Message as _, getpw};
 use rustix::fs::FileType;
 use sandbox::Socket;
@@ -124,6 +124,16 @@ impl Service {
                     self.settle(id, target);
                     self.pump();
                 }
+            }
+            Request::Room { id: number, domain, user, settings, size } => {
+                let (origin, address) = (Origin { client, number }, Address::join(&user, domain.as_bytes()).unwrap_or_default());
+                if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX {
+                    return self.answer(origin, &Outcome::Room(Room::CannotTell {}));
+                }
+                let id = self.new_task(origin, Ask::Room { settings, size }, address, None, QUESTION_DEADLINE);
+                let target = self.mailbox(id, &domain, Some(&user), b"");
+                self.settle(id, target);
+                self.pump();
             }
             Request::Session { id, domain, user } => match self.start_session(&domain, &user) {
                 Ok(socket) => self.send(client, Answer::Session { id }.encode(), Some(socket)),
