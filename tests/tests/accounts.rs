@@ -109,6 +109,44 @@ fn forwards_replies_alias_domains_and_suspension_count_at_once() {
 }
 
 #[test]
+fn a_renamed_user_keeps_mailbox_password_and_if_asked_the_old_address() {
+    let mut instance = instance();
+    send(&instance, "bob@a.test", LETTER);
+    instance.wait_mail("bob@a.test", 1).unwrap();
+    instance.must(&["alias", "add", "sales@a.test", "bob@a.test"]).unwrap();
+    for (to, why) in [("carl@a.test", "exists already"), ("sales@a.test", "exists already"), ("x@b.test", "within the domain")] {
+        let output = instance.qmail(&["user", "rename", "bob@a.test", to]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(100) && said.contains(why), "{to}: {said}");
+    }
+    instance.must(&["user", "rename", "bob@a.test", "rob@a.test", "--keep-alias"]).unwrap();
+    assert!(!instance.maildir("bob@a.test").exists());
+    instance.wait_mail("rob@a.test", 1).unwrap();
+    for (count, to) in [(2, "rob@a.test"), (3, "bob@a.test"), (4, "sales@a.test")] {
+        send(&instance, to, LETTER);
+        instance.wait_mail("rob@a.test", count).unwrap();
+    }
+    assert!(instance.pop3("bob@a.test").is_err());
+    let mut pop3 = system_tests::line::Pop3::login(instance.port(110), "rob@a.test", "bob-password").unwrap();
+    assert_eq!(pop3.count().unwrap(), 4);
+    pop3.must("QUIT").unwrap();
+    // Another's mail that lies there is not his.
+    instance.must(&["alias", "remove", "bob@a.test"]).unwrap();
+    instance.with_input(&["user", "add", "old@a.test", "--password-stdin"], "x\n").unwrap();
+    send(&instance, "old@a.test", LETTER);
+    instance.wait_mail("old@a.test", 1).unwrap();
+    instance.must(&["user", "remove", "old@a.test"]).unwrap();
+    let output = instance.qmail(&["user", "rename", "rob@a.test", "old@a.test"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is a directory old already"), "{output:?}");
+    instance.must(&["user", "rename", "rob@a.test", "bob@a.test"]).unwrap();
+    assert!(refused(&instance, "rob@a.test"));
+    instance.stop().unwrap();
+    let output = instance.qmail(&["user", "rename", "bob@a.test", "rob@a.test"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(111), "{output:?}");
+    assert!(instance.maildir("bob@a.test").exists());
+}
+
+#[test]
 fn what_is_exported_is_imported_again() {
     let mut instance = instance();
     instance.must(&["domain", "set", "a.test", "--default-quota", "5M", "--catch-all", "bob@a.test"]).unwrap();

@@ -80,6 +80,12 @@ pub trait Directory {
     fn add(&mut self, entries: &[Entry]) -> Result<Vec<Result<(), Error>>, Error>;
     /// The user is gone as an administrator, too.
     fn remove_user(&mut self, domain: &Domain, name: &UserName) -> Result<(), Error>;
+    /// Another name for a user, with all that is his; aliases whose targets name him follow. With `keeps_alias` the old name leads to
+    /// the new one. One transaction.
+    fn rename_user(&mut self, domain: &Domain, name: &UserName, to: &UserName, keeps_alias: bool) -> Result<(), Error> {
+        let _ = (domain, name, to, keeps_alias);
+        Err(Error::Setting("this store of accounts cannot rename users"))
+    }
     fn set_password(&mut self, domain: &Domain, name: &UserName, password_hash: &str) -> Result<(), Error>;
     fn change_user(&mut self, domain: &Domain, name: &UserName, change: &UserChange) -> Result<(), Error>;
     /// `None` is the catch-all. An alias that is there is replaced as a whole.

@@ -105,6 +105,8 @@ messages! {
         39 => Hash { password: Bytes },
         /// As `UserList` with all that is set, and with the hashes if `secrets`.
         40 => Export { domain: Option<Domain>, after: Bytes, secrets: bool },
+        /// The user has another name in the same domain; mail in the mailbox stays there. With `keeps_alias` the old name leads to the new.
+        41 => UserRename { address: Address, to: Bytes, keeps_alias: bool },
         /// As `UserAdd` or `UserPassword`, and the password itself is kept, for CRAM-MD5 and APOP.
         60 => UserKeepClear { address: Address, password: Bytes, add: bool },
         /// A new app password for `service`: `all`, `smtp` or `pop3`.

@@ -20,6 +20,8 @@ messages! {
         /// message with the quota; without one `maildirsize` is removed. `size`: of the message that is to fit; before that is denied,
         /// the mailbox is counted.
         5 => Room { id: u64, domain: Domain, user: Bytes, settings: Bytes, size: u64 },
+        /// Give the home of this virtual user another name in the same domain, unless there is something of that name.
+        6 => Rename { id: u64, domain: Domain, user: Bytes, to: Bytes },
     }
 }
 
@@ -33,6 +35,8 @@ messages! {
         /// Nobody who may log in: no user of this name, root, a system account, a service role; the text is for the log.
         4 => NoUser { id: u64, text: Bytes },
         5 => Room { id: u64, room: Room },
+        /// Done, also where there was no home yet; or why not.
+        6 => Renamed { id: u64, failure: Option<Bytes> },
     }
 }
 

@@ -32,6 +32,8 @@ messages! {
         3 => Exists { number: u64, recipient: Recipient, default_delivery: Bytes },
         /// [`crate::lspawn::Request::Room`].
         4 => Room { number: u64, recipient: Recipient, settings: Bytes, size: u64 },
+        /// [`crate::lspawn::Request::Rename`].
+        5 => Rename { number: u64, recipient: Recipient, to: Bytes },
     }
 }
 
@@ -42,5 +44,6 @@ messages! {
         2 => NeedsExec { number: u64 },
         3 => Exists { number: u64, answer: Existence },
         4 => Room { number: u64, room: Room },
+        5 => Renamed { number: u64, failure: Option<Bytes> },
     }
 }

@@ -46,6 +46,16 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
         cli::User::Remove { address } => {
             (AccountRequest::UserRemove { address: parse(address)? }, format!("{address} is gone; the mail stays on the disk"))
         }
+        cli::User::Rename { address, to, keep_alias } => {
+            let (from, new) = (parse(address)?, parse(to)?);
+            let domains = [from.domain(), new.domain()].map(|domain| domain.unwrap_or_default().to_ascii_lowercase());
+            if domains[0] != domains[1] {
+                return Err(Failure::usage("a user is renamed within the domain; for another domain add one and move the mail".to_owned()));
+            }
+            let request = AccountRequest::UserRename { address: from, to: new.local().into(), keeps_alias: *keep_alias };
+            let alias = if *keep_alias { ", and gets mail for the old name, too" } else { "" };
+            (request, format!("{address} is {to} now{alias}"))
+        }
         cli::User::Quota { address, size, messages } => {
             let (bytes, messages) = (value::size(size)?, value::count(messages)?.unwrap_or(0).into());
             let part = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));

@@ -144,6 +144,16 @@ pub enum User {
         /// user@domain
         address: String,
     },
+    /// Give a user another name in the same domain. The mail stays in the mailbox.
+    Rename {
+        /// user@domain
+        address: String,
+        /// newname@domain
+        to: String,
+        /// The old name becomes an alias of the new one
+        #[arg(long)]
+        keep_alias: bool,
+    },
     /// List the users of a domain, or all
     List { domain: Option<String> },
     /// Set a new password
@@ -416,6 +426,7 @@ mod tests {
             "qmail user add a@b --password-hash-stdin",
             "qmail user forward a@b c@d e@f --keep-copy",
             "qmail user forward a@b --off",
+            "qmail user rename a@b c@b --keep-alias",
             "qmail user vacation a@b --off",
             "qmail user vacation a@b --text-stdin --until 2026-12-24 --days 3",
             "qmail user limits a@b --per-hour 5",

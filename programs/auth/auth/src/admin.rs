@@ -68,6 +68,7 @@ impl Server {
             AccountRequest::DomainList { domain: None, after } => return self.list_domains(client, &after),
             AccountRequest::UserShow { address } => return self.show_user(client, &address),
             AccountRequest::Add { users, aliases } => return self.add_all(client, &users, &aliases),
+            AccountRequest::UserRename { address, to, keeps_alias } => return self.rename(client, &address, &to, keeps_alias),
             AccountRequest::UserRemove { address } => {
                 user_of(&address).and_then(|(domain, user)| said(self.accounts.remove_user(&domain, &user)))
             }
@@ -428,6 +429,12 @@ fn hash_text(hash: &[u8]) -> Result<&str, Failure> {
 pub(crate) struct Failure {
     text: String,
     temporary: bool,
+}
+
+impl Failure {
+    pub(crate) fn temporary(text: &str) -> Self {
+        Self { text: text.to_owned(), temporary: true }
+    }
 }
 
 impl From<Error> for Failure {

@@ -78,6 +78,9 @@ impl Server {
 
     /// A user's mailbox, with what the account says of deliveries.
     fn mailbox(&mut self, domain: Domain, user: &UserName, ext: Vec<u8>) -> Result<Target, String> {
+        if self.renaming.contains(&(domain.clone(), user.clone())) {
+            return Err("the user is being renamed".to_owned());
+        }
         let account = self.accounts.account(&domain, user.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
         // The user was removed between two queries; the next attempt finds nobody.
         let account = account.ok_or("the user is gone")?;
@@ -167,8 +170,11 @@ impl Server {
     }
 
     fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
-        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Room, Session};
-        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. } | Room { id, .. }) = &answer;
+        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Renamed, Room, Session};
+        let id = match &answer {
+            Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. } | Room { id, .. } => id,
+            Renamed { id, .. } => id,
+        };
         match (self.lspawn.answered(*id), answer) {
             (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
                 Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
@@ -178,6 +184,10 @@ impl Server {
                 Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
             },
             (Some(LspawnWaiter::Room { number, mailbox, size }), Room { room, .. }) => self.room_told(number, mailbox, size, &room),
+            (Some(LspawnWaiter::Renamed(renaming)), Renamed { failure, .. }) => {
+                let failure = failure.map(|text| wire::escape::visible(&text));
+                self.renamed(*renaming, failure.as_deref());
+            }
             (Some(LspawnWaiter::SystemUser { login, name }), answer) => self.system_user(login, &name, answer, fd),
             (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
             (Some(waiter), _) => self.lspawn_gone(waiter),
@@ -190,6 +200,9 @@ impl Server {
         match waiter {
             LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
             LspawnWaiter::Room { number, .. } => self.room_unknown(number),
+            LspawnWaiter::Renamed(renaming) => {
+                self.renamed(*renaming, Some("qmail-lspawn does not answer; homes are renamed by the running system"));
+            }
             LspawnWaiter::Nobody => {}
             LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
             LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),

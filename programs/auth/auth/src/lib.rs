@@ -27,6 +27,7 @@ mod manage;
 mod pool;
 mod recipients;
 mod relays;
+mod rename;
 mod requests;
 mod room;
 mod rows;

@@ -133,7 +133,7 @@ fn about(request: &AccountRequest) -> About<'_> {
         Ask::UserForward { address, .. } | Ask::UserVacation { address, .. } => About::User(address),
         Ask::AppPasswordAdd { address, .. } | Ask::AppPasswordList { address } => About::User(address),
         Ask::AppPasswordRemove { address, .. } => About::User(address),
-        Ask::UserRemove { address } | Ask::UserSuspend { address, .. } => About::Victim(address),
+        Ask::UserRemove { address } | Ask::UserSuspend { address, .. } | Ask::UserRename { address, .. } => About::Victim(address),
         Ask::UserList { domain: Some(domain), .. } | Ask::AliasList { domain: Some(domain), .. } => About::Domain(domain),
         Ask::DomainList { domain: Some(domain), .. } => About::Domain(domain),
         Ask::DomainChange {
@@ -158,6 +158,7 @@ fn name(request: &AccountRequest) -> &'static str {
     match request {
         Ask::UserAdd { .. } | Ask::UserAddHash { .. } => "user-add",
         Ask::UserRemove { .. } => "user-remove",
+        Ask::UserRename { .. } => "user-rename",
         Ask::UserPassword { .. } | Ask::UserKeepClear { .. } => "user-password",
         Ask::UserQuota { .. } => "user-quota",
         Ask::UserSuspend { .. } => "user-suspend",

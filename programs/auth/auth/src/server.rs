@@ -12,6 +12,7 @@ use crate::login::Login;
 use crate::pool::Pool;
 use crate::recipients::{Asker, Key, Recipients};
 use crate::relays::Relays;
+use crate::rename::Renaming;
 use crate::requests::{Heards, Said};
 use crate::room::{Mailbox, Rooms};
 use crate::sources::CHECKPW_DEADLINE;
@@ -80,6 +81,8 @@ pub(crate) enum LspawnWaiter {
     SystemUser { login: Box<Login>, name: Vec<u8> },
     /// How much fits into a mailbox?
     Room { number: u64, mailbox: Mailbox, size: u64 },
+    /// A user's home has another name.
+    Renamed(Box<Renaming>),
     /// Whoever asked does not mind.
     Nobody,
 }
@@ -105,6 +108,8 @@ pub struct Server {
     pub(crate) rules: Rules,
     pub(crate) recipients: Recipients,
     pub(crate) rooms: Rooms,
+    /// Users who are being renamed: their mail waits.
+    pub(crate) renaming: BTreeSet<(Domain, UserName)>,
     relays: Relays,
     seen: (Generation, u64),
     pub(crate) clients: BTreeMap<u64, Client>,
@@ -155,6 +160,7 @@ impl Server {
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
             rooms: Rooms::default(),
+            renaming: BTreeSet::new(),
             seen: (Generation::default(), 0),
             clients: BTreeMap::new(),
             next_client: 0,

@@ -198,6 +198,10 @@ impl Worker {
                 let room = self.room(&recipient, &settings, size).unwrap_or(Room::CannotTell {});
                 return Step::Answer(Report::Room { number, room });
             }
+            Request::Rename { number, recipient, to } => {
+                let failure = self.rename(&recipient, &to).err().map(|failure| failure.text.into());
+                return Step::Answer(Report::Renamed { number, failure });
+            }
             Request::Deliver { number, sender, recipient, default_delivery, settings } => {
                 let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
                 let step = body(message).and_then(|body| {
@@ -313,6 +317,29 @@ impl Worker {
             return Ok(Room::CannotTell {});
         }
         Ok(Room::Free { bytes: ledger.left_for(size)? })
+    }
+
+    /// Gives a home another name, durably. What is there already of that name, perhaps another's mail, is left alone, and so is the home.
+    fn rename(&self, recipient: &Recipient, to: &[u8]) -> Result<(), Failure> {
+        let base = self.base.as_ref().ok_or_else(|| Failure::temporary("only virtual users have homes that can be renamed"))?;
+        let (from, failed) = (base.user(&recipient.home)?, |e: &io::Error| Failure::system("Unable to rename the home", e));
+        if !dotqmail::search::is_one_component(from) || !dotqmail::search::is_one_component(to) {
+            return Err(Failure::temporary("not the name of a home"));
+        }
+        let there = |name: &[u8]| match rustix::fs::statat(&base.dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed(&errno.into())),
+        };
+        if there(to)? {
+            let to = wire::escape::visible(to);
+            return Err(Failure::permanent(format!("there is a directory {to} already, perhaps of a user who was removed; move it away first")));
+        }
+        if !there(from)? {
+            return Ok(());
+        }
+        let renamed = rustix::fs::renameat_with(&base.dir, from, &base.dir, to, rustix::fs::RenameFlags::NOREPLACE);
+        renamed.and_then(|()| rustix::fs::fsync(&base.dir)).map_err(|errno| failed(&errno.into()))
     }
 
     fn deliver(&self, batch: Vec<Simple>) {

@@ -49,6 +49,9 @@ fn work(args: &[String]) {
                 let bytes = size.saturating_add(settings.len() as u64);
                 socket.send(&Report::Room { number, room: ipc::lspawn::Room::Free { bytes } }.encode()).unwrap();
             }
+            Request::Rename { number, to, .. } => {
+                socket.send(&Report::Renamed { number, failure: Some(to) }.encode()).unwrap();
+            }
             Request::Deliver { number, sender, recipient, default_delivery, settings } => {
                 let mut says = describe(args, &recipient, &default_delivery, body);
                 if !settings.is_empty() {

@@ -128,14 +128,17 @@ impl Service {
 
     /// False for a report on something that this worker was not asked for.
     fn on_report(&mut self, worker: u64, report: Report) -> bool {
-        let (Report::Done { number, .. } | Report::NeedsExec { number } | Report::Exists { number, .. } | Report::Room { number, .. }) =
-            report;
+        let number = match report {
+            Report::Done { number, .. } | Report::NeedsExec { number } => number,
+            Report::Exists { number, .. } | Report::Room { number, .. } | Report::Renamed { number, .. } => number,
+        };
         let Some(from) = self.workers.get_mut(&worker) else { return false };
         let Some(at) = from.tasks.iter().position(|task| *task == number) else { return false };
         let Some(task) = self.tasks.get(&number) else { return false };
         match &report {
             Report::Exists { .. } if task.ask == Ask::Exists => {}
             Report::Room { .. } if matches!(task.ask, Ask::Room { .. }) => {}
+            Report::Renamed { .. } if matches!(task.ask, Ask::Rename { .. }) => {}
             Report::Done { .. } if !task.is_question() => {}
             Report::NeedsExec { .. } if !task.is_question() && !from.once => {}
             _ => return false,
@@ -150,6 +153,10 @@ impl Service {
             Report::Done { verdict, text, .. } => self.finish(number, &Outcome::Done(verdict, clip(&text).to_vec())),
             Report::Exists { answer, .. } => self.finish(number, &Outcome::Exists(answer)),
             Report::Room { room, .. } => self.finish(number, &Outcome::Room(room)),
+            Report::Renamed { failure, .. } => {
+                let failure = failure.map(|text| String::from_utf8_lossy(&text).into_owned());
+                self.finish(number, &Outcome::Renamed(failure));
+            }
             Report::NeedsExec { .. } => self.run_programs(number),
         }
         self.pump();

@@ -41,6 +41,10 @@ pub enum Ask {
         settings: Bytes,
         size: u64,
     },
+    /// Another name for the home.
+    Rename {
+        to: Bytes,
+    },
     /// May the user of this name log in? With `session` he does.
     LogIn {
         session: bool,
@@ -81,6 +85,8 @@ pub enum Outcome {
     Done(Verdict, Vec<u8>),
     Exists(Existence),
     Room(Room),
+    /// `None`: done.
+    Renamed(Option<String>),
     MayLogIn,
     /// Not now.
     NoSession(String),
@@ -114,6 +120,7 @@ impl Task {
             }
             Ask::Exists => worker::Request::Exists { number, recipient, default_delivery },
             Ask::Room { settings, size } => worker::Request::Room { number, recipient, settings: settings.clone(), size: *size },
+            Ask::Rename { to } => worker::Request::Rename { number, recipient, to: to.clone() },
             Ask::LogIn { .. } => return None,
         })
     }
@@ -127,7 +134,7 @@ impl Task {
     /// Answered by a look, not by a delivery.
     #[must_use]
     pub fn is_question(&self) -> bool {
-        matches!(self.ask, Ask::Exists | Ask::Room { .. })
+        matches!(self.ask, Ask::Exists | Ask::Room { .. } | Ask::Rename { .. })
     }
 
     /// The outcome when something of ours went wrong: a delivery is deferred, a question of existence is answered so that
@@ -137,6 +144,7 @@ impl Task {
         match self.ask {
             Ask::Exists => Outcome::Exists(Existence::CannotTell {}),
             Ask::Room { .. } => Outcome::Room(Room::CannotTell {}),
+            Ask::Rename { .. } => Outcome::Renamed(Some(text.to_owned())),
             Ask::LogIn { .. } => Outcome::NoSession(text.to_owned()),
             _ => Outcome::deferral(text),
         }
@@ -154,6 +162,10 @@ pub fn answer(number: u64, outcome: &Outcome) -> Vec<u8> {
         }
         Outcome::Exists(existence) => lspawn::Answer::Exists { id: number, answer: existence.clone() }.encode(),
         Outcome::Room(room) => lspawn::Answer::Room { id: number, room: room.clone() }.encode(),
+        Outcome::Renamed(failure) => {
+            let failure = failure.as_ref().map(|text| clip(text.as_bytes()).into());
+            lspawn::Answer::Renamed { id: number, failure }.encode()
+        }
         Outcome::MayLogIn => lspawn::Answer::Session { id: number }.encode(),
         Outcome::NoSession(text) => lspawn::Answer::NoSession { id: number, text: clip(text.as_bytes()).into() }.encode(),
         Outcome::NoUser(text) => lspawn::Answer::NoUser { id: number, text: clip(text.as_bytes()).into() }.encode(),

@@ -26,7 +26,8 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 46] = [
+const OTHERS: [&str; 49] = [
+    "alerts",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -60,6 +61,8 @@ const OTHERS: [&str; 46] = [
     "overquota",
     "percenthack",
     "plusdomain",
+    "quotawarning",
+    "quotawarningtext",
     "rcpthosts",
     "relayclients",
     "resolvers",
