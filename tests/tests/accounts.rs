@@ -41,6 +41,10 @@ fn mail_for_a_full_mailbox_goes_back_and_pop3_makes_room() {
         send(&instance, "bob@a.test", LETTER);
         instance.wait_mail("bob@a.test", count).unwrap();
     }
+    let shown = instance.json(&["user", "show", "bob@a.test"]).unwrap();
+    assert!(shown["quota_used"].as_u64().unwrap() > 100 && shown["quota_messages_used"] == 2, "{shown}");
+    let shown = instance.json(&["user", "show", "carl@a.test"]).unwrap();
+    assert!(shown["quota_used"].is_null() && shown["quota_messages_used"].is_null(), "{shown}");
     let size = fs::read_to_string(instance.maildir("bob@a.test").join("maildirsize")).unwrap();
     assert!(size.starts_with("104857600S,2C\n"), "{size}");
     // Told at RCPT, while what was accepted before goes back.
@@ -58,6 +62,8 @@ fn mail_for_a_full_mailbox_goes_back_and_pop3_makes_room() {
         size.ends_with(" -1\n").then_some(())
     })
     .unwrap();
+    // What was known of the mailbox counts for some seconds.
+    wait_for("room to be known", || answer_to_rcpt(&instance, "bob@a.test").starts_with("250 ").then_some(())).unwrap();
     send(&instance, "bob@a.test", LETTER);
     // The other one went to cur/ at QUIT.
     instance.wait_mail("bob@a.test", 1).unwrap();
@@ -176,6 +182,19 @@ fn what_is_exported_is_imported_again() {
     assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].is_string()));
 }
 
+#[test]
+fn an_import_of_many_domains_makes_them_together() {
+    let instance = Instance::started(&[]).unwrap();
+    fs::write(instance.root.join("etc/qmail/control/locals"), "d3.test\n").unwrap();
+    let users: String = (0..450).map(|n| format!("u@d{n}.test,$1$x$y\n")).collect();
+    let imported = instance.with_input(&["import", "csv", "-", "--create-domains"], &format!("address,hash\n{users}"));
+    let said = imported.unwrap_err().to_string();
+    assert!(said.contains("exit status: 1"), "one is left out: {said}");
+    assert_eq!(instance.json(&["domain", "list"]).unwrap().as_array().unwrap().len(), 449);
+    assert_eq!(instance.json(&["user", "list"]).unwrap().as_array().unwrap().len(), 449);
+    assert!(!refused(&instance, "u@d449.test") && refused(&instance, "x@d449.test"));
+}
+
 /// A tree as vpopmail leaves it: `base` holds `domains/`.
 fn vpopmail_tree(base: &Path) {
     let file = |path: &str, text: &str| {
@@ -266,6 +285,7 @@ fn a_vpopmail_tree_is_taken_over_where_it_lies() {
     let shown = |address: &str| instance.json(&["user", "show", address]).unwrap();
     assert_eq!((&shown("sha@one.test")["quota"], &shown("clear@one.test")["quota"]), (&json!(10_485_760), &json!(5_242_880)));
     assert_eq!((&shown("clear@one.test")["quota_messages"], &shown("md@one.test")["quota"]), (&json!(1000), &json!(null)));
+    assert!(instance.must(&["export", "one.test", "--with-secrets"]).unwrap().contains("$1$saltsalt$"));
     // Each kind of hash opens the account, by SMTP and POP3, again once it has been made anew; a wrong password does not.
     for (user, password) in [
         ("md@one.test", "md-password"),
@@ -306,7 +326,6 @@ fn a_vpopmail_tree_is_taken_over_where_it_lies() {
     assert!(answer_to_rcpt(&instance, "clear@one.test").starts_with("552 5.2.2 "));
     let md = instance.json(&["export", "one.test", "--with-secrets"]);
     assert!(md.is_err(), "an object a line is no one object");
-    assert!(instance.must(&["export", "one.test", "--with-secrets"]).unwrap().contains("$1$saltsalt$"));
     assert!(refused(&instance, "whoever@one.test") && !refused(&instance, "sales@one.test"));
     let aliases = instance.json(&["alias", "list", "one.test"]).unwrap();
     assert_eq!(aliases.as_array().unwrap().len(), 2, "{aliases}");

@@ -43,8 +43,8 @@ messages! {
 messages! {
     /// How much fits into a mailbox.
     pub enum Room {
-        /// A message of so many bytes; `u64::MAX` for no bound, 0 where not even an empty one does.
-        1 => Free { bytes: u64 },
+        /// So many messages of so many bytes together; `u64::MAX` for no bound.
+        1 => Free { bytes: u64, messages: u64 },
         /// Its owner's `.qmail` file decides where mail goes, or it cannot be looked at now: accept.
         2 => CannotTell {},
     }

@@ -86,13 +86,12 @@ impl Quota {
         self.warns_at != 0 && (reaches(self.bytes, usage.bytes) || reaches(self.messages, usage.messages))
     }
 
-    /// Bytes that still fit; none for a further message is 0.
-    fn left(&self, usage: Usage) -> u64 {
-        let one_more = usage.and(Usage { bytes: 0, messages: 1 });
-        if !self.has_room_for(one_more) {
-            return 0;
-        }
-        if self.bytes == 0 { u64::MAX } else { self.bytes.saturating_sub(u64::try_from(usage.bytes).unwrap_or(0)) }
+    /// Bytes and messages that still fit.
+    fn left(&self, usage: Usage) -> (u64, u64) {
+        let left = |bound: u64, used: i64| {
+            if bound == 0 { u64::MAX } else { bound.saturating_sub(u64::try_from(used).unwrap_or(0)) }
+        };
+        (left(self.bytes, usage.bytes), left(self.messages, usage.messages))
     }
 
     fn line(&self) -> String {
@@ -153,11 +152,11 @@ impl Ledger {
         Ok(())
     }
 
-    /// Bytes that still fit into the mailbox, counted anew if a letter of `len` bytes would not; `u64::MAX` for no bound.
+    /// Bytes and messages that still fit into the mailbox, counted anew if a letter of `len` bytes would not; `u64::MAX` for no bound.
     ///
     /// # Errors
     /// Temporary: it cannot be counted.
-    pub fn left_for(&self, len: u64) -> Result<u64, Error> {
+    pub fn left_for(&self, len: u64) -> Result<(u64, u64), Error> {
         let _lock = lock(self.dir.as_fd(), FlockOperation::LockExclusive);
         Ok(self.quota.left(self.used(Usage::of_letter(len), b"")?))
     }
@@ -568,14 +567,15 @@ mod tests {
         home.deliver(bytes(100), 48).unwrap();
         let quota = Quota { messages: 2, ..bytes(100) };
         let ledger = |quota| Ledger::open(home.1.as_fd(), b"Maildir", Bounds::Beneath, quota).unwrap();
-        assert_eq!((ledger(bytes(100)).left_for(1).unwrap(), ledger(quota).left_for(1).unwrap()), (50, 50));
+        const NONE: u64 = u64::MAX;
+        assert_eq!((ledger(bytes(100)).left_for(1).unwrap(), ledger(quota).left_for(1).unwrap()), ((50, NONE), (50, 1)));
         home.deliver(quota, 8).unwrap();
-        assert_eq!(ledger(quota).left_for(1).unwrap(), 0, "no message more");
-        assert_eq!(ledger(Quota { messages: 5, ..Quota::default() }).left_for(1).unwrap(), u64::MAX);
-        assert_eq!(ledger(bytes(100)).left_for(1).unwrap(), 40);
+        assert_eq!(ledger(quota).left_for(1).unwrap(), (40, 0), "no message more");
+        assert_eq!(ledger(Quota { messages: 5, ..Quota::default() }).left_for(1).unwrap(), (NONE, 3));
+        assert_eq!(ledger(bytes(100)).left_for(1).unwrap(), (40, NONE));
         home.deliver(bytes(100), 38).unwrap();
         std::fs::remove_file(home.path("new").join(&home.names()[0])).unwrap();
-        assert_ne!(ledger(bytes(100)).left_for(1).unwrap(), 0, "somebody removed a file");
+        assert_ne!(ledger(bytes(100)).left_for(1).unwrap().0, 0, "somebody removed a file");
         ledger(Quota::default()).remove().unwrap();
         assert!(!home.path("maildirsize").exists());
         ledger(Quota::default()).remove().unwrap();

@@ -136,7 +136,19 @@ fn account_row(admin: &Admin, address: &Address) -> Result<AccountRow, Failure> 
 }
 
 fn show(root: &Root, address: &Address, printer: Printer) -> Result<(), Failure> {
-    printer.object(&properties(&account_row(&Admin::auth(root)?, address)?))
+    let admin = Admin::auth(root)?;
+    let row = account_row(&admin, address)?;
+    let (mut used, mut used_messages) = (Value::Null, Value::Null);
+    // Of a system that is down, or of a mailbox that cannot be counted, it is not known.
+    for answer in admin.account(&AccountRequest::UserUsage { address: row.address.clone() })? {
+        if let AccountAnswer::Usage { bytes, messages } = answer {
+            (used, used_messages) = (bytes.map_or(Value::Null, Value::from), messages.map_or(Value::Null, Value::from));
+        }
+    }
+    let mut all = properties(&row);
+    let at = all.iter().position(|(_, key, _)| *key == "suspended").unwrap_or(all.len());
+    all.splice(at..at, [("used", "quota_used", used), ("messages used", "quota_messages_used", used_messages)]);
+    printer.object(&all)
 }
 
 /// All that is set of a user, in the order it is shown.

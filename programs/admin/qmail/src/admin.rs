@@ -39,6 +39,12 @@ pub fn act_as(address: &Address) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Is it an administrator of a domain in whose name qmail-auth is asked?
+#[must_use]
+pub fn is_acting_as() -> bool {
+    ADMINISTRATOR.get().is_some()
+}
+
 /// A connection to one of the two.
 pub struct Admin {
     socket: Seqpacket,
@@ -193,7 +199,7 @@ fn account_is_last(answer: &AccountAnswer) -> Result<bool, Failure> {
         | AccountAnswer::AppPassword { .. }
         | AccountAnswer::AppPasswords { .. }
         | AccountAnswer::Domains { .. } => Ok(true),
-        AccountAnswer::Added { .. } | AccountAnswer::Hashed { .. } => Ok(true),
+        AccountAnswer::Added { .. } | AccountAnswer::Hashed { .. } | AccountAnswer::Usage { .. } => Ok(true),
         AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
         AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
     }

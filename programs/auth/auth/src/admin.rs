@@ -67,6 +67,7 @@ impl Server {
             AccountRequest::DomainList { domain: Some(domain), .. } => return self.show_domain(client, domain),
             AccountRequest::DomainList { domain: None, after } => return self.list_domains(client, &after),
             AccountRequest::UserShow { address } => return self.show_user(client, &address),
+            AccountRequest::UserUsage { address } => return self.show_usage(client, &address),
             AccountRequest::Add { users, aliases } => return self.add_all(client, &users, &aliases),
             AccountRequest::UserRename { address, to, keeps_alias } => return self.rename(client, &address, &to, keeps_alias),
             AccountRequest::UserRemove { address } => {
@@ -206,6 +207,17 @@ impl Server {
         });
         match found {
             Ok(row) => self.answer(client, &AccountAnswer::Accounts { rows: vec![row], last: true }, None),
+            Err(failure) => self.admin_answer(client, Err(failure)),
+        }
+    }
+
+    fn show_usage(&mut self, client: u64, address: &Address) {
+        let found = user_of(address).and_then(|(domain, user)| {
+            let account = self.accounts.account(&domain, user.as_bytes())?.ok_or(Error::NoUser)?;
+            Ok((domain, user, account.quota))
+        });
+        match found {
+            Ok((domain, user, quota)) => self.ask_usage(client, domain, &user, quota),
             Err(failure) => self.admin_answer(client, Err(failure)),
         }
     }

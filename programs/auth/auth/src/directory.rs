@@ -184,6 +184,7 @@ impl Server {
                 Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
             },
             (Some(LspawnWaiter::Room { number, mailbox, size }), Room { room, .. }) => self.room_told(number, mailbox, size, &room),
+            (Some(LspawnWaiter::Usage { client, quota }), Room { room, .. }) => self.usage(client, quota, &room),
             (Some(LspawnWaiter::Renamed(renaming)), Renamed { failure, .. }) => {
                 let failure = failure.map(|text| wire::escape::visible(&text));
                 self.renamed(*renaming, failure.as_deref());
@@ -203,6 +204,7 @@ impl Server {
             LspawnWaiter::Renamed(renaming) => {
                 self.renamed(*renaming, Some("qmail-lspawn does not answer; homes are renamed by the running system"));
             }
+            LspawnWaiter::Usage { client, quota } => self.usage(client, quota, &ipc::lspawn::Room::CannotTell {}),
             LspawnWaiter::Nobody => {}
             LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
             LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),

@@ -72,6 +72,7 @@ impl Server {
             AccountRequest::UserList { .. }
                 | AccountRequest::AliasList { .. }
                 | AccountRequest::UserShow { .. }
+                | AccountRequest::UserUsage { .. }
                 | AccountRequest::DomainList { .. }
                 | AccountRequest::AppPasswordList { .. }
         );
@@ -127,7 +128,7 @@ fn about(request: &AccountRequest) -> About<'_> {
     use AccountRequest as Ask;
     match request {
         Ask::UserAdd { address, .. } | Ask::UserKeepClear { address, add: true, .. } => About::Address(address),
-        Ask::UserShow { address } | Ask::UserQuota { address, .. } => About::Address(address),
+        Ask::UserShow { address } | Ask::UserUsage { address } | Ask::UserQuota { address, .. } => About::Address(address),
         Ask::AliasAdd { address, .. } | Ask::AliasRemove { address } => About::Address(address),
         Ask::UserPassword { address, .. } | Ask::UserKeepClear { address, add: false, .. } => About::User(address),
         Ask::UserForward { address, .. } | Ask::UserVacation { address, .. } => About::User(address),

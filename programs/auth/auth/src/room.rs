@@ -34,7 +34,10 @@ pub(crate) struct Mailbox {
 
 #[derive(Debug)]
 struct Known {
-    free: u64,
+    /// Bytes and messages: as they were told, less what was accepted since.
+    free: (u64, u64),
+    /// Something was accepted since: whatever does not fit now is asked for again.
+    is_used: bool,
     /// For a message of so many bytes the mailbox was counted before it was denied.
     asked: u64,
     until: Duration,
@@ -43,7 +46,6 @@ struct Known {
 #[derive(Debug)]
 struct Waiting {
     asker: Asker,
-    size: u64,
     defers: bool,
     due: Duration,
 }
@@ -67,16 +69,24 @@ impl Rooms {
         self.waiting.first_key_value().map(|(_, waiting)| waiting.due)
     }
 
-    fn fits(&self, mailbox: &Mailbox, size: u64, now: Duration) -> Option<bool> {
-        let known = self.known.get(mailbox).filter(|known| now < known.until)?;
-        if size <= known.free { Some(true) } else { (size >= known.asked).then_some(false) }
+    /// If it fits, it takes the room.
+    fn fits(&mut self, mailbox: &Mailbox, size: u64, now: Duration) -> Option<bool> {
+        let known = self.known.get_mut(mailbox).filter(|known| now < known.until)?;
+        let (bytes, messages) = known.free;
+        if size > bytes || messages == 0 {
+            return (size >= known.asked && !known.is_used).then_some(false);
+        }
+        let less = |free: u64, taken| if free == u64::MAX { free } else { free.saturating_sub(taken) };
+        known.free = (less(bytes, size), less(messages, 1));
+        known.is_used = true;
+        Some(true)
     }
 
-    fn note(&mut self, mailbox: Mailbox, size: u64, free: u64, now: Duration) {
+    fn note(&mut self, mailbox: Mailbox, size: u64, free: (u64, u64), now: Duration) {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        self.known.insert(mailbox, Known { free, asked: size, until: now.saturating_add(FRESH) });
+        self.known.insert(mailbox, Known { free, is_used: false, asked: size, until: now.saturating_add(FRESH) });
     }
 }
 
@@ -113,7 +123,7 @@ impl Server {
         }
         let number = self.rooms.last.wrapping_add(1);
         self.rooms.last = number;
-        self.rooms.waiting.insert(number, Waiting { asker, size, defers, due: now.saturating_add(PATIENCE) });
+        self.rooms.waiting.insert(number, Waiting { asker, defers, due: now.saturating_add(PATIENCE) });
         let settings = Settings { quota_bytes: bytes, quota_messages: messages, ..Settings::default() }.to_bytes();
         let (domain, user) = (mailbox.domain.clone(), mailbox.user.clone().into());
         let question = |id| ipc::lspawn::Request::Room { id, domain, user, settings, size }.encode();
@@ -126,15 +136,15 @@ impl Server {
 
     /// qmail-lspawn's word.
     pub(crate) fn room_told(&mut self, number: u64, mailbox: Mailbox, size: u64, room: &Room) {
-        if let Room::Free { bytes } = room {
-            self.rooms.note(mailbox, size, *bytes, sys::clock::boottime());
+        let waiting = self.rooms.waiting.remove(&number);
+        let mut fits = true;
+        if let Room::Free { bytes, messages } = room {
+            let now = sys::clock::boottime();
+            self.rooms.note(mailbox.clone(), size, (*bytes, *messages), now);
+            fits = waiting.is_none() || self.rooms.fits(&mailbox, size, now).unwrap_or(true);
         }
-        let Some(waiting) = self.rooms.waiting.remove(&number) else { return };
-        let verdict = match room {
-            Room::Free { bytes } if waiting.size > *bytes => Verdict::Full { defers: waiting.defers },
-            Room::Free { .. } | Room::CannotTell {} => Verdict::Mailbox {},
-        };
-        self.say_room(waiting.asker, verdict);
+        let Some(Waiting { asker, defers, .. }) = waiting else { return };
+        self.say_room(asker, if fits { Verdict::Mailbox {} } else { Verdict::Full { defers } });
     }
 
     /// Nobody says how much room there is: accepted.
@@ -158,6 +168,28 @@ impl Server {
         drop(self.lspawn.ask(question, LspawnWaiter::Nobody, sys::clock::boottime()));
     }
 
+    /// The administrator wants to know how much is used.
+    pub(crate) fn ask_usage(&mut self, client: u64, domain: Domain, user: &UserName, quota: Quota) {
+        if quota == Quota::default() {
+            return self.usage(client, quota, &Room::CannotTell {});
+        }
+        let settings = Settings { quota_bytes: quota.bytes, quota_messages: quota.messages, ..Settings::default() }.to_bytes();
+        let user = user.as_bytes().into();
+        let question = |id| ipc::lspawn::Request::Room { id, domain, user, settings, size: 0 }.encode();
+        if let Err(waiter) = self.lspawn.ask(question, LspawnWaiter::Usage { client, quota }, sys::clock::boottime()) {
+            self.lspawn_gone(waiter);
+        }
+    }
+
+    pub(crate) fn usage(&mut self, client: u64, quota: Quota, room: &Room) {
+        let used = |bound: u64, left: u64| (bound > 0).then(|| bound.saturating_sub(left));
+        let (bytes, messages) = match room {
+            Room::Free { bytes, messages } => (used(quota.bytes, *bytes), used(quota.messages, *messages)),
+            Room::CannotTell {} => (None, None),
+        };
+        self.answer(client, &ipc::admin::AccountAnswer::Usage { bytes, messages }, None);
+    }
+
     fn say_room(&mut self, asker: Asker, verdict: Verdict) {
         self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
     }
@@ -179,15 +211,14 @@ mod tests {
         let mailbox = Mailbox { domain: Domain::new(b"a.example").unwrap(), user: b"ann".to_vec(), quota: (100, 0) };
         let other = Mailbox { quota: (200, 0), ..mailbox.clone() };
         let (start, end) = (Duration::from_secs(10), Duration::from_secs(15));
-        rooms.note(mailbox.clone(), 40, 20, start);
-        assert_eq!([1, 20, 30, 40, 41].map(|size| rooms.fits(&mailbox, size, start)), [
-            Some(true),
-            Some(true),
-            None,
-            Some(false),
-            Some(false)
-        ]);
+        rooms.note(mailbox.clone(), 40, (20, 9), start);
+        let asked = [30, 40, 41, 20, 1, 41].map(|size| rooms.fits(&mailbox, size, start));
+        assert_eq!(asked, [None, Some(false), Some(false), Some(true), None, None], "what was taken may be there again");
         assert_eq!((rooms.fits(&other, 1, start), rooms.fits(&mailbox, 1, end)), (None, None));
+        rooms.note(mailbox.clone(), 1, (u64::MAX, 2), start);
+        assert_eq!([1, 1, 1].map(|size| rooms.fits(&mailbox, size, start)), [Some(true), Some(true), None]);
+        rooms.note(mailbox.clone(), 1, (u64::MAX, 0), start);
+        assert_eq!(rooms.fits(&mailbox, 1, start), Some(false));
         rooms.forget();
         assert_eq!(rooms.fits(&mailbox, 1, start), None);
         assert_eq!([0, 1, 100].map(at_least), [1, 1, 95]);

@@ -18,7 +18,7 @@ use crate::room::{Mailbox, Rooms};
 use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
-use accounts::{Accounts, Directory, Generation, UserName};
+use accounts::{Accounts, Directory, Generation, Quota, UserName};
 use control::auth::Places;
 use control::authsources;
 use control::read::lines_of;
@@ -81,6 +81,8 @@ pub(crate) enum LspawnWaiter {
     SystemUser { login: Box<Login>, name: Vec<u8> },
     /// How much fits into a mailbox?
     Room { number: u64, mailbox: Mailbox, size: u64 },
+    /// How much of a quota is used: for an administrator.
+    Usage { client: u64, quota: Quota },
     /// A user's home has another name.
     Renamed(Box<Renaming>),
     /// Whoever asked does not mind.

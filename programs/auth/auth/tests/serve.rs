@@ -112,9 +112,9 @@ impl System {
                 let quota = Settings::from_bytes(&settings).unwrap().quota_bytes;
                 let room = match &*user {
                     // Half of it is used.
-                    b"half" if size <= quota => ipc::lspawn::Room::Free { bytes: quota / 2 },
+                    b"half" if size <= quota => ipc::lspawn::Room::Free { bytes: quota / 2, messages: u64::MAX },
                     b"odd" => ipc::lspawn::Room::CannotTell {},
-                    _ => ipc::lspawn::Room::Free { bytes: 0 },
+                    _ => ipc::lspawn::Room::Free { bytes: 0, messages: u64::MAX },
                 };
                 (ipc::lspawn::Answer::Room { id, room }.encode(), None)
             }

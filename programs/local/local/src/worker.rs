@@ -303,7 +303,8 @@ impl Worker {
     fn room(&self, recipient: &Recipient, settings: &[u8], size: u64) -> Result<Room, Failure> {
         let Some(base) = &self.base else { return Ok(Room::CannotTell {}) };
         let quota = Orders::quota(settings)?;
-        let unused = Room::Free { bytes: if quota.bytes == 0 { u64::MAX } else { quota.bytes } };
+        let bound = |bound| if bound == 0 { u64::MAX } else { bound };
+        let unused = Room::Free { bytes: bound(quota.bytes), messages: bound(quota.messages) };
         let Some(home) = Home::open_virtual(base.dir.as_fd(), base.user(&recipient.home)?)? else { return Ok(unused) };
         let ledger = match Ledger::open(home.dir(), MAILDIR, home.bounds(), quota) {
             Err(maildir::Error::NoMaildir(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(unused),
@@ -316,7 +317,8 @@ impl Worker {
         if !dot_qmail(&home, b"", b"")?.text.is_empty() {
             return Ok(Room::CannotTell {});
         }
-        Ok(Room::Free { bytes: ledger.left_for(size)? })
+        let (bytes, messages) = ledger.left_for(size)?;
+        Ok(Room::Free { bytes, messages })
     }
 
     /// Gives a home another name, durably. What is there already of that name, perhaps another's mail, is left alone, and so is the home.

@@ -553,16 +553,16 @@ fn a_mailbox_says_how_much_fits_unless_a_file_of_its_owner_decides() {
         }
     };
     let maildirsize = place.home().join("Maildir/maildirsize");
-    assert_eq!(ask(&mut worker, &quota, 1), Room::Free { bytes: quota.quota_bytes }, "nobody has written yet");
+    assert_eq!(ask(&mut worker, &quota, 1), Room::Free { bytes: quota.quota_bytes, messages: u64::MAX }, "nobody has written yet");
     assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
-    let Room::Free { bytes } = ask(&mut worker, &quota, 1) else { panic!() };
+    let Room::Free { bytes, .. } = ask(&mut worker, &quota, 1) else { panic!() };
     assert_eq!(bytes, quota.quota_bytes - letter().len() as u64);
     let messages = Settings { quota_messages: 1, ..Settings::default() };
-    assert_eq!(ask(&mut worker, &messages, 1), Room::Free { bytes: 0 });
+    assert_eq!(ask(&mut worker, &messages, 1), Room::Free { bytes: u64::MAX, messages: 0 });
     place.qmail(".qmail", "&away@x\n");
     assert_eq!(ask(&mut worker, &quota, 1), Room::CannotTell {});
     assert!(maildirsize.exists());
-    assert_eq!(ask(&mut worker, &Settings::default(), 0), Room::Free { bytes: u64::MAX });
+    assert_eq!(ask(&mut worker, &Settings::default(), 0), Room::Free { bytes: u64::MAX, messages: u64::MAX });
     assert!(!maildirsize.exists(), "without a quota nothing counts it");
     worker.end();
 }

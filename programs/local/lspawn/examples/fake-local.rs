@@ -47,7 +47,7 @@ fn work(args: &[String]) {
             Request::Room { number, settings, size, .. } => {
                 // Answers with what it was told.
                 let bytes = size.saturating_add(settings.len() as u64);
-                socket.send(&Report::Room { number, room: ipc::lspawn::Room::Free { bytes } }.encode()).unwrap();
+                socket.send(&Report::Room { number, room: ipc::lspawn::Room::Free { bytes, messages: 1 } }.encode()).unwrap();
             }
             Request::Rename { number, to, .. } => {
                 socket.send(&Report::Renamed { number, failure: Some(to) }.encode()).unwrap();
