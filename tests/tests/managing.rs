@@ -124,7 +124,8 @@ fn who_is_not_or_no_more_an_administrator_does_nothing() {
     assert!(code == Some(100) && said.contains("does not administer a.test"), "{said}");
     let app = instance.must(&["user", "app-password", "add", "ann@a.test", "--name", "phone"]).unwrap();
     let app = app.split_whitespace().find(|word| word.matches('-').count() == 5).unwrap().to_owned();
-    for (address, password) in [("ann@a.test", "wrong"), ("nobody@a.test", "x"), ("ann@a.test' --", "ann-password"), ("ann@a.test", &app)]
+    for (address, password) in
+        [("ann@a.test", "wrong"), ("nobody@a.test", "x"), ("ann@a.test' --", "ann-password"), ("ann@a.test", &app)]
     {
         let (code, said) = as_whom(address, password);
         assert!(code == Some(100) && said.contains("wrong name or password"), "{address} {password}: {said}");

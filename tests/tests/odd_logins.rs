@@ -12,8 +12,10 @@ const DOMAIN: &str = "a.test";
 fn instance() -> Instance {
     let store = std::env::var("QMAIL_TEST_ACCOUNTS").map(|store| format!("{store}\n"));
     let store = store.as_ref().map(|store| ("accounts", store.as_str()));
-    let control: Vec<_> =
-        [("authcleartext", "127.0.0.1/32\n"), ("authlimits", "exempt=127.0.0.1/32\n")].into_iter().chain(store.ok()).collect();
+    let control: Vec<_> = [("authcleartext", "127.0.0.1/32\n"), ("authlimits", "failures=0\naccount=0\npause=0\n")]
+        .into_iter()
+        .chain(store.ok())
+        .collect();
     let instance = Instance::started(&control).unwrap();
     instance.virtual_domain(DOMAIN, &["ann", "a_n", "o'brien"]).unwrap();
     instance.must(&["alias", "add", "info@a.test", "ann@a.test"]).unwrap();
@@ -105,7 +107,9 @@ fn logins_made_of_something_else_are_nobodys_and_change_nothing() {
         assert!(reply.starts_with('5'), "{}: {reply}", password.escape_ascii());
     }
     // Names with a quote are names all the same, and no pattern.
-    for (user, password) in [("o'brien@a.test", "o'brien-password"), ("a_n@a.test", "a_n-password"), ("ann@a.test", "ann-password")] {
+    for (user, password) in
+        [("o'brien@a.test", "o'brien-password"), ("a_n@a.test", "a_n-password"), ("ann@a.test", "ann-password")]
+    {
         assert!(auth(&instance, user.as_bytes(), password.as_bytes()).starts_with("235 "), "{user}");
         Pop3::login(instance.port(110), user, password).unwrap();
     }
@@ -125,15 +129,24 @@ fn recipients_made_of_something_else_are_nobodys() {
         smtp.reply().unwrap()
     };
     for odd in odd() {
-        let quoted: Vec<u8> = odd.iter().flat_map(|b| if matches!(b, b'"' | b'\\') { vec![b'\\', *b] } else { vec![*b] }).collect();
-        for path in [[&odd[..], b"@a.test"].concat(), [b"\"", &quoted[..], b"\"@a.test"].concat(), [b"ann@a.test", &odd[..]].concat()] {
+        let quoted: Vec<u8> =
+            odd.iter().flat_map(|b| if matches!(b, b'"' | b'\\') { vec![b'\\', *b] } else { vec![*b] }).collect();
+        for path in
+            [[&odd[..], b"@a.test"].concat(), [b"\"", &quoted[..], b"\"@a.test"].concat(), [b"ann@a.test", &odd[..]].concat()]
+        {
             let reply = rcpt(&path);
             // `"ann"` is another way to write ann (RFC 5321 §4.1.2), and a source of nothing else.
             let is_ann = odd == b"\"ann\"" && path.starts_with(b"\"ann\"@");
             assert!(reply.starts_with('5') || is_ann, "{}: {reply}", path.escape_ascii());
         }
     }
-    for (to, code) in [("o'brien@a.test", "250 "), ("a_n@a.test", "250 "), ("info@a.test", "250 "), ("a-n@a.test", "550 "), ("_n_@a.test", "550 ")] {
+    for (to, code) in [
+        ("o'brien@a.test", "250 "),
+        ("a_n@a.test", "250 "),
+        ("info@a.test", "250 "),
+        ("a-n@a.test", "550 "),
+        ("_n_@a.test", "550 "),
+    ] {
         assert!(rcpt(to.as_bytes()).starts_with(code), "{to}");
     }
     assert_eq!(instance.json(&["user", "list", DOMAIN]).unwrap().as_array().unwrap().len(), 3);

@@ -210,14 +210,20 @@ fn a_limit_that_is_reached_is_told_by_mail_once_and_outlives_qmail_auth() {
         assert!(!send().starts_with("250 "));
     }
     let alert = instance.wait_mail("postmaster@example.test", 1).unwrap().pop().unwrap();
-    for part in ["Return-Path: <>\n", "Subject: Sending limit reached: bob@example.test\n", "2 messages per hour", "Auto-Submitted: auto-generated\n"] {
+    for part in [
+        "Return-Path: <>\n",
+        "Subject: Sending limit reached: bob@example.test\n",
+        "2 messages per hour",
+        "Auto-Submitted: auto-generated\n",
+    ] {
         assert!(alert.contains(part), "{part}: {alert}");
     }
     instance.wait_mail("ann@example.test", 3).unwrap();
     let before = auth_process(&instance);
     system_tests::facts::signal(before, rustix::process::Signal::KILL);
     wait_for("another qmail-auth", || (auth_process(&instance) != before && auth_process(&instance) != 0).then_some(())).unwrap();
-    let reply = wait_for("an answer", || Some(send()).filter(|reply| !reply.starts_with("451") && !reply.starts_with("454"))).unwrap();
+    let reply =
+        wait_for("an answer", || Some(send()).filter(|reply| !reply.starts_with("451") && !reply.starts_with("454"))).unwrap();
     assert!(!reply.starts_with("250 "), "{reply}");
     instance.wait_empty().unwrap();
     assert_eq!(instance.wait_mail("postmaster@example.test", 1).unwrap().len(), 1, "told once");

@@ -50,7 +50,8 @@ impl Notice<'_> {
 /// The MIME fields and the text: as it is where that is safe, else in base64.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(b"MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: ");
-    let is_plain = text.is_ascii() && !text.contains(&b'\r') && text.split(|b| *b == b'\n').all(|line| line.len() <= LINE_LEN_MAX);
+    let is_plain =
+        text.is_ascii() && !text.contains(&b'\r') && text.split(|b| *b == b'\n').all(|line| line.len() <= LINE_LEN_MAX);
     if is_plain {
         out.extend_from_slice(b"7bit\n\n");
         out.extend_from_slice(text.strip_suffix(b"\n").unwrap_or(text));

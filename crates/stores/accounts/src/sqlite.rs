@@ -563,9 +563,18 @@ mod tests {
         accounts.add_user(&d, &name("eve"), "h", 7).unwrap();
         let secret = Secret { kind: Kind::Clear, value: b"x".to_vec().into() };
         accounts.set_secrets(&d, &joe, "h", &[secret]).unwrap();
-        let app = AppPassword { name: "phone".into(), scope: Scope::All, digest: [1; 32], scram: [None, None], created_s: 1, used_s: 0 };
+        let app = AppPassword {
+            name: "phone".into(),
+            scope: Scope::All,
+            digest: [1; 32],
+            scram: [None, None],
+            created_s: 1,
+            used_s: 0,
+        };
         accounts.add_app_password(&d, &joe, &app).unwrap();
-        accounts.set_domain(&d, &DomainSettings { administrators: vec![address("joe@example.org")], ..DomainSettings::default() }).unwrap();
+        accounts
+            .set_domain(&d, &DomainSettings { administrators: vec![address("joe@example.org")], ..DomainSettings::default() })
+            .unwrap();
         accounts.set_alias(&e, Some(&name("both")), &[address("Joe@example.org"), address("x@y")]).unwrap();
         for taken in ["eve", "joe"] {
             assert!(matches!(accounts.rename_user(&d, &joe, &name(taken), false), Err(Error::Exists)), "{taken}");

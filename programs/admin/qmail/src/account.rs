@@ -50,7 +50,9 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
             let (from, new) = (parse(address)?, parse(to)?);
             let domains = [from.domain(), new.domain()].map(|domain| domain.unwrap_or_default().to_ascii_lowercase());
             if domains[0] != domains[1] {
-                return Err(Failure::usage("a user is renamed within the domain; for another domain add one and move the mail".to_owned()));
+                return Err(Failure::usage(
+                    "a user is renamed within the domain; for another domain add one and move the mail".to_owned(),
+                ));
             }
             let request = AccountRequest::UserRename { address: from, to: new.local().into(), keeps_alias: *keep_alias };
             let alias = if *keep_alias { ", and gets mail for the old name, too" } else { "" };

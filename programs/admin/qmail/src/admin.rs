@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use control::Root;
+use ipc::admin::{AccountAnswer, AccountRequest, QueueAnswer, QueueRequest};
 use ipc::auth;
 use ipc::field::Bytes;
-use ipc::admin::{AccountAnswer, AccountRequest, QueueAnswer, QueueRequest};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::fs::{Mode, OFlags};
 use sandbox::{Role, Socket};
@@ -32,7 +32,9 @@ static ADMINISTRATOR: OnceLock<(Address, Bytes)> = OnceLock::new();
 pub fn act_as(address: &Address) -> Result<(), Failure> {
     let stdin = io::stdin();
     if io::IsTerminal::is_terminal(&stdin) {
-        return Err(Failure::usage("the password of the administrator is the first line of standard input: give it by a pipe or a file".to_owned()));
+        return Err(Failure::usage(
+            "the password of the administrator is the first line of standard input: give it by a pipe or a file".to_owned(),
+        ));
     }
     let password = crate::account::password(&mut stdin.lock())?;
     let _ = ADMINISTRATOR.set((address.clone(), password));

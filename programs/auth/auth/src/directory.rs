@@ -85,7 +85,8 @@ impl Server {
         // The user was removed between two queries; the next attempt finds nobody.
         let account = account.ok_or("the user is gone")?;
         let defers = self.places.defers_over_quota().map_err(|error| self.trouble(&error.to_string()))?;
-        let (warns_at, warning) = self.places.quota_warning().map_err(|error| self.trouble(&error.to_string())).unwrap_or_default();
+        let (warns_at, warning) =
+            self.places.quota_warning().map_err(|error| self.trouble(&error.to_string())).unwrap_or_default();
         let over = OverQuota { defers, warns_at, warning };
         let mut settings = delivery_settings(&domain, user, account, ext.is_empty(), over);
         if let Some(vacation) = &mut settings.vacation {
@@ -183,7 +184,9 @@ impl Server {
                 Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
                 Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
             },
-            (Some(LspawnWaiter::Room { number, mailbox, size }), Room { room, .. }) => self.room_told(number, mailbox, size, &room),
+            (Some(LspawnWaiter::Room { number, mailbox, size }), Room { room, .. }) => {
+                self.room_told(number, mailbox, size, &room)
+            }
             (Some(LspawnWaiter::Usage { client, quota }), Room { room, .. }) => self.usage(client, quota, &room),
             (Some(LspawnWaiter::Renamed(renaming)), Renamed { failure, .. }) => {
                 let failure = failure.map(|text| wire::escape::visible(&text));

@@ -1,11 +1,11 @@
 //! Logins: judged by a hash that is computed elsewhere, by an app password, by another source (`sources`), or by what an exchange proved. The
 //! session (for POP3) is made by qmail-lspawn. An unknown user and a suspended one are answered like a wrong password, after the same work.
 
+use crate::directory::Place;
 use crate::hashing::HashJob;
 use crate::limits::Attempt;
 use crate::pool::Work;
 use crate::recipients::Asker;
-use crate::directory::Place;
 use crate::server::{LspawnWaiter, Server, log};
 use crate::sources::Walk;
 use accounts::secrets::{AppPassword, Kind, Scope};

@@ -46,7 +46,9 @@ impl Server {
     }
 
     pub(crate) fn becomes_manager(&mut self, client: u64, address: &[u8]) {
-        if let (Some(client), Ok(address)) = (self.clients.get_mut(&client).filter(|client| client.rights.manage), Address::new(address)) {
+        if let (Some(client), Ok(address)) =
+            (self.clients.get_mut(&client).filter(|client| client.rights.manage), Address::new(address))
+        {
             client.manager = Some(address);
         }
     }
@@ -134,7 +136,9 @@ fn about(request: &AccountRequest) -> About<'_> {
         Ask::UserForward { address, .. } | Ask::UserVacation { address, .. } => About::User(address),
         Ask::AppPasswordAdd { address, .. } | Ask::AppPasswordList { address } => About::User(address),
         Ask::AppPasswordRemove { address, .. } => About::User(address),
-        Ask::UserRemove { address } | Ask::UserSuspend { address, .. } | Ask::UserRename { address, .. } => About::Victim(address),
+        Ask::UserRemove { address } | Ask::UserSuspend { address, .. } | Ask::UserRename { address, .. } => {
+            About::Victim(address)
+        }
         Ask::UserList { domain: Some(domain), .. } | Ask::AliasList { domain: Some(domain), .. } => About::Domain(domain),
         Ask::DomainList { domain: Some(domain), .. } => About::Domain(domain),
         Ask::DomainChange {

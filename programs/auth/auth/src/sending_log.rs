@@ -133,7 +133,8 @@ mod tests {
     fn reopen(path: &std::path::Path, after_s: u64) -> (SendingLog, Sending) {
         let mut sending = Sending::default();
         // Another boot: another time since.
-        let log = SendingLog::open(path.to_owned(), &mut sending, START + Duration::from_secs(after_s), START_S + after_s).unwrap();
+        let log =
+            SendingLog::open(path.to_owned(), &mut sending, START + Duration::from_secs(after_s), START_S + after_s).unwrap();
         (log, sending)
     }
 

@@ -13,8 +13,8 @@
 //! Whom a right password lets in: the account of that address, which must be there and open, or (not by LDAP) the system user of that name
 //! at one of this host's own domains, whom qmail-lspawn must find to be a person. Sources say who it is, never with what uid or home.
 
-use crate::login::{Found, Login, Service};
 use crate::directory::Place;
+use crate::login::{Found, Login, Service};
 use crate::server::{LspawnWaiter, Server, log};
 use accounts::{Directory as _, UserName};
 use control::authsources::Source;

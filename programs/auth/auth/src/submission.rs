@@ -5,11 +5,11 @@
 //! targets (a shared address needs a line in that file), what a catch-all takes (nobody made that address), and local parts that would
 //! have to be quoted: readers disagree about them.
 
-use crate::recipients::Asker;
 use crate::alert::{Alert, Alerts, RECIPIENTS_MAX};
+use crate::directory::Place;
+use crate::recipients::Asker;
 use crate::sending::{Past, Sending, Sent};
 use crate::sending_log::SendingLog;
-use crate::directory::Place;
 use crate::server::{Server, log};
 use accounts::{Directory, Resolution};
 use control::Root;

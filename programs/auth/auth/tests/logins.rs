@@ -42,8 +42,12 @@ fn system(files: &[(&str, &str)]) -> System {
     std::fs::write(root.domains_file(), "a.example:64107:64107:/m\nb.example:64107:64107:/m\n").unwrap();
     let run: Arc<OwnedFd> = Arc::new(std::fs::File::open(root.run()).unwrap().into());
     let listen = |name| Some(sys::seqpacket::listen(run.as_fd(), name).unwrap());
-    let listeners =
-        Listeners { auth: listen("roles/auth.sock"), admin: listen("admin/auth.sock"), manage: listen("manage.sock"), ..Listeners::default() };
+    let listeners = Listeners {
+        auth: listen("roles/auth.sock"),
+        admin: listen("admin/auth.sock"),
+        manage: listen("manage.sock"),
+        ..Listeners::default()
+    };
     let id = Id { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     let accounts = Accounts::open(&root.lib().join("accounts.sqlite")).unwrap();
     let setup = Setup { root: root.clone(), accounts, ids: Ids::Caller(id), run: Arc::clone(&run) };

@@ -34,8 +34,12 @@ fn system(domains: &str) -> System {
     std::fs::write(root.domains_file(), domains).unwrap();
     let run: Arc<OwnedFd> = Arc::new(std::fs::File::open(root.run()).unwrap().into());
     let listen = |name| Some(sys::seqpacket::listen(run.as_fd(), name).unwrap());
-    let listeners =
-        Listeners { auth: listen("roles/auth.sock"), admin: listen("admin/auth.sock"), manage: listen("manage.sock"), ..Listeners::default() };
+    let listeners = Listeners {
+        auth: listen("roles/auth.sock"),
+        admin: listen("admin/auth.sock"),
+        manage: listen("manage.sock"),
+        ..Listeners::default()
+    };
     let id = Id { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     let accounts = Accounts::open(&root.lib().join("accounts.sqlite")).unwrap();
     let setup = Setup { root: root.clone(), accounts, ids: Ids::Caller(id), run: Arc::clone(&run) };
@@ -200,7 +204,8 @@ fn what_has_no_room_is_told_before_it_is_accepted() {
     for user in ["half", "full", "odd", "away", "free", "sue"] {
         system.user(&format!("{user}@a.example"), "x");
     }
-    let quota = |user: &str, bytes| AccountRequest::UserQuota { address: address(&format!("{user}@a.example")), bytes, messages: 0 };
+    let quota =
+        |user: &str, bytes| AccountRequest::UserQuota { address: address(&format!("{user}@a.example")), bytes, messages: 0 };
     for user in ["half", "full", "odd", "away", "sue"] {
         system.done(&quota(user, 1000));
     }

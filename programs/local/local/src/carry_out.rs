@@ -2,8 +2,8 @@
 
 use crate::failure::Failure;
 use crate::forward::{Copy, Forwarder};
-use crate::quota_warning::{Warning, put_if_due};
 use crate::home::{DotQmail, Home};
+use crate::quota_warning::{Warning, put_if_due};
 use crate::shell::Shell;
 use dotqmail::exit::Verdict;
 use dotqmail::{Delivery, Instruction, Plan, search};

@@ -335,7 +335,9 @@ impl Worker {
         };
         if there(to)? {
             let to = wire::escape::visible(to);
-            return Err(Failure::permanent(format!("there is a directory {to} already, perhaps of a user who was removed; move it away first")));
+            return Err(Failure::permanent(format!(
+                "there is a directory {to} already, perhaps of a user who was removed; move it away first"
+            )));
         }
         if !there(from)? {
             return Ok(());

@@ -553,7 +553,11 @@ fn a_mailbox_says_how_much_fits_unless_a_file_of_its_owner_decides() {
         }
     };
     let maildirsize = place.home().join("Maildir/maildirsize");
-    assert_eq!(ask(&mut worker, &quota, 1), Room::Free { bytes: quota.quota_bytes, messages: u64::MAX }, "nobody has written yet");
+    assert_eq!(
+        ask(&mut worker, &quota, 1),
+        Room::Free { bytes: quota.quota_bytes, messages: u64::MAX },
+        "nobody has written yet"
+    );
     assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
     let Room::Free { bytes, .. } = ask(&mut worker, &quota, 1) else { panic!() };
     assert_eq!(bytes, quota.quota_bytes - letter().len() as u64);

@@ -47,7 +47,9 @@ pub enum RecipientAnswer {
     /// Cannot tell now, or there was no answer in time.
     Temporary,
     /// The mailbox has no room for the message.
-    Full { is_temporary: bool },
+    Full {
+        is_temporary: bool,
+    },
 }
 
 /// What became of a login.

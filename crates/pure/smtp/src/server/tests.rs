@@ -148,7 +148,11 @@ fn who_may_send_to_whom() {
         (open(), "nobody@ours.example", "550 5.1.1 sorry, no mailbox here by that name"),
         (open(), "tell@ours.example", "451 4.3.0 cannot check that recipient now, try again later"),
         (open(), "full@ours.example", "552 5.2.2 sorry, the mailbox is full or has no room for a message of that size"),
-        (open(), "fwait@ours.example", "452 4.2.2 the mailbox is full or has no room for a message of that size, try again later"),
+        (
+            open(),
+            "fwait@ours.example",
+            "452 4.2.2 the mailbox is full or has no room for a message of that size, try again later",
+        ),
         (open(), "far@away.example", "553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts"),
         (open(), "far@LISTED.example", "250 2.1.5 ok"),
         (open(), "nobody@listed.example", "550 5.1.1 sorry, no mailbox here by that name"),
