@@ -39,7 +39,8 @@ fn by_ann(instance: &Instance, args: &[&str], input: &str) -> (Option<i32>, Stri
 fn an_administrator_manages_the_users_of_the_domain() {
     let instance = instance(&[]);
     for (args, input) in [
-        (&["user", "add", "eve@a.test", "--password-stdin"][..], "eve-password\n"),
+        (&["domain", "set", "a.test", "--default-quota", "5M", "--catch-all", "bob@a.test"][..], ""),
+        (&["user", "add", "eve@a.test", "--password-stdin"], "eve-password\n"),
         (&["user", "passwd", "bob@a.test", "--password-stdin"], "bob-new\n"),
         (&["user", "quota", "bob@a.test", "10M"], ""),
         (&["user", "forward", "bob@a.test", "x@elsewhere.test", "--keep-copy"], ""),
@@ -49,7 +50,6 @@ fn an_administrator_manages_the_users_of_the_domain() {
         (&["user", "app-password", "add", "bob@a.test", "--name", "phone"], ""),
         (&["user", "app-password", "list", "bob@a.test"], ""),
         (&["alias", "add", "info@a.test", "bob@a.test"], ""),
-        (&["domain", "set", "a.test", "--default-quota", "5M", "--catch-all", "bob@a.test"], ""),
         (&["domain", "show", "a.test"], ""),
         (&["user", "show", "bob@a.test"], ""),
         (&["user", "list", "a.test"], ""),
