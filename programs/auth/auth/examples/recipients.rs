@@ -64,7 +64,7 @@ fn log_in(run: &Arc<OwnedFd>, users: usize, domains: usize) {
         hashes.push(timed(|| assert!(accounts::password::verify(Some(&stored), PASSWORD).unwrap())));
         let (name, domain) = user(n.wrapping_mul(7919) % users, domains);
         let login = format!("{name}@{domain}").as_str().into();
-        let (id, service, password) = (n as u64, "smtp".into(), PASSWORD.into());
+        let (id, service, password) = (n as u64, "smtp".into(), wire::Secret::new(PASSWORD.to_vec()));
         logins.push(timed(|| {
             socket.send(&Request::Login { id, service, login, password, remote: None }.encode()).unwrap();
             let Received::Datagram(len, _) = socket.recv(&mut buf).unwrap() else { panic!("closed") };
