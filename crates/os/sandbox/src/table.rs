@@ -71,11 +71,12 @@ pub enum Socket {
     Checkpw,
     AdminSend,
     AdminAuth,
+    Manage,
     AdminAcme,
 }
 
 impl Socket {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -88,6 +89,7 @@ impl Socket {
         Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
+        Self::Manage,
         Self::AdminAcme,
     ];
 
@@ -107,6 +109,7 @@ impl Socket {
             Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
+            Self::Manage => "manage",
             Self::AdminAcme => "admin-acme",
         }
     }
@@ -127,6 +130,7 @@ impl Socket {
             Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
+            Self::Manage => "manage.sock",
             Self::AdminAcme => "admin/acme.sock",
         }
     }
@@ -268,7 +272,8 @@ pub const TABLE: &[Process] = &[
         role: Role::Auth,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Auth, Socket::AdminAuth],
+        serves: &[Socket::Auth, Socket::AdminAuth, Socket::Manage],
+        // And inject.sock, as anyone may: it stands for as long as qmail-start runs, though its server starts later.
         calls: &[Socket::Lspawn, Socket::Authnet, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),

@@ -13,6 +13,7 @@ pub mod forwarding;
 pub mod fuzz;
 pub mod header;
 pub mod inject;
+pub mod notice;
 pub mod received;
 pub mod rfc822;
 mod status;

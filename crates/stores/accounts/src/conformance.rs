@@ -121,6 +121,16 @@ fn aliases_and_their_mistakes(store: &mut dyn Directory) {
     assert!(matches!(store.add_user(&d, &info, "h", 0), Err(Error::Exists)));
     store.add_user(&d, &name("joe"), "h", 0).unwrap();
     assert!(matches!(store.set_alias(&d, Some(&name("joe")), &addresses(&["a@b"])), Err(Error::Exists)));
+    // Who has an address of whom, and of nobody else.
+    let other = domain("example.net");
+    store.set_alias(&other, Some(&name("one")), &addresses(&["C@Z"])).unwrap();
+    store.set_alias(&other, Some(&name("two")), &addresses(&["c@z", "d@z"])).unwrap();
+    store.set_alias(&other, Some(&name("three")), &addresses(&["d@z", "c@z"])).unwrap();
+    store.set_alias(&other, None, &addresses(&["c@z"])).unwrap();
+    let to = |target: &str, most| store.aliases_to(&addresses(&[target])[0], most).unwrap();
+    assert_eq!(to("c@Z", 9), addresses(&["one@example.net", "info@example.org"]));
+    assert_eq!((to("c@z", 1).len(), to("d@z", 9), to("' OR 1=1 --@z", 9)), (1, vec![], vec![]));
+    store.forget_domain(&other).unwrap();
     store.remove_alias(&d, Some(&info)).unwrap();
     assert!(matches!(store.remove_alias(&d, Some(&info)), Err(Error::NoAlias)));
     store.forget_domain(&d).unwrap();

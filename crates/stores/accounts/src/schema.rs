@@ -54,6 +54,7 @@ pub(crate) const STEPS: &[&str] = &[
         PRIMARY KEY (domain, account_domain, account_name)
     ) STRICT, WITHOUT ROWID;
     ",
+    "CREATE INDEX alias_target ON alias (lower(CAST(target AS TEXT)));",
 ];
 
 /// Brings the database to the present version, in one transaction; an up-to-date one is not written to.

@@ -171,6 +171,22 @@ impl Directory for Accounts {
         Ok(out)
     }
 
+    fn aliases_to(&self, target: &Address, count_max: usize) -> Result<Vec<Address>, Error> {
+        // By the index on targets. The one target is the only one: position 0, and none behind it.
+        let mut statement = self.connection.prepare_cached(
+            "SELECT name, domain FROM alias AS a WHERE lower(CAST(target AS TEXT)) = lower(CAST(?1 AS TEXT)) AND position = 0 AND name <> x''
+             AND NOT EXISTS (SELECT 1 FROM alias AS b WHERE b.domain = a.domain AND b.name = a.name AND b.position = 1)
+             ORDER BY domain, name LIMIT ?2",
+        )?;
+        let mut rows = statement.query(params![target.as_bytes(), limit(count_max)])?;
+        let mut out = Vec::new();
+        while let Some(row) = rows.next()? {
+            let alias = Address::join(&row.get::<_, Vec<u8>>(0)?, &row.get::<_, Vec<u8>>(1)?);
+            out.push(alias.map_err(|_| Error::Damaged("an alias"))?);
+        }
+        Ok(out)
+    }
+
     fn generation(&self) -> Result<Generation, Error> {
         let others: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         Ok(Generation(self.changes, others.cast_unsigned()))
@@ -200,6 +216,37 @@ impl Directory for Accounts {
         transaction.commit()?;
         self.changes = self.changes.wrapping_add(1);
         if removed == 0 { Err(Error::NoUser) } else { Ok(()) }
+    }
+
+    fn rename_user(&mut self, domain: &Domain, name: &UserName, to: &UserName, keeps_alias: bool) -> Result<(), Error> {
+        if self.exists(HAS_USER, domain, to.as_bytes())? || self.exists(HAS_ALIAS, domain, to.as_bytes())? {
+            return Err(Error::Exists);
+        }
+        let address = |name: &UserName| {
+            Address::join(name.as_bytes(), domain.as_bytes()).map_err(|_| Error::Setting("the address would be too long"))
+        };
+        let (old, new) = (address(name)?, address(to)?);
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let key = params![domain.as_bytes(), name.as_bytes(), to.as_bytes()];
+        let sql = "UPDATE account SET name = ?3 WHERE domain = ?1 AND name = ?2";
+        if transaction.prepare_cached(sql)?.execute(key)? == 0 {
+            return Err(Error::NoUser);
+        }
+        for sql in [
+            "UPDATE secret SET name = ?3 WHERE domain = ?1 AND name = ?2",
+            "UPDATE app_password SET name = ?3 WHERE domain = ?1 AND name = ?2",
+            "UPDATE administrator SET account_name = ?3 WHERE account_domain = ?1 AND account_name = ?2",
+        ] {
+            transaction.prepare_cached(sql)?.execute(key)?;
+        }
+        let sql = "UPDATE alias SET target = ?2 WHERE lower(CAST(target AS TEXT)) = lower(CAST(?1 AS TEXT))";
+        transaction.prepare_cached(sql)?.execute(params![old.as_bytes(), new.as_bytes()])?;
+        if keeps_alias {
+            replace_alias(&transaction, domain, name.as_bytes(), &[new])?;
+        }
+        transaction.commit()?;
+        self.changes = self.changes.wrapping_add(1);
+        Ok(())
     }
 
     fn set_password(&mut self, domain: &Domain, name: &UserName, password_hash: &str) -> Result<(), Error> {
@@ -503,6 +550,49 @@ mod tests {
         let row = UserRow { domain: d.clone(), name: joe.clone(), quota, suspended: false };
         assert_eq!(accounts.users(None, &After::default(), 10).unwrap(), [row]);
         assert_eq!(accounts.credentials(&d, b"joe").unwrap().unwrap().password_hash.as_str(), "h3");
+    }
+
+    #[test]
+    fn a_renamed_user_keeps_all_that_is_his() {
+        use crate::secrets::{AppPassword, Kind, Scope, Secret};
+        use crate::{DomainSettings, Secrets as _};
+        let mut accounts = Accounts::in_memory().unwrap();
+        let (d, e, joe, jim) = (domain("example.org"), domain("example.net"), name("joe"), name("jim"));
+        let address = |text: &str| Address::new(text.as_bytes()).unwrap();
+        accounts.add_user(&d, &joe, "h", 7).unwrap();
+        accounts.add_user(&d, &name("eve"), "h", 7).unwrap();
+        let secret = Secret { kind: Kind::Clear, value: b"x".to_vec().into() };
+        accounts.set_secrets(&d, &joe, "h", &[secret]).unwrap();
+        let app = AppPassword {
+            name: "phone".into(),
+            scope: Scope::All,
+            digest: [1; 32],
+            scram: [None, None],
+            created_s: 1,
+            used_s: 0,
+        };
+        accounts.add_app_password(&d, &joe, &app).unwrap();
+        accounts
+            .set_domain(&d, &DomainSettings { administrators: vec![address("joe@example.org")], ..DomainSettings::default() })
+            .unwrap();
+        accounts.set_alias(&e, Some(&name("both")), &[address("Joe@example.org"), address("x@y")]).unwrap();
+        for taken in ["eve", "joe"] {
+            assert!(matches!(accounts.rename_user(&d, &joe, &name(taken), false), Err(Error::Exists)), "{taken}");
+        }
+        assert!(matches!(accounts.rename_user(&e, &joe, &jim, false), Err(Error::NoUser)));
+        let before = accounts.generation().unwrap();
+        accounts.rename_user(&d, &joe, &jim, true).unwrap();
+        assert_ne!(accounts.generation().unwrap(), before);
+        assert!(!accounts.has_user(&d, b"joe").unwrap());
+        assert_eq!(accounts.account(&d, b"jim").unwrap().unwrap().created_s, 7);
+        assert_eq!(accounts.secret(&d, b"jim", Kind::Clear).unwrap().unwrap().as_slice(), b"x");
+        assert_eq!(accounts.app_passwords(&d, b"jim").unwrap().len(), 1);
+        assert_eq!(accounts.domain(&d).unwrap().administrators, [address("jim@example.org")]);
+        assert_eq!(accounts.alias(&e, b"both").unwrap().unwrap(), [address("jim@example.org"), address("x@y")]);
+        assert_eq!(accounts.alias(&d, b"joe").unwrap().unwrap(), [address("jim@example.org")]);
+        accounts.rename_user(&d, &jim, &name("jon"), false).unwrap();
+        assert_eq!(accounts.alias(&d, b"joe").unwrap().unwrap(), [address("jon@example.org")], "it follows");
+        assert!(accounts.alias(&d, b"jim").unwrap().is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! process that is restarted finds the connections that waited meanwhile. Those that systemd holds (`systemd::Held`) are taken over:
 //! they outlive qmail-start too.
 //!
-//! `run/qmail` can be entered by anyone (inject.sock is in it), `roles/` by the group of the service roles only, `admin/` by the
+//! `run/qmail` can be entered by anyone (inject.sock and manage.sock are in it), `roles/` by the group of the service roles only, `admin/` by the
 //! owner only.
 
 use control::{Ids, Listener, Root};
@@ -87,7 +87,7 @@ fn lock(dir: &OwnedFd) -> io::Result<OwnedFd> {
 fn serve(dir: &OwnedFd, socket: Socket, group: Option<u32>) -> io::Result<OwnedFd> {
     let listener = sys::seqpacket::listen(dir.as_fd(), socket.path())?;
     let (mode, group) = match socket {
-        Socket::Inject => (0o666, None),
+        Socket::Inject | Socket::Manage => (0o666, None),
         Socket::AdminSend | Socket::AdminAuth | Socket::AdminAcme => (0o600, None),
         _ => (0o660, group),
     };

@@ -115,6 +115,7 @@ fn run(args: &Args<'_>) -> Result<String, Failure> {
         // The classic interface has no word for it.
         quota: maildir::Quota::default(),
         inherits: &ipc::inheritance::Inheritance::nothing(),
+        warning: b"",
     };
     Ok(carrier.carry_out(&plan)?.text())
 }

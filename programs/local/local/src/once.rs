@@ -101,6 +101,7 @@ fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Mann
         forwarder: &Forwarder::from_environment(&root),
         quota: orders.quota,
         inherits: &orders.inherits,
+        warning: &orders.warning,
     };
     let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
     Ok(carrier.carry_out(&plan)?.text())

@@ -26,8 +26,9 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 49] = [
+const OTHERS: [&str; 52] = [
     "acme",
+    "alerts",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -63,6 +64,8 @@ const OTHERS: [&str; 49] = [
     "overquota",
     "percenthack",
     "plusdomain",
+    "quotawarning",
+    "quotawarningtext",
     "rcpthosts",
     "relayclients",
     "resolvers",
