@@ -65,13 +65,14 @@ pub enum Socket {
     Resolve,
     Keys,
     Authnet,
+    Accounts,
     Checkpw,
     AdminSend,
     AdminAuth,
 }
 
 impl Socket {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -81,6 +82,7 @@ impl Socket {
         Self::Resolve,
         Self::Keys,
         Self::Authnet,
+        Self::Accounts,
         Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
@@ -99,6 +101,7 @@ impl Socket {
             Self::Resolve => "resolve",
             Self::Keys => "keys",
             Self::Authnet => "authnet",
+            Self::Accounts => "accounts",
             Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
@@ -118,6 +121,7 @@ impl Socket {
             Self::Resolve => "roles/resolve.sock",
             Self::Keys => "roles/keys.sock",
             Self::Authnet => "roles/authnet.sock",
+            Self::Accounts => "roles/accounts.sock",
             Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
@@ -243,7 +247,7 @@ pub const TABLE: &[Process] = &[
         role: Role::Authnet,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Authnet],
+        serves: &[Socket::Authnet, Socket::Accounts],
         calls: &[Socket::Resolve],
         confinement: Some(Confinement { limits: limits(GIB, 1024), files: NO_FILES, network: Network::Internet, exec: false }),
     },
@@ -262,7 +266,7 @@ pub const TABLE: &[Process] = &[
         count: Count::One,
         listens: &[],
         serves: &[Socket::Auth, Socket::AdminAuth],
-        calls: &[Socket::Lspawn, Socket::Authnet, Socket::Checkpw],
+        calls: &[Socket::Lspawn, Socket::Authnet, Socket::Accounts, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),
             files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),
