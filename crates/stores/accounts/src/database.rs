@@ -3,6 +3,7 @@
 use crate::{Error, Generation};
 use accounts_sql::Statement;
 pub use ipc::accounts::{Row, Value};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the store of accounts needs of a database. Transactions come one after the other, and what is read in one counts until its end.
 ///
@@ -20,22 +21,28 @@ pub trait Database {
     fn others(&self) -> Result<u64, Error>;
 }
 
-impl<T: Database + ?Sized> Database for std::rc::Rc<T> {
+/// One that somebody else holds, too: nobody may hold the lock while the store is asked.
+impl<T: Database> Database for Arc<Mutex<T>> {
     fn read(&self, statement: Statement, values: &[Value]) -> Result<Vec<Row>, Error> {
-        (**self).read(statement, values)
+        lock(self).read(statement, values)
     }
     fn begin(&self) -> Result<(), Error> {
-        (**self).begin()
+        lock(self).begin()
     }
     fn run(&self, statement: Statement, values: &[Value]) -> Result<u64, Error> {
-        (**self).run(statement, values)
+        lock(self).run(statement, values)
     }
     fn end(&self, commit: bool) -> Result<(), Error> {
-        (**self).end(commit)
+        lock(self).end(commit)
     }
     fn others(&self) -> Result<u64, Error> {
-        (**self).others()
+        lock(self).others()
     }
+}
+
+/// Whoever panicked with the lock left whole values.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A transaction; dropped without [`Transaction::commit`] it has changed nothing.

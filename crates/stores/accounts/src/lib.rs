@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod database;
 pub mod directory;
 pub mod password;
+pub mod remote;
 pub mod resolve;
 pub mod secrets;
 pub mod settings;

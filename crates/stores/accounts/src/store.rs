@@ -3,22 +3,26 @@
 mod add;
 mod secrets;
 
-use crate::database::{Columns as _, Database, Transaction, bytes, count, flag, generation, int, or_null, text};
+use crate::database::{Columns as _, Database, Transaction, bytes, count, flag, generation, int, lock, or_null, text};
 use crate::directory::{After, AliasRow, Credentials, Directory, Generation, UserRow};
 use crate::settings::{
     ADMINISTRATORS_MAX, Account, DomainSettings, Entry, Forward, Limits, Quota, TARGETS_MAX, UserChange, Vacation, is_whole,
 };
+use crate::remote::Remote;
 use crate::sqlite::Sqlite;
 use crate::{Error, UserName};
 use accounts_sql::Statement;
 use add::Adding;
 use ipc::accounts::Value;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
 use wire::{Address, Domain};
 
 /// The accounts.
 pub struct Accounts {
     database: Box<dyn Database + Send>,
+    /// The same, if it is elsewhere.
+    remote: Option<Arc<Mutex<Remote>>>,
     /// Own changes.
     changes: u64,
 }
@@ -49,7 +53,20 @@ impl Accounts {
     /// Those in a database.
     #[must_use]
     pub fn over(database: impl Database + Send + 'static) -> Self {
-        Self { database: Box::new(database), changes: 0 }
+        Self { database: Box::new(database), remote: None, changes: 0 }
+    }
+
+    /// Those in a database elsewhere.
+    #[must_use]
+    pub fn elsewhere(remote: Remote) -> Self {
+        let remote = Arc::new(Mutex::new(remote));
+        Self { remote: Some(Arc::clone(&remote)), ..Self::over(remote) }
+    }
+
+    /// The database, if it is elsewhere. While this is held nothing else may be asked here.
+    #[must_use]
+    pub fn remote(&self) -> Option<MutexGuard<'_, Remote>> {
+        self.remote.as_ref().map(|remote| lock(remote))
     }
 
     fn read(&self, statement: Statement, values: &[Value]) -> Result<Vec<Vec<Value>>, Error> {

@@ -86,8 +86,8 @@ messages! {
         3 => Run { id: u64, call: Call },
         /// Its end; without `commit` nothing was changed.
         4 => End { id: u64, commit: bool },
-        /// From now on say when anything changed.
-        5 => Follow {},
+        /// From now on say when anything changed; the answer is `Done`.
+        5 => Follow { id: u64 },
     }
 }
 
@@ -95,7 +95,7 @@ messages! {
     pub enum Answer {
         /// The rows of each statement of `Read`.
         1 => Rows { id: u64, results: Vec<Vec<Row>> },
-        /// `Begin`, `Run` or `End` was done; `changed` rows.
+        /// What was asked was done; `changed` rows.
         2 => Done { id: u64, rows: Vec<Row>, changed: u64 },
         /// The rows are more than fit: ask for each statement alone.
         3 => TooLong { id: u64 },
