@@ -59,6 +59,8 @@ pub struct Remote {
     mode: Cell<Mode>,
     wanted: RefCell<Vec<Call>>,
     known: RefCell<HashMap<Key, Known>>,
+    /// What counts for one request alone.
+    once: RefCell<HashMap<Key, Vec<Row>>>,
     /// Changes that were heard of.
     changes: Cell<u64>,
     /// Would a change be heard of?
@@ -80,6 +82,7 @@ impl Remote {
             mode: Cell::new(Mode::Ask),
             wanted: RefCell::default(),
             known: RefCell::default(),
+            once: RefCell::default(),
             changes: Cell::new(0),
             follows: Cell::new(false),
             trouble: RefCell::default(),
@@ -121,13 +124,19 @@ impl Remote {
         self.changes.get()
     }
 
-    /// The answers to what was [`Remote::wanted`] when there had been so many changes. They count for the question that is answered next.
-    pub fn learn(&self, calls: &[Call], results: Vec<Vec<Row>>, changes: u64) {
+    /// The answers to what was [`Remote::wanted`] when there had been so many changes. They count until [`Remote::tidy`] in any case.
+    pub fn learn(&self, calls: &[Call], results: &[Vec<Row>], changes: u64) {
         for (call, rows) in calls.iter().zip(results) {
             if let Some(statement) = Statement::numbered(call.statement) {
-                self.remember(statement, key(call), rows, changes);
+                self.once.borrow_mut().insert(key(call), rows.clone());
+                self.remember(statement, key(call), rows.clone(), changes);
             }
         }
+    }
+
+    /// The request that something was learnt for is answered.
+    pub fn tidy(&self) {
+        self.once.borrow_mut().clear();
     }
 
     /// Something changed: nothing that is known counts.
@@ -147,7 +156,7 @@ impl Remote {
         let fresh = match statement {
             // Never another one.
             Statement::InstallationKey if !rows.is_empty() => Duration::MAX,
-            _ if changes != self.changes.get() || !self.follows.get() => Duration::ZERO,
+            _ if changes != self.changes.get() || !self.follows.get() => return,
             Statement::TakesMail | Statement::Alias | Statement::AliasOf | Statement::Account if !rows.is_empty() => YES_FRESH,
             _ => NO_FRESH,
         };
@@ -158,21 +167,13 @@ impl Remote {
         known.insert(key, Known { rows, until: now.saturating_add(fresh) });
     }
 
-    /// What is known, if it counts. A result that counts for one question alone is taken out with it.
+    /// What is known, if it counts.
     fn recall(&self, key: &Key) -> Option<Vec<Row>> {
-        let mut known = self.known.borrow_mut();
-        let found = known.get(key)?;
-        if sys::clock::boottime() < found.until {
-            return Some(found.rows.clone());
+        if let Some(rows) = self.once.borrow().get(key) {
+            return Some(rows.clone());
         }
-        // In a plan it stays for the question itself.
-        if self.mode.get() == Mode::Plan { Some(found.rows.clone()) } else { known.remove(key).map(|known| known.rows) }
-    }
-
-    /// Drops results that counted for one question alone and were not asked for.
-    pub fn tidy(&self) {
-        let now = sys::clock::boottime();
-        self.known.borrow_mut().retain(|_, known| now < known.until);
+        let known = self.known.borrow();
+        known.get(key).filter(|known| sys::clock::boottime() < known.until).map(|known| known.rows.clone())
     }
 
     fn id(&self) -> u64 {

@@ -132,6 +132,12 @@ impl Postgres {
         self.password_file(root).map(|path| secret::read(&path)).transpose()
     }
 
+    /// What an administrator is told while the system is down.
+    #[must_use]
+    pub fn down(&self) -> String {
+        format!("the accounts are in {self} (control/accounts), which only the running system reaches; start it (qmail start), then try again")
+    }
+
     /// The file with the password, if it is not in the URL.
     #[must_use]
     pub fn password_file(&self, root: &Root) -> Option<PathBuf> {

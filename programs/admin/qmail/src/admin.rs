@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use control::Root;
+use control::accounts::Store;
 use ipc::admin::{AccountAnswer, AccountRequest, QueueAnswer, QueueRequest};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::fs::{Mode, OFlags};
@@ -47,6 +48,10 @@ impl Admin {
     }
 
     fn own_auth(root: &Root) -> Result<Self, Failure> {
+        match Store::read(root).map_err(|error| Failure::temporary(error.to_string()))? {
+            Store::Sqlite => {}
+            Store::Postgres(postgres) => return Err(Failure::temporary(postgres.down())),
+        }
         let program = control::program::sibling("qmail-auth");
         let failed = |error: io::Error| Failure::temporary(format!("cannot start {}: {error}", program.display()));
         let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;

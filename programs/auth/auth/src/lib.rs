@@ -17,6 +17,7 @@ mod admin;
 mod app_passwords;
 mod authnet;
 mod clients;
+mod elsewhere;
 mod exchange;
 mod hashing;
 mod limits;

@@ -8,7 +8,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 const VERSION: &str = "SELECT number FROM qmail_version";
-const HAS_VERSION: &str = "SELECT to_regclass('qmail_version') IS NOT NULL";
+/// Not `to_regclass`: what that remembers of before the lock does not count after it.
+const HAS_VERSION: &str =
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relname = 'qmail_version' AND pg_catalog.pg_table_is_visible(oid))";
 
 /// In one transaction, while other hosts wait.
 pub(super) async fn bring_up(client: &Client, config: &Config) -> Result<(), Trouble> {
