@@ -86,6 +86,16 @@ pub const SQLITE: &[&str] = &[
     ",
 ];
 
+/// The whole of [`POSTGRES`] for an empty database, as psql takes it: in one transaction, with the table of the version.
+#[must_use]
+pub fn postgres_script() -> String {
+    let note = format!("{VERSION_TABLE}INSERT INTO qmail_version VALUES ({});", POSTGRES.len());
+    format!("BEGIN;\n{}\n{note}\nCOMMIT;", POSTGRES.concat())
+}
+
+/// Where the version stands.
+pub const VERSION_TABLE: &str = "CREATE TABLE qmail_version (number BIGINT NOT NULL); ";
+
 /// Step n brings version n (the one row of `qmail_version`; no table: 0) to version n + 1. All integers are BIGINT, as the statements expect.
 ///
 /// `generation` grows with each statement that changes what recipients and logins are judged by, whoever makes it: another host, or a person

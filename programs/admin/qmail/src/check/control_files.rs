@@ -26,7 +26,9 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 46] = [
+const OTHERS: [&str; 48] = [
+    "accounts",
+    "accountspassword",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",

@@ -2,7 +2,7 @@
 
 use super::session::{LOCK, trouble};
 use crate::{Trouble, log};
-use accounts_sql::schema::POSTGRES as STEPS;
+use accounts_sql::schema::{POSTGRES as STEPS, VERSION_TABLE};
 use control::accounts::Postgres as Config;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -36,7 +36,7 @@ pub(super) async fn bring_up(client: &Client, config: &Config) -> Result<(), Tro
         client.batch_execute(step).await.map_err(said)?;
     }
     let note = match found {
-        0 => format!("CREATE TABLE qmail_version (number BIGINT NOT NULL); INSERT INTO qmail_version VALUES ({known}); COMMIT"),
+        0 => format!("{VERSION_TABLE}INSERT INTO qmail_version VALUES ({known}); COMMIT"),
         _ => format!("UPDATE qmail_version SET number = {known}; COMMIT"),
     };
     client.batch_execute(&note).await.map_err(said)?;
