@@ -15,6 +15,7 @@ use ipc::accounts::{Answer, CALLS_MAX, Call, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,9 @@ use zeroize::Zeroizing;
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
 const YES_FRESH: Duration = Duration::from_secs(60);
 const NO_FRESH: Duration = Duration::from_secs(5);
-/// Results that are remembered. One more empties the memory.
+/// Results that are remembered, and their bytes. One more empties the memory.
 const KNOWN_MAX: usize = 32_768;
+const KNOWN_LEN_MAX: usize = 32 << 20;
 
 /// How questions are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,7 @@ pub struct Remote {
     mode: Cell<Mode>,
     wanted: RefCell<Vec<Call>>,
     known: RefCell<HashMap<Key, Known>>,
+    known_len: Cell<usize>,
     /// What counts for one request alone.
     once: RefCell<HashMap<Key, Vec<Row>>>,
     /// Changes that were heard of.
@@ -82,6 +85,7 @@ impl Remote {
             mode: Cell::new(Mode::Ask),
             wanted: RefCell::default(),
             known: RefCell::default(),
+            known_len: Cell::new(0),
             once: RefCell::default(),
             changes: Cell::new(0),
             follows: Cell::new(false),
@@ -143,6 +147,7 @@ impl Remote {
     pub fn forget(&self) {
         self.changes.set(self.changes.get().wrapping_add(1));
         self.known.borrow_mut().clear();
+        self.known_len.set(0);
     }
 
     /// Whether changes are heard of.
@@ -161,8 +166,11 @@ impl Remote {
             _ => NO_FRESH,
         };
         let mut known = self.known.borrow_mut();
-        if known.len() >= KNOWN_MAX {
+        let len = rows.iter().flatten().fold(key.len(), |len, value| len.saturating_add(value.len()));
+        self.known_len.set(self.known_len.get().saturating_add(len));
+        if known.len() >= KNOWN_MAX || self.known_len.get() > KNOWN_LEN_MAX {
             known.clear();
+            self.known_len.set(len);
         }
         known.insert(key, Known { rows, until: now.saturating_add(fresh) });
     }
@@ -189,23 +197,27 @@ impl Remote {
             return Err(Error::Remote("a value is too long to be sent".to_owned()));
         }
         let was_connected = self.connection.borrow().is_some();
-        match self.exchange(&datagram) {
-            Err(_) if was_connected && !self.in_transaction.get() => self.exchange(&datagram),
+        let answer = match self.exchange(&datagram) {
+            // Not one that took its time: whoever waits has waited long enough.
+            Err(error) if was_connected && !self.in_transaction.get() && error.kind() != ErrorKind::WouldBlock => {
+                self.exchange(&datagram)
+            }
             answer => answer,
-        }
+        };
+        answer.map_err(|error| Error::Remote(format!("no answer from qmail-authnet: {error}")))
     }
 
-    fn exchange(&self, datagram: &[u8]) -> Result<Answer, Error> {
+    fn exchange(&self, datagram: &[u8]) -> io::Result<Answer> {
         let mut connection = self.connection.borrow_mut();
         let answer = self.try_exchange(&mut connection, datagram);
         if answer.is_err() {
             // An answer that comes too late must not be taken for another question's.
             *connection = None;
         }
-        answer.map_err(|error| Error::Remote(format!("no answer from qmail-authnet: {error}")))
+        answer
     }
 
-    fn try_exchange(&self, connection: &mut Option<Seqpacket>, datagram: &[u8]) -> std::io::Result<Answer> {
+    fn try_exchange(&self, connection: &mut Option<Seqpacket>, datagram: &[u8]) -> io::Result<Answer> {
         let connection = match connection {
             Some(connection) => connection,
             None => {
@@ -218,7 +230,7 @@ impl Remote {
         let mut buf = Zeroizing::new(vec![0; DATAGRAM_LEN_MAX]);
         match connection.recv(&mut buf)? {
             Received::Datagram(len, _) => Ok(Answer::decode(buf.get(..len).unwrap_or_default())?),
-            Received::End => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Received::End => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
 

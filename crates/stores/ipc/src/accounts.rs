@@ -17,6 +17,20 @@ pub enum Value {
     Bytes(Zeroizing<Vec<u8>>),
 }
 
+impl Value {
+    /// Bytes that it takes in a datagram.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Null => 1,
+            Self::Int(_) => 9,
+            Self::Text(text) => text.len().saturating_add(5),
+            Self::Bytes(bytes) => bytes.len().saturating_add(5),
+        }
+    }
+}
+
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -164,7 +164,7 @@ impl Server {
                 Err(gone) => gone,
             };
             self.follows_no_more();
-            gone.into_iter().for_each(|waiter| self.store_silent(waiter, "qmail-authnet went away"));
+            gone.into_iter().for_each(|waiter| self.store_went_away(waiter));
             return;
         }
     }
@@ -204,6 +204,17 @@ impl Server {
         self.following = Following::No;
         self.follow_after = sys::clock::boottime().saturating_add(FOLLOW_PAUSE);
         self.accounts.remote().into_iter().for_each(|remote| remote.follows(false));
+    }
+
+    /// qmail-authnet was started anew, or another generation of it is there: it is asked again.
+    fn store_went_away(&mut self, waiter: StoreWaiter) {
+        match waiter {
+            StoreWaiter::Request(mut parked) if parked.rounds < ROUNDS_MAX => {
+                parked.calls.truncate(parked.results.len());
+                self.rehearsed(parked);
+            }
+            waiter => self.store_silent(waiter, "qmail-authnet went away"),
+        }
     }
 
     /// There is no answer: the request is answered by what is known.

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, watch};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use wire::Secret;
 
@@ -159,11 +159,11 @@ impl Postgres {
 
     async fn talk(self: Rc<Self>, connection: Rc<Packets>) {
         let places = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let mut transaction = None;
+        let (mut transaction, mut follower) = (None, Follower(None));
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-            let Ok(Some((datagram, _))) = connection.recv().await else { return };
+            let Ok(Some((datagram, _))) = connection.recv().await else { break };
             // It may hold hashes of passwords.
-            let Ok(request) = Request::decode(&zeroize::Zeroizing::new(datagram)) else { return };
+            let Ok(request) = Request::decode(&zeroize::Zeroizing::new(datagram)) else { break };
             match request {
                 Request::Read { id, calls } => {
                     let (postgres, connection) = (Rc::clone(&self), Rc::clone(&connection));
@@ -175,7 +175,7 @@ impl Postgres {
                 }
                 Request::Follow { id } => {
                     send(&connection, &Answer::Done { id, rows: Vec::new(), changed: 0 }, id).await;
-                    spawn_local(follow(Rc::clone(&connection), self.changes.subscribe()));
+                    follower = Follower(Some(spawn_local(follow(Rc::clone(&connection), self.changes.subscribe()))));
                 }
                 // A transaction has its connection to itself, and who asks waits for each answer.
                 Request::Begin { id } | Request::Run { id, .. } | Request::End { id, .. } => {
@@ -184,6 +184,7 @@ impl Postgres {
                 }
             }
         }
+        drop(follower);
     }
 
     async fn read_all(&self, id: u64, calls: Vec<Call>) -> Answer {
@@ -298,6 +299,15 @@ async fn send(connection: &Packets, answer: &Answer, id: u64) {
         true => connection.send(&datagram).await,
         false => connection.send(&Answer::TooLong { id }.encode()).await,
     };
+}
+
+/// The task that tells of changes, which ends with its connection.
+struct Follower(Option<JoinHandle<()>>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
 }
 
 async fn follow(connection: Rc<Packets>, mut changes: watch::Receiver<u64>) {

@@ -115,7 +115,7 @@ impl Session {
         let (mut rows, mut len) = (Vec::new(), 0usize);
         while let Some(row) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
             let row = values_of(&row.map_err(|error| trouble(&error))?)?;
-            len = len.saturating_add(row.iter().map(len_of).sum());
+            len = len.saturating_add(row.iter().map(Value::len).sum());
             rows.push(row);
             if len > DATAGRAM_LEN_MAX {
                 break;
@@ -316,12 +316,4 @@ fn values_of(row: &tokio_postgres::Row) -> Result<Row, Trouble> {
         got.map(|value| value.unwrap_or(Value::Null)).map_err(|error| trouble(&error))
     };
     row.columns().iter().enumerate().map(value).collect()
-}
-
-fn len_of(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Int(_) => 9,
-        Value::Text(text) => text.len().saturating_add(5),
-        Value::Bytes(bytes) => bytes.len().saturating_add(5),
-    }
 }
