@@ -21,24 +21,37 @@ fn send(instance: &Instance, to: &str, letter: &str) {
     instance.wait_empty().unwrap();
 }
 
-fn refused(instance: &Instance, to: &str) -> bool {
+fn answer_to_rcpt(instance: &Instance, to: &str) -> String {
     let mut smtp = instance.smtp().unwrap();
     smtp.must("EHLO client.example.test", "250").unwrap();
     smtp.must("MAIL FROM:<ann@a.test>", "250").unwrap();
-    smtp.ask(&format!("RCPT TO:<{to}>")).unwrap().starts_with("550 ")
+    smtp.ask(&format!("RCPT TO:<{to}>")).unwrap()
+}
+
+fn refused(instance: &Instance, to: &str) -> bool {
+    answer_to_rcpt(instance, to).starts_with("550 ")
 }
 
 #[test]
 fn mail_for_a_full_mailbox_goes_back_and_pop3_makes_room() {
     let instance = instance();
     instance.must(&["user", "quota", "bob@a.test", "100M", "--messages", "2"]).unwrap();
+    instance.must(&["alias", "add", "bobs@a.test", "bob@a.test"]).unwrap();
     for count in 1..=2 {
         send(&instance, "bob@a.test", LETTER);
         instance.wait_mail("bob@a.test", count).unwrap();
     }
+    let shown = instance.json(&["user", "show", "bob@a.test"]).unwrap();
+    assert!(shown["quota_used"].as_u64().unwrap() > 100 && shown["quota_messages_used"] == 2, "{shown}");
+    let shown = instance.json(&["user", "show", "carl@a.test"]).unwrap();
+    assert!(shown["quota_used"].is_null() && shown["quota_messages_used"].is_null(), "{shown}");
     let size = fs::read_to_string(instance.maildir("bob@a.test").join("maildirsize")).unwrap();
     assert!(size.starts_with("104857600S,2C\n"), "{size}");
-    send(&instance, "bob@a.test", LETTER);
+    // Told at RCPT, while what was accepted before goes back.
+    let told = answer_to_rcpt(&instance, "bob@a.test");
+    assert!(told.starts_with("552 5.2.2 "), "{told}");
+    assert!(answer_to_rcpt(&instance, "bobs@a.test").starts_with("250 "), "an alias is not looked behind");
+    send(&instance, "bobs@a.test", LETTER);
     let bounce = instance.wait_mail("ann@a.test", 1).unwrap().pop().unwrap();
     assert!(bounce.contains("Sorry, the mailbox is full. (#5.2.2)") && bounce.contains("Status: 5.2.2"), "{bounce}");
     let mut pop3 = instance.pop3("bob@a.test").unwrap();
@@ -49,10 +62,25 @@ fn mail_for_a_full_mailbox_goes_back_and_pop3_makes_room() {
         size.ends_with(" -1\n").then_some(())
     })
     .unwrap();
+    // What was known of the mailbox counts for some seconds.
+    wait_for("room to be known", || answer_to_rcpt(&instance, "bob@a.test").starts_with("250 ").then_some(())).unwrap();
     send(&instance, "bob@a.test", LETTER);
     // The other one went to cur/ at QUIT.
     instance.wait_mail("bob@a.test", 1).unwrap();
+    instance.must(&["user", "quota", "bob@a.test", "2000"]).unwrap();
+    for (size, code) in [(100, "250 "), (10_000, "552 ")] {
+        let mut smtp = instance.smtp().unwrap();
+        smtp.must("EHLO client.example.test", "250").unwrap();
+        smtp.must(&format!("MAIL FROM:<ann@a.test> SIZE={size}"), "250").unwrap();
+        let told = smtp.ask("RCPT TO:<bob+tag@a.test>").unwrap();
+        assert!(told.starts_with(code), "{size}: {told}");
+    }
+    instance.must(&["user", "quota", "bob@a.test", "1"]).unwrap();
+    assert!(answer_to_rcpt(&instance, "bob@a.test").starts_with("552 5.2.2 "));
+    fs::write(instance.root.join("etc/qmail/control/overquota"), "defer\n").unwrap();
+    wait_for("overquota", || answer_to_rcpt(&instance, "bob@a.test").starts_with("452 4.2.2 ").then_some(())).unwrap();
     instance.must(&["user", "quota", "bob@a.test", "none"]).unwrap();
+    wait_for("the count to go", || (!instance.maildir("bob@a.test").join("maildirsize").exists()).then_some(())).unwrap();
     send(&instance, "bob@a.test", LETTER);
     instance.wait_mail("bob@a.test", 2).unwrap();
 }
@@ -87,6 +115,44 @@ fn forwards_replies_alias_domains_and_suspension_count_at_once() {
 }
 
 #[test]
+fn a_renamed_user_keeps_mailbox_password_and_if_asked_the_old_address() {
+    let mut instance = instance();
+    send(&instance, "bob@a.test", LETTER);
+    instance.wait_mail("bob@a.test", 1).unwrap();
+    instance.must(&["alias", "add", "sales@a.test", "bob@a.test"]).unwrap();
+    for (to, why) in [("carl@a.test", "exists already"), ("sales@a.test", "exists already"), ("x@b.test", "within the domain")] {
+        let output = instance.qmail(&["user", "rename", "bob@a.test", to]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(100) && said.contains(why), "{to}: {said}");
+    }
+    instance.must(&["user", "rename", "bob@a.test", "rob@a.test", "--keep-alias"]).unwrap();
+    assert!(!instance.maildir("bob@a.test").exists());
+    instance.wait_mail("rob@a.test", 1).unwrap();
+    for (count, to) in [(2, "rob@a.test"), (3, "bob@a.test"), (4, "sales@a.test")] {
+        send(&instance, to, LETTER);
+        instance.wait_mail("rob@a.test", count).unwrap();
+    }
+    assert!(instance.pop3("bob@a.test").is_err());
+    let mut pop3 = system_tests::line::Pop3::login(instance.port(110), "rob@a.test", "bob-password").unwrap();
+    assert_eq!(pop3.count().unwrap(), 4);
+    pop3.must("QUIT").unwrap();
+    // Another's mail that lies there is not his.
+    instance.must(&["alias", "remove", "bob@a.test"]).unwrap();
+    instance.with_input(&["user", "add", "old@a.test", "--password-stdin"], "x\n").unwrap();
+    send(&instance, "old@a.test", LETTER);
+    instance.wait_mail("old@a.test", 1).unwrap();
+    instance.must(&["user", "remove", "old@a.test"]).unwrap();
+    let output = instance.qmail(&["user", "rename", "rob@a.test", "old@a.test"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is a directory old already"), "{output:?}");
+    instance.must(&["user", "rename", "rob@a.test", "bob@a.test"]).unwrap();
+    assert!(refused(&instance, "rob@a.test"));
+    instance.stop().unwrap();
+    let output = instance.qmail(&["user", "rename", "bob@a.test", "rob@a.test"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(111), "{output:?}");
+    assert!(instance.maildir("bob@a.test").exists());
+}
+
+#[test]
 fn what_is_exported_is_imported_again() {
     let mut instance = instance();
     instance.must(&["domain", "set", "a.test", "--default-quota", "5M", "--catch-all", "bob@a.test"]).unwrap();
@@ -114,6 +180,19 @@ fn what_is_exported_is_imported_again() {
     let lines = other.must(&["export", "a.test", "--json"]).unwrap();
     assert_eq!(lines.lines().count(), 7, "{lines}");
     assert!(lines.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].is_string()));
+}
+
+#[test]
+fn an_import_of_many_domains_makes_them_together() {
+    let instance = Instance::started(&[]).unwrap();
+    fs::write(instance.root.join("etc/qmail/control/locals"), "d3.test\n").unwrap();
+    let users: String = (0..450).map(|n| format!("u@d{n}.test,$1$x$y\n")).collect();
+    let imported = instance.with_input(&["import", "csv", "-", "--create-domains"], &format!("address,hash\n{users}"));
+    let said = imported.unwrap_err().to_string();
+    assert!(said.contains("exit status: 1"), "one is left out: {said}");
+    assert_eq!(instance.json(&["domain", "list"]).unwrap().as_array().unwrap().len(), 449);
+    assert_eq!(instance.json(&["user", "list"]).unwrap().as_array().unwrap().len(), 449);
+    assert!(!refused(&instance, "u@d449.test") && refused(&instance, "x@d449.test"));
 }
 
 /// A tree as vpopmail leaves it: `base` holds `domains/`.
@@ -156,6 +235,13 @@ fn vpopmail_tree(base: &Path) {
     file("assign", "+one.test-:one.test:1:1:/x/domains/one.test:-::\n+uno.test-:one.test:1:1:/x/domains/one.test:-::\n.\n");
 }
 
+/// The answer to AUTH PLAIN.
+fn auth(instance: &Instance, user: &str, password: &str) -> String {
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("EHLO client.example.test", "250").unwrap();
+    smtp.ask(&format!("AUTH PLAIN {}", wire::base64::encode(format!("\0{user}\0{password}").as_bytes()))).unwrap()
+}
+
 /// Gives a tree to the user who owns the mail, as root alone can.
 fn give(path: &Path, instance: &Instance) {
     if !is_root() {
@@ -169,7 +255,8 @@ fn give(path: &Path, instance: &Instance) {
 
 #[test]
 fn a_vpopmail_tree_is_taken_over_where_it_lies() {
-    let instance = Instance::started(&[("authcleartext", "127.0.0.1/32\n")]).unwrap();
+    let control = [("authcleartext", "127.0.0.1/32\n"), ("authlimits", "exempt=127.0.0.1/32\npause=0\n")];
+    let instance = Instance::started(&control).unwrap();
     let tree = instance.dir().join("vpopmail");
     vpopmail_tree(&tree);
     fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)).unwrap();
@@ -196,8 +283,24 @@ fn a_vpopmail_tree_is_taken_over_where_it_lies() {
     assert!(code == Some(1) && said.contains("added 0 domains, 1 users, 0 aliases; 8 were there already"), "{said}");
     assert!(at("0/three.test/deep/Maildir/new/1.h").exists());
     let shown = |address: &str| instance.json(&["user", "show", address]).unwrap();
-    assert_eq!(shown("sha@one.test")["quota"], 10_485_760);
+    assert_eq!((&shown("sha@one.test")["quota"], &shown("clear@one.test")["quota"]), (&json!(10_485_760), &json!(5_242_880)));
     assert_eq!((&shown("clear@one.test")["quota_messages"], &shown("md@one.test")["quota"]), (&json!(1000), &json!(null)));
+    assert!(instance.must(&["export", "one.test", "--with-secrets"]).unwrap().contains("$1$saltsalt$"));
+    // Each kind of hash opens the account, by SMTP and POP3, again once it has been made anew; a wrong password does not.
+    for (user, password) in [
+        ("md@one.test", "md-password"),
+        ("sha@one.test", "sha-password"),
+        ("clear@one.test", "clear-password"),
+        ("sha@uno.test", "sha-password"),
+        ("catch@two.test", "catch-password"),
+        ("deep@three.test", "deep-password"),
+    ] {
+        for _ in 0..2 {
+            assert!(auth(&instance, user, password).starts_with("235 "), "{user}");
+            instance.pop3(user).unwrap();
+        }
+        assert!(auth(&instance, user, "wrong").starts_with("535 "), "{user}");
+    }
     // What is there is read, and new mail lies beside it.
     let mut pop3 = instance.pop3("deep@three.test").unwrap();
     assert!(pop3.message(1).unwrap().contains("Subject: deep"));
@@ -215,9 +318,14 @@ fn a_vpopmail_tree_is_taken_over_where_it_lies() {
         instance.smtp().unwrap().send("s@elsewhere.test", &[to], "Subject: new\n\nx\n").unwrap();
         wait_for(&format!("a letter for {to}"), || (letters(home) == count).then_some(())).unwrap();
     }
+    // An imported quota holds.
+    instance.must(&["user", "quota", "clear@one.test", "5242880", "--messages", "1"]).unwrap();
+    instance.smtp().unwrap().send("s@elsewhere.test", &["clear@one.test"], "Subject: new\n\nx\n").unwrap();
+    wait_for("a letter for clear", || (letters("one.test/clear") == 1).then_some(())).unwrap();
+    assert!(fs::read_to_string(at("one.test/clear/Maildir/maildirsize")).unwrap().starts_with("5242880S,1C\n"));
+    assert!(answer_to_rcpt(&instance, "clear@one.test").starts_with("552 5.2.2 "));
     let md = instance.json(&["export", "one.test", "--with-secrets"]);
     assert!(md.is_err(), "an object a line is no one object");
-    assert!(instance.must(&["export", "one.test", "--with-secrets"]).unwrap().contains("$1$saltsalt$"));
     assert!(refused(&instance, "whoever@one.test") && !refused(&instance, "sales@one.test"));
     let aliases = instance.json(&["alias", "list", "one.test"]).unwrap();
     assert_eq!(aliases.as_array().unwrap().len(), 2, "{aliases}");

@@ -181,6 +181,60 @@ fn a_login_cannot_send_as_another() {
     assert_eq!(instance.log().matches("alert: submission limit reached: recipients-per-hour login=bob@example.test").count(), 1);
 }
 
+/// Whoever ends qmail-auth, or crashes it, must not get his limits anew.
+#[test]
+fn a_limit_that_is_reached_is_told_by_mail_once_and_outlives_qmail_auth() {
+    let control = [("submissionlimits", "messages-per-hour=2\n"), ("authcleartext", "127.0.0.1/32\n")];
+    let (instance, _peer) = instance(&control);
+    for user in ["postmaster", "ann"] {
+        instance.with_input(&["user", "add", &format!("{user}@example.test"), "--password-stdin"], "x\n").unwrap();
+    }
+    instance.must(&["domain", "admin", "add", "example.test", "ann@example.test"]).unwrap();
+    let send = || {
+        let mut smtp = instance.smtp().unwrap();
+        smtp.must("EHLO client.example.test", "250").unwrap();
+        smtp.must(&plain(BOB, "bob-password"), "235").unwrap();
+        smtp.ask(&format!("MAIL FROM:<{BOB}>")).unwrap();
+        smtp.ask("RCPT TO:<ann@example.test>").unwrap();
+        let reply = smtp.ask("DATA").unwrap();
+        if !reply.starts_with("354") {
+            return reply;
+        }
+        smtp.ask(&format!("From: {BOB}\r\nSubject: x\r\n\r\nx\r\n.")).unwrap()
+    };
+    for _ in 0..2 {
+        let reply = send();
+        assert!(reply.starts_with("250 "), "{reply}");
+    }
+    for _ in 0..2 {
+        assert!(!send().starts_with("250 "));
+    }
+    let alert = instance.wait_mail("postmaster@example.test", 1).unwrap().pop().unwrap();
+    for part in [
+        "Return-Path: <>\n",
+        "Subject: Sending limit reached: bob@example.test\n",
+        "2 messages per hour",
+        "Auto-Submitted: auto-generated\n",
+    ] {
+        assert!(alert.contains(part), "{part}: {alert}");
+    }
+    instance.wait_mail("ann@example.test", 3).unwrap();
+    let before = auth_process(&instance);
+    system_tests::facts::signal(before, rustix::process::Signal::KILL);
+    wait_for("another qmail-auth", || (auth_process(&instance) != before && auth_process(&instance) != 0).then_some(())).unwrap();
+    let reply =
+        wait_for("an answer", || Some(send()).filter(|reply| !reply.starts_with("451") && !reply.starts_with("454"))).unwrap();
+    assert!(!reply.starts_with("250 "), "{reply}");
+    instance.wait_empty().unwrap();
+    assert_eq!(instance.wait_mail("postmaster@example.test", 1).unwrap().len(), 1, "told once");
+}
+
+/// 0: there is none now.
+fn auth_process(instance: &Instance) -> u32 {
+    let all = system_tests::facts::descendants(instance.pid());
+    all.iter().find(|process| process.name == "qmail-auth").map_or(0, |process| process.pid)
+}
+
 #[test]
 fn what_is_submitted_is_completed_and_a_bcc_is_not_seen() {
     let (instance, peer) = instance(&[]);

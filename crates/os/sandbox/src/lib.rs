@@ -76,13 +76,14 @@ pub fn enter_layers(confinement: &Confinement, root: &Path, extra: &[(PathBuf, A
     Ok(Entered { landlock })
 }
 
-/// May a peer with this uid call `socket`? `uid_of` gives the uid of a role (etc/qmail/ids). Anyone may call inject.sock; root
+/// May a peer with this uid call `socket`? `uid_of` gives the uid of a role (etc/qmail/ids). Anyone may call inject.sock, and manage.sock, where he has
+/// to log in as the administrator of a domain; root
 /// may call the admin sockets, and so may the user that the whole system runs as when it does not run as root. Root may also ask
 /// qmail-auth, as it could in the place of qmaild: an SMTP session by hand then gets the answers that clients get.
 #[must_use]
 pub fn may_call(socket: Socket, uid: u32, uid_of: impl Fn(Role) -> Option<u32>) -> bool {
     match socket {
-        Socket::Inject => true,
+        Socket::Inject | Socket::Manage => true,
         Socket::AdminSend | Socket::AdminAuth => {
             uid == 0 || uid == rustix::process::getuid().as_raw() && uid_of(Role::Root) == Some(uid)
         }

@@ -69,10 +69,11 @@ pub enum Socket {
     Checkpw,
     AdminSend,
     AdminAuth,
+    Manage,
 }
 
 impl Socket {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -86,6 +87,7 @@ impl Socket {
         Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
+        Self::Manage,
     ];
 
     /// The name in `QMAIL_FDS`, after `serve:`.
@@ -105,6 +107,7 @@ impl Socket {
             Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
+            Self::Manage => "manage",
         }
     }
 
@@ -125,6 +128,7 @@ impl Socket {
             Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
+            Self::Manage => "manage.sock",
         }
     }
 }
@@ -265,7 +269,8 @@ pub const TABLE: &[Process] = &[
         role: Role::Auth,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Auth, Socket::AdminAuth],
+        serves: &[Socket::Auth, Socket::AdminAuth, Socket::Manage],
+        // And inject.sock, as anyone may: it stands for as long as qmail-start runs, though its server starts later.
         calls: &[Socket::Lspawn, Socket::Authnet, Socket::Accounts, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),

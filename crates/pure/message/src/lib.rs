@@ -11,6 +11,7 @@ pub mod crlf;
 pub mod fuzz;
 pub mod header;
 pub mod inject;
+pub mod notice;
 pub mod received;
 pub mod rfc822;
 mod status;

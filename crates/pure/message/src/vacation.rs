@@ -4,6 +4,7 @@
 //! Used by qmail-local.
 
 use crate::header::{Field, fields};
+use crate::notice::{encoded, put_text, visible};
 use wire::civil::Civil;
 
 /// Longest subject of a reply, in bytes before it is encoded.
@@ -126,18 +127,7 @@ impl Reply<'_> {
         }
         // RFC 3834 §5.
         line(&[b"Auto-Submitted: auto-replied"]);
-        line(&[b"MIME-Version: 1.0"]);
-        line(&[b"Content-Type: text/plain; charset=utf-8"]);
-        if self.text.is_ascii() && self.text.split(|b| *b == b'\n').all(|line| line.len() <= 900) {
-            line(&[b"Content-Transfer-Encoding: 7bit\n"]);
-            line(&[self.text.strip_suffix(b"\n").unwrap_or(self.text)]);
-            return out;
-        }
-        line(&[b"Content-Transfer-Encoding: base64\n"]);
-        // RFC 2045 §6.8: the text in its CRLF form, lines of 76.
-        let crlf = self.text.split(|b| *b == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]);
-        let encoded = wire::base64::encode(&crlf);
-        encoded.as_bytes().chunks(76).for_each(|chunk| line(&[chunk]));
+        put_text(&mut out, self.text);
         out
     }
 
@@ -172,31 +162,6 @@ impl Reply<'_> {
         let references = all.join(&b"\n "[..]);
         Some((id, references))
     }
-}
-
-/// A subject as it may stand in a field: printable ASCII as it is, anything else as encoded words (RFC 2047).
-fn encoded(subject: &[u8]) -> Vec<u8> {
-    if subject.iter().all(|b| matches!(b, b' '..=b'~')) {
-        return subject.to_vec();
-    }
-    let text: String = String::from_utf8_lossy(subject).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut words = Vec::new();
-    let mut word = String::new();
-    for c in text.chars() {
-        // 45 bytes are 60 in base64: a word of 75 with its frame.
-        if word.len().saturating_add(c.len_utf8()) > 45 {
-            words.push(std::mem::take(&mut word));
-        }
-        word.push(c);
-    }
-    words.push(word);
-    let framed: Vec<String> = words.iter().map(|word| format!("=?utf-8?B?{}?=", wire::base64::encode(word.as_bytes()))).collect();
-    framed.join("\n ").into_bytes()
-}
-
-/// An address on a line of its own; what would end the line or the brackets cannot.
-fn visible(address: &[u8]) -> Vec<u8> {
-    address.iter().map(|b| if matches!(b, 0..=31 | 127 | b'<' | b'>') { b'_' } else { *b }).collect()
 }
 
 #[cfg(test)]

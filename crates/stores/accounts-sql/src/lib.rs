@@ -1,7 +1,7 @@
 //! Every statement that the accounts are asked and changed with, by number, and the tables that they are kept in.
 //!
 //! Guarantees: the text of a statement stands here and nowhere else; what a caller adds are values for its `?1`, `?2` …, never text. One text
-//! serves SQLite and PostgreSQL (`?` is `$` there), so both stores do the same. Numbers travel from qmail-auth to qmail-authnet.
+//! serves SQLite and PostgreSQL ([`Statement::postgres`]), so both stores do the same. Numbers travel from qmail-auth to qmail-authnet.
 //! Never here: a connection, a value, a decision. Used by the `accounts` crate and by qmail-authnet.
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ macro_rules! statements {
             /// All of them; the place is the number.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The text, with `?1` for the first value.
+            /// The text for SQLite, with `?1` for the first value.
             #[must_use]
             pub const fn sql(self) -> &'static str {
                 match self { $(Self::$name => $sql),* }
@@ -62,11 +62,23 @@ statements! {
     HasUsers = "SELECT 1 FROM account WHERE domain = ?1 LIMIT 1";
     HasAliases = "SELECT 1 FROM alias WHERE domain = ?1 LIMIT 1";
 
+    /// target, at most so many → name, domain of aliases that lead there and nowhere else
+    AliasesTo = "SELECT name, domain FROM alias AS a WHERE lower(CAST(target AS TEXT)) = lower(CAST(?1 AS TEXT)) AND position = 0
+            AND length(name) > 0 AND NOT EXISTS (SELECT 1 FROM alias AS b WHERE b.domain = a.domain AND b.name = a.name AND b.position = 1)
+        ORDER BY domain, name LIMIT ?2";
+
     AddUser = "INSERT INTO account (domain, name, password, quota_bytes, quota_messages, suspended, refuses_mail, forward, keeps_copy,
             hour_max, day_max, vacation_text, vacation_subject, vacation_from_s, vacation_until_s, vacation_days, created_s)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
     RemoveUser = "DELETE FROM account WHERE domain = ?1 AND name = ?2";
     DismissAdministrator = "DELETE FROM administrator WHERE account_domain = ?1 AND account_name = ?2";
+    /// domain, name, new name
+    RenameUser = "UPDATE account SET name = ?3 WHERE domain = ?1 AND name = ?2";
+    RenameSecrets = "UPDATE secret SET name = ?3 WHERE domain = ?1 AND name = ?2";
+    RenameAppPasswords = "UPDATE app_password SET name = ?3 WHERE domain = ?1 AND name = ?2";
+    RenameAdministrator = "UPDATE administrator SET account_name = ?3 WHERE account_domain = ?1 AND account_name = ?2";
+    /// old target, new target
+    Retarget = "UPDATE alias SET target = ?2 WHERE lower(CAST(target AS TEXT)) = lower(CAST(?1 AS TEXT))";
     SetPassword = "UPDATE account SET password = ?3 WHERE domain = ?1 AND name = ?2";
     SetQuota = "UPDATE account SET quota_bytes = ?3, quota_messages = ?4 WHERE domain = ?1 AND name = ?2";
     SetSuspension = "UPDATE account SET suspended = ?3, refuses_mail = ?4 WHERE domain = ?1 AND name = ?2";
@@ -115,6 +127,15 @@ impl Statement {
         Self::ALL.get(usize::from(number)).copied()
     }
 
+    /// The text for PostgreSQL, with `$1` for the first value. Bytes become text another way there.
+    #[must_use]
+    pub fn postgres(self) -> String {
+        let text = ["target", "?1"].into_iter().fold(self.sql().to_owned(), |sql, bytes| {
+            sql.replace(&format!("lower(CAST({bytes} AS TEXT))"), &format!("lower(encode({bytes}, 'escape'))"))
+        });
+        text.replace('?', "$")
+    }
+
     /// Does it change nothing?
     #[must_use]
     pub fn is_read(self) -> bool {
@@ -141,6 +162,8 @@ mod tests {
             assert!(!statement.sql().contains(&format!("?{}", VALUES_MAX + 1)) && !statement.sql().contains(';'));
         }
         assert_eq!(Statement::numbered(u16::MAX), None);
+        let retarget = "UPDATE alias SET target = $2 WHERE lower(encode(target, 'escape')) = lower(encode($1, 'escape'))";
+        assert_eq!(Statement::Retarget.postgres(), retarget);
         let counts = [Statement::InstallationKey, Statement::UsersOf, Statement::AddUser].map(Statement::values);
         assert_eq!(counts, [0, 4, 17]);
     }

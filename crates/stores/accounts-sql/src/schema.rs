@@ -84,6 +84,7 @@ pub const SQLITE: &[&str] = &[
         PRIMARY KEY (domain, account_domain, account_name)
     ) STRICT, WITHOUT ROWID;
     ",
+    "CREATE INDEX alias_target ON alias (lower(CAST(target AS TEXT)));",
 ];
 
 /// The whole of [`POSTGRES`] for an empty database, as psql takes it: in one transaction, with the table of the version.
@@ -128,6 +129,7 @@ pub const POSTGRES: &[&str] = &["
         target BYTEA NOT NULL,
         PRIMARY KEY (domain, name, position)
     );
+    CREATE INDEX alias_target ON alias (lower(encode(target, 'escape')));
     CREATE TABLE domain (
         domain BYTEA NOT NULL PRIMARY KEY,
         alias_of BYTEA,

@@ -31,7 +31,11 @@ pub fn run(make: Make<'_>) {
     ] {
         part(&mut *make());
     }
-    for part in [secrets_live_no_longer_than_their_password, app_passwords_come_and_go] {
+    for part in [
+        secrets_live_no_longer_than_their_password,
+        app_passwords_come_and_go,
+        a_renamed_user_keeps_all_that_is_his,
+    ] {
         part(&mut *make());
     }
 }
@@ -130,6 +134,16 @@ fn aliases_and_their_mistakes(store: &mut dyn Directory) {
     assert!(matches!(store.add_user(&d, &info, "h", 0), Err(Error::Exists)));
     store.add_user(&d, &name("joe"), "h", 0).unwrap();
     assert!(matches!(store.set_alias(&d, Some(&name("joe")), &addresses(&["a@b"])), Err(Error::Exists)));
+    // Who has an address of whom, and of nobody else.
+    let other = domain("example.net");
+    store.set_alias(&other, Some(&name("one")), &addresses(&["C@Z"])).unwrap();
+    store.set_alias(&other, Some(&name("two")), &addresses(&["c@z", "d@z"])).unwrap();
+    store.set_alias(&other, Some(&name("three")), &addresses(&["d@z", "c@z"])).unwrap();
+    store.set_alias(&other, None, &addresses(&["c@z"])).unwrap();
+    let to = |target: &str, most| store.aliases_to(&addresses(&[target])[0], most).unwrap();
+    assert_eq!(to("c@Z", 9), addresses(&["one@example.net", "info@example.org"]));
+    assert_eq!((to("c@z", 1).len(), to("d@z", 9), to("' OR 1=1 --@z", 9)), (1, vec![], vec![]));
+    store.forget_domain(&other).unwrap();
     store.remove_alias(&d, Some(&info)).unwrap();
     assert!(matches!(store.remove_alias(&d, Some(&info)), Err(Error::NoAlias)));
     store.forget_domain(&d).unwrap();
@@ -322,6 +336,45 @@ fn app_passwords_come_and_go(accounts: &mut dyn Store) {
     assert!(matches!(accounts.add_app_password(&d, &joe, &app("more")), Err(Error::AppPassword(_))));
     accounts.set_password(&d, &joe, "h2").unwrap();
     assert_eq!(accounts.app_passwords(&d, b"joe").unwrap().len(), APP_PASSWORDS_MAX, "another main password changes nothing");
+}
+
+fn a_renamed_user_keeps_all_that_is_his(accounts: &mut dyn Store) {
+    let (d, e, joe, jim) = (domain("example.org"), domain("example.net"), name("joe"), name("jim"));
+    let address = |text: &str| Address::new(text.as_bytes()).unwrap();
+    accounts.add_user(&d, &joe, "h", 7).unwrap();
+    accounts.add_user(&d, &name("eve"), "h", 7).unwrap();
+    let secret = Secret { kind: Kind::Clear, value: b"x".to_vec().into() };
+    accounts.set_secrets(&d, &joe, "h", &[secret]).unwrap();
+    let app = AppPassword {
+        name: "phone".into(),
+        scope: Scope::All,
+        digest: [1; 32],
+        scram: [None, None],
+        created_s: 1,
+        used_s: 0,
+    };
+    accounts.add_app_password(&d, &joe, &app).unwrap();
+    accounts
+        .set_domain(&d, &DomainSettings { administrators: vec![address("joe@example.org")], ..DomainSettings::default() })
+        .unwrap();
+    accounts.set_alias(&e, Some(&name("both")), &[address("Joe@example.org"), address("x@y")]).unwrap();
+    for taken in ["eve", "joe"] {
+        assert!(matches!(accounts.rename_user(&d, &joe, &name(taken), false), Err(Error::Exists)), "{taken}");
+    }
+    assert!(matches!(accounts.rename_user(&e, &joe, &jim, false), Err(Error::NoUser)));
+    let before = accounts.generation().unwrap();
+    accounts.rename_user(&d, &joe, &jim, true).unwrap();
+    assert_ne!(accounts.generation().unwrap(), before);
+    assert!(!accounts.has_user(&d, b"joe").unwrap());
+    assert_eq!(accounts.account(&d, b"jim").unwrap().unwrap().created_s, 7);
+    assert_eq!(accounts.secret(&d, b"jim", Kind::Clear).unwrap().unwrap().as_slice(), b"x");
+    assert_eq!(accounts.app_passwords(&d, b"jim").unwrap().len(), 1);
+    assert_eq!(accounts.domain(&d).unwrap().administrators, [address("jim@example.org")]);
+    assert_eq!(accounts.alias(&e, b"both").unwrap().unwrap(), [address("jim@example.org"), address("x@y")]);
+    assert_eq!(accounts.alias(&d, b"joe").unwrap().unwrap(), [address("jim@example.org")]);
+    accounts.rename_user(&d, &jim, &name("jon"), false).unwrap();
+    assert_eq!(accounts.alias(&d, b"joe").unwrap().unwrap(), [address("jon@example.org")], "it follows");
+    assert!(accounts.alias(&d, b"jim").unwrap().is_none());
 }
 
 /// Names made of SQL find and change nothing.

@@ -70,6 +70,9 @@ pub trait Directory {
     fn aliases(&self, domain: Option<&Domain>, after: &After, count_max: usize) -> Result<Vec<AliasRow>, Error>;
     /// Domains of which something is set, beginning after `after` (empty: with the first).
     fn domains(&self, after: &[u8], count_max: usize) -> Result<Vec<Domain>, Error>;
+    /// Aliases whose one target is this address, at most so many, of the address's own domain and of others alike: in the order of
+    /// domain and name. A catch-all is nobody's own address.
+    fn aliases_to(&self, target: &Address, count_max: usize) -> Result<Vec<Address>, Error>;
     fn generation(&self) -> Result<Generation, Error>;
 
     /// Adds users and aliases in one transaction, each in the bounds of its domain. What cannot be added is left out: its error
@@ -77,6 +80,9 @@ pub trait Directory {
     fn add(&mut self, entries: &[Entry]) -> Result<Vec<Result<(), Error>>, Error>;
     /// The user is gone as an administrator, too.
     fn remove_user(&mut self, domain: &Domain, name: &UserName) -> Result<(), Error>;
+    /// Another name for a user, with all that is his; aliases whose targets name him follow. With `keeps_alias` the old name leads to
+    /// the new one. One transaction.
+    fn rename_user(&mut self, domain: &Domain, name: &UserName, to: &UserName, keeps_alias: bool) -> Result<(), Error>;
     fn set_password(&mut self, domain: &Domain, name: &UserName, password_hash: &str) -> Result<(), Error>;
     fn change_user(&mut self, domain: &Domain, name: &UserName, change: &UserChange) -> Result<(), Error>;
     /// `None` is the catch-all. An alias that is there is replaced as a whole.

@@ -157,6 +157,13 @@ impl Directory for Accounts {
         Ok(out)
     }
 
+    fn aliases_to(&self, target: &Address, count_max: usize) -> Result<Vec<Address>, Error> {
+        // By the index on targets. The one target is the only one: position 0, and none behind it.
+        let rows = self.read(Statement::AliasesTo, &[bytes(target.as_bytes()), count(count_max)])?;
+        let alias = |row: &Vec<Value>| Address::join(row.bytes(0)?, row.bytes(1)?).map_err(|_| Error::Damaged("an alias"));
+        rows.iter().map(alias).collect()
+    }
+
     fn generation(&self) -> Result<Generation, Error> {
         generation(&*self.database, self.changes)
     }
@@ -184,6 +191,32 @@ impl Directory for Accounts {
         transaction.commit()?;
         self.changed();
         if removed == 0 { Err(Error::NoUser) } else { Ok(()) }
+    }
+
+    fn rename_user(&mut self, domain: &Domain, name: &UserName, to: &UserName, keeps_alias: bool) -> Result<(), Error> {
+        let address = |name: &UserName| {
+            Address::join(name.as_bytes(), domain.as_bytes()).map_err(|_| Error::Setting("the address would be too long"))
+        };
+        let (old, new) = (address(name)?, address(to)?);
+        let transaction = self.begin()?;
+        if self.exists(Statement::HasUser, domain, to.as_bytes())? || self.exists(Statement::HasAlias, domain, to.as_bytes())? {
+            return Err(Error::Exists);
+        }
+        let [d, n] = key(domain, name.as_bytes());
+        let values = [d, n, bytes(to.as_bytes())];
+        if transaction.run(Statement::RenameUser, &values)? == 0 {
+            return Err(Error::NoUser);
+        }
+        for statement in [Statement::RenameSecrets, Statement::RenameAppPasswords, Statement::RenameAdministrator] {
+            transaction.run(statement, &values)?;
+        }
+        transaction.run(Statement::Retarget, &[bytes(old.as_bytes()), bytes(new.as_bytes())])?;
+        if keeps_alias {
+            replace_alias(&*self.database, domain, name.as_bytes(), &[new])?;
+        }
+        transaction.commit()?;
+        self.changed();
+        Ok(())
     }
 
     fn set_password(&mut self, domain: &Domain, name: &UserName, password_hash: &str) -> Result<(), Error> {

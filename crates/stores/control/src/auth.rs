@@ -32,7 +32,13 @@ pub struct Places {
     generation: u64,
     /// control/overquota.
     defers_over_quota: Watched<bool>,
+    /// control/quotawarning and control/quotawarningtext.
+    warns_at: Watched<u32>,
+    warning_text: Watched<Vec<u8>>,
 }
+
+/// It travels with each delivery to an account with a quota.
+const WARNING_TEXT_LEN_MAX: usize = 2048;
 
 impl Places {
     /// Reads nothing before the first use.
@@ -44,7 +50,10 @@ impl Places {
         let files = control.into_iter().chain([domains]).collect();
         let users = Stamps::new(vec![root.users().join("assign"), root.users().join("cdb"), root.alias(), PASSWD.into()]);
         let defers_over_quota = Watched::new(root.control_file("overquota"), over_quota);
-        Self { root, files, users, readings, routing: None, fault: None, generation: 0, defers_over_quota }
+        let warns_at = Watched::new(root.control_file("quotawarning"), quota_warning);
+        let warning_text = Watched::new(root.control_file("quotawarningtext"), warning_text);
+        let (routing, fault) = (None, None);
+        Self { root, files, users, readings, routing, fault, generation: 0, defers_over_quota, warns_at, warning_text }
     }
 
     /// Looks at the files; what is said until the next look is as they are now.
@@ -88,6 +97,16 @@ impl Places {
         self.defers_over_quota.get().copied()
     }
 
+    /// The percentage of a quota at which the owner is told (0: never), and what he is told (empty: the program's own words). As the
+    /// files say it now.
+    ///
+    /// # Errors
+    /// One is unreadable or malformed; temporary.
+    pub fn quota_warning(&mut self) -> Result<(u32, Vec<u8>), ControlError> {
+        let warns_at = *self.warns_at.get()?;
+        Ok((warns_at, if warns_at == 0 { Vec::new() } else { self.warning_text.get()?.clone() }))
+    }
+
     /// Changes with every reading of a file, and with users/assign, the alias directory and passwd.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -102,6 +121,26 @@ fn over_quota(text: Option<&[u8]>) -> Result<bool, String> {
         b"defer" => Ok(true),
         _ => Err("must be `bounce` or `defer`".to_owned()),
     }
+}
+
+/// The file `quotawarning`: a percentage, perhaps with its sign.
+fn quota_warning(text: Option<&[u8]>) -> Result<u32, String> {
+    let line = text.and_then(|text| text.split(|b| *b == b'\n').next()).unwrap_or_default().trim_ascii();
+    let line = line.strip_suffix(b"%").unwrap_or(line).trim_ascii();
+    if line.is_empty() {
+        return Ok(0);
+    }
+    let percent = std::str::from_utf8(line).ok().and_then(|line| line.parse().ok()).filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| "must be a percentage, 0 to 100".to_owned())
+}
+
+/// The file `quotawarningtext`.
+fn warning_text(text: Option<&[u8]>) -> Result<Vec<u8>, String> {
+    let text = text.unwrap_or_default();
+    if text.len() > WARNING_TEXT_LEN_MAX || std::str::from_utf8(text).is_err() {
+        return Err(format!("must be UTF-8 of at most {WARNING_TEXT_LEN_MAX} bytes"));
+    }
+    Ok(text.iter().filter(|b| **b != b'\r').copied().collect())
 }
 
 type Parse = Box<dyn Fn(Option<&[u8]>) -> Result<(), String> + Send>;
@@ -168,6 +207,14 @@ mod tests {
         let root = Root::new(dir.path()).unwrap();
         std::fs::create_dir_all(root.control()).unwrap();
         let mut places = Places::new(root.clone());
+        assert_eq!(places.quota_warning().unwrap(), (0, Vec::new()));
+        std::fs::write(root.control_file("quotawarningtext"), "Full\r\n").unwrap();
+        for (text, expected) in [("90\n", Some(90)), (" 80 %\n", Some(80)), ("101\n", None), ("x\n", None), ("\n", Some(0))] {
+            std::fs::write(root.control_file("quotawarning"), text).unwrap();
+            assert_eq!(places.quota_warning().ok().map(|(percent, _)| percent), expected, "{text}");
+        }
+        std::fs::write(root.control_file("quotawarning"), "70\n").unwrap();
+        assert_eq!(places.quota_warning().unwrap(), (70, b"Full\n".to_vec()));
         assert!(!places.defers_over_quota().unwrap());
         for (text, expected) in [("defer\n", Some(true)), ("bounce\n", Some(false)), ("\n", Some(false)), ("later\n", None)] {
             std::fs::write(root.control_file("overquota"), text).unwrap();

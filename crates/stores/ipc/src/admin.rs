@@ -105,6 +105,10 @@ messages! {
         39 => Hash { password: Bytes },
         /// As `UserList` with all that is set, and with the hashes if `secrets`.
         40 => Export { domain: Option<Domain>, after: Bytes, secrets: bool },
+        /// The user has another name in the same domain; mail in the mailbox stays there. With `keeps_alias` the old name leads to the new.
+        41 => UserRename { address: Address, to: Bytes, keeps_alias: bool },
+        /// How much of a quota is used.
+        42 => UserUsage { address: Address },
         /// As `UserAdd` or `UserPassword`, and the password itself is kept, for CRAM-MD5 and APOP.
         60 => UserKeepClear { address: Address, password: Bytes, add: bool },
         /// A new app password for `service`: `all`, `smtp` or `pop3`.
@@ -213,6 +217,8 @@ messages! {
         31 => Domains { rows: Vec<DomainRow>, last: bool },
         32 => Added { failures: Vec<NotAdded> },
         33 => Hashed { hash: Bytes },
+        /// Of what is bounded; `None` for the rest, and where it cannot be told.
+        34 => Usage { bytes: Option<u64>, messages: Option<u64> },
         /// The new app password; said this once.
         60 => AppPassword { password: Bytes },
         /// All of them.

@@ -15,6 +15,8 @@ messages! {
         2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },
+        /// As `Recipient`, for a message of so many bytes.
+        4 => Fits { id: u64, address: Address, size: u64 },
         /// The first message of an exchange by a mechanism other than PLAIN and LOGIN, by qmaild. `initial`: what the client sent along;
         /// `exporter`, `end_point`: what the connection can be bound to (RFC 9266, RFC 5929), where it has TLS.
         10 => SaslStart {
@@ -38,6 +40,7 @@ messages! {
 
 messages! {
     pub enum Answer {
+        /// To `Recipient` and `Fits`.
         1 => Recipient { id: u64, verdict: Directory },
         /// The session's socket comes beside this datagram (for `pop3`).
         2 => LoggedIn { id: u64, user: Bytes },
@@ -92,6 +95,8 @@ messages! {
         3 => NotMine {},
         /// The source is down.
         4 => Temporary {},
+        /// Ours, and the mailbox has no room for it. `defers`: it may have later.
+        5 => Full { defers: bool },
     }
 }
 

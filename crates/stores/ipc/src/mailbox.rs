@@ -27,6 +27,10 @@ record! {
         forward: Vec<Address>,
         keeps_copy: bool,
         vacation: Option<Vacation>,
+        /// A message that takes the mailbox over so many percent of its quota brings the owner a warning; 0: none.
+        warns_at: u32,
+        /// Its text; empty: qmail-local's own.
+        warning: Bytes,
     }
 }
 
@@ -35,6 +39,8 @@ record! {
     pub struct Vacation {
         /// The user's own address.
         address: Address,
+        /// Aliases that lead to the user and to nobody else.
+        others: Vec<Address>,
         /// Empty: made from the message's.
         subject: Bytes,
         text: Bytes,

@@ -3,7 +3,7 @@
 //! The worker answers each request once, in any order, under its number. lspawn forwards the report without looking into it.
 
 use crate::field::{Bytes, Verdict};
-use crate::lspawn::Existence;
+use crate::lspawn::{Existence, Room};
 use wire::Address;
 
 record! {
@@ -30,6 +30,10 @@ messages! {
         2 => Forward { number: u64, sender: Address, recipient: Recipient, targets: Vec<Address> },
         /// Would [`Request::Deliver`] find something to do?
         3 => Exists { number: u64, recipient: Recipient, default_delivery: Bytes },
+        /// [`crate::lspawn::Request::Room`].
+        4 => Room { number: u64, recipient: Recipient, settings: Bytes, size: u64 },
+        /// [`crate::lspawn::Request::Rename`].
+        5 => Rename { number: u64, recipient: Recipient, to: Bytes },
     }
 }
 
@@ -39,5 +43,7 @@ messages! {
         /// The plan holds a program line and nothing was delivered: an unconfined one-shot worker has to carry it out.
         2 => NeedsExec { number: u64 },
         3 => Exists { number: u64, answer: Existence },
+        4 => Room { number: u64, room: Room },
+        5 => Renamed { number: u64, failure: Option<Bytes> },
     }
 }

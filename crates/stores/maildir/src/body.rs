@@ -89,6 +89,14 @@ pub struct Letter<'a> {
     pub body: &'a Body,
 }
 
+impl Letter<'_> {
+    /// # Errors
+    /// The body cannot be looked at.
+    pub(crate) fn byte_len(&self) -> io::Result<u64> {
+        Ok(self.body.byte_len()?.saturating_add(self.trace.len() as u64))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

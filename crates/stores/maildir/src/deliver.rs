@@ -84,6 +84,25 @@ impl Maildir {
         Self { ledger: Some(ledger), ..self }
     }
 
+    /// Has a letter taken the mailbox over the part of its quota that is to be noticed? Says so once.
+    #[must_use]
+    pub fn take_crossing(&self) -> bool {
+        self.ledger.as_ref().is_some_and(Ledger::take_crossing)
+    }
+
+    /// Delivers a letter whether there is room for it or not; it counts. For what tells the owner that there is hardly any.
+    ///
+    /// # Errors
+    /// As [`deliver`].
+    pub fn deliver_anyway(&self, host: &[u8], letter: Letter<'_>) -> Result<(), Error> {
+        let unbounded = Self { disk: Arc::clone(&self.disk), id: self.id, ledger: None };
+        deliver(host, Delivery { maildir: &unbounded, letter })?;
+        if let (Some(ledger), Ok(len)) = (&self.ledger, letter.byte_len()) {
+            ledger.add(Usage::of_letter(len));
+        }
+        Ok(())
+    }
+
     /// A Maildir on any disk.
     #[cfg(test)]
     pub(crate) fn on(disk: Arc<dyn Disk>, id: (u64, u64)) -> Self {
@@ -128,7 +147,7 @@ pub struct Delivery<'a> {
 /// Delivers one letter.
 ///
 /// # Errors
-/// [`Error::OverQuota`], before anything is written; the others are temporary, and nothing is left in `new/` unless it could not be
+/// [`Error::OverQuota`], before anything of the letter is written; the others are temporary, and nothing is left in `new/` unless it could not be
 /// taken back.
 pub fn deliver(host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
     deliver_batch(host, &[delivery]).pop().unwrap_or_else(|| Err(Error::Write(io::ErrorKind::Other.into())))
@@ -138,9 +157,7 @@ pub fn deliver(host: &[u8], delivery: Delivery<'_>) -> Result<(), Error> {
 ///
 /// Holds a descriptor per letter, so a batch is a handful, not hundreds.
 pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Error>> {
-    let mut under_way = UnderWay::default();
-    let written: Vec<_> =
-        batch.iter().map(|delivery| under_way.admit(delivery).and_then(|()| write_tmp(host, delivery))).collect();
+    let written: Vec<_> = batch.iter().map(|delivery| write_tmp(host, delivery)).collect();
     if batch.len() > 1 {
         // The disk works on all of them while the first is waited for. For one alone this would only be a call more.
         written.iter().flatten().for_each(|written| written.file.start_writeback());
@@ -161,55 +178,62 @@ pub fn deliver_batch(host: &[u8], batch: &[Delivery<'_>]) -> Vec<Result<(), Erro
                 let result = disk.sync_dir(Path::new("new"), "names in new");
                 result.err().map(|e| e.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
             });
-            let Some(errno) = failed else {
-                delivery.maildir.ledger.iter().for_each(|ledger| ledger.add(letter));
-                return Ok(());
-            };
+            let Some(errno) = failed else { return Ok(()) };
             // It will be delivered again: take this one back, or there are two.
             let _ = disk.unlink(&name);
+            delivery.maildir.give_back(letter);
             Err(Error::Write(io::Error::from_raw_os_error(errno)))
         })
         .collect()
 }
 
-/// What the letters of a batch take of each mailbox with a quota.
-#[derive(Default)]
-struct UnderWay(BTreeMap<(u64, u64), Usage>);
-
-impl UnderWay {
-    /// Is there room for this letter? Then it takes it.
-    fn admit(&mut self, delivery: &Delivery<'_>) -> Result<(), Error> {
-        let Some(ledger) = &delivery.maildir.ledger else { return Ok(()) };
-        let Letter { trace, body } = delivery.letter;
-        let letter = Usage::of_letter(body.byte_len().map_err(Error::Read)?.saturating_add(trace.len() as u64));
-        let under_way = self.0.entry(ledger.id()).or_default();
-        ledger.check(letter, *under_way)?;
-        *under_way = under_way.and(letter);
-        Ok(())
-    }
-}
-
 struct Written {
+    /// In `tmp/`.
+    path: PathBuf,
+    /// The unique part of its name.
     name: Vec<u8>,
     file: Box<dyn DiskFile>,
     /// Bytes in the file.
     len: u64,
+    /// The same with CRLF at the end of each line, as clients get it; `None` where readers may disagree about that.
+    crlf_len: Option<u64>,
+    /// What the ledger gave room for.
+    reserved: Option<Usage>,
 }
 
-fn in_tmp(name: &[u8]) -> PathBuf {
-    Path::new("tmp").join(OsStr::from_bytes(name))
+impl Written {
+    /// It is not to be delivered.
+    fn abandon(&self, maildir: &Maildir) {
+        let _ = maildir.disk.unlink(&self.path);
+        self.reserved.into_iter().for_each(|reserved| maildir.give_back(reserved));
+    }
+}
+
+impl Maildir {
+    fn give_back(&self, reserved: Usage) {
+        self.ledger.iter().for_each(|ledger| ledger.add(reserved.negated()));
+    }
 }
 
 fn write_tmp(host: &[u8], delivery: &Delivery<'_>) -> Result<Written, Error> {
-    let disk = delivery.maildir.disk.as_ref();
-    let mut written = create_tmp(disk, host).map_err(Error::Write)?;
-    match write_letter(written.file.as_ref(), &delivery.letter) {
-        Ok(len) => {
-            written.len = len;
+    let Delivery { maildir, letter } = delivery;
+    let bounded = maildir.ledger.as_ref().map(|ledger| Ok((ledger, letter.byte_len().map_err(Error::Read)?))).transpose()?;
+    let mut written = create_tmp(maildir.disk.as_ref(), host, bounded.map(|(_, len)| len)).map_err(Error::Write)?;
+    if let Some((ledger, len)) = bounded {
+        let own = written.path.file_name().map(OsStr::as_bytes).unwrap_or_default();
+        if let Err(error) = ledger.reserve(Usage::of_letter(len), own) {
+            written.abandon(maildir);
+            return Err(error);
+        }
+        written.reserved = Some(Usage::of_letter(len));
+    }
+    match write_letter(written.file.as_ref(), letter) {
+        Ok((len, crlf_len)) => {
+            (written.len, written.crlf_len) = (len, crlf_len);
             Ok(written)
         }
         Err(stopped) => {
-            let _ = disk.unlink(&in_tmp(&written.name));
+            written.abandon(maildir);
             Err(match stopped {
                 Stopped::Read(e) => Error::Read(e),
                 Stopped::Take(e) => Error::Write(e),
@@ -218,38 +242,48 @@ fn write_tmp(host: &[u8], delivery: &Delivery<'_>) -> Result<Written, Error> {
     }
 }
 
-fn create_tmp(disk: &dyn Disk, host: &[u8]) -> io::Result<Written> {
+/// With `told`, the name tells the length: whoever counts the mailbox meanwhile counts the letter, too.
+fn create_tmp(disk: &dyn Disk, host: &[u8], told: Option<u64>) -> io::Result<Written> {
+    let told = told.map(|len| format!(",S={len}")).unwrap_or_default();
     let mut attempt: u32 = 1;
     loop {
         let name = unique(sys::clock::unix(), host);
-        match disk.create(&in_tmp(&name), FILE_MODE) {
+        let path = Path::new("tmp").join(OsStr::from_bytes(&[&name[..], told.as_bytes()].concat()));
+        match disk.create(&path, FILE_MODE) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && attempt < NAME_ATTEMPTS_MAX => attempt += 1,
-            result => return result.map(|file| Written { name, file, len: 0 }),
+            result => return result.map(|file| Written { path, name, file, len: 0, crlf_len: None, reserved: None }),
         }
     }
 }
 
-/// Returns how many bytes it wrote.
-fn write_letter(file: &dyn DiskFile, letter: &Letter<'_>) -> Result<u64, Stopped<io::Error>> {
-    let (mut trace, mut offset) = (letter.trace, 0_u64);
+/// Returns how many bytes it wrote, and how many they are with CRLF: only if each line, the last one too, ends with LF and none holds a CR.
+fn write_letter(file: &dyn DiskFile, letter: &Letter<'_>) -> Result<(u64, Option<u64>), Stopped<io::Error>> {
+    let (mut trace, mut offset, mut lines) = (letter.trace, 0_u64, 0_u64);
+    let (mut has_cr, mut is_ended) = (false, true);
     letter.body.each_chunk(|chunk| {
         let trace = std::mem::take(&mut trace);
         file.write_at(&[IoSlice::new(trace), IoSlice::new(chunk)], offset)?;
-        offset = offset.saturating_add(trace.len() as u64).saturating_add(chunk.len() as u64);
+        for part in [trace, chunk] {
+            offset = offset.saturating_add(part.len() as u64);
+            lines = lines.saturating_add(part.iter().map(|b| u64::from(*b == b'\n')).sum());
+            has_cr |= part.contains(&b'\r');
+            is_ended = part.last().map_or(is_ended, |last| *last == b'\n');
+        }
         Ok(true)
     })?;
-    Ok(offset)
+    Ok((offset, (is_ended && !has_cr).then(|| offset.saturating_add(lines))))
 }
 
-/// Syncs a file and gives it its name in `new/`; on failure it is gone from `tmp/`. The name tells its length, so that nobody who counts
-/// what a mailbox holds has to look at the file.
+/// Syncs a file and gives it its name in `new/`; on failure it is gone from `tmp/`. The name tells its length (`,S=`), so that nobody who
+/// counts what a mailbox holds has to look at the file, and its length for clients (`,W=`), so that none who lists it has to read it.
 fn publish(maildir: &Maildir, written: Written) -> Result<(PathBuf, Usage), Error> {
-    let name = [&written.name[..], format!(",S={}", written.len).as_bytes()].concat();
-    let (from, to) = (in_tmp(&written.name), Path::new("new").join(OsStr::from_bytes(&name)));
-    match written.file.sync("letter").and_then(|()| maildir.disk.rename_new(&from, &to)) {
-        Ok(()) => Ok((to, Usage::of_letter(written.len))),
+    let crlf = written.crlf_len.map(|len| format!(",W={len}")).unwrap_or_default();
+    let name = [&written.name[..], format!(",S={}{crlf}", written.len).as_bytes()].concat();
+    let to = Path::new("new").join(OsStr::from_bytes(&name));
+    match written.file.sync("letter").and_then(|()| maildir.disk.rename_new(&written.path, &to)) {
+        Ok(()) => Ok((to, written.reserved.unwrap_or_default())),
         Err(e) => {
-            let _ = maildir.disk.unlink(&from);
+            written.abandon(maildir);
             Err(Error::Write(e))
         }
     }
@@ -297,6 +331,12 @@ mod tests {
         expected.sort();
         assert_eq!(letters(&dir.path().join("Maildir/new")), expected);
         assert!(letters(&dir.path().join("Maildir/tmp")).is_empty());
+        let mut ends: Vec<String> = std::fs::read_dir(dir.path().join("Maildir/new"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap().split_once(',').unwrap().1.to_owned())
+            .collect();
+        ends.sort();
+        assert_eq!(ends, ["S=16,W=17", "S=30,W=34", "S=300016"], "{ends:?}");
         let mode = |path: &str| {
             let metadata = std::fs::metadata(dir.path().join(path)).unwrap();
             std::os::unix::fs::MetadataExt::mode(&metadata) & 0o777

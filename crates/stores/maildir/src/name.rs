@@ -1,5 +1,5 @@
 //! Unique names of messages: `TIME.M<usec>P<pid>Q<n>.HOST` (the modern form of maildir(5)). In `new/` the length follows,
-//! `,S=<bytes>`, as Maildir++ has it.
+//! `,S=<bytes>`, as Maildir++ has it, and the length with CRLF, `,W=<bytes>`, as Dovecot has it.
 //!
 //! One process never makes a name twice, whatever its clock does, since the counter n never repeats; two processes differ in
 //! their pid, or, when a pid is used again, in the time.

@@ -1,13 +1,14 @@
 //! The quota of a mailbox: the file `maildirsize` of Maildir++, which Dovecot, Courier and vpopmail read and write as well.
 //!
-//! Its first line is the quota (`10485760S,1000C`), each further one a change: bytes and messages. A delivery reads it, and appends a line
-//! when the letter is in `new/`. It is only a count of what lies in the directories, so it is never synced; and whenever it would
-//! refuse a letter, is of another quota, or has grown over 5120 bytes, it is made anew from them (`,S=` in a name saves looking at
-//! the file), so no mistake in it lasts. A letter that is delivered at the very moment of that count may be counted twice, never not
-//! at all: whoever counts holds a lock, exclusive, and whoever appends holds it shared.
+//! Its first line is the quota (`10485760S,1000C`), each further one a change: bytes and messages. It is only a count of what lies in the
+//! directories, so it is never synced; and whenever it would refuse a letter, is of another quota, or has grown over 5120 bytes, it is
+//! made anew from them (`,S=` in a name saves looking at the file), so no mistake in it lasts. Folders (`.Name` directories) count,
+//! `.Trash` does not.
 //!
-//! Deliveries that run at the same moment in several processes each see room for themselves; so a mailbox may come out over its quota
-//! by what was under way. Folders (`.Name` directories) count, `.Trash` does not.
+//! A delivery *reserves*: under an exclusive lock it reads the file and appends its line if there is room, before it writes the letter; one
+//! that fails takes its line back. So deliveries of any number of processes never fill a mailbox over its quota together; only a
+//! program that does not reserve (an IMAP server storing a message) can. A letter under way has a file in `tmp/` whose name tells its
+//! length, and whoever counts counts it there: it may be counted twice (moved meanwhile, or counted before its line), never not at all.
 
 use crate::bounds::{open_at, open_dir, split_last};
 use crate::name::unique;
@@ -16,13 +17,19 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const NAME: &[u8] = b"maildirsize";
+const WARNED: &[u8] = b"quotawarn";
+/// Between two warnings.
+const WARNED_S: i64 = 86_400;
 /// A longer file is made anew (Maildir++).
 const LEN_MAX: u64 = 5120;
 /// A count that refuses a letter is believed so long, if nothing was written behind it (Maildir++: 15 minutes).
 const BELIEVED: Duration = Duration::from_secs(15 * 60);
+/// A delivery that takes longer is ended by qmail-lspawn.
+const UNDER_WAY_MAX_S: i64 = 300;
 /// Folders that are counted; more are somebody's mistake.
 const FOLDERS_MAX: usize = 10_000;
 
@@ -33,6 +40,8 @@ pub struct Quota {
     pub messages: u64,
     /// A letter for which there is no room is to be tried again later. One that is larger than the whole quota never is.
     pub defers: bool,
+    /// A letter that takes the mailbox over so many percent of the quota is to be noticed ([`crate::Maildir::take_crossing`]); 0: none.
+    pub warns_at: u32,
 }
 
 /// What a mailbox holds, or a letter brings.
@@ -45,6 +54,10 @@ pub(crate) struct Usage {
 impl Usage {
     pub(crate) fn of_letter(bytes: u64) -> Self {
         Self { bytes: signed(bytes), messages: 1 }
+    }
+
+    pub(crate) fn negated(self) -> Self {
+        Self { bytes: self.bytes.saturating_neg(), messages: self.messages.saturating_neg() }
     }
 
     pub(crate) fn and(self, more: Self) -> Self {
@@ -65,6 +78,22 @@ impl Quota {
         fits(self.bytes, usage.bytes) && fits(self.messages, usage.messages)
     }
 
+    /// Does what is used come to that part of it which is to be noticed?
+    fn is_noticed(&self, usage: Usage) -> bool {
+        let reaches = |bound: u64, used: i64| {
+            bound != 0 && i128::from(used).saturating_mul(100) >= i128::from(bound).saturating_mul(self.warns_at.into())
+        };
+        self.warns_at != 0 && (reaches(self.bytes, usage.bytes) || reaches(self.messages, usage.messages))
+    }
+
+    /// Bytes and messages that still fit.
+    fn left(&self, usage: Usage) -> (u64, u64) {
+        let left = |bound: u64, used: i64| {
+            if bound == 0 { u64::MAX } else { bound.saturating_sub(u64::try_from(used).unwrap_or(0)) }
+        };
+        (left(self.bytes, usage.bytes), left(self.messages, usage.messages))
+    }
+
     fn line(&self) -> String {
         let part = |number: u64, letter| if number == 0 { String::new() } else { format!("{number}{letter}") };
         let parts = [part(self.bytes, 'S'), part(self.messages, 'C')];
@@ -82,8 +111,8 @@ pub struct Ledger {
     /// The mailbox itself, above its folders.
     dir: OwnedFd,
     quota: Quota,
-    /// Device and inode of the mailbox.
-    id: (u64, u64),
+    /// A letter has taken the mailbox over [`Quota::warns_at`].
+    crossed: AtomicBool,
 }
 
 /// A count as the file has it.
@@ -101,34 +130,78 @@ impl Ledger {
     /// It cannot be opened. Temporary.
     pub fn open(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds, quota: Quota) -> Result<Self, Error> {
         let dir = mailbox(home, path, bounds).map_err(Error::NoMaildir)?;
-        let stat = rustix::fs::fstat(&dir).map_err(|e| Error::Read(e.into()))?;
-        Ok(Self { dir, quota, id: (stat.st_dev, stat.st_ino) })
+        Ok(Self { dir, quota, crossed: AtomicBool::new(false) })
     }
 
-    pub(crate) fn id(&self) -> (u64, u64) {
-        self.id
-    }
-
-    /// Is there room for a letter beside what is in the mailbox and what is `under_way`?
+    /// Takes the room for a letter, whose file in `tmp/` has the name `own`.
     ///
     /// # Errors
-    /// [`Error::OverQuota`]: no. Temporary: it cannot be counted.
-    pub(crate) fn check(&self, letter: Usage, under_way: Usage) -> Result<(), Error> {
-        let fits = |usage: Usage| self.quota.has_room_for(usage.and(under_way).and(letter));
-        if let Some(count) = self.read() {
-            if fits(count.usage) {
-                return Ok(());
-            }
-            if count.lines <= 1 && count.age < BELIEVED {
-                return Err(self.quota.full(letter));
-            }
+    /// [`Error::OverQuota`]: there is none. Temporary: it cannot be counted.
+    pub(crate) fn reserve(&self, letter: Usage, own: &[u8]) -> Result<(), Error> {
+        // Without the lock it is counted all the same: the file system has none.
+        let _lock = lock(self.dir.as_fd(), FlockOperation::LockExclusive);
+        let used = self.used(letter, own)?;
+        if !self.quota.has_room_for(used.and(letter)) {
+            return Err(self.quota.full(letter));
         }
-        if fits(self.count()?) { Ok(()) } else { Err(self.quota.full(letter)) }
+        // A line that cannot be written is missing until the next count, no more.
+        let _ = append_line(self.dir.as_fd(), letter);
+        if !self.quota.is_noticed(used) && self.quota.is_noticed(used.and(letter)) && self.may_warn() {
+            self.crossed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
-    /// Notes what has come in. A line that cannot be written is missing until the next count, no more.
+    /// Bytes and messages that still fit into the mailbox, counted anew if a letter of `len` bytes would not; `u64::MAX` for no bound.
+    ///
+    /// # Errors
+    /// Temporary: it cannot be counted.
+    pub fn left_for(&self, len: u64) -> Result<(u64, u64), Error> {
+        let _lock = lock(self.dir.as_fd(), FlockOperation::LockExclusive);
+        Ok(self.quota.left(self.used(Usage::of_letter(len), b"")?))
+    }
+
+    /// Has nobody been warned for a day? The file `quotawarn` tells by its time (Maildir++).
+    fn may_warn(&self) -> bool {
+        let now_s = i64::try_from(sys::clock::unix_s()).unwrap_or(i64::MAX);
+        let is_fresh = |stat: rustix::fs::Stat| (0..WARNED_S).contains(&now_s.saturating_sub(stat.st_mtime));
+        if rustix::fs::statat(&self.dir, WARNED, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(is_fresh) {
+            return false;
+        }
+        let _ = rustix::fs::unlinkat(&self.dir, WARNED, AtFlags::empty());
+        open_at(self.dir.as_fd(), WARNED, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, MODE, Bounds::Beneath).is_ok()
+    }
+
+    /// Removes `maildirsize`: the mailbox has no quota any more.
+    ///
+    /// # Errors
+    /// It is still there.
+    pub fn remove(&self) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.dir, NAME, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// What the mailbox holds, by the file if that has room for the letter, or was made a short while ago; else by a count.
+    fn used(&self, letter: Usage, own: &[u8]) -> Result<Usage, Error> {
+        if let Some(count) = self.read() {
+            let is_new = count.lines <= 1 && count.age < BELIEVED;
+            if is_new || self.quota.has_room_for(count.usage.and(letter)) {
+                return Ok(count.usage);
+            }
+        }
+        self.count(own)
+    }
+
+    /// Notes what has come in without being asked for room, or with negative numbers did not come.
     pub(crate) fn add(&self, usage: Usage) {
         let _ = append(self.dir.as_fd(), usage);
+    }
+
+    /// Was it a letter of this ledger that took the mailbox over the part of its quota that is noticed? Says so once.
+    pub(crate) fn take_crossing(&self) -> bool {
+        self.crossed.swap(false, Ordering::Relaxed)
     }
 
     /// `None`: not there, not to be read, of another quota, too long or malformed.
@@ -159,11 +232,9 @@ impl Ledger {
         (count.usage.bytes >= 0 && count.usage.messages >= 0).then_some(count)
     }
 
-    /// Counts the mailbox and writes the file anew.
-    fn count(&self) -> Result<Usage, Error> {
-        // Without the lock it is counted all the same: the file system has none.
-        let lock = lock(self.dir.as_fd(), FlockOperation::LockExclusive);
-        let mut usage = directories(self.dir.as_fd(), b".").map_err(Error::Read)?;
+    /// Counts the mailbox but for the letter `own`, and writes the file anew; by whoever holds the lock.
+    fn count(&self, own: &[u8]) -> Result<Usage, Error> {
+        let mut usage = directories(self.dir.as_fd(), b".", own).map_err(Error::Read)?;
         let mut folders: usize = 0;
         for entry in Dir::read_from(&self.dir).map_err(|e| Error::Read(e.into()))? {
             let entry = entry.map_err(|e| Error::Read(e.into()))?;
@@ -173,11 +244,10 @@ impl Ledger {
             }
             folders = folders.saturating_add(1);
             // What is no directory, or a link, is no folder.
-            usage = usage.and(directories(self.dir.as_fd(), name).unwrap_or_default());
+            usage = usage.and(directories(self.dir.as_fd(), name, own).unwrap_or_default());
         }
         // If it cannot be written, the next delivery counts again.
         let _ = self.replace(usage);
-        drop(lock);
         Ok(usage)
     }
 
@@ -204,6 +274,11 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// It cannot be written; it is wrong until the next count.
 pub(crate) fn append(dir: BorrowedFd<'_>, usage: Usage) -> io::Result<()> {
     let _lock = lock(dir, FlockOperation::LockShared);
+    append_line(dir, usage)
+}
+
+/// By whoever holds the lock.
+fn append_line(dir: BorrowedFd<'_>, usage: Usage) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK;
     let file = match open_at(dir, NAME, flags, Mode::empty(), Bounds::Beneath) {
         Ok(fd) => File::from(fd),
@@ -235,10 +310,11 @@ fn mailbox(home: BorrowedFd<'_>, path: &[u8], bounds: Bounds) -> io::Result<Owne
     open_dir(home, path, bounds)
 }
 
-/// What lies in `new/` and `cur/` of a folder.
-fn directories(mailbox: BorrowedFd<'_>, folder: &[u8]) -> io::Result<Usage> {
+/// What lies in `new/` and `cur/` of a folder, and what is on its way there but for the letter `own`.
+fn directories(mailbox: BorrowedFd<'_>, folder: &[u8], own: &[u8]) -> io::Result<Usage> {
     let folder = open_dir(mailbox, folder, Bounds::Beneath)?;
-    let mut usage = Usage::default();
+    // First, so that a letter that moves on meanwhile is seen here or there.
+    let mut usage = under_way(folder.as_fd(), own).unwrap_or_default();
     for sub in [&b"new"[..], b"cur"] {
         let dir = match open_dir(folder.as_fd(), sub, Bounds::Beneath) {
             Ok(dir) => dir,
@@ -254,6 +330,24 @@ fn directories(mailbox: BorrowedFd<'_>, folder: &[u8]) -> io::Result<Usage> {
             if let Some(bytes) = size_in_name(name).or_else(|| size_of(dir.as_fd(), entry.file_name())) {
                 usage = usage.and(Usage::of_letter(bytes));
             }
+        }
+    }
+    Ok(usage)
+}
+
+/// Letters in `tmp/` whose names tell their lengths, but for those that a crash has left.
+fn under_way(folder: BorrowedFd<'_>, own: &[u8]) -> io::Result<Usage> {
+    let dir = open_dir(folder, b"tmp", Bounds::Beneath)?;
+    let now_s = i64::try_from(sys::clock::unix_s()).unwrap_or(i64::MAX);
+    let mut usage = Usage::default();
+    for entry in Dir::read_from(&dir)? {
+        let entry = entry?;
+        let Some(bytes) = size_in_name(entry.file_name().to_bytes()).filter(|_| entry.file_name().to_bytes() != own) else {
+            continue;
+        };
+        let is_young = |stat: rustix::fs::Stat| now_s.saturating_sub(stat.st_mtime) < UNDER_WAY_MAX_S;
+        if rustix::fs::statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).is_ok_and(is_young) {
+            usage = usage.and(Usage::of_letter(bytes));
         }
     }
     Ok(usage)
@@ -347,7 +441,7 @@ mod tests {
         // More room, at once.
         home.deliver(bytes(200), 1).unwrap();
         assert_eq!(home.text(), "200S\n100 2\n3 1\n");
-        home.deliver(Quota { bytes: 0, messages: 3, defers: false }, 1).unwrap_err();
+        home.deliver(Quota { messages: 3, ..Quota::default() }, 1).unwrap_err();
         assert_eq!(home.text(), "3C\n103 3\n");
     }
 
@@ -435,6 +529,70 @@ mod tests {
         assert_eq!(home.names().len(), 3);
     }
 
+    /// Each of many processes would see room for itself.
+    #[test]
+    fn deliveries_at_the_same_moment_do_not_fill_a_mailbox_over_its_quota() {
+        let home = home();
+        let delivered = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        delivered.fetch_add(usize::from(home.deliver(bytes(500), 8).is_ok()), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        // Letters that were counted on their way and then noted may have left some room; nothing is ever over.
+        let names = home.names().len();
+        assert_eq!(names, delivered.into_inner());
+        assert!((42..=50).contains(&names), "{names}");
+        assert!(std::fs::read_dir(home.path("tmp")).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn what_was_reserved_for_a_letter_that_failed_is_given_back() {
+        let home = home();
+        home.deliver(bytes(100), 8).unwrap();
+        let (maildir, body) = (home.maildir(b"Maildir", bytes(100)), body(8));
+        std::fs::remove_dir_all(home.path("new")).unwrap();
+        deliver(b"h", Delivery { maildir: &maildir, letter: Letter { trace: b"T\n", body: &body } }).unwrap_err();
+        let ledger = Ledger::open(home.1.as_fd(), b"Maildir", Bounds::Beneath, bytes(100)).unwrap();
+        assert_eq!(ledger.read().unwrap().usage, Usage { bytes: 10, messages: 1 });
+    }
+
+    #[test]
+    fn room_is_told_and_counted_before_it_is_denied() {
+        let home = home();
+        home.deliver(bytes(100), 48).unwrap();
+        let quota = Quota { messages: 2, ..bytes(100) };
+        let ledger = |quota| Ledger::open(home.1.as_fd(), b"Maildir", Bounds::Beneath, quota).unwrap();
+        const NONE: u64 = u64::MAX;
+        assert_eq!((ledger(bytes(100)).left_for(1).unwrap(), ledger(quota).left_for(1).unwrap()), ((50, NONE), (50, 1)));
+        home.deliver(quota, 8).unwrap();
+        assert_eq!(ledger(quota).left_for(1).unwrap(), (40, 0), "no message more");
+        assert_eq!(ledger(Quota { messages: 5, ..Quota::default() }).left_for(1).unwrap(), (NONE, 3));
+        assert_eq!(ledger(bytes(100)).left_for(1).unwrap(), (40, NONE));
+        home.deliver(bytes(100), 38).unwrap();
+        std::fs::remove_file(home.path("new").join(&home.names()[0])).unwrap();
+        assert_ne!(ledger(bytes(100)).left_for(1).unwrap().0, 0, "somebody removed a file");
+        ledger(Quota::default()).remove().unwrap();
+        assert!(!home.path("maildirsize").exists());
+        ledger(Quota::default()).remove().unwrap();
+    }
+
+    #[test]
+    fn the_letter_that_crosses_the_line_is_noticed_once() {
+        let home = home();
+        let quota = Quota { warns_at: 50, ..bytes(100) };
+        let crossed = |len| {
+            let (maildir, body) = (home.maildir(b"Maildir", quota), body(len));
+            deliver(b"h", Delivery { maildir: &maildir, letter: Letter { trace: b"T\n", body: &body } }).unwrap();
+            [maildir.take_crossing(), maildir.take_crossing()]
+        };
+        assert_eq!([crossed(28), crossed(18), crossed(8)], [[false; 2], [true, false], [false; 2]]);
+    }
+
     #[test]
     fn many_at_once_are_all_counted() {
         const EACH: usize = 40;
@@ -447,11 +605,14 @@ mod tests {
             // Somebody counts all the while.
             scope.spawn(|| {
                 let ledger = Ledger::open(home.1.as_fd(), b"Maildir", Bounds::Beneath, quota).unwrap();
-                (0..100).for_each(|_| assert!(ledger.count().is_ok()));
+                (0..100).for_each(|_| {
+                    let _lock = lock(ledger.dir.as_fd(), FlockOperation::LockExclusive);
+                    assert!(ledger.count(b"").is_ok());
+                });
             });
         });
         let ledger = Ledger::open(home.1.as_fd(), b"Maildir", Bounds::Beneath, quota).unwrap();
-        let (noted, real) = (ledger.read().unwrap().usage, directories(ledger.dir.as_fd(), b".").unwrap());
+        let (noted, real) = (ledger.read().unwrap().usage, directories(ledger.dir.as_fd(), b".", b"").unwrap());
         assert_eq!(real, Usage { bytes: 10 * 4 * EACH as i64, messages: 4 * EACH as i64 });
         assert!(noted.messages >= real.messages && noted.messages <= real.messages + 4, "{noted:?}: some twice, none not at all");
     }

@@ -46,6 +46,18 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
         cli::User::Remove { address } => {
             (AccountRequest::UserRemove { address: parse(address)? }, format!("{address} is gone; the mail stays on the disk"))
         }
+        cli::User::Rename { address, to, keep_alias } => {
+            let (from, new) = (parse(address)?, parse(to)?);
+            let domains = [from.domain(), new.domain()].map(|domain| domain.unwrap_or_default().to_ascii_lowercase());
+            if domains[0] != domains[1] {
+                return Err(Failure::usage(
+                    "a user is renamed within the domain; for another domain add one and move the mail".to_owned(),
+                ));
+            }
+            let request = AccountRequest::UserRename { address: from, to: new.local().into(), keeps_alias: *keep_alias };
+            let alias = if *keep_alias { ", and gets mail for the old name, too" } else { "" };
+            (request, format!("{address} is {to} now{alias}"))
+        }
         cli::User::Quota { address, size, messages } => {
             let (bytes, messages) = (value::size(size)?, value::count(messages)?.unwrap_or(0).into());
             let part = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
@@ -126,7 +138,19 @@ fn account_row(admin: &Admin, address: &Address) -> Result<AccountRow, Failure> 
 }
 
 fn show(root: &Root, address: &Address, printer: Printer) -> Result<(), Failure> {
-    printer.object(&properties(&account_row(&Admin::auth(root)?, address)?))
+    let admin = Admin::auth(root)?;
+    let row = account_row(&admin, address)?;
+    let (mut used, mut used_messages) = (Value::Null, Value::Null);
+    // Of a system that is down, or of a mailbox that cannot be counted, it is not known.
+    for answer in admin.account(&AccountRequest::UserUsage { address: row.address.clone() })? {
+        if let AccountAnswer::Usage { bytes, messages } = answer {
+            (used, used_messages) = (bytes.map_or(Value::Null, Value::from), messages.map_or(Value::Null, Value::from));
+        }
+    }
+    let mut all = properties(&row);
+    let at = all.iter().position(|(_, key, _)| *key == "suspended").unwrap_or(all.len());
+    all.splice(at..at, [("used", "quota_used", used), ("messages used", "quota_messages_used", used_messages)]);
+    printer.object(&all)
 }
 
 /// All that is set of a user, in the order it is shown.
@@ -209,7 +233,7 @@ fn whole_text(input: &mut impl io::Read) -> Result<Bytes, Failure> {
 }
 
 /// The first line, without its end.
-fn password(input: &mut impl io::BufRead) -> Result<Bytes, Failure> {
+pub(crate) fn password(input: &mut impl io::BufRead) -> Result<Bytes, Failure> {
     let mut line = Vec::new();
     let read = io::Read::take(input, PASSWORD_LEN_MAX.saturating_add(2)).read_until(b'\n', &mut line);
     read.map_err(|error| Failure::temporary(format!("standard input: {error}")))?;

@@ -2,21 +2,51 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use control::Root;
 use control::accounts::Store;
 use ipc::admin::{AccountAnswer, AccountRequest, QueueAnswer, QueueRequest};
+use ipc::auth;
+use ipc::field::Bytes;
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::fs::{Mode, OFlags};
 use sandbox::{Role, Socket};
 use sys::spawn::{Child, Spawn};
 use sys::{Received, Seqpacket};
+use wire::Address;
 
 use crate::Failure;
 
 /// Longer than any honest answer takes: a new password waits for its hash, a long list for the disk.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// In whose name qmail-auth is asked, where it is not root's, and his password.
+static ADMINISTRATOR: OnceLock<(Address, Bytes)> = OnceLock::new();
+
+/// From now on qmail-auth is asked as this account. Its password is the next line of standard input, which is no terminal: a password that
+/// is typed would be shown.
+///
+/// # Errors
+/// There is no password.
+pub fn act_as(address: &Address) -> Result<(), Failure> {
+    let stdin = io::stdin();
+    if io::IsTerminal::is_terminal(&stdin) {
+        return Err(Failure::usage(
+            "the password of the administrator is the first line of standard input: give it by a pipe or a file".to_owned(),
+        ));
+    }
+    let password = crate::account::password(&mut stdin.lock())?;
+    let _ = ADMINISTRATOR.set((address.clone(), password));
+    Ok(())
+}
+
+/// Is it an administrator of a domain in whose name qmail-auth is asked?
+#[must_use]
+pub fn is_acting_as() -> bool {
+    ADMINISTRATOR.get().is_some()
+}
 
 /// A connection to one of the two.
 pub struct Admin {
@@ -41,10 +71,35 @@ impl Admin {
     /// # Errors
     /// The caller may not, or it cannot be started.
     pub fn auth(root: &Root) -> Result<Self, Failure> {
+        if let Some((address, password)) = ADMINISTRATOR.get() {
+            return Self::manage(root, address, password);
+        }
         match connect(root, Socket::AdminAuth)? {
             Some(socket) => Ok(Self { socket, name: "qmail-auth", _own: None }),
             None => Self::own_auth(root),
         }
+    }
+
+    /// As the administrator of a domain.
+    fn manage(root: &Root, address: &Address, password: &Bytes) -> Result<Self, Failure> {
+        let down = || Failure::temporary("not running; without the running system only root can do this".to_owned());
+        let admin = Self { socket: connect(root, Socket::Manage)?.ok_or_else(down)?, name: "qmail-auth", _own: None };
+        let (service, login, password) = ("admin".into(), address.as_bytes().into(), password.clone());
+        let login = auth::Request::Login { id: 1, service, login, password, remote: None };
+        let mut said = Ok(());
+        admin.ask_each(&login, |answer| {
+            said = match answer {
+                auth::Answer::LoggedIn { .. } => Ok(()),
+                auth::Answer::Refused { pause_s, .. } => {
+                    std::thread::sleep(Duration::from_secs(pause_s.into()));
+                    Err(Failure::permanent(format!("{address}: wrong name or password, or too many of them")))
+                }
+                auth::Answer::Unavailable { text, .. } => Err(Failure::temporary(wire::escape::visible(&text))),
+                _ => Err(Failure::temporary("qmail-auth is of another version than this program".to_owned())),
+            };
+            Ok(true)
+        })?;
+        said.map(|()| admin)
     }
 
     fn own_auth(root: &Root) -> Result<Self, Failure> {
@@ -151,7 +206,7 @@ fn account_is_last(answer: &AccountAnswer) -> Result<bool, Failure> {
         | AccountAnswer::AppPassword { .. }
         | AccountAnswer::AppPasswords { .. }
         | AccountAnswer::Domains { .. } => Ok(true),
-        AccountAnswer::Added { .. } | AccountAnswer::Hashed { .. } => Ok(true),
+        AccountAnswer::Added { .. } | AccountAnswer::Hashed { .. } | AccountAnswer::Usage { .. } => Ok(true),
         AccountAnswer::Failed { text, temporary: true } => Err(Failure::temporary(wire::escape::visible(text))),
         AccountAnswer::Failed { text, temporary: false } => Err(Failure::permanent(wire::escape::visible(text))),
     }

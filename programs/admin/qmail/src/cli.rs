@@ -14,6 +14,9 @@ pub struct Cli {
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub json: bool,
+    /// Act as an account that administers a domain; for users who are not root. Its password is the first line of standard input.
+    #[arg(long = "as", global = true, value_name = "USER@DOMAIN")]
+    pub administrator: Option<String>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -143,6 +146,16 @@ pub enum User {
     Remove {
         /// user@domain
         address: String,
+    },
+    /// Give a user another name in the same domain. The mail stays in the mailbox.
+    Rename {
+        /// user@domain
+        address: String,
+        /// newname@domain
+        to: String,
+        /// The old name becomes an alias of the new one
+        #[arg(long)]
+        keep_alias: bool,
     },
     /// List the users of a domain, or all
     List { domain: Option<String> },
@@ -422,12 +435,15 @@ mod tests {
             "qmail user add a@b --password-hash-stdin",
             "qmail user forward a@b c@d e@f --keep-copy",
             "qmail user forward a@b --off",
+            "qmail user rename a@b c@b --keep-alias",
             "qmail user vacation a@b --off",
             "qmail user vacation a@b --text-stdin --until 2026-12-24 --days 3",
             "qmail user limits a@b --per-hour 5",
             "qmail domain set a --catch-all none --quota 5G",
             "qmail domain add a --alias-of b",
             "qmail domain admin add a b@c",
+            "qmail --as a@b user add c@b --password-stdin",
+            "qmail user list b --as a@b",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }

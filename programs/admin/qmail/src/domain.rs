@@ -88,19 +88,41 @@ pub fn all(root: &Root) -> Result<Vec<Domain>, Failure> {
 }
 
 fn add(root: &Root, domain: &Domain) -> Result<String, Failure> {
+    add_all(root, std::slice::from_ref(domain))?.pop().unwrap_or_else(|| Err(not_virtual(domain)))?;
+    Ok(format!("{domain} is a virtual domain now; its mail goes to {}", root.mail(domain).display()))
+}
+
+/// Makes domains virtual, and writes users/domains once for all of them. Inside: why one cannot be.
+///
+/// # Errors
+/// Temporary; none of them is virtual then.
+pub fn add_all(root: &Root, new: &[Domain]) -> Result<Vec<Result<(), Failure>>, Failure> {
     let _lock = lock(root)?;
     let mut domains = read(root)?;
     let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
     let vmail =
         ids.get("vmail").ok_or_else(|| Failure::temporary("etc/qmail/ids has no line for vmail; run qmail setup".to_owned()))?;
+    let mut added = Vec::new();
+    for domain in new {
+        match add_one(root, &mut domains, domain, vmail) {
+            Err(failure) if failure.is_temporary() => return Err(failure),
+            result => added.push(result),
+        }
+    }
+    if added.iter().any(Result::is_ok) {
+        write(root, &domains)?;
+    }
+    Ok(added)
+}
+
+fn add_one(root: &Root, domains: &mut VirtualDomains, domain: &Domain, vmail: Id) -> Result<(), Failure> {
     let base = root.mail(domain);
     let bad_base = || Failure::permanent(format!("{}: cannot be the directory of a domain", base.display()));
     let entry = VirtualDomain::new(vmail, &base).ok_or_else(bad_base)?;
-    include(root, &mut domains, domain, entry)?;
+    include(root, domains, domain, entry)?;
     // The directory before the line: from the line on mail may come.
     make_dir(&base, 0o700, Some(vmail)).and_then(|_| check_owner(&base, vmail)).map_err(|error| io_failure(&base, &error))?;
-    write(root, &domains)?;
-    Ok(format!("{domain} is a virtual domain now; its mail goes to {}", base.display()))
+    Ok(())
 }
 
 /// An alias domain has its target's line: nothing of it is ever on the disk.
@@ -121,15 +143,15 @@ fn include(root: &Root, domains: &mut VirtualDomains, domain: &Domain, entry: Vi
     if domain.as_bytes().starts_with(b"[") {
         return Err(Failure::usage(format!("{domain}: an address literal is no virtual domain; it always means this host")));
     }
-    if !domains.add(domain.clone(), entry) {
-        return Err(Failure::permanent(format!("{domain} is a virtual domain already")));
-    }
     for name in ["locals", "virtualdomains"] {
         if listed(root, name, domain)? {
             return Err(Failure::permanent(format!(
                 "{domain} stands in control/{name}; take it out there first, it can be one of the two only"
             )));
         }
+    }
+    if !domains.add(domain.clone(), entry) {
+        return Err(Failure::permanent(format!("{domain} is a virtual domain already")));
     }
     Ok(())
 }

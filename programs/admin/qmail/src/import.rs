@@ -61,6 +61,8 @@ pub(crate) struct Importer<'a> {
     /// `None`: a dry run.
     admin: Option<Admin>,
     printer: Printer,
+    /// To be made virtual, before the users and aliases.
+    new_domains: Vec<Domain>,
     users: Vec<AccountRow>,
     aliases: Vec<AliasRow>,
     len: usize,
@@ -80,6 +82,7 @@ impl<'a> Importer<'a> {
             root,
             admin,
             printer,
+            new_domains: Vec::new(),
             users,
             aliases,
             len: 0,
@@ -158,6 +161,11 @@ impl<'a> Importer<'a> {
         }
         let of = alias_of.map(|of| format!(" as an alias of {of}")).unwrap_or_default();
         self.would(&format!("make {domain} virtual{of}"))?;
+        if !self.is_dry() && alias_of.is_none() {
+            // Together with others: each time the file is written anew and synced.
+            self.new_domains.push(domain.clone());
+            return if self.new_domains.len() >= ADD_MAX { self.flush() } else { Ok(()) };
+        }
         if !self.is_dry() {
             self.flush()?;
             match crate::domain::create(self.root, domain, alias_of) {
@@ -210,7 +218,22 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
+    fn make_domains(&mut self) -> Result<(), Failure> {
+        let domains = std::mem::take(&mut self.new_domains);
+        if domains.is_empty() {
+            return Ok(());
+        }
+        for added in crate::domain::add_all(self.root, &domains)? {
+            match added {
+                Ok(()) => self.domains_added = self.domains_added.saturating_add(1),
+                Err(failure) => self.problem(failure.text),
+            }
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<(), Failure> {
+        self.make_domains()?;
         let (users, aliases) = (std::mem::take(&mut self.users), std::mem::take(&mut self.aliases));
         self.len = 0;
         if users.is_empty() && aliases.is_empty() {

@@ -100,6 +100,9 @@ pub fn run() -> ExitCode {
 fn command(cli: &Cli) -> Result<bool, Failure> {
     let root = Root::new(&cli.root).map_err(|error| Failure::temporary(error.to_string()))?;
     let printer = Printer { json: cli.json };
+    if let Some(address) = &cli.administrator {
+        act_as(address, &cli.command)?;
+    }
     match &cli.command {
         Command::Setup(options) => setup::run(&root, options, printer)?,
         Command::Start => return Err(start(&root)),
@@ -114,6 +117,19 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::Check => return check::run(&root, printer),
     }
     Ok(true)
+}
+
+/// What an administrator of a domain may ask for is said to qmail-auth as him; all else is root's.
+fn act_as(address: &str, command: &Command) -> Result<(), Failure> {
+    let is_managing = match command {
+        Command::User(_) | Command::Alias(_) => true,
+        Command::Domain(command) => matches!(command, cli::Domain::Show { .. } | cli::Domain::Set(_)),
+        _ => false,
+    };
+    if !is_managing {
+        return Err(Failure::usage("--as is for user, alias, domain show and domain set".to_owned()));
+    }
+    admin::act_as(&account::parse(address)?)
 }
 
 /// Becomes qmail-start, which keeps standard output for the line `ready`; comes back only when that cannot be.

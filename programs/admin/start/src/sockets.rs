@@ -1,7 +1,7 @@
 //! The directory run/qmail with its sockets, and the listening TCP sockets. qmail-start keeps all of them open for ever, so a
 //! process that is restarted finds the connections that waited meanwhile.
 //!
-//! `run/qmail` can be entered by anyone (inject.sock is in it), `roles/` by the group of the service roles only, `admin/` by the
+//! `run/qmail` can be entered by anyone (inject.sock and manage.sock are in it), `roles/` by the group of the service roles only, `admin/` by the
 //! owner only.
 
 use control::{Ids, Listener, Root};
@@ -82,7 +82,7 @@ fn lock(dir: &OwnedFd) -> io::Result<OwnedFd> {
 fn serve(dir: &OwnedFd, socket: Socket, group: Option<u32>) -> io::Result<OwnedFd> {
     let listener = sys::seqpacket::listen(dir.as_fd(), socket.path())?;
     let (mode, group) = match socket {
-        Socket::Inject => (0o666, None),
+        Socket::Inject | Socket::Manage => (0o666, None),
         Socket::AdminSend | Socket::AdminAuth => (0o600, None),
         _ => (0o660, group),
     };

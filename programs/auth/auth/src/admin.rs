@@ -44,6 +44,9 @@ type Answered = Result<(), Error>;
 
 impl Server {
     pub(crate) fn admin_request(&mut self, client: u64, request: AccountRequest) {
+        if let Err(failure) = self.judge_manager(client, &request) {
+            return self.admin_answer(client, Err(failure));
+        }
         let done = match request {
             AccountRequest::UserAdd { address, password } => return self.password(client, &address, password, true, false),
             AccountRequest::UserPassword { address, password } => return self.password(client, &address, password, false, false),
@@ -64,14 +67,14 @@ impl Server {
             AccountRequest::DomainList { domain: Some(domain), .. } => return self.show_domain(client, domain),
             AccountRequest::DomainList { domain: None, after } => return self.list_domains(client, &after),
             AccountRequest::UserShow { address } => return self.show_user(client, &address),
+            AccountRequest::UserUsage { address } => return self.show_usage(client, &address),
             AccountRequest::Add { users, aliases } => return self.add_all(client, &users, &aliases),
+            AccountRequest::UserRename { address, to, keeps_alias } => return self.rename(client, &address, &to, keeps_alias),
             AccountRequest::UserRemove { address } => {
                 user_of(&address).and_then(|(domain, user)| said(self.accounts.remove_user(&domain, &user)))
             }
             AccountRequest::UserAddHash { address, hash } => self.add_hash(&address, &hash),
-            AccountRequest::UserQuota { address, bytes, messages } => {
-                self.change_user(&address, &UserChange::Quota(Quota { bytes, messages }))
-            }
+            AccountRequest::UserQuota { address, bytes, messages } => self.change_quota(&address, Quota { bytes, messages }),
             AccountRequest::UserSuspend { address, suspended, refuses_mail } => {
                 self.change_user(&address, &UserChange::Suspension { suspended, refuses_mail })
             }
@@ -187,6 +190,15 @@ impl Server {
         said(self.accounts.change_user(&domain, &user, change))
     }
 
+    fn change_quota(&mut self, address: &Address, quota: Quota) -> Result<(), Failure> {
+        self.change_user(address, &UserChange::Quota(quota))?;
+        if quota == Quota::default() {
+            let (domain, user) = user_of(address)?;
+            self.forget_room(&domain, &user);
+        }
+        Ok(())
+    }
+
     fn show_user(&mut self, client: u64, address: &Address) {
         let found = user_of(address).and_then(|(domain, user)| {
             let account = self.accounts.account(&domain, user.as_bytes())?.ok_or(Error::NoUser)?;
@@ -195,6 +207,17 @@ impl Server {
         });
         match found {
             Ok(row) => self.answer(client, &AccountAnswer::Accounts { rows: vec![row], last: true }, None),
+            Err(failure) => self.admin_answer(client, Err(failure)),
+        }
+    }
+
+    fn show_usage(&mut self, client: u64, address: &Address) {
+        let found = user_of(address).and_then(|(domain, user)| {
+            let account = self.accounts.account(&domain, user.as_bytes())?.ok_or(Error::NoUser)?;
+            Ok((domain, user, account.quota))
+        });
+        match found {
+            Ok((domain, user, quota)) => self.ask_usage(client, domain, &user, quota),
             Err(failure) => self.admin_answer(client, Err(failure)),
         }
     }
@@ -418,6 +441,12 @@ fn hash_text(hash: &[u8]) -> Result<&str, Failure> {
 pub(crate) struct Failure {
     text: String,
     temporary: bool,
+}
+
+impl Failure {
+    pub(crate) fn temporary(text: &str) -> Self {
+        Self { text: text.to_owned(), temporary: true }
+    }
 }
 
 impl From<Error> for Failure {

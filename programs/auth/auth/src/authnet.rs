@@ -75,11 +75,11 @@ impl Server {
         // One that comes too late is nobody's any more.
         let Some(waiter) = self.authnet.answered(*id) else { return };
         match answer {
+            Answer::Unavailable { text, .. } => self.authnet_silent(waiter, &wire::escape::visible(&text)),
             _ if waiter.login.walk.is_refused => self.next_source(waiter.login),
             Answer::Right { user, .. } => self.named(waiter, &user),
             Answer::NoSuchUser { .. } if waiter.token.is_none() => self.next_source(waiter.login),
             Answer::Wrong { .. } | Answer::NoSuchUser { .. } => self.not_right(waiter),
-            Answer::Unavailable { text, .. } => self.authnet_silent(waiter, &wire::escape::visible(&text)),
         }
     }
 
@@ -119,12 +119,11 @@ impl Server {
         }
     }
 
-    fn authnet_silent(&mut self, Waiter { login, .. }: Waiter, why: &str) {
+    fn authnet_silent(&mut self, Waiter { login, token }: Waiter, why: &str) {
         self.trouble(why);
-        match login.walk.is_refused {
-            // The refusal stands and counts: while nobody answers, guesses are not free.
-            true => self.next_source(login),
-            false => self.unavailable(login.asker, "the source of logins does not answer"),
+        match token {
+            None => self.source_is_silent(login),
+            Some(_) => self.unavailable(login.asker, "the source of logins does not answer"),
         }
     }
 }

@@ -6,12 +6,17 @@ use sandbox::{Role, Socket};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use sys::{Received, Seqpacket};
+use wire::Address;
 
 /// Requests of one connection under way; no more are read until some are answered.
 const UNDER_WAY_MAX: usize = 1024;
 /// Answers that a caller does not take; one more closes its connection. Every caller of ours reads while it writes.
 const OUTBOX_MAX: usize = 2 * UNDER_WAY_MAX;
+
+/// How long a connection of an administrator of a domain lasts: a command and a list.
+const MANAGE_MAX: Duration = Duration::from_secs(120);
 
 /// What a connection may ask, by the uid at its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub(crate) struct Rights {
     pub(crate) queue: bool,
     /// Accounts: root, or the user everything runs as.
     pub(crate) admin: bool,
+    /// A login, and after it accounts of the domains that it administers: anyone.
+    pub(crate) manage: bool,
 }
 
 impl Rights {
@@ -32,7 +39,11 @@ impl Rights {
         }
         let is = |role| uid_of(role) == Some(uid);
         let admin = socket == Socket::AdminAuth;
-        Some(Self { network: !admin && (is(Role::Network) || uid == 0), queue: !admin && is(Role::Queue), admin })
+        let manage = socket == Socket::Manage;
+        if manage {
+            return Some(Self { network: false, queue: false, admin: false, manage });
+        }
+        Some(Self { manage, network: !admin && (is(Role::Network) || uid == 0), queue: !admin && is(Role::Queue), admin })
     }
 }
 
@@ -44,6 +55,12 @@ pub(crate) struct Client {
     under_way: usize,
     /// It asked for a route, and may remember it: it hears of changes.
     pub(crate) keeps_routes: bool,
+    /// Who is at the other end.
+    pub(crate) uid: u32,
+    /// The administrator of a domain who has logged in.
+    pub(crate) manager: Option<Address>,
+    /// Since when it is connected.
+    pub(crate) since: Duration,
 }
 
 /// What a connection had to say.
@@ -55,8 +72,14 @@ pub(crate) enum Heard {
 }
 
 impl Client {
-    pub(crate) fn new(socket: Seqpacket, rights: Rights) -> Self {
-        Self { socket, rights, outbox: VecDeque::new(), under_way: 0, keeps_routes: false }
+    pub(crate) fn new(socket: Seqpacket, rights: Rights, uid: u32) -> Self {
+        let since = sys::clock::boottime();
+        Self { socket, rights, outbox: VecDeque::new(), under_way: 0, keeps_routes: false, uid, manager: None, since }
+    }
+
+    /// Of one that anyone may make: when it has been there long enough.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.rights.manage.then(|| self.since.saturating_add(MANAGE_MAX))
     }
 
     pub(crate) fn receive(&mut self, buf: &mut [u8]) -> Heard {
@@ -74,7 +97,7 @@ impl Client {
 
     /// May it be read from? The administrator has one request at a time.
     pub(crate) fn is_reading(&self) -> bool {
-        let most = if self.rights.admin { 1 } else { UNDER_WAY_MAX };
+        let most = if self.rights.admin || self.rights.manage { 1 } else { UNDER_WAY_MAX };
         self.under_way < most && self.outbox.is_empty()
     }
 

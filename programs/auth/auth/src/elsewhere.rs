@@ -6,9 +6,10 @@
 //! never a wrong answer. Where there is no answer the request is answered from what is known: recipients "temporary", logins "unavailable".
 //! Changes that other hosts make are told by qmail-authnet; while they would not be told nothing is remembered.
 
-use crate::server::{Place, Server};
+use crate::directory::{OWN_ALIASES_MAX, Place};
+use crate::server::Server;
 use accounts::secrets::Kind;
-use accounts::{Directory as _, Resolution, Secrets as _, UserName};
+use accounts::{Account, Directory as _, Resolution, Secrets as _, UserName};
 use ipc::Message as _;
 use ipc::accounts::{Answer, Call, Request as Question, Row};
 use ipc::auth::Request;
@@ -78,33 +79,32 @@ impl Server {
     /// Asks the store what the request will ask, and does nothing with the answers.
     fn rehearse(&mut self, request: &Request) {
         match request {
-            Request::Recipient { address, .. } => self.rehearse_address(address, false),
-            Request::Route { address, .. } => self.rehearse_address(address, true),
+            Request::Recipient { address, .. } | Request::Fits { address, .. } | Request::Route { address, .. } => {
+                self.rehearse_address(address);
+            }
             Request::Login { login, .. } | Request::Apop { login, .. } => self.rehearse_login(login),
             Request::SaslStart { initial: Some(message), .. } => self.rehearse_login(name_in(message)),
             Request::SaslStep { response, .. } => self.rehearse_login(name_in(response)),
             Request::MaySend { login, address, .. } => {
                 self.rehearse_login(login);
-                self.rehearse_address(address, false);
+                self.rehearse_address(address);
             }
             Request::MaySubmit { login, .. } => self.rehearse_login(login),
             _ => {}
         }
     }
 
-    fn rehearse_address(&mut self, address: &Address, with_account: bool) {
+    fn rehearse_address(&mut self, address: &Address) {
         let Ok(Place::Virtual(domain, local)) = self.place(address) else { return };
-        let resolution = self.resolve(&domain, &local);
-        if !with_account {
-            return;
-        }
         // Mostly the user has just this name.
-        let user = match resolution {
+        let user = match self.resolve(&domain, &local) {
             Ok(Resolution::Mailbox { user, .. }) => Some(user),
             _ => UserName::new(&local.to_ascii_lowercase()),
         };
-        if let Some(user) = user {
-            let _ = self.accounts.account(&domain, user.as_bytes());
+        let Some(user) = user else { return };
+        let account = self.accounts.account(&domain, user.as_bytes());
+        if let (Ok(Some(Account { vacation: Some(_), .. })), Ok(own)) = (account, Address::join(user.as_bytes(), domain.as_bytes())) {
+            let _ = self.accounts.aliases_to(&own, OWN_ALIASES_MAX);
         }
     }
 

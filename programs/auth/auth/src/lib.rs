@@ -14,19 +14,26 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod alert;
 mod app_passwords;
 mod authnet;
 mod clients;
+mod directory;
 mod elsewhere;
 mod exchange;
 mod hashing;
 mod limits;
 mod login;
+mod manage;
 mod pool;
 mod recipients;
 mod relays;
+mod rename;
+mod requests;
+mod room;
 mod rows;
 mod sending;
+mod sending_log;
 mod server;
 mod sources;
 mod start;

@@ -1,11 +1,12 @@
 //! Logins: judged by a hash that is computed elsewhere, by an app password, by another source (`sources`), or by what an exchange proved. The
 //! session (for POP3) is made by qmail-lspawn. An unknown user and a suspended one are answered like a wrong password, after the same work.
 
+use crate::directory::Place;
 use crate::hashing::HashJob;
 use crate::limits::Attempt;
 use crate::pool::Work;
 use crate::recipients::Asker;
-use crate::server::{LspawnWaiter, Place, Server, log};
+use crate::server::{LspawnWaiter, Server, log};
 use crate::sources::Walk;
 use accounts::secrets::{AppPassword, Kind, Scope};
 use accounts::{Directory, Secrets as _, UserName, app_password};
@@ -26,10 +27,12 @@ pub(crate) enum Service {
     Smtp,
     /// For a program of others (`checkpassword`): the verdict is all, and only passwords count that count everywhere.
     Checkpassword,
+    /// To administer domains; no app password counts.
+    Admin,
 }
 
 impl Service {
-    const ALL: [Self; 3] = [Self::Pop3, Self::Smtp, Self::Checkpassword];
+    const ALL: [Self; 4] = [Self::Pop3, Self::Smtp, Self::Checkpassword, Self::Admin];
 
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name().as_bytes() == name)
@@ -41,12 +44,13 @@ impl Service {
             Self::Pop3 => "pop3",
             Self::Smtp => "smtp",
             Self::Checkpassword => "checkpassword",
+            Self::Admin => "admin",
         }
     }
 
     fn is_in(self, scope: Scope) -> bool {
         match scope {
-            Scope::All => true,
+            Scope::All => self != Self::Admin,
             Scope::Smtp => self == Self::Smtp,
             Scope::Pop3 => self == Self::Pop3,
         }
@@ -130,18 +134,23 @@ impl Server {
         }
     }
 
-    /// The accounts as a source.
-    pub(crate) fn check_account(&mut self, mut found: Found, password: Zeroizing<Vec<u8>>) {
-        let asker = found.login.asker;
-        let app = found.apps.iter().find(|app| app_password::is_of(&app.digest, &password));
-        if let Some(app) = app.filter(|_| found.login.is_open) {
-            let (name, used_s) = (app.name.clone(), app.used_s);
-            self.app_password_used(&found.login, &name, used_s);
-            return self.judged(found.login, true);
-        }
-        found.login.checked = found.hash.clone().map(|hash| (hash, password.clone()));
-        let work = Work::Verify { stored: found.hash, password };
-        if self.pool.submit(HashJob::Login(Box::new(found.login)), work).is_err() {
+    /// Ends the login if an app password of the account opens it; else gives it back.
+    pub(crate) fn not_by_app_password(&mut self, found: Found, password: &[u8]) -> Option<Found> {
+        let app = found.apps.iter().find(|app| app_password::is_of(&app.digest, password));
+        let Some((name, used_s)) = app.filter(|_| found.login.is_open).map(|app| (app.name.clone(), app.used_s)) else {
+            return Some(found);
+        };
+        self.app_password_used(&found.login, &name, used_s);
+        self.judged(found.login, true);
+        None
+    }
+
+    /// The accounts as a source. `hash`: the account's, where its main password counts.
+    pub(crate) fn check_account(&mut self, mut login: Login, hash: Option<Zeroizing<String>>, password: Zeroizing<Vec<u8>>) {
+        let asker = login.asker;
+        login.checked = hash.clone().map(|hash| (hash, password.clone()));
+        let work = Work::Verify { stored: hash, password };
+        if self.pool.submit(HashJob::Login(Box::new(login)), work).is_err() {
             self.unavailable(asker, "too many logins at once");
         }
     }
@@ -199,8 +208,8 @@ impl Server {
             Ok((user, is_open, hash, apps)) => {
                 let (login, walk) = (login.to_vec(), Walk::new(system));
                 let login = Login { asker, service, login, user, is_open, attempt, remote, checked: None, walk };
-                // What is kept here counts only where the accounts are a source.
-                let (hash, apps) = if asks_accounts { (hash, apps) } else { (None, Vec::new()) };
+                // The main password is kept here only where the accounts are a source; app passwords are nowhere else.
+                let hash = hash.filter(|_| asks_accounts);
                 Some(Found { login, hash, apps })
             }
             Err(error) => {
@@ -263,22 +272,17 @@ impl Server {
     /// The end of a login: counted, logged and answered.
     pub(crate) fn judged(&mut self, login: Login, right: bool) {
         let is_in = right && self.may_enter(&login);
-        let (service, described) = (login.service.name(), login.described());
-        let now = sys::clock::boottime();
         let Some((domain, user)) = login.user.clone().filter(|_| is_in) else {
-            log(&format!("login failed: service={service} {described}"));
-            let limits = self.auth_limits();
-            let failure = self.limits.failed(&login.attempt, &limits, now);
-            for what in failure.refused {
-                let seconds = limits.block.as_secs();
-                log(&format!("too many failed logins: refused what={what} seconds={seconds} {described}"));
-            }
-            return self.refused(login.asker, failure.pause);
+            let pause = self.failed(&login);
+            return self.refused(login.asker, pause);
         };
         self.succeeded(&login);
         let address = [user.as_bytes(), b"@", domain.as_bytes()].concat();
         if login.service != Service::Pop3 {
             let Asker { client, id } = login.asker;
+            if login.service == Service::Admin {
+                self.becomes_manager(client, &address);
+            }
             return self.answer(client, &Answer::LoggedIn { id, user: address.into() }, None);
         }
         let waiter = LspawnWaiter::Session { asker: login.asker, user: address };
@@ -287,6 +291,19 @@ impl Server {
         if self.lspawn.ask(question, waiter, sys::clock::boottime()).is_err() {
             self.unavailable(login.asker, "too many sessions at once");
         }
+    }
+
+    /// Counts and logs it. Returns how long the answer is to wait.
+    pub(crate) fn failed(&mut self, login: &Login) -> std::time::Duration {
+        let (service, described) = (login.service.name(), login.described());
+        log(&format!("login failed: service={service} {described}"));
+        let limits = self.auth_limits();
+        let failure = self.limits.failed(&login.attempt, &limits, sys::clock::boottime());
+        for what in failure.refused {
+            let seconds = limits.block.as_secs();
+            log(&format!("too many failed logins: refused what={what} seconds={seconds} {described}"));
+        }
+        failure.pause
     }
 
     /// Counts and logs it.

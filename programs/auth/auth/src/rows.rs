@@ -8,17 +8,21 @@ use wire::{Address, Domain};
 
 /// What a delivery must know. Forwards and the reply are those of the mailbox itself, not of a `user-ext`, and not of a suspended account:
 /// whoever took it over must not go on reading along.
-pub(crate) fn delivery_settings(domain: &Domain, user: &UserName, account: Account, is_bare: bool, defers: bool) -> Settings {
+pub(crate) fn delivery_settings(domain: &Domain, user: &UserName, account: Account, is_bare: bool, over: OverQuota) -> Settings {
     let Account { quota, forward, vacation, suspended, .. } = account;
     let bounded = quota != Quota::default();
-    let mut settings =
-        Settings { quota_bytes: quota.bytes, quota_messages: quota.messages, defers: defers && bounded, ..Settings::default() };
+    let mut settings = Settings { quota_bytes: quota.bytes, quota_messages: quota.messages, ..Settings::default() };
+    if bounded {
+        let OverQuota { defers, warns_at, warning } = over;
+        (settings.defers, settings.warns_at, settings.warning) = (defers, warns_at, warning.into());
+    }
     if is_bare && !suspended {
         settings.keeps_copy = forward.keeps_copy && !forward.targets.is_empty();
         settings.forward = forward.targets;
         let address = Address::join(user.as_bytes(), domain.as_bytes()).ok();
         settings.vacation = vacation.zip(address).map(|(vacation, address)| ipc::mailbox::Vacation {
             address,
+            others: Vec::new(),
             subject: vacation.subject.as_str().into(),
             text: vacation.text.as_str().into(),
             from_s: vacation.from_s,
@@ -27,6 +31,13 @@ pub(crate) fn delivery_settings(domain: &Domain, user: &UserName, account: Accou
         });
     }
     settings
+}
+
+/// What the host has for mailboxes with a quota.
+pub(crate) struct OverQuota {
+    pub(crate) defers: bool,
+    pub(crate) warns_at: u32,
+    pub(crate) warning: Vec<u8>,
 }
 
 pub(crate) fn account_row(address: Address, hash: Option<&str>, account: Account) -> AccountRow {

@@ -1,8 +1,8 @@
 //! How much each login has sent within the last hour and the last day.
 //!
 //! Time is cut into slots, and a window is the slots that it touches: never more than the limit passes in any hour or day, and what
-//! was sent counts a slot longer at most (ten minutes, an hour). At most [`LOGINS_MAX`] logins are known, the ones that sent last;
-//! nothing survives the process, so a restart gives everybody his limits anew.
+//! was sent counts a slot longer at most (ten minutes, an hour). At most [`LOGINS_MAX`] logins are known, the ones that sent last. What
+//! is here is kept on the disk by `sending_log`.
 
 use control::submission::SubmissionLimits;
 use ipc::auth::Limit;
@@ -26,6 +26,49 @@ pub(crate) enum Sent {
         limit: Limit,
         is_news: bool,
     },
+}
+
+/// What a part of the past is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A message: it counts for the hour and for the day.
+    Message,
+    /// Counts for the hour alone.
+    Hour,
+    /// Counts for the day alone.
+    Day,
+    /// The limit was told of.
+    News,
+}
+
+impl Kind {
+    const ALL: [(Self, char); 4] = [(Self::Message, 'm'), (Self::Hour, 'h'), (Self::Day, 'd'), (Self::News, 'q')];
+
+    pub(crate) fn letter(self) -> char {
+        Self::ALL.into_iter().find_map(|(kind, letter)| (kind == self).then_some(letter)).unwrap_or('m')
+    }
+
+    pub(crate) fn of(letter: u8) -> Option<Self> {
+        Self::ALL.into_iter().find_map(|(kind, known)| (known == char::from(letter)).then_some(kind))
+    }
+}
+
+/// A part of what a login has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Past {
+    pub(crate) kind: Kind,
+    pub(crate) messages: u32,
+    pub(crate) recipients: u32,
+}
+
+impl Past {
+    pub(crate) fn message(recipients: u32) -> Self {
+        Self { kind: Kind::Message, messages: 1, recipients }
+    }
+
+    pub(crate) fn news() -> Self {
+        Self { kind: Kind::News, messages: 0, recipients: 0 }
+    }
 }
 
 /// All logins that sent something.
@@ -57,6 +100,38 @@ impl Sending {
     /// May the next message of `login` go to one recipient at least? Counts nothing.
     pub(crate) fn look(&mut self, login: &[u8], limits: &SubmissionLimits, now: Duration) -> Sent {
         self.0.get_mut(login).map_or(Sent::Yes, |usage| usage.judge(1, limits, now))
+    }
+
+    /// What happened `age` ago, in a process of before. `now` must be older than a day and a slot.
+    pub(crate) fn restore(&mut self, login: &[u8], past: Past, age: Duration, now: Duration) {
+        if age.as_secs() > DAY_S + HOUR_S {
+            return;
+        }
+        let at = now.saturating_sub(age);
+        let usage = self.usage(login, now);
+        if past.kind == Kind::News {
+            usage.quiet_until = usage.quiet_until.max(at.saturating_add(Duration::from_secs(DAY_S)));
+        }
+        if matches!(past.kind, Kind::Message | Kind::Hour) {
+            usage.hour.restore(at, past, now);
+        }
+        if matches!(past.kind, Kind::Message | Kind::Day) {
+            usage.day.restore(at, past, now);
+        }
+    }
+
+    /// Everything that counts, with its age; who sent last comes first.
+    pub(crate) fn all(&mut self, now: Duration) -> Vec<(Vec<u8>, Past, Duration)> {
+        let mut logins: Vec<(&Vec<u8>, &mut Usage)> = self.0.iter_mut().collect();
+        logins.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.last));
+        let mut all = Vec::new();
+        for (login, usage) in logins {
+            let news = usage.quiet_until.checked_sub(now).map(|left| Duration::from_secs(DAY_S).saturating_sub(left));
+            all.extend(news.map(|age| (login.clone(), Past::news(), age)));
+            all.extend(usage.hour.all(Kind::Hour, now).into_iter().map(|(past, age)| (login.clone(), past, age)));
+            all.extend(usage.day.all(Kind::Day, now).into_iter().map(|(past, age)| (login.clone(), past, age)));
+        }
+        all
     }
 
     fn usage(&mut self, login: &[u8], now: Duration) -> &mut Usage {
@@ -135,6 +210,31 @@ impl<const N: usize> Window<N> {
         self.slots.iter().fold((0, 0), |(messages, recipients), (m, r)| {
             (u64::saturating_add(messages, u64::from(*m)), u64::saturating_add(recipients, u64::from(*r)))
         })
+    }
+
+    /// What was sent at a time before now, if it counts still.
+    fn restore(&mut self, at: Duration, past: Past, now: Duration) {
+        self.sums(now);
+        let slot = at.as_secs() / self.slot_s;
+        if slot.saturating_add(N as u64) > self.current && slot <= self.current {
+            let (m, r) = self.place(slot);
+            (*m, *r) = (m.saturating_add(past.messages), r.saturating_add(past.recipients));
+        }
+    }
+
+    /// What each slot holds, and how long ago it ended.
+    fn all(&mut self, kind: Kind, now: Duration) -> Vec<(Past, Duration)> {
+        self.sums(now);
+        let mut all = Vec::new();
+        for back in 0..N as u64 {
+            let slot = self.current.saturating_sub(back);
+            let (messages, recipients) = *self.place(slot);
+            if messages > 0 || recipients > 0 {
+                let last = Duration::from_secs(slot.saturating_add(1).saturating_mul(self.slot_s).saturating_sub(1));
+                all.push((Past { kind, messages, recipients }, now.saturating_sub(last)));
+            }
+        }
+        all
     }
 
     /// A message in the slot that [`Window::sums`] came to.

@@ -11,19 +11,20 @@ use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
 use crate::login::Login;
 use crate::pool::Pool;
-use crate::recipients::{Asker, Key, Look, Recipients};
+use crate::recipients::{Asker, Key, Recipients};
 use crate::relays::Relays;
+use crate::rename::Renaming;
+use crate::requests::{Heards, Said};
+use crate::room::{Mailbox, Rooms};
 use crate::sources::CHECKPW_DEADLINE;
 use crate::submission::Rules;
 use crate::upstream::Upstream;
-use accounts::{Accounts, Directory, Generation, Resolution, UserName};
+use accounts::{Accounts, Directory, Generation, Quota, UserName};
 use control::auth::Places;
 use control::authsources;
 use control::read::lines_of;
-use control::{AuthLimits, Ids, Root, Routed, Watched};
-use ipc::admin::AccountRequest;
-use ipc::auth::{Answer, Directory as Verdict, Request, Target};
-use ipc::lspawn::Existence;
+use control::{AuthLimits, Ids, Root, Watched};
+use ipc::auth::{Answer, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
 use sandbox::Socket;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sys::Seqpacket;
 use sys::wake::Wake;
-use wire::{Address, Domain};
+use wire::Domain;
 use zeroize::{Zeroize, Zeroizing};
 
 /// Connections at a time: workers and tools, some dozens on a large machine.
@@ -65,6 +66,8 @@ pub struct Setup {
 pub struct Listeners {
     pub auth: Option<OwnedFd>,
     pub admin: Option<OwnedFd>,
+    /// For administrators of domains.
+    pub manage: Option<OwnedFd>,
     /// Connections of the administrator that are there already (`--once-admin`).
     pub connected: Vec<Seqpacket>,
 }
@@ -77,6 +80,14 @@ pub(crate) enum LspawnWaiter {
     Session { asker: Asker, user: Vec<u8> },
     /// A system user whose password was right.
     SystemUser { login: Box<Login>, name: Vec<u8> },
+    /// How much fits into a mailbox?
+    Room { number: u64, mailbox: Mailbox, size: u64 },
+    /// How much of a quota is used: for an administrator.
+    Usage { client: u64, quota: Quota },
+    /// A user's home has another name.
+    Renamed(Box<Renaming>),
+    /// Whoever asked does not mind.
+    Nobody,
 }
 
 /// The state of qmail-auth.
@@ -102,10 +113,13 @@ pub struct Server {
     /// Domains whose accounts do not log in with their main password once they have app passwords.
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
     pub(crate) rules: Rules,
-    recipients: Recipients,
+    pub(crate) recipients: Recipients,
+    pub(crate) rooms: Rooms,
+    /// Users who are being renamed: their mail waits.
+    pub(crate) renaming: BTreeSet<(Domain, UserName)>,
     relays: Relays,
     seen: (Generation, u64),
-    clients: BTreeMap<u64, Client>,
+    pub(crate) clients: BTreeMap<u64, Client>,
     next_client: u64,
     listeners: Listeners,
     ids: Ids,
@@ -144,7 +158,7 @@ impl Server {
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
-            rules: Rules::new(&setup.root),
+            rules: Rules::new(&setup.root, Arc::clone(&setup.run)),
             relays: Relays::new(&setup.root),
             places: Places::new(setup.root),
             pool: Pool::start(wake.clone())?,
@@ -156,6 +170,8 @@ impl Server {
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
+            rooms: Rooms::default(),
+            renaming: BTreeSet::new(),
             seen: (Generation::default(), 0),
             clients: BTreeMap::new(),
             next_client: 0,
@@ -168,7 +184,7 @@ impl Server {
         for socket in std::mem::take(&mut listeners.connected) {
             socket.set_nonblocking(true)?;
             // Whoever started this process holds the other end of the pair.
-            server.add_client(socket, Rights { network: false, queue: false, admin: true });
+            server.add_client(socket, Rights { network: false, queue: false, admin: true, manage: false }, 0);
         }
         server.listeners = listeners;
         Ok(server)
@@ -213,7 +229,11 @@ impl Server {
             add(Source::Lifeline, fd.as_fd(), PollFlags::IN);
         }
         if self.clients.len() < CLIENTS_MAX {
-            for (socket, fd) in [(Socket::Auth, &self.listeners.auth), (Socket::AdminAuth, &self.listeners.admin)] {
+            for (socket, fd) in [
+                (Socket::Auth, &self.listeners.auth),
+                (Socket::AdminAuth, &self.listeners.admin),
+                (Socket::Manage, &self.listeners.manage),
+            ] {
                 fd.iter().for_each(|fd| add(Source::Listener(socket), fd.as_fd(), PollFlags::IN));
             }
         }
@@ -225,7 +245,10 @@ impl Server {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.store_due()].into_iter().flatten().min();
+        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.store_due(), self.rooms.due(), self.managers_due()]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -239,6 +262,8 @@ impl Server {
     fn advance(&mut self) {
         let now = sys::clock::boottime();
         self.exchanges.expire(now);
+        self.expire_rooms(now);
+        self.expire_managers(now);
         for waiter in self.lspawn.expired(now).into_iter().chain(self.lspawn.advance(now)).collect::<Vec<_>>() {
             self.lspawn_gone(waiter);
         }
@@ -250,14 +275,20 @@ impl Server {
     }
 
     fn accept(&mut self, socket: Socket) {
-        let listener = if socket == Socket::Auth { &self.listeners.auth } else { &self.listeners.admin };
+        let listener = match socket {
+            Socket::Auth => &self.listeners.auth,
+            Socket::Manage => &self.listeners.manage,
+            _ => &self.listeners.admin,
+        };
         let Some(listener) = listener else { return };
         match sys::seqpacket::accept(listener.as_fd()) {
             Ok(connection) => {
                 let uid = connection.peer().map(|peer| peer.uid);
-                let rights = uid.ok().and_then(|uid| Rights::of(socket, uid, |role| self.ids.uid_of(role.name())));
-                if let Some(rights) = rights {
-                    self.add_client(connection, rights);
+                let rights = |uid| Some((Rights::of(socket, uid, |role| self.ids.uid_of(role.name()))?, uid));
+                if let Some((rights, uid)) = uid.ok().and_then(rights)
+                    && (!rights.manage || self.may_manage_from(uid))
+                {
+                    self.add_client(connection, rights, uid);
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -265,8 +296,8 @@ impl Server {
         }
     }
 
-    fn add_client(&mut self, socket: Seqpacket, rights: Rights) {
-        self.clients.insert(self.next_client, Client::new(socket, rights));
+    fn add_client(&mut self, socket: Seqpacket, rights: Rights, uid: u32) {
+        self.clients.insert(self.next_client, Client::new(socket, rights, uid));
         self.next_client = self.next_client.wrapping_add(1);
     }
 
@@ -289,7 +320,7 @@ impl Server {
                 Heard::Datagram(len) => {
                     client.begin();
                     let datagram = buf.get_mut(..len).unwrap_or_default();
-                    let said = Said::understand(client.rights, datagram);
+                    let said = Said::understand(client.rights, client.manager.is_some(), datagram);
                     // It may have held a password.
                     datagram.zeroize();
                     let Some(said) = said else { return self.close(number) };
@@ -338,8 +369,10 @@ impl Server {
 
     pub(crate) fn request(&mut self, number: u64, request: Request) {
         match request {
-            Request::Recipient { id, address } => self.recipient(Asker { client: number, id }, &address),
+            Request::Recipient { id, address } => self.recipient(Asker { client: number, id }, &address, 0),
+            Request::Fits { id, address, size } => self.recipient(Asker { client: number, id }, &address, size),
             Request::Login { id, service, login, password, remote } => {
+                let remote = self.manager_address(number).or(remote);
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
             }
             Request::Apop { id, login, timestamp, digest, remote } => {
@@ -378,170 +411,6 @@ impl Server {
         }
     }
 
-    fn recipient(&mut self, asker: Asker, address: &Address) {
-        let verdict = match self.place(address) {
-            Err(_) => Verdict::Temporary {},
-            Ok(Place::NotMine) => Verdict::NotMine {},
-            Ok(Place::Nobody) => Verdict::NoMailbox {},
-            Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
-                // What follows a dash names a `.qmail` file, which only the user's own worker can look for.
-                Ok(Resolution::Mailbox { user, separator: Some(b'-'), ext }) => {
-                    return self.look_for(asker, Key::Mailbox { domain, user: user.as_bytes().to_vec(), ext });
-                }
-                Ok(Resolution::Mailbox { .. } | Resolution::Forward(_)) => Verdict::Mailbox {},
-                Ok(Resolution::NoSuch) => Verdict::NoMailbox {},
-                Err(error) => self.store_failed(&error),
-            },
-            Ok(Place::Local(local)) if local.is_empty() => Verdict::NoMailbox {},
-            Ok(Place::Local(local)) => return self.look_for(asker, Key::Local(local.to_ascii_lowercase())),
-        };
-        self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
-    }
-
-    fn route(&mut self, address: &Address) -> Target {
-        let temporary = |text: String| Target::Temporary { text: ipc::clip(text.as_bytes()).into() };
-        match self.place(address) {
-            Err(text) => temporary(text),
-            // It was virtual when it was accepted: an administrator is at work.
-            Ok(Place::NotMine | Place::Local(_)) => temporary("the domain is not in users/domains now".to_owned()),
-            Ok(Place::Nobody) => Target::NoMailbox {},
-            Ok(Place::Virtual(domain, local)) => match self.resolve(&domain, &local) {
-                Ok(Resolution::Mailbox { user, separator, ext }) => {
-                    // What follows a plus is the user's own mark, not the name of a `.qmail` file: it is always delivered.
-                    let ext = if separator == Some(b'+') { Vec::new() } else { ext };
-                    self.mailbox(domain, &user, ext).unwrap_or_else(temporary)
-                }
-                Ok(Resolution::Forward(targets)) => Target::Forward { domain, targets },
-                Ok(Resolution::NoSuch) => Target::NoMailbox {},
-                Err(error) => {
-                    self.store_failed(&error);
-                    temporary(error.to_string())
-                }
-            },
-        }
-    }
-
-    /// A user's mailbox, with what the account says of deliveries.
-    fn mailbox(&mut self, domain: Domain, user: &UserName, ext: Vec<u8>) -> Result<Target, String> {
-        let account = self.accounts.account(&domain, user.as_bytes()).map_err(|error| self.trouble(&error.to_string()))?;
-        // The user was removed between two queries; the next attempt finds nobody.
-        let account = account.ok_or("the user is gone")?;
-        let defers = self.places.defers_over_quota().map_err(|error| self.trouble(&error.to_string()))?;
-        let settings = crate::rows::delivery_settings(&domain, user, account, ext.is_empty(), defers).to_bytes();
-        Ok(Target::Mailbox { domain, user: user.as_bytes().into(), ext: ext.into(), settings })
-    }
-
-    /// As the accounts say; a domain without a postmaster has this host's (RFC 5321 §4.5.1: there is always one).
-    pub(crate) fn resolve(&mut self, domain: &Domain, local: &[u8]) -> Result<Resolution, accounts::Error> {
-        let resolution = accounts::resolve(&self.accounts, domain, local)?;
-        if resolution != Resolution::NoSuch || !local.eq_ignore_ascii_case(b"postmaster") {
-            return Ok(resolution);
-        }
-        let host = self.places.routing().map(|routing| routing.envnoathost.clone()).unwrap_or_default();
-        let Ok(postmaster) = Address::join(b"postmaster", &host) else { return Ok(Resolution::NoSuch) };
-        // Where the host's own name is a virtual domain there is nobody to fall back on.
-        let is_local = matches!(self.places.route(&postmaster), Ok(Some(Routed::Local(_))));
-        Ok(if is_local { Resolution::Forward(vec![postmaster]) } else { Resolution::NoSuch })
-    }
-
-    /// Whose is the address?
-    pub(crate) fn place(&mut self, address: &Address) -> Result<Place, String> {
-        let routed = self.places.route(address).map_err(|error| self.trouble(&error.to_string()))?;
-        Ok(match routed {
-            None => Place::Nobody,
-            Some(Routed::Remote(_)) => Place::NotMine,
-            Some(Routed::Local(address)) => Place::Local(address.local().to_vec()),
-            Some(Routed::Virtual(address)) => match address.domain().map(Domain::new) {
-                Some(Ok(domain)) => {
-                    let real = accounts::real_domain(&self.accounts, domain);
-                    Place::Virtual(real.map_err(|error| self.trouble(&error.to_string()))?, address.local().to_vec())
-                }
-                _ => Place::Nobody,
-            },
-        })
-    }
-
-    /// By what is known, else qmail-lspawn says: it knows users/assign, asks qmail-getpw and has the user's worker look for files.
-    fn look_for(&mut self, asker: Asker, key: Key) {
-        let now = sys::clock::boottime();
-        let verdict = match self.recipients.look(&key, asker, now) {
-            Look::Known(true) => Verdict::Mailbox {},
-            Look::Known(false) => Verdict::NoMailbox {},
-            Look::Full => Verdict::Temporary {},
-            Look::Wait => return,
-            Look::Ask => return self.ask_exists(key, now),
-        };
-        self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict }, None);
-    }
-
-    fn ask_exists(&mut self, key: Key, now: Duration) {
-        use ipc::lspawn::Request::{Exists, ExistsMailbox};
-        let question = key.clone();
-        let datagram = |id| match question {
-            Key::Local(local) => Exists { id, local: local.into() }.encode(),
-            Key::Mailbox { domain, user, ext } => ExistsMailbox { id, domain, user: user.into(), ext: ext.into() }.encode(),
-        };
-        if let Err(waiter) = self.lspawn.ask(datagram, LspawnWaiter::Exists { key }, now) {
-            self.lspawn_gone(waiter);
-        }
-    }
-
-    fn lspawn_ready(&mut self, buf: &mut [u8]) {
-        loop {
-            let gone = match self.lspawn.receive(buf) {
-                Ok(None) => return,
-                Ok(Some((len, fd))) => match ipc::lspawn::Answer::decode(buf.get(..len).unwrap_or_default()) {
-                    Ok(answer) => {
-                        self.lspawn_says(answer, fd);
-                        continue;
-                    }
-                    Err(_) => self.lspawn.reset(),
-                },
-                Err(gone) => gone,
-            };
-            gone.into_iter().for_each(|waiter| self.lspawn_gone(waiter));
-            return;
-        }
-    }
-
-    fn lspawn_says(&mut self, answer: ipc::lspawn::Answer, fd: Option<OwnedFd>) {
-        use ipc::lspawn::Answer::{Exists, NoSession, NoUser, Session};
-        let (Exists { id, .. } | Session { id } | NoSession { id, .. } | NoUser { id, .. }) = &answer;
-        match (self.lspawn.answered(*id), answer) {
-            (Some(LspawnWaiter::Exists { key }), Exists { answer, .. }) => match answer {
-                Existence::Yes {} => self.settle(&key, Some(true), Verdict::Mailbox {}),
-                Existence::No {} => self.settle(&key, Some(false), Verdict::NoMailbox {}),
-                // The user is there: the mail is taken, and the delivery will find out.
-                Existence::CannotTell {} => self.settle(&key, None, Verdict::Mailbox {}),
-                Existence::Down {} => self.settle(&key, None, Verdict::Temporary {}),
-            },
-            (Some(LspawnWaiter::SystemUser { login, name }), answer) => self.system_user(login, &name, answer, fd),
-            (Some(LspawnWaiter::Session { asker, user }), answer) => self.session(asker, &user, &answer, fd),
-            (Some(waiter), _) => self.lspawn_gone(waiter),
-            // Too late; the session's socket is closed here, which ends it.
-            (None, _) => {}
-        }
-    }
-
-    pub(crate) fn lspawn_gone(&mut self, waiter: LspawnWaiter) {
-        match waiter {
-            LspawnWaiter::Exists { key } => self.settle(&key, None, Verdict::Temporary {}),
-            LspawnWaiter::Session { asker, .. } => self.unavailable(asker, "no answer from qmail-lspawn"),
-            LspawnWaiter::SystemUser { login, .. } => self.unavailable(login.asker, "no answer from qmail-lspawn"),
-        }
-    }
-
-    fn settle(&mut self, key: &Key, definite: Option<bool>, verdict: Verdict) {
-        for asker in self.recipients.settle(key, definite, sys::clock::boottime()) {
-            self.answer(asker.client, &Answer::Recipient { id: asker.id, verdict: verdict.clone() }, None);
-        }
-    }
-
-    fn store_failed(&mut self, error: &accounts::Error) -> Verdict {
-        self.trouble(&error.to_string());
-        Verdict::Temporary {}
-    }
-
     /// Logs what is wrong here; the same again not before [`TROUBLE_PAUSE`] is over, since every question would say it.
     pub(crate) fn trouble(&mut self, text: &str) -> String {
         let now = sys::clock::boottime();
@@ -572,6 +441,7 @@ impl Server {
     /// Accounts changed: whoever keeps routes hears of it before the change is answered, so that it counts at once.
     pub(crate) fn announce_change(&mut self) {
         self.recipients.forget();
+        self.rooms.forget();
         let keepers: Vec<u64> =
             self.clients.iter().filter(|(_, client)| client.keeps_routes).map(|(number, _)| *number).collect();
         for number in keepers {
@@ -611,7 +481,7 @@ impl Server {
         self.clients.get(&number).is_some_and(Client::has_room)
     }
 
-    fn close(&mut self, number: u64) {
+    pub(crate) fn close(&mut self, number: u64) {
         self.clients.remove(&number);
         self.listings.remove(&number);
         self.exchanges.forget(number);
@@ -627,50 +497,6 @@ fn current<T: Clone + Default>(file: &mut Watched<T>) -> (T, Option<String>) {
 fn mechanisms(text: Option<&[u8]>) -> Result<Mechanisms, String> {
     let lines = text.map(lines_of);
     Mechanisms::parse(lines.as_deref()).map_err(|name| format!("`{}` is no mechanism", wire::escape::visible(&name)))
-}
-
-/// A request that its connection may make.
-enum Said {
-    Ask(Request),
-    Admin(AccountRequest),
-}
-
-impl Said {
-    /// `None` for what this connection may not say: a fault or an attack, which ends it and changes nothing.
-    fn understand(rights: Rights, datagram: &[u8]) -> Option<Self> {
-        if rights.admin {
-            return AccountRequest::decode(datagram).ok().map(Self::Admin);
-        }
-        let request = Request::decode(datagram).ok()?;
-        let may = match &request {
-            Request::Recipient { .. } => rights.network || rights.queue,
-            Request::Login { .. } | Request::Apop { .. } | Request::SaslStart { .. } | Request::SaslStep { .. } => rights.network,
-            Request::MaySend { .. } | Request::MaySubmit { .. } | Request::Arrived { .. } | Request::MayRelay { .. } => {
-                rights.network
-            }
-            Request::Route { .. } => rights.queue,
-        };
-        may.then_some(Self::Ask(request))
-    }
-}
-
-/// What has come and is not answered yet.
-#[derive(Default)]
-struct Heards {
-    requests: Vec<(u64, Said)>,
-    /// Bytes of their datagrams.
-    len: usize,
-}
-
-/// Whose an address is.
-pub(crate) enum Place {
-    /// Of a domain of users/domains, or of that which it is an alias of: the local part.
-    Virtual(Domain, Vec<u8>),
-    /// Of the system's users: the local part with its virtualdomains prefix.
-    Local(Vec<u8>),
-    NotMine,
-    /// Ours, but never a mailbox.
-    Nobody,
 }
 
 /// A line for the log; nobody reading it is no reason to stop.

@@ -5,14 +5,17 @@
 //!   interface cannot tell the two apart.
 //! - A source that says "wrong" has the last word: what is asked after it could be easier to please. The others are asked all the same, about
 //!   nobody, so that the time of a refusal does not say which source knows a name.
-//! - A source that cannot be asked makes the login a temporary failure, never a refusal.
+//! - A source that cannot be asked makes the login a temporary failure, never a refusal: for a name that a source before it knows as for any
+//!   other, so that nobody learns which names are known while a source is away. What was wrong by the word of a source counts as a failure
+//!   all the same.
+//! - App passwords are the accounts' own, and count wherever the main password is.
 //!
 //! Whom a right password lets in: the account of that address, which must be there and open, or (not by LDAP) the system user of that name
 //! at one of this host's own domains, whom qmail-lspawn must find to be a person. Sources say who it is, never with what uid or home.
 
+use crate::directory::Place;
 use crate::login::{Found, Login, Service};
-use crate::server::{LspawnWaiter, Place, Server, log};
-use accounts::secrets::AppPassword;
+use crate::server::{LspawnWaiter, Server, log};
 use accounts::{Directory as _, UserName};
 use control::authsources::Source;
 use ipc::Message as _;
@@ -36,11 +39,12 @@ pub(crate) struct Walk {
     password: Zeroizing<Vec<u8>>,
     /// What the accounts know, until they are asked.
     hash: Option<Zeroizing<String>>,
-    apps: Vec<AppPassword>,
     /// The system user of the name that was given.
     system: Option<Vec<u8>>,
-    /// A source said "wrong": the others change nothing any more.
+    /// A source said "wrong", or nothing: the others change nothing any more.
     pub(crate) is_refused: bool,
+    /// A source said nothing. `Some(true)`: after another had said "wrong".
+    silent: Option<bool>,
 }
 
 impl Walk {
@@ -88,11 +92,11 @@ impl Server {
 
     /// Asks the first source about a password.
     pub(crate) fn ask_sources(&mut self, found: Found, password: Zeroizing<Vec<u8>>) {
-        let Found { mut login, hash, apps } = found;
+        let Some(Found { mut login, hash, .. }) = self.not_by_app_password(found, &password) else { return };
         match self.sources() {
             Ok(sources) => {
                 let system = login.walk.system.take();
-                login.walk = Walk { left: sources.into(), password, hash, apps, system, is_refused: false };
+                login.walk = Walk { left: sources.into(), password, hash, system, ..Walk::default() };
                 self.next_source(Box::new(login));
             }
             Err(text) => self.unavailable(login.asker, &text),
@@ -112,7 +116,15 @@ impl Server {
             }
         };
         match source {
-            None => self.judged(*login, false),
+            None => match login.walk.silent {
+                None => self.judged(*login, false),
+                Some(was_wrong) => {
+                    if was_wrong {
+                        self.failed(&login);
+                    }
+                    self.unavailable(login.asker, "a source of logins is out of reach");
+                }
+            },
             Some(Source::Accounts) => self.ask_accounts(login),
             Some(Source::Ldap) => self.ask_authnet(login, "ldap"),
             Some(source) => self.ask_checkpw(login, &source),
@@ -120,11 +132,10 @@ impl Server {
     }
 
     fn ask_accounts(&mut self, mut login: Box<Login>) {
-        let (hash, apps) = (login.walk.hash.take(), std::mem::take(&mut login.walk.apps));
         // After a refusal the work is done all the same, on nobody's hash.
-        let (hash, apps) = if login.walk.is_refused { (None, Vec::new()) } else { (hash, apps) };
+        let hash = login.walk.hash.take().filter(|_| !login.walk.is_refused);
         let password = login.walk.password.clone();
-        self.check_account(Found { login: *login, hash, apps }, password);
+        self.check_account(*login, hash, password);
     }
 
     /// The accounts did not let it in.
@@ -166,28 +177,33 @@ impl Server {
         }
     }
 
-    /// A refusal of before stands, and counts: else guesses would be free while qmail-checkpw is away.
     pub(crate) fn checkpw_gone(&mut self, login: Box<Login>) {
-        if login.walk.is_refused {
-            return self.next_source(login);
-        }
-        self.unavailable(login.asker, "no answer from qmail-checkpw");
+        self.trouble("no answer from qmail-checkpw");
+        self.source_is_silent(login);
+    }
+
+    /// There is no verdict, and no other source can give one; those that are left are asked about nobody.
+    pub(crate) fn source_is_silent(&mut self, mut login: Box<Login>) {
+        let walk = &mut login.walk;
+        walk.silent = walk.silent.or(Some(walk.is_refused));
+        walk.is_refused = true;
+        self.next_source(login);
     }
 
     /// A source other than the accounts has judged.
     fn source_says(&mut self, mut login: Box<Login>, verdict: Verdict) {
         match verdict {
+            Verdict::Unavailable { text } => {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                self.trouble(&format!("a source of logins: {}", wire::escape::visible(text.as_bytes())));
+                self.source_is_silent(login);
+            }
             _ if login.walk.is_refused => self.next_source(login),
             Verdict::Right { user } => self.source_accepts(login, &user),
             Verdict::NoSuchUser {} => self.next_source(login),
             Verdict::Wrong {} => {
                 login.walk.is_refused = true;
                 self.next_source(login);
-            }
-            Verdict::Unavailable { text } => {
-                let text = String::from_utf8_lossy(&text).into_owned();
-                self.trouble(&format!("a source of logins: {}", wire::escape::visible(text.as_bytes())));
-                self.unavailable(login.asker, "a source of logins is out of reach");
             }
         }
     }

@@ -53,7 +53,8 @@ fn service(root: Root) -> io::Result<()> {
     let lifeline = inherited.one("lifeline")?;
     let run = inherited.one("run")?;
     let (auth, admin) = (inherited.one("serve:auth")?, inherited.one("serve:admin-auth")?);
-    let listeners = Listeners { auth: Some(auth), admin: Some(admin), connected: Vec::new() };
+    let manage = inherited.one("serve:manage")?;
+    let listeners = Listeners { auth: Some(auth), admin: Some(admin), manage: Some(manage), connected: Vec::new() };
     let mut server = prepare(root, run, listeners)?;
     inherited.ready()?;
     server.run(Some(&lifeline))

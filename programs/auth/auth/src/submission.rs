@@ -5,14 +5,22 @@
 //! targets (a shared address needs a line in that file), what a catch-all takes (nobody made that address), and local parts that would
 //! have to be quoted: readers disagree about them.
 
+use crate::alert::{Alert, Alerts, RECIPIENTS_MAX};
+use crate::directory::Place;
 use crate::recipients::Asker;
-use crate::sending::{Sending, Sent};
-use crate::server::{Place, Server, log};
+use crate::sending::{Past, Sending, Sent};
+use crate::sending_log::SendingLog;
+use crate::server::{Server, log};
 use accounts::{Directory, Resolution};
 use control::Root;
 use control::submission::{SubmissionLimits, SubmissionSenders};
 use control::watched::Watched;
 use ipc::auth::{Answer, Limit, Permission};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 use wire::{Address, Domain};
 
 /// Aliases on the way from an address to a mailbox.
@@ -23,12 +31,58 @@ pub(crate) struct Rules {
     senders: Watched<SubmissionSenders>,
     limits: Watched<SubmissionLimits>,
     sending: Sending,
+    /// What was sent, on the disk; `None` until the first question.
+    log: Option<SendingLog>,
+    log_path: PathBuf,
+    /// Whom control/alerts names.
+    alerted: Watched<Vec<Address>>,
+    alerts: Alerts,
 }
 
 impl Rules {
-    pub(crate) fn new(root: &Root) -> Self {
-        Self { senders: SubmissionSenders::watch(root), limits: SubmissionLimits::watch(root), sending: Sending::default() }
+    pub(crate) fn new(root: &Root, run: Arc<OwnedFd>) -> Self {
+        Self {
+            senders: SubmissionSenders::watch(root),
+            limits: SubmissionLimits::watch(root),
+            sending: Sending::default(),
+            log: None,
+            log_path: root.lib().join("sending"),
+            alerted: Watched::new(root.control_file("alerts"), alerted),
+            alerts: Alerts::new(run),
+        }
     }
+
+    /// Notes what happened; the first time, what happened before this process is taken into account.
+    fn note(&mut self, login: &[u8], past: Past) -> io::Result<()> {
+        let (now, now_s) = (now(), sys::clock::unix_s());
+        match &mut self.log {
+            Some(log) => log.note(login, past, &mut self.sending, now, now_s),
+            None => Ok(()),
+        }
+    }
+
+    fn open_log(&mut self) -> io::Result<()> {
+        if self.log.is_none() {
+            let (now, now_s) = (now(), sys::clock::unix_s());
+            self.log = Some(SendingLog::open(self.log_path.clone(), &mut self.sending, now, now_s)?);
+        }
+        Ok(())
+    }
+}
+
+/// The time since boot, and so much more that what was sent yesterday has a place in it.
+fn now() -> Duration {
+    sys::clock::boottime().saturating_add(Duration::from_secs(3 * 86_400))
+}
+
+/// `control/alerts`: an address a line.
+fn alerted(text: Option<&[u8]>) -> Result<Vec<Address>, String> {
+    let lines = text.map(control::read::lines_of).unwrap_or_default();
+    let address = |line: &Vec<u8>| {
+        let address = Address::new(line).ok().filter(|address| address.domain().is_some_and(|domain| !domain.is_empty()));
+        address.ok_or_else(|| format!("`{}` is no address with a domain", wire::escape::visible(line)))
+    };
+    lines.iter().take(RECIPIENTS_MAX / 2).map(address).collect()
 }
 
 impl Server {
@@ -56,22 +110,64 @@ impl Server {
     /// `recipients`: of a message that is to be counted; `None`: there may be one.
     fn within_limits(&mut self, login: &[u8], recipients: Option<u32>) -> Result<Permission, String> {
         let limits = self.limits_of(login)?;
-        let (name, now) = (login.to_ascii_lowercase(), sys::clock::boottime());
+        let (name, now) = (login.to_ascii_lowercase(), now());
+        if let Err(error) = self.rules.open_log() {
+            self.trouble(&format!("{}: {error}: what is sent is counted in memory alone", self.rules.log_path.display()));
+        }
         let sending = &mut self.rules.sending;
         let sent = match recipients {
             Some(recipients) => sending.send(&name, recipients, &limits, now),
             None => sending.look(&name, &limits, now),
         };
+        let noted = match (&sent, recipients) {
+            (Sent::Yes, Some(recipients)) => self.rules.note(&name, Past::message(recipients)),
+            (Sent::Limited { is_news: true, .. }, _) => self.rules.note(&name, Past::news()),
+            _ => Ok(()),
+        };
+        if let Err(error) = noted {
+            self.trouble(&format!("{}: {error}: what is sent is counted in memory alone", self.rules.log_path.display()));
+        }
         Ok(match sent {
             Sent::Yes => Permission::Yes {},
             Sent::Limited { limit, is_news } => {
                 if is_news {
                     // Last on its line, so that no name can pass for another field.
                     log(&format!("alert: submission limit reached: {} login={}", words(&limit), wire::escape::visible(login)));
+                    self.alert(login, &limit, &limits);
                 }
                 Permission::Limited { limit }
             }
         })
+    }
+
+    /// Tells those who look after the account.
+    fn alert(&mut self, login: &[u8], limit: &Limit, limits: &SubmissionLimits) {
+        let host = self.places.routing().map(|routing| routing.envnoathost.clone()).unwrap_or_default();
+        let domain = Address::new(login).ok().and_then(|login| Domain::new(login.domain()?).ok());
+        let named = self.rules.alerted.get().cloned().map_err(|error| self.trouble(&error.to_string())).unwrap_or_default();
+        let mut to = named;
+        if to.is_empty() {
+            let at = domain.as_ref().map_or(&host[..], Domain::as_bytes);
+            to.extend(Address::join(b"postmaster", at));
+        }
+        if let Some(Ok(settings)) = domain.map(|domain| self.accounts.domain(&domain)) {
+            to.extend(settings.administrators);
+        }
+        to.truncate(RECIPIENTS_MAX);
+        let Ok(from) = Address::join(b"postmaster", &host) else { return };
+        let most = match limit {
+            Limit::MessagesPerHour {} => limits.messages_per_hour,
+            Limit::RecipientsPerHour {} => limits.recipients_per_hour,
+            Limit::MessagesPerDay {} => limits.messages_per_day,
+            Limit::RecipientsPerDay {} => limits.recipients_per_day,
+        };
+        let (login, what) = (wire::escape::visible(login), words(limit).replace('-', " "));
+        let text = format!(
+            "The account {login} has sent as much as it may: {most} {what}.\n\nFurther messages are refused for now. \
+             If this is not the owner's\ndoing, give the account a new password or suspend it:\n\n    qmail user suspend {login}\n\n\
+             This alert comes once a day for each account.\n"
+        );
+        self.rules.alerts.send(Alert { from, to, subject: format!("Sending limit reached: {login}"), text });
     }
 
     /// The host's, but for what is set of the account.

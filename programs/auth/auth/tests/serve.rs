@@ -34,7 +34,12 @@ fn system(domains: &str) -> System {
     std::fs::write(root.domains_file(), domains).unwrap();
     let run: Arc<OwnedFd> = Arc::new(std::fs::File::open(root.run()).unwrap().into());
     let listen = |name| Some(sys::seqpacket::listen(run.as_fd(), name).unwrap());
-    let listeners = Listeners { auth: listen("roles/auth.sock"), admin: listen("admin/auth.sock"), connected: Vec::new() };
+    let listeners = Listeners {
+        auth: listen("roles/auth.sock"),
+        admin: listen("admin/auth.sock"),
+        manage: listen("manage.sock"),
+        ..Listeners::default()
+    };
     let id = Id { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
     let accounts = Accounts::open(&root.lib().join("accounts.sqlite")).unwrap();
     let setup = Setup { root: root.clone(), accounts, ids: Ids::Caller(id), run: Arc::clone(&run) };
@@ -107,6 +112,16 @@ impl System {
                 rustix::io::write(&far, &text).unwrap();
                 (ipc::lspawn::Answer::Session { id }.encode(), Some(near))
             }
+            ipc::lspawn::Request::Room { id, user, settings, size, .. } => {
+                let quota = Settings::from_bytes(&settings).unwrap().quota_bytes;
+                let room = match &*user {
+                    // Half of it is used.
+                    b"half" if size <= quota => ipc::lspawn::Room::Free { bytes: quota / 2, messages: u64::MAX },
+                    b"odd" => ipc::lspawn::Room::CannotTell {},
+                    _ => ipc::lspawn::Room::Free { bytes: 0, messages: u64::MAX },
+                };
+                (ipc::lspawn::Answer::Room { id, room }.encode(), None)
+            }
             other => panic!("{other:?}"),
         });
     }
@@ -174,6 +189,75 @@ fn recipients_of_all_kinds() {
             assert_eq!(recipient(&socket, text), verdict, "{text}");
         }
     }
+}
+
+fn fits(socket: &Seqpacket, text: &str, size: u64) -> Directory {
+    match ask(socket, &Request::Fits { id: 8, address: address(text), size }).0 {
+        Answer::Recipient { id: 8, verdict } => verdict,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_has_no_room_is_told_before_it_is_accepted() {
+    let system = system(DOMAINS);
+    for user in ["half", "full", "odd", "away", "free", "sue"] {
+        system.user(&format!("{user}@a.example"), "x");
+    }
+    let quota =
+        |user: &str, bytes| AccountRequest::UserQuota { address: address(&format!("{user}@a.example")), bytes, messages: 0 };
+    for user in ["half", "full", "odd", "away", "sue"] {
+        system.done(&quota(user, 1000));
+    }
+    let forward = |user: &str| AccountRequest::UserForward {
+        address: address(&format!("{user}@a.example")),
+        targets: vec![address("x@elsewhere.example")],
+        keeps_copy: false,
+    };
+    system.done(&forward("away"));
+    system.done(&forward("sue"));
+    let sue = address("sue@a.example");
+    system.done(&AccountRequest::UserSuspend { address: sue, suspended: true, refuses_mail: false });
+    system.done(&AccountRequest::AliasAdd { address: address("alias@a.example"), targets: vec![address("full@a.example")] });
+    let socket = system.auth();
+    assert_eq!(fits(&socket, "full@a.example", 5), Directory::Mailbox {}, "nobody says: accepted");
+    system.lspawn();
+    let (yes, full) = (Directory::Mailbox {}, Directory::Full { defers: false });
+    for _ in 0..2 {
+        for (to, size, verdict) in [
+            ("half@a.example", 0, &yes),
+            ("half@a.example", 500, &yes),
+            ("half+tag@a.example", 526, &yes),
+            ("half@a.example", 530, &full),
+            ("half@a.example", 100_000, &full),
+            ("full@a.example", 0, &full),
+            ("full+tag@a.example", 1, &full),
+            ("odd@a.example", 900, &yes),
+            ("away@a.example", 900, &yes),
+            ("free@a.example", 900, &yes),
+            ("sue@a.example", 1, &full),
+            ("alias@a.example", 900, &yes),
+            ("nobody@a.example", 900, &Directory::NoMailbox {}),
+        ] {
+            assert_eq!(fits(&socket, to, size), *verdict, "{to} {size}");
+        }
+    }
+    assert_eq!(recipient(&socket, "full@a.example"), full);
+    std::fs::write(system.root.control_file("overquota"), "defer\n").unwrap();
+    system.done(&quota("full", 2000));
+    assert_eq!(fits(&socket, "full@a.example", 5), Directory::Full { defers: true });
+    assert_eq!(fits(&socket, "full@a.example", 5000), full, "larger than it will ever be");
+    system.done(&quota("full", 0));
+    assert_eq!(fits(&socket, "full@a.example", 5), yes);
+}
+
+#[test]
+fn a_server_that_hangs_does_not_keep_mail_from_being_accepted() {
+    let system = system(DOMAINS);
+    system.user("ann@a.example", "x");
+    system.done(&AccountRequest::UserQuota { address: address("ann@a.example"), bytes: 5, messages: 0 });
+    let _silent = sys::seqpacket::listen(system.run.as_fd(), "roles/lspawn.sock").unwrap();
+    assert_eq!(recipient(&system.auth(), "ann@a.example"), Directory::Mailbox {});
 }
 
 #[test]
@@ -560,12 +644,16 @@ fn what_an_account_says_of_deliveries_travels_with_the_route() {
     system.done(&AccountRequest::UserForward { address: ann.clone(), targets: targets.clone(), keeps_copy: true });
     let vacation = Vacation { subject: "Away".into(), text: "Soon.".into(), from_s: 1, until_s: 9, days: 2 };
     system.done(&AccountRequest::UserVacation { address: ann.clone(), vacation: Some(vacation) });
+    system.done(&AccountRequest::AliasAdd { address: address("annie@a.example"), targets: vec![address("Ann@a.example")] });
+    let both = vec![address("ann@a.example"), address("x@elsewhere.example")];
+    system.done(&AccountRequest::AliasAdd { address: address("both@a.example"), targets: both });
     let quota = Settings { quota_bytes: 1000, quota_messages: 3, ..Settings::default() };
     let all = Settings {
         forward: targets,
         keeps_copy: true,
         vacation: Some(ipc::mailbox::Vacation {
             address: ann.clone(),
+            others: vec![address("annie@a.example")],
             subject: "Away".into(),
             text: "Soon.".into(),
             from_s: 1,
@@ -580,6 +668,11 @@ fn what_an_account_says_of_deliveries_travels_with_the_route() {
     std::fs::write(system.root.control_file("overquota"), "defer\n").unwrap();
     assert_eq!(settings("ann-list@a.example"), Settings { defers: true, ..quota.clone() });
     std::fs::write(system.root.control_file("overquota"), "bounce\n").unwrap();
+    std::fs::write(system.root.control_file("quotawarning"), "90\n").unwrap();
+    std::fs::write(system.root.control_file("quotawarningtext"), "Full.\n").unwrap();
+    let warned = Settings { warns_at: 90, warning: "Full.\n".into(), ..quota.clone() };
+    assert_eq!(settings("ann-list@a.example"), warned);
+    std::fs::remove_file(system.root.control_file("quotawarning")).unwrap();
     system.done(&AccountRequest::UserSuspend { address: ann.clone(), suspended: true, refuses_mail: false });
     assert_eq!(settings("ann@a.example"), quota, "a suspended account neither forwards nor replies");
     system.done(&AccountRequest::UserSuspend { address: ann.clone(), suspended: true, refuses_mail: true });

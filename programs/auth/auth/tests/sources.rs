@@ -260,10 +260,13 @@ fn without_qmail_checkpw_it_is_temporary() {
 }
 
 #[test]
-fn a_refusal_stands_and_counts_while_qmail_checkpw_is_away() {
-    let system = system(&[NO_LIMITS, ("authsources", &format!("accounts\n{PROGRAM}\n"))]);
-    assert_eq!(system.login("ann@a.example", "guessed"), "refused");
+fn while_qmail_checkpw_is_away_no_name_can_be_told_from_another_and_guesses_count() {
+    let limits = ("authlimits", "failures=0\naccount=2\npause=0\n");
+    let system = system(&[limits, ("authsources", &format!("accounts\n{PROGRAM}\n"))]);
+    assert_eq!(system.login("ann@a.example", "guessed"), "unavailable");
     assert_eq!(system.login("nobody@a.example", "guessed"), "unavailable", "the program was to be asked");
+    assert_eq!(system.login("ann@a.example", "guessed"), "unavailable");
+    assert_eq!(system.login("ann@a.example", "account"), "refused", "too many guesses");
 }
 
 #[test]

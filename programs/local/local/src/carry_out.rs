@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::forward::{Copy, Forwarder};
 use crate::home::{DotQmail, Home};
+use crate::quota_warning::{Warning, put_if_due};
 use crate::shell::Shell;
 use dotqmail::exit::Verdict;
 use dotqmail::{Delivery, Instruction, Plan, search};
@@ -28,6 +29,8 @@ pub(crate) struct Carrier<'a> {
     pub forwarder: &'a Forwarder,
     /// Bounds every Maildir below the home.
     pub quota: Quota,
+    /// What the owner is told when it is nearly used up.
+    pub warning: &'a [u8],
 }
 
 /// What was done.
@@ -150,7 +153,11 @@ impl Carrier<'_> {
 
     fn maildir(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {
         let maildir = open_maildir(self.home, path, self.quota)?;
-        Ok(maildir::deliver(self.host, maildir::Delivery { maildir: &maildir, letter })?)
+        maildir::deliver(self.host, maildir::Delivery { maildir: &maildir, letter })?;
+        let (recipient, percent) = (self.delivery.recipient(), self.quota.warns_at);
+        let warning = Warning { recipient: &recipient, domain: self.delivery.host, text: self.warning, percent };
+        put_if_due(&maildir, self.host, warning);
+        Ok(())
     }
 
     fn mbox(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {

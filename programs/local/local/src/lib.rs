@@ -19,6 +19,7 @@ pub mod home;
 pub mod once;
 mod orders;
 pub mod queue_program;
+mod quota_warning;
 pub mod shell;
 mod vacation;
 pub mod worker;

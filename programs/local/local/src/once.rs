@@ -72,6 +72,7 @@ fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Mann
         shell: Some(shell),
         forwarder: &Forwarder::from_environment(&root),
         quota: orders.quota,
+        warning: &orders.warning,
     };
     let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
     Ok(carrier.carry_out(&plan)?.text())

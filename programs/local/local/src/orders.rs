@@ -21,6 +21,8 @@ pub(crate) struct Orders {
     /// Instructions for mail that no `.qmail` file speaks for.
     pub default_delivery: Vec<u8>,
     pub quota: Quota,
+    /// What the owner is told when it is nearly used up; empty: our own words.
+    pub warning: Vec<u8>,
     pub vacation: Option<Vacation>,
 }
 
@@ -28,17 +30,33 @@ impl Orders {
     /// # Errors
     /// Temporary: the settings are of another version of qmail.
     pub(crate) fn read(manner: &Manner) -> Result<Self, Failure> {
-        let settings = Settings::from_bytes(&manner.settings);
-        let settings = settings.map_err(|_| Failure::temporary("qmail-auth and qmail-local are of two versions. (#4.3.5)"))?;
-        let Settings { quota_bytes, quota_messages, defers, forward, keeps_copy, vacation } = settings;
-        let quota = Quota { bytes: quota_bytes, messages: quota_messages, defers };
+        let settings = understand(&manner.settings)?;
+        let quota = quota(&settings);
+        let Settings { forward, keeps_copy, vacation, warning, .. } = settings;
         let mut lines = Vec::new();
         if forward.is_empty() || keeps_copy {
             lines.push(manner.default_delivery.clone());
         }
         lines.extend(forward.iter().map(|address| [b"&", address.as_bytes()].concat()));
-        Ok(Self { default_delivery: lines.join(&b'\n'), quota, vacation })
+        Ok(Self { default_delivery: lines.join(&b'\n'), quota, warning: warning.0, vacation })
     }
+
+    /// The quota alone.
+    ///
+    /// # Errors
+    /// As [`Orders::read`].
+    pub(crate) fn quota(settings: &[u8]) -> Result<Quota, Failure> {
+        understand(settings).map(|settings| quota(&settings))
+    }
+}
+
+fn understand(settings: &[u8]) -> Result<Settings, Failure> {
+    Settings::from_bytes(settings).map_err(|_| Failure::temporary("qmail-auth and qmail-local are of two versions. (#4.3.5)"))
+}
+
+fn quota(settings: &Settings) -> Quota {
+    let Settings { quota_bytes, quota_messages, defers, warns_at, .. } = settings;
+    Quota { bytes: *quota_bytes, messages: *quota_messages, defers: *defers, warns_at: *warns_at }
 }
 
 #[cfg(test)]

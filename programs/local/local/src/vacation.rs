@@ -43,7 +43,8 @@ pub(crate) struct Delivered<'a> {
 pub(crate) fn reply(vacation: &Vacation, home: &Home, delivered: Delivered<'_>, forwarder: &Forwarder) {
     let Delivered { sender, recipient, body, now_s } = delivered;
     let Some(header) = header(body) else { return };
-    let own = [vacation.address.as_bytes(), recipient];
+    let others = vacation.others.iter().map(wire::Address::as_bytes);
+    let own: Vec<&[u8]> = [vacation.address.as_bytes(), recipient].into_iter().chain(others).collect();
     if !is_due(sender, &header, &own) || !matches!(note(home, vacation, sender, now_s), Ok(true)) {
         return;
     }
@@ -138,7 +139,7 @@ mod tests {
 
     fn vacation(from_s: u64, days: u32) -> Vacation {
         let address = Address::new(b"joe@example.org").unwrap();
-        Vacation { address, subject: "".into(), text: "away".into(), from_s, until_s: 0, days }
+        Vacation { address, others: Vec::new(), subject: "".into(), text: "away".into(), from_s, until_s: 0, days }
     }
 
     #[test]

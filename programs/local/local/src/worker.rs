@@ -11,12 +11,13 @@ use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::home::{DotQmail, Home, make_home};
 use crate::orders::{Manner, Orders};
+use crate::quota_warning::{Warning, put_if_due};
 use crate::vacation::{self, Delivered};
 use dotqmail::{Delivery, Instruction, Plan};
-use ipc::lspawn::Existence;
+use ipc::lspawn::{Existence, Room};
 use ipc::worker::{Recipient, Report, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message, clip};
-use maildir::{Body, Bounds, Letter, Maildir, Quota};
+use maildir::{Body, Bounds, Ledger, Letter, Maildir, Quota};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::Access;
 use std::ffi::OsString;
@@ -34,6 +35,8 @@ use wire::Address;
 
 /// Letters delivered together, at most: each holds some 64 KiB and a few descriptors.
 const BATCH_MAX: usize = 16;
+/// A virtual user's mailbox.
+const MAILDIR: &[u8] = b"./Maildir/";
 /// Threads for what may wait; beyond that the worker itself waits.
 const THREADS_MAX: usize = 4;
 
@@ -191,6 +194,14 @@ impl Worker {
             Request::Exists { number, recipient, default_delivery: _ } => {
                 return Step::Answer(Report::Exists { number, answer: self.exists(&recipient) });
             }
+            Request::Room { number, recipient, settings, size } => {
+                let room = self.room(&recipient, &settings, size).unwrap_or(Room::CannotTell {});
+                return Step::Answer(Report::Room { number, room });
+            }
+            Request::Rename { number, recipient, to } => {
+                let failure = self.rename(&recipient, &to).err().map(|failure| failure.text.into());
+                return Step::Answer(Report::Renamed { number, failure });
+            }
             Request::Deliver { number, sender, recipient, default_delivery, settings } => {
                 let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
                 let step = body(message).and_then(|body| {
@@ -288,6 +299,53 @@ impl Worker {
         }
     }
 
+    /// How much fits into the user's Maildir, where that is where mail goes. Without a quota there is nothing to count it by any more.
+    fn room(&self, recipient: &Recipient, settings: &[u8], size: u64) -> Result<Room, Failure> {
+        let Some(base) = &self.base else { return Ok(Room::CannotTell {}) };
+        let quota = Orders::quota(settings)?;
+        let bound = |bound| if bound == 0 { u64::MAX } else { bound };
+        let unused = Room::Free { bytes: bound(quota.bytes), messages: bound(quota.messages) };
+        let Some(home) = Home::open_virtual(base.dir.as_fd(), base.user(&recipient.home)?)? else { return Ok(unused) };
+        let ledger = match Ledger::open(home.dir(), MAILDIR, home.bounds(), quota) {
+            Err(maildir::Error::NoMaildir(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(unused),
+            ledger => ledger?,
+        };
+        if quota.is_none() {
+            ledger.remove().map_err(|e| Failure::system("Unable to remove maildirsize", &e))?;
+            return Ok(unused);
+        }
+        if !dot_qmail(&home, b"", b"")?.text.is_empty() {
+            return Ok(Room::CannotTell {});
+        }
+        let (bytes, messages) = ledger.left_for(size)?;
+        Ok(Room::Free { bytes, messages })
+    }
+
+    /// Gives a home another name, durably. What is there already of that name, perhaps another's mail, is left alone, and so is the home.
+    fn rename(&self, recipient: &Recipient, to: &[u8]) -> Result<(), Failure> {
+        let base = self.base.as_ref().ok_or_else(|| Failure::temporary("only virtual users have homes that can be renamed"))?;
+        let (from, failed) = (base.user(&recipient.home)?, |e: &io::Error| Failure::system("Unable to rename the home", e));
+        if !dotqmail::search::is_one_component(from) || !dotqmail::search::is_one_component(to) {
+            return Err(Failure::temporary("not the name of a home"));
+        }
+        let there = |name: &[u8]| match rustix::fs::statat(&base.dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed(&errno.into())),
+        };
+        if there(to)? {
+            let to = wire::escape::visible(to);
+            return Err(Failure::permanent(format!(
+                "there is a directory {to} already, perhaps of a user who was removed; move it away first"
+            )));
+        }
+        if !there(from)? {
+            return Ok(());
+        }
+        let renamed = rustix::fs::renameat_with(&base.dir, from, &base.dir, to, rustix::fs::RenameFlags::NOREPLACE);
+        renamed.and_then(|()| rustix::fs::fsync(&base.dir)).map_err(|errno| failed(&errno.into()))
+    }
+
     fn deliver(&self, batch: Vec<Simple>) {
         let deliveries: Vec<_> = batch
             .iter()
@@ -298,9 +356,21 @@ impl Worker {
             .collect();
         let results = maildir::deliver_batch(&self.host, &deliveries);
         for (simple, result) in batch.iter().zip(results) {
+            let is_delivered = result.is_ok();
             let result = result.map(|()| "did 1+0+0\n".to_owned()).map_err(Failure::from);
             self.answer(&report(simple.number, b"", result));
+            if is_delivered {
+                self.warn(simple);
+            }
         }
+    }
+
+    fn warn(&self, simple: &Simple) {
+        let Ok(orders) = Orders::read(&simple.manner) else { return };
+        let Recipient { local, domain, .. } = &simple.recipient;
+        let recipient = [&local[..], b"@", domain].concat();
+        let warning = Warning { recipient: &recipient, domain, text: &orders.warning, percent: orders.quota.warns_at };
+        put_if_due(&simple.maildir, &self.host, warning);
     }
 
     /// Gives a delivery a thread of its own, or with too many of them does it here.
@@ -338,6 +408,7 @@ impl Worker {
                     shell: None,
                     forwarder: &self.forwarder,
                     quota: orders.quota,
+                    warning: &orders.warning,
                 };
                 let done = carrier.carry_out(&plan).map(|done| done.text());
                 if let (Ok(_), Some(vacation)) = (&done, &orders.vacation) {

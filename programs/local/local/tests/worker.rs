@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use ipc::field::Verdict;
-use ipc::lspawn::Existence;
+use ipc::lspawn::{Existence, Room};
 use ipc::mailbox::Settings;
 use ipc::queue::{Answer, Item};
 use ipc::worker::{Recipient, Report, Request};
@@ -539,6 +539,73 @@ fn a_virtual_users_quota_bounds_each_way_into_the_mailbox() {
 }
 
 #[test]
+fn a_mailbox_says_how_much_fits_unless_a_file_of_its_owner_decides() {
+    let place = Place::new();
+    let quota = Settings { quota_bytes: 5 * (letter().len() as u64), ..Settings::default() };
+    let mut worker = Worker::domain(&place);
+    let ask = |worker: &mut Worker, settings: &Settings, size: u64| {
+        let number = worker.number();
+        let request = Request::Room { number, recipient: place.recipient("", ""), settings: settings.to_bytes(), size };
+        worker.work.send(&request.encode()).unwrap();
+        match worker.report() {
+            Report::Room { number: answered, room } if answered == number => room,
+            other => panic!("{other:?}"),
+        }
+    };
+    let maildirsize = place.home().join("Maildir/maildirsize");
+    assert_eq!(
+        ask(&mut worker, &quota, 1),
+        Room::Free { bytes: quota.quota_bytes, messages: u64::MAX },
+        "nobody has written yet"
+    );
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    let Room::Free { bytes, .. } = ask(&mut worker, &quota, 1) else { panic!() };
+    assert_eq!(bytes, quota.quota_bytes - letter().len() as u64);
+    let messages = Settings { quota_messages: 1, ..Settings::default() };
+    assert_eq!(ask(&mut worker, &messages, 1), Room::Free { bytes: u64::MAX, messages: 0 });
+    place.qmail(".qmail", "&away@x\n");
+    assert_eq!(ask(&mut worker, &quota, 1), Room::CannotTell {});
+    assert!(maildirsize.exists());
+    assert_eq!(ask(&mut worker, &Settings::default(), 0), Room::Free { bytes: u64::MAX, messages: u64::MAX });
+    assert!(!maildirsize.exists(), "without a quota nothing counts it");
+    worker.end();
+}
+
+#[test]
+fn the_owner_of_a_mailbox_that_fills_up_is_warned_once() {
+    let place = Place::new();
+    let quota = Settings { quota_messages: 4, warns_at: 50, warning: "{address} {percent}\n".into(), ..Settings::default() };
+    let mut worker = Worker::domain(&place);
+    let new = place.home().join("Maildir/new");
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    assert_eq!(letters(&new).len(), 1);
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    // What comes after the answer comes before the next one.
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 1+0+0\n"));
+    let all = letters(&new);
+    let warnings: Vec<&String> = all.iter().filter(|letter| letter.contains("Your mailbox is 50 % full")).collect();
+    assert_eq!((all.len(), warnings.len()), (4, 1), "{all:?}");
+    assert!(warnings[0].starts_with("Return-Path: <>\n") && warnings[0].ends_with("\n\njoe@example.org 50\n"), "{warnings:?}");
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY).0, Verdict::Failure, "the warning counts");
+    // Room, and over the line again: not on the same day.
+    for file in std::fs::read_dir(&new).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    std::fs::remove_file(place.home().join("Maildir/maildirsize")).unwrap();
+    place.qmail(".qmail", "./Maildir/\n./Maildir/\n");
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 2+0+0\n"));
+    assert_eq!(letters(&new).len(), 2);
+    std::fs::remove_file(place.home().join("Maildir/quotawarn")).unwrap();
+    std::fs::remove_file(place.home().join("Maildir/maildirsize")).unwrap();
+    for file in std::fs::read_dir(&new).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    assert_eq!(worker.deliver_as(&quota, place.recipient("", ""), BODY), done("did 2+0+0\n"));
+    assert_eq!(letters(&new).len(), 3, "another day");
+    worker.end();
+}
+
+#[test]
 fn an_accounts_forwards_are_what_the_users_own_file_does_not_say() {
     let place = Place::new();
     let forward = Settings { forward: vec![Address::new(b"away@x").unwrap()], ..Settings::default() };
@@ -572,13 +639,14 @@ fn who_writes_to_somebody_away_gets_one_reply() {
     let vacation = ipc::mailbox::Vacation {
         address: Address::new(b"joe@example.org").unwrap(),
         subject: "".into(),
+        others: vec![Address::new(b"sales@example.org").unwrap()],
         text: "Back on Monday.\n".into(),
         from_s: 0,
         until_s: 0,
         days: 7,
     };
     let away = Settings { vacation: Some(vacation.clone()), ..Settings::default() };
-    let letter = b"To: joe@example.org\nSubject: Lunch\nMessage-ID: <1@x>\n\nbody\n";
+    let letter = b"To: Sales <sales@example.org>\nSubject: Lunch\nMessage-ID: <1@x>\n\nbody\n";
     let mut worker = Worker::domain(&place);
     let queued = queue(&place, Answer::Accepted { id: 1, pid: 77 });
     assert_eq!(worker.deliver_as(&away, place.recipient("", ""), letter), done("did 1+0+0\n"));

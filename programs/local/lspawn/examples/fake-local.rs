@@ -44,6 +44,14 @@ fn work(args: &[String]) {
                 let answer = if &recipient.ext[..] == b"list" { Existence::Yes {} } else { Existence::No {} };
                 socket.send(&Report::Exists { number, answer }.encode()).unwrap();
             }
+            Request::Room { number, settings, size, .. } => {
+                // Answers with what it was told.
+                let bytes = size.saturating_add(settings.len() as u64);
+                socket.send(&Report::Room { number, room: ipc::lspawn::Room::Free { bytes, messages: 1 } }.encode()).unwrap();
+            }
+            Request::Rename { number, to, .. } => {
+                socket.send(&Report::Renamed { number, failure: Some(to) }.encode()).unwrap();
+            }
             Request::Deliver { number, sender, recipient, default_delivery, settings } => {
                 let mut says = describe(args, &recipient, &default_delivery, body);
                 if !settings.is_empty() {

@@ -128,16 +128,20 @@ impl Service {
 
     /// False for a report on something that this worker was not asked for.
     fn on_report(&mut self, worker: u64, report: Report) -> bool {
-        let (Report::Done { number, .. } | Report::NeedsExec { number } | Report::Exists { number, .. }) = report;
+        let number = match report {
+            Report::Done { number, .. } | Report::NeedsExec { number } => number,
+            Report::Exists { number, .. } | Report::Room { number, .. } | Report::Renamed { number, .. } => number,
+        };
         let Some(from) = self.workers.get_mut(&worker) else { return false };
         let Some(at) = from.tasks.iter().position(|task| *task == number) else { return false };
         let Some(task) = self.tasks.get(&number) else { return false };
-        let is_question = task.ask == Ask::Exists;
         match &report {
-            Report::Exists { .. } if !is_question => return false,
-            Report::Done { .. } | Report::NeedsExec { .. } if is_question => return false,
-            Report::NeedsExec { .. } if from.once => return false,
-            _ => {}
+            Report::Exists { .. } if task.ask == Ask::Exists => {}
+            Report::Room { .. } if matches!(task.ask, Ask::Room { .. }) => {}
+            Report::Renamed { .. } if matches!(task.ask, Ask::Rename { .. }) => {}
+            Report::Done { .. } if !task.is_question() => {}
+            Report::NeedsExec { .. } if !task.is_question() && !from.once => {}
+            _ => return false,
         }
         from.tasks.swap_remove(at);
         let now = sys::clock::boottime();
@@ -148,6 +152,11 @@ impl Service {
         match report {
             Report::Done { verdict, text, .. } => self.finish(number, &Outcome::Done(verdict, clip(&text).to_vec())),
             Report::Exists { answer, .. } => self.finish(number, &Outcome::Exists(answer)),
+            Report::Room { room, .. } => self.finish(number, &Outcome::Room(room)),
+            Report::Renamed { failure, .. } => {
+                let failure = failure.map(|text| String::from_utf8_lossy(&text).into_owned());
+                self.finish(number, &Outcome::Renamed(failure));
+            }
             Report::NeedsExec { .. } => self.run_programs(number),
         }
         self.pump();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use control::Id;
 use ipc::field::{Bytes, Verdict};
 use ipc::job::Job;
-use ipc::lspawn::{Answer, Existence, Request};
+use ipc::lspawn::{Answer, Existence, Request, Room};
 use ipc::{Message as _, getpw};
 use rustix::fs::FileType;
 use sandbox::Socket;
@@ -125,6 +125,17 @@ impl Service {
                     self.pump();
                 }
             }
+            Request::Room { id: number, domain, user, settings, size } => {
+                let (origin, address) = (Origin { client, number }, Address::join(&user, domain.as_bytes()).unwrap_or_default());
+                if self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX {
+                    return self.answer(origin, &Outcome::Room(Room::CannotTell {}));
+                }
+                let id = self.new_task(origin, Ask::Room { settings, size }, address, None, QUESTION_DEADLINE);
+                let target = self.mailbox(id, &domain, Some(&user), b"");
+                self.settle(id, target);
+                self.pump();
+            }
+            Request::Rename { id, domain, user, to } => self.rename(Origin { client, number: id }, &domain, &user, &to),
             Request::Session { id, domain, user } => match self.start_session(&domain, &user) {
                 Ok(socket) => self.send(client, Answer::Session { id }.encode(), Some(socket)),
                 Err(text) => {
@@ -148,6 +159,26 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Not while mail is on its way into the home: it would be made anew under the old name.
+    fn rename(&mut self, origin: Origin, domain: &Domain, user: &[u8], to: &[u8]) {
+        let (Some(name), false) = (canonical(to), self.stop_at.is_some() || self.tasks.len() >= TASKS_MAX) else {
+            return self.answer(origin, &Outcome::Renamed(Some("the home cannot be renamed now (#4.3.2)".to_owned())));
+        };
+        let address = Address::join(user, domain.as_bytes()).unwrap_or_default();
+        let ask = Ask::Rename { to: name.as_bytes().into() };
+        let id = self.new_task(origin, ask, address, None, QUESTION_DEADLINE);
+        let target = self.mailbox(id, domain, Some(user), b"");
+        let is_home = |home: &Bytes| target.as_ref().is_ok_and(|target| target.recipient.home == *home);
+        let is_busy = |task: &Task| {
+            matches!(task.ask, Ask::Deliver { .. }) && task.target.as_ref().is_some_and(|target| is_home(&target.recipient.home))
+        };
+        if self.tasks.values().any(is_busy) {
+            return self.finish(id, &Outcome::Renamed(Some("mail for the user is being delivered; try again".to_owned())));
+        }
+        self.settle(id, target);
+        self.pump();
     }
 
     /// A task for a question of existence, or the answer at once if none is needed (no such address) or possible (too much work).

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ipc::field::{Bytes, Verdict};
-use ipc::lspawn::Existence;
+use ipc::lspawn::{Existence, Room};
 use ipc::{clip, job, lspawn, worker};
 use wire::Address;
 
@@ -36,6 +36,15 @@ pub enum Ask {
         targets: Vec<Address>,
     },
     Exists,
+    /// How much fits into the mailbox?
+    Room {
+        settings: Bytes,
+        size: u64,
+    },
+    /// Another name for the home.
+    Rename {
+        to: Bytes,
+    },
     /// May the user of this name log in? With `session` he does.
     LogIn {
         session: bool,
@@ -75,6 +84,9 @@ pub struct Task {
 pub enum Outcome {
     Done(Verdict, Vec<u8>),
     Exists(Existence),
+    Room(Room),
+    /// `None`: done.
+    Renamed(Option<String>),
     MayLogIn,
     /// Not now.
     NoSession(String),
@@ -107,6 +119,8 @@ impl Task {
                 worker::Request::Forward { number, sender: sender.clone(), recipient, targets: targets.clone() }
             }
             Ask::Exists => worker::Request::Exists { number, recipient, default_delivery },
+            Ask::Room { settings, size } => worker::Request::Room { number, recipient, settings: settings.clone(), size: *size },
+            Ask::Rename { to } => worker::Request::Rename { number, recipient, to: to.clone() },
             Ask::LogIn { .. } => return None,
         })
     }
@@ -114,7 +128,13 @@ impl Task {
     /// How long a worker may take.
     #[must_use]
     pub fn time_allowed(&self) -> Duration {
-        if self.ask == Ask::Exists { QUESTION_DEADLINE } else { DELIVERY_DEADLINE }
+        if self.is_question() { QUESTION_DEADLINE } else { DELIVERY_DEADLINE }
+    }
+
+    /// Answered by a look, not by a delivery.
+    #[must_use]
+    pub fn is_question(&self) -> bool {
+        matches!(self.ask, Ask::Exists | Ask::Room { .. } | Ask::Rename { .. })
     }
 
     /// The outcome when something of ours went wrong: a delivery is deferred, a question of existence is answered so that
@@ -123,6 +143,8 @@ impl Task {
     pub fn failed(&self, text: &str) -> Outcome {
         match self.ask {
             Ask::Exists => Outcome::Exists(Existence::CannotTell {}),
+            Ask::Room { .. } => Outcome::Room(Room::CannotTell {}),
+            Ask::Rename { .. } => Outcome::Renamed(Some(text.to_owned())),
             Ask::LogIn { .. } => Outcome::NoSession(text.to_owned()),
             _ => Outcome::deferral(text),
         }
@@ -139,6 +161,11 @@ pub fn answer(number: u64, outcome: &Outcome) -> Vec<u8> {
             job::Answer::Done { number, outcomes, untried: Vec::new(), last: true }.encode()
         }
         Outcome::Exists(existence) => lspawn::Answer::Exists { id: number, answer: existence.clone() }.encode(),
+        Outcome::Room(room) => lspawn::Answer::Room { id: number, room: room.clone() }.encode(),
+        Outcome::Renamed(failure) => {
+            let failure = failure.as_ref().map(|text| clip(text.as_bytes()).into());
+            lspawn::Answer::Renamed { id: number, failure }.encode()
+        }
         Outcome::MayLogIn => lspawn::Answer::Session { id: number }.encode(),
         Outcome::NoSession(text) => lspawn::Answer::NoSession { id: number, text: clip(text.as_bytes()).into() }.encode(),
         Outcome::NoUser(text) => lspawn::Answer::NoUser { id: number, text: clip(text.as_bytes()).into() }.encode(),

@@ -8,7 +8,7 @@
 
 use crate::config::config;
 use crate::program::{Handover, QueueProgram};
-use crate::session::recipient_answer;
+use crate::session::{recipient_answer, recipient_question};
 use crate::{log_end, log_line, now};
 use control::{ControlError, Networks, Root};
 use ipc::auth;
@@ -196,8 +196,8 @@ impl Talk {
         for action in std::mem::take(&mut self.actions.0) {
             match action {
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
-                Action::CheckRecipient { question, recipient } => {
-                    let answer = self.directory.check(recipient);
+                Action::CheckRecipient { question, recipient, size } => {
+                    let answer = self.directory.check(recipient, size);
                     self.session.step(now(), Input::Recipient { question, answer }, &mut self.actions);
                 }
                 // Not offered, so it does not come.
@@ -263,12 +263,12 @@ impl Directory {
         }
     }
 
-    fn check(&mut self, address: Address) -> RecipientAnswer {
+    fn check(&mut self, address: Address, size: u64) -> RecipientAnswer {
         let Self::Auth { socket, id } = self else {
             return if matches!(self, Self::Down) { RecipientAnswer::Temporary } else { RecipientAnswer::NotOurs };
         };
         *id = id.wrapping_add(1);
-        let answer = ask(socket, *id, address);
+        let answer = ask(socket, *id, address, size);
         // After a lost or late answer nobody knows which question the next one is for.
         answer.unwrap_or_else(|_| {
             *self = Self::Down;
@@ -277,8 +277,8 @@ impl Directory {
     }
 }
 
-fn ask(socket: &Seqpacket, id: u64, address: Address) -> io::Result<RecipientAnswer> {
-    socket.send(&auth::Request::Recipient { id, address }.encode())?;
+fn ask(socket: &Seqpacket, id: u64, address: Address, size: u64) -> io::Result<RecipientAnswer> {
+    socket.send(&recipient_question(id, address, size).encode())?;
     let mut buf = vec![0; DATAGRAM_LEN_MAX];
     let Received::Datagram(len, _) = socket.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
     match auth::Answer::decode(buf.get(..len).unwrap_or_default())? {

@@ -138,7 +138,7 @@ struct Talk {
     origin: Origin,
     session: Session,
     output: Vec<u8>,
-    questions: Vec<(u32, Address)>,
+    questions: Vec<(u32, Address, u64)>,
     /// A login that is to be judged, or a message of its exchange.
     login: Option<Box<login::Question>>,
     /// qmail-auth's number for the exchange that is under way.
@@ -161,7 +161,7 @@ impl Talk {
             match action {
                 Action::Reply(bytes) if self.output.is_empty() => self.output = bytes,
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
-                Action::CheckRecipient { question, recipient } => self.questions.push((question, recipient)),
+                Action::CheckRecipient { question, recipient, size } => self.questions.push((question, recipient, size)),
                 Action::LogIn { user, password } => {
                     self.login = Some(Box::new(login::Question::Password { user, password }));
                 }
@@ -282,13 +282,13 @@ impl Talk {
         let mut questions = std::mem::take(&mut self.questions).into_iter();
         let first = questions.next();
         let others: Vec<_> = questions
-            .map(|(question, recipient)| {
+            .map(|(question, recipient, size)| {
                 let directory = self.worker.directory.clone();
-                (question, tokio::task::spawn_local(async move { check(&directory, recipient).await }))
+                (question, tokio::task::spawn_local(async move { check(&directory, recipient, size).await }))
             })
             .collect();
-        if let Some((question, recipient)) = first {
-            let answer = check(&self.worker.directory, recipient).await;
+        if let Some((question, recipient, size)) = first {
+            let answer = check(&self.worker.directory, recipient, size).await;
             self.session.step(now(), Input::Recipient { question, answer }, actions);
         }
         for (question, task) in others {
@@ -377,10 +377,17 @@ impl Talk {
 }
 
 /// What the directory says; cannot-tell when it does not answer in time.
-async fn check(directory: &Client<auth::Answer>, address: Address) -> RecipientAnswer {
-    match directory.ask(|id| auth::Request::Recipient { id, address }).await {
+async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> RecipientAnswer {
+    match directory.ask(|id| recipient_question(id, address, size)).await {
         Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
         _ => RecipientAnswer::Temporary,
+    }
+}
+
+pub(crate) fn recipient_question(id: u64, address: Address, size: u64) -> auth::Request {
+    match size {
+        0 => auth::Request::Recipient { id, address },
+        size => auth::Request::Fits { id, address, size },
     }
 }
 
@@ -390,6 +397,7 @@ pub(crate) fn recipient_answer(verdict: &auth::Directory) -> RecipientAnswer {
         auth::Directory::NoMailbox {} => RecipientAnswer::NoMailbox,
         auth::Directory::NotMine {} => RecipientAnswer::NotOurs,
         auth::Directory::Temporary {} => RecipientAnswer::Temporary,
+        auth::Directory::Full { defers } => RecipientAnswer::Full { is_temporary: *defers },
     }
 }
 

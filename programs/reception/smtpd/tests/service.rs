@@ -209,7 +209,7 @@ fn answer_auth(client: &Seqpacket) {
     let mut buf = vec![0; ipc::DATAGRAM_LEN_MAX];
     while let Ok(Received::Datagram(len, _)) = client.recv(&mut buf) {
         let answer = match Request::decode(&buf[..len]).unwrap() {
-            Request::Recipient { id, address } => {
+            Request::Recipient { id, address } | Request::Fits { id, address, .. } => {
                 let verdict = match address.as_bytes().get(..2).unwrap_or_default() {
                     b"jo" => Directory::Mailbox {},
                     b"no" => Directory::NoMailbox {},

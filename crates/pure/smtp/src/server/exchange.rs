@@ -46,6 +46,10 @@ pub enum RecipientAnswer {
     NotOurs,
     /// Cannot tell now, or there was no answer in time.
     Temporary,
+    /// The mailbox has no room for the message.
+    Full {
+        is_temporary: bool,
+    },
 }
 
 /// What became of a login.
@@ -162,7 +166,12 @@ pub enum Action {
     /// Send to the client; may wait in a buffer until the session wants input.
     Reply(Vec<u8>),
     /// Ask the directory, answer by [`Input::Recipient`].
-    CheckRecipient { question: u32, recipient: Address },
+    CheckRecipient {
+        question: u32,
+        recipient: Address,
+        /// As MAIL told it (RFC 1870); 0: not told.
+        size: u64,
+    },
     /// Have this login judged, answer by [`Input::Login`].
     LogIn { user: Box<[u8]>, password: Secret },
     /// Have this exchange begun, with what the client sent along, answer by [`Input::Login`].

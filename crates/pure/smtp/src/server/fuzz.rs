@@ -32,6 +32,8 @@ pub fn directory(recipient: &[u8]) -> RecipientAnswer {
         [b'n', b'o', ..] => RecipientAnswer::NoMailbox,
         [b't', b'e', ..] => RecipientAnswer::Temporary,
         [b'f', b'a', ..] => RecipientAnswer::NotOurs,
+        [b'f', b'u', ..] => RecipientAnswer::Full { is_temporary: false },
+        [b'f', b'w', ..] => RecipientAnswer::Full { is_temporary: true },
         _ => RecipientAnswer::Exists,
     }
 }
@@ -103,7 +105,7 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
         for action in out.0.drain(..) {
             match action {
                 Action::Reply(bytes) => seen.replies.extend(bytes),
-                Action::CheckRecipient { question, recipient } => {
+                Action::CheckRecipient { question, recipient, .. } => {
                     answers.push(Input::Recipient { question, answer: directory(recipient.as_bytes()) });
                 }
                 Action::LogIn { user, password } => {

@@ -142,11 +142,17 @@ fn announced_sizes() {
 #[test]
 fn who_may_send_to_whom() {
     let open = Connection::default;
-    // (client, recipient, reply): the directory knows all but no*, te* (cannot tell) and fa* (none of our domains).
+    // (client, recipient, reply): the directory knows all but no*, te* (cannot tell), fa* (none of our domains), fu* and fw* (full).
     for (peer, recipient, reply) in [
         (open(), "joe@ours.example", "250 2.1.5 ok"),
         (open(), "nobody@ours.example", "550 5.1.1 sorry, no mailbox here by that name"),
         (open(), "tell@ours.example", "451 4.3.0 cannot check that recipient now, try again later"),
+        (open(), "full@ours.example", "552 5.2.2 sorry, the mailbox is full or has no room for a message of that size"),
+        (
+            open(),
+            "fwait@ours.example",
+            "452 4.2.2 the mailbox is full or has no room for a message of that size, try again later",
+        ),
         (open(), "far@away.example", "553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts"),
         (open(), "far@LISTED.example", "250 2.1.5 ok"),
         (open(), "nobody@listed.example", "550 5.1.1 sorry, no mailbox here by that name"),
@@ -423,7 +429,7 @@ fn bounds_have_clear_refusals() {
     let reply = replies(
         with(Limits { bad_recipients_max: 2, ..Limits::default() }),
         Connection::default(),
-        b"MAIL FROM:<>\r\nRCPT TO:<no1>\r\nRCPT TO:<te>\r\nRCPT TO:<no2>\r\nRCPT TO:<ok>\r\n",
+        b"MAIL FROM:<>\r\nRCPT TO:<no1>\r\nRCPT TO:<full1>\r\nRCPT TO:<full2>\r\nRCPT TO:<te>\r\nRCPT TO:<no2>\r\nRCPT TO:<ok>\r\n",
     );
     assert!(reply.ends_with("550 5.1.1 sorry, no mailbox here by that name\n421 4.7.0 too many unknown recipients\n"), "{reply}");
     let reply = replies(with(Limits { errors_max: 2, ..Limits::default() }), Connection::default(), b"X\r\nY\r\nNOOP\r\n");

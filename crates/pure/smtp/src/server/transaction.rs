@@ -143,7 +143,8 @@ impl Session {
         let State::Mail(transaction) = &mut self.state else { return };
         let (recipient, question, verdict, is_about_syntax) = match judged {
             Judged::Ask { recipient, otherwise } => {
-                out.push(Action::CheckRecipient { question, recipient: recipient.clone() });
+                let size = transaction.parameters.size;
+                out.push(Action::CheckRecipient { question, recipient: recipient.clone(), size });
                 (recipient, Some(question), otherwise, false)
             }
             Judged::Now { recipient, verdict } => (recipient, None, verdict, false),
@@ -232,6 +233,8 @@ impl Session {
             RecipientAnswer::NoMailbox => waiting.verdict = Err(replies::NO_MAILBOX),
             RecipientAnswer::NotOurs => {}
             RecipientAnswer::Temporary => waiting.verdict = Err(replies::CANNOT_TELL),
+            RecipientAnswer::Full { is_temporary: true } => waiting.verdict = Err(replies::FULL_NOW),
+            RecipientAnswer::Full { is_temporary: false } => waiting.verdict = Err(replies::FULL),
         }
         self.settle_recipients(out);
     }
@@ -272,8 +275,8 @@ impl Session {
         self.log_refusal(sender.as_ref(), Some(recipient), reply, out);
         self.counts.refused = self.counts.refused.saturating_add(1);
         out.reply(reply.as_bytes());
-        // Temporary refusals say something about us or about the size of a list, nothing about the client.
-        if reply.starts_with('5') {
+        // Temporary refusals say something about us or about the size of a list, nothing about the client; so does a full mailbox.
+        if reply.starts_with('5') && reply != replies::FULL {
             self.bad_recipients = self.bad_recipients.saturating_add(1);
         }
         let most = self.config.limits.bad_recipients_max;

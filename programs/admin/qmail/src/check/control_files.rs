@@ -26,9 +26,10 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 48] = [
+const OTHERS: [&str; 51] = [
     "accounts",
     "accountspassword",
+    "alerts",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -62,6 +63,8 @@ const OTHERS: [&str; 48] = [
     "overquota",
     "percenthack",
     "plusdomain",
+    "quotawarning",
+    "quotawarningtext",
     "rcpthosts",
     "relayclients",
     "resolvers",

@@ -128,9 +128,7 @@ impl Session {
         if let Some(prepared) = self.prepared.borrow().get(&statement) {
             return Ok(prepared.clone());
         }
-        // No other `?` stands in any of the texts.
-        let sql = statement.sql().replace('?', "$");
-        let prepared = self.client.prepare(&sql).await.map_err(|error| trouble(&error))?;
+        let prepared = self.client.prepare(&statement.postgres()).await.map_err(|error| trouble(&error))?;
         self.prepared.borrow_mut().insert(statement, prepared.clone());
         Ok(prepared)
     }
