@@ -59,6 +59,12 @@ fn main() {
         print(&format!("nothing remembered, {under_way} under way"), took);
     }
     print("remembered", ask(&socket, 50, 1, time));
+    let alone = |_| {
+        let start = Instant::now();
+        assert!(accounts::password::verify(Some(&hash), b"secret").unwrap());
+        start.elapsed()
+    };
+    print("a hash alone", (0..100).map(alone).collect());
     print("login", (0..100).map(|n| login(&socket, n * 37 % users)).collect());
 }
 
