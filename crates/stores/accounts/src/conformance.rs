@@ -31,11 +31,7 @@ pub fn run(make: Make<'_>) {
     ] {
         part(&mut *make());
     }
-    for part in [
-        secrets_live_no_longer_than_their_password,
-        app_passwords_come_and_go,
-        a_renamed_user_keeps_all_that_is_his,
-    ] {
+    for part in [secrets_live_no_longer_than_their_password, app_passwords_come_and_go, a_renamed_user_keeps_all_that_is_his] {
         part(&mut *make());
     }
 }
@@ -324,10 +320,7 @@ fn app_passwords_come_and_go(accounts: &mut dyn Store) {
     let all = accounts.app_passwords(&d, b"joe").unwrap();
     let rows: Vec<_> = all.iter().map(|app| (app.name.as_str(), app.used_s, app.created_s, app.digest[0])).collect();
     assert_eq!(rows, [("a", 0, 5, 7), ("b", 86_400, 5, 7)]);
-    assert_eq!(
-        all[0].scram.each_ref().map(|keys| keys.as_ref().map(|text| text.to_string())),
-        [Some("keys".to_owned()), None]
-    );
+    assert_eq!(all[0].scram.each_ref().map(|keys| keys.as_ref().map(|text| text.to_string())), [Some("keys".to_owned()), None]);
     accounts.remove_app_password(&d, &joe, "a").unwrap();
     assert!(!accounts.remove_app_password(&d, &joe, "a").unwrap_err().is_temporary());
     for n in 1..APP_PASSWORDS_MAX {
@@ -345,14 +338,8 @@ fn a_renamed_user_keeps_all_that_is_his(accounts: &mut dyn Store) {
     accounts.add_user(&d, &name("eve"), "h", 7).unwrap();
     let secret = Secret { kind: Kind::Clear, value: b"x".to_vec().into() };
     accounts.set_secrets(&d, &joe, "h", &[secret]).unwrap();
-    let app = AppPassword {
-        name: "phone".into(),
-        scope: Scope::All,
-        digest: [1; 32],
-        scram: [None, None],
-        created_s: 1,
-        used_s: 0,
-    };
+    let app =
+        AppPassword { name: "phone".into(), scope: Scope::All, digest: [1; 32], scram: [None, None], created_s: 1, used_s: 0 };
     accounts.add_app_password(&d, &joe, &app).unwrap();
     accounts
         .set_domain(&d, &DomainSettings { administrators: vec![address("joe@example.org")], ..DomainSettings::default() })

@@ -162,7 +162,11 @@ impl Remote {
             // Never another one.
             Statement::InstallationKey if !rows.is_empty() => Duration::MAX,
             _ if changes != self.changes.get() || !self.follows.get() => return,
-            Statement::TakesMail | Statement::Alias | Statement::AliasOf | Statement::AliasesTo | Statement::Account if !rows.is_empty() => YES_FRESH,
+            Statement::TakesMail | Statement::Alias | Statement::AliasOf | Statement::AliasesTo | Statement::Account
+                if !rows.is_empty() =>
+            {
+                YES_FRESH
+            }
             _ => NO_FRESH,
         };
         let mut known = self.known.borrow_mut();

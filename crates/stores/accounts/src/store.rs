@@ -5,10 +5,10 @@ mod secrets;
 
 use crate::database::{Columns as _, Database, Transaction, bytes, count, flag, generation, int, lock, or_null, text};
 use crate::directory::{After, AliasRow, Credentials, Directory, Generation, UserRow};
+use crate::remote::Remote;
 use crate::settings::{
     ADMINISTRATORS_MAX, Account, DomainSettings, Entry, Forward, Limits, Quota, TARGETS_MAX, UserChange, Vacation, is_whole,
 };
-use crate::remote::Remote;
 use crate::sqlite::Sqlite;
 use crate::{Error, UserName};
 use accounts_sql::Statement;
@@ -279,8 +279,7 @@ impl Directory for Accounts {
         if !settings.is_default() {
             let alias_of = or_null(settings.alias_of.as_ref().map(|of| bytes(of.as_bytes())));
             let Quota { bytes, messages } = settings.default_quota;
-            let values =
-                [d.clone(), alias_of, int(bytes), int(messages), int(settings.quota_bytes), int(settings.users_max)];
+            let values = [d.clone(), alias_of, int(bytes), int(messages), int(settings.quota_bytes), int(settings.users_max)];
             transaction.run(Statement::AddDomain, &values)?;
         }
         for account in &settings.administrators {
@@ -295,12 +294,9 @@ impl Directory for Accounts {
 
     fn forget_domain(&mut self, domain: &Domain) -> Result<(), Error> {
         let transaction = self.begin()?;
-        for statement in [
-            Statement::ForgetUsers,
-            Statement::ForgetAliases,
-            Statement::ForgetDomain,
-            Statement::ForgetAdministrators,
-        ] {
+        for statement in
+            [Statement::ForgetUsers, Statement::ForgetAliases, Statement::ForgetDomain, Statement::ForgetAdministrators]
+        {
             transaction.run(statement, &[bytes(domain.as_bytes())])?;
         }
         transaction.commit()?;

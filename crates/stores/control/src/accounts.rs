@@ -135,7 +135,9 @@ impl Postgres {
     /// What an administrator is told while the system is down.
     #[must_use]
     pub fn down(&self) -> String {
-        format!("the accounts are in {self} (control/accounts), which only the running system reaches; start it (qmail start), then try again")
+        format!(
+            "the accounts are in {self} (control/accounts), which only the running system reaches; start it (qmail start), then try again"
+        )
     }
 
     /// The file with the password, if it is not in the URL.
@@ -152,7 +154,8 @@ impl Postgres {
 fn server(host: &str, settings: &mut Settings) -> Result<Server, String> {
     let sslmode = settings.take("sslmode");
     let (host_setting, port_setting) = (settings.take("host"), settings.take("port"));
-    let port = port_setting.map(|port| port.parse::<u16>().ok().filter(|port| *port != 0).ok_or("`port` is no port")).transpose()?;
+    let port =
+        port_setting.map(|port| port.parse::<u16>().ok().filter(|port| *port != 0).ok_or("`port` is no port")).transpose()?;
     let (host, port) = match host_setting {
         Some(dir) if host.is_empty() => (dir, port.unwrap_or(PORT)),
         Some(_) => return Err("names its host twice".to_owned()),
@@ -182,7 +185,9 @@ fn tcp(endpoint: Endpoint, sslmode: Option<&str>) -> Result<Server, String> {
     match sslmode {
         None | Some("verify-full") => Ok(Server::Tcp { endpoint, is_tls: true }),
         Some("disable") if endpoint.is_loopback() => Ok(Server::Tcp { endpoint, is_tls: false }),
-        Some("disable") => Err("`sslmode=disable` is for 127.0.0.0/8 and [::1] alone: hashes would travel in the clear".to_owned()),
+        Some("disable") => {
+            Err("`sslmode=disable` is for 127.0.0.0/8 and [::1] alone: hashes would travel in the clear".to_owned())
+        }
         Some(other) => Err(format!("`sslmode={other}` does not tell the server from others; write `sslmode=verify-full`")),
     }
 }

@@ -103,7 +103,9 @@ impl Server {
         };
         let Some(user) = user else { return };
         let account = self.accounts.account(&domain, user.as_bytes());
-        if let (Ok(Some(Account { vacation: Some(_), .. })), Ok(own)) = (account, Address::join(user.as_bytes(), domain.as_bytes())) {
+        if let (Ok(Some(Account { vacation: Some(_), .. })), Ok(own)) =
+            (account, Address::join(user.as_bytes(), domain.as_bytes()))
+        {
             let _ = self.accounts.aliases_to(&own, OWN_ALIASES_MAX);
         }
     }

@@ -245,10 +245,11 @@ impl Server {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.store_due(), self.rooms.due(), self.managers_due()]
-            .into_iter()
-            .flatten()
-            .min();
+        let due =
+            [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.store_due(), self.rooms.due(), self.managers_due()]
+                .into_iter()
+                .flatten()
+                .min();
         let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {

@@ -69,9 +69,8 @@ impl Postgres {
         dialer: impl FnOnce(Option<&std::path::Path>) -> io::Result<Dialer>,
     ) -> Result<Self, ControlError> {
         let password = config.password(root)?;
-        let dialer = dialer(config.cafile.as_deref()).map_err(|error| {
-            ControlError::new(&root.control_file(control::accounts::FILE), format!("`sslrootcert`: {error}"))
-        })?;
+        let dialer = dialer(config.cafile.as_deref())
+            .map_err(|error| ControlError::new(&root.control_file(control::accounts::FILE), format!("`sslrootcert`: {error}")))?;
         Ok(Self {
             root: root.clone(),
             config,

@@ -144,10 +144,7 @@ fn what_dovecot_reads() {
             ))
             .unwrap()
     };
-    assert_eq!(
-        passdb("JOE", "Example.org").trim(),
-        "joe@example.org|{ARGON2ID}$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA"
-    );
+    assert_eq!(passdb("JOE", "Example.org").trim(), "joe@example.org|{ARGON2ID}$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA");
     assert_eq!(passdb("six", "example.org").trim(), "six@example.org|{SHA512-CRYPT}$6$salt$hash");
     assert_eq!(passdb("blow", "example.org").trim(), "blow@example.org|{BLF-CRYPT}$2y$05$x");
     assert_eq!(passdb("other", "example.org").trim(), "other@example.org|{CRYPT}$y$j9T$x");
@@ -294,7 +291,8 @@ fn by_tls_only_to_the_server_that_is_meant() {
     let (domain, name) = joe();
     store.add_user(&domain, &name, "h", 0).unwrap();
     assert!(store.has_user(&domain, b"joe").unwrap());
-    let ssl = server.admin("SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = 'qmail'");
+    let ssl =
+        server.admin("SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = 'qmail'");
     assert_eq!(ssl.unwrap().trim(), "t");
     for (ca, host) in [(&theirs, "127.0.0.1"), (&ours, "127.0.0.2")] {
         instance.control("accounts", &url(ca, host));

@@ -56,8 +56,9 @@ async fn version(client: &Client, config: &Config) -> Result<i64, Trouble> {
     let row = client.query_one(VERSION, &[]).await.map_err(|error| trouble(&error))?;
     let found: i64 = row.try_get(0).map_err(|error| trouble(&error))?;
     if found > known {
-        let text =
-            format!("{config} has version {found} of the tables, this program knows versions up to {known}: use the newer program");
+        let text = format!(
+            "{config} has version {found} of the tables, this program knows versions up to {known}: use the newer program"
+        );
         return Err(Trouble(text));
     }
     Ok(found)

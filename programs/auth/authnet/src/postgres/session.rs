@@ -281,11 +281,7 @@ impl AsyncWrite for Encrypted {
 struct Bound<'a>(&'a Value);
 
 impl ToSql for Bound<'_> {
-    fn to_sql(
-        &self,
-        ty: &Type,
-        out: &mut bytes::BytesMut,
-    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+    fn to_sql(&self, ty: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         match self.0 {
             Value::Null => Ok(IsNull::Yes),
             Value::Int(number) if *ty == Type::INT8 => number.to_sql(ty, out),
@@ -308,7 +304,9 @@ fn values_of(row: &tokio_postgres::Row) -> Result<Row, Trouble> {
             Type::INT8 => row.try_get::<_, Option<i64>>(at).map(|number| number.map(Value::Int)),
             Type::INT4 => row.try_get::<_, Option<i32>>(at).map(|number| number.map(|number| Value::Int(number.into()))),
             Type::TEXT => row.try_get::<_, Option<&str>>(at).map(|text| text.map(|text| Value::Text(text.to_owned().into()))),
-            Type::BYTEA => row.try_get::<_, Option<&[u8]>>(at).map(|bytes| bytes.map(|bytes| Value::Bytes(bytes.to_vec().into()))),
+            Type::BYTEA => {
+                row.try_get::<_, Option<&[u8]>>(at).map(|bytes| bytes.map(|bytes| Value::Bytes(bytes.to_vec().into())))
+            }
             _ => return Err(Trouble::new("PostgreSQL", &"a column of a type that no table of this version has")),
         };
         got.map(|value| value.unwrap_or(Value::Null)).map_err(|error| trouble(&error))
