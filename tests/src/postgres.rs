@@ -65,7 +65,7 @@ impl Postgres {
         let log = std::fs::File::create(self.dir.join("log"))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(&self.dir);
-        for setting in ["listen_addresses=127.0.0.1", "fsync=off", "jit=off", "max_connections=40"] {
+        for setting in ["listen_addresses=127.0.0.1,127.0.0.2", "fsync=off", "jit=off", "max_connections=40"] {
             command.args(["-c", setting]);
         }
         command.arg("-c").arg(format!("port={}", self.port));
