@@ -39,6 +39,14 @@ impl Database {
         let is_joe = call.values.get(1) == Some(&Value::Bytes(b"joe".to_vec().into()));
         match statement {
             Statement::TakesMail if is_joe => vec![vec![Value::Int(self.closed.load(Ordering::SeqCst).into())]],
+            Statement::Account if is_joe => {
+                let (zero, none) = (Value::Int(0), Value::Null);
+                let mut row =
+                    vec![zero.clone(), zero.clone(), zero.clone(), zero.clone(), Value::Bytes(Vec::new().into()), zero.clone()];
+                row.extend(vec![none; 7]);
+                row.push(zero);
+                vec![row]
+            }
             _ => Vec::new(),
         }
     }
