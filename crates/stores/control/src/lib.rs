@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod acme;
 pub mod auth;
 pub mod authlimits;
 pub mod authsources;
@@ -30,6 +31,7 @@ pub mod tlspolicy;
 pub mod url;
 pub mod watched;
 
+pub use acme::Acme;
 pub use authlimits::AuthLimits;
 pub use error::ControlError;
 pub use inject::Inject;

@@ -26,9 +26,10 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 51] = [
+const OTHERS: [&str; 52] = [
     "accounts",
     "accountspassword",
+    "acme",
     "alerts",
     "apppasswordsonly",
     "authcleartext",
@@ -256,7 +257,7 @@ fn unknown(root: &Root, found: &mut Findings) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let known = name.to_str().is_some_and(|name| NUMBERS.contains(&name) || OTHERS.contains(&name));
-        if !known && !super::authnet::secrets(root).contains(&entry.path()) {
+        if !known && !super::authnet::secrets(root).contains(&entry.path()) && !super::acme::files(root).contains(&entry.path()) {
             found.note(&entry.path(), "no program of this version reads it");
         }
     }
