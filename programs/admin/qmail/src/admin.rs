@@ -106,7 +106,7 @@ impl Admin {
     fn manage(root: &Root, address: &Address, password: &Bytes) -> Result<Self, Failure> {
         let down = || Failure::temporary("not running; without the running system only root can do this".to_owned());
         let admin = Self { socket: connect(root, Socket::Manage)?.ok_or_else(down)?, name: "qmail-auth", _own: None };
-        let (service, login, password) = ("admin".into(), address.as_bytes().into(), password.clone());
+        let (service, login, password) = ("admin".into(), address.as_bytes().into(), wire::Secret::new(password.0.clone()));
         let login = auth::Request::Login { id: 1, service, login, password, remote: None };
         let mut said = Ok(());
         admin.ask_each(&login, |answer| {

@@ -33,7 +33,8 @@ pub fn run(root: &Root, command: &cli::Cert, printer: Printer) -> Result<(), Fai
         cli::Cert::SelfSigned { host } => {
             let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
             let made = make_self_signed(root, host.as_bytes(), &ids)?;
-            if made.iter().all(|(_, is_new)| *is_new) {
+            // Its directory may have been left empty.
+            if made.iter().skip(1).all(|(_, is_new)| *is_new) {
                 printer.done(&format!("made {}; it counts in a few seconds", root.tls().join(host).display()))
             } else {
                 Err(Failure::permanent(format!("{} is there already; nothing was changed", root.tls().join(host).display())))
@@ -179,9 +180,17 @@ pub(crate) fn make_self_signed(root: &Root, host: &[u8], ids: &Ids) -> Result<Ve
     let owner: Option<Id> = ids.get(ROLE);
     let mut made = vec![(dir, is_new)];
     // The key first: qmail-keys looks at a pair that is whole.
-    for (path, bytes, mode, owner) in [(key, secret, 0o600, owner), (certificate, chain, 0o644, None)] {
-        let is_new = make_file(&path, bytes.as_bytes(), mode, owner).map_err(|error| io_failure(&path, &error))?;
-        made.push((path, is_new));
+    for (path, bytes, mode, owner) in [(&key, secret, 0o600, owner), (&certificate, chain, 0o644, None)] {
+        match make_file(path, bytes.as_bytes(), mode, owner) {
+            Ok(is_new) => made.push((path.clone(), is_new)),
+            Err(error) => {
+                // Half a pair would be in the way of the next attempt; nobody has used it yet.
+                if made.iter().skip(1).all(|(_, is_new)| *is_new) {
+                    let _ = (std::fs::remove_file(&certificate), std::fs::remove_file(&key));
+                }
+                return Err(io_failure(path, &error));
+            }
+        }
     }
     Ok(made)
 }

@@ -62,6 +62,9 @@ pub struct Setup {
     /// Listen on 127.0.0.1 at N plus the well-known port of each service
     #[arg(long, value_name = "N")]
     pub base_port: Option<u16>,
+    /// Listen on the loopback addresses only, for mail of this host's own programs
+    #[arg(long, conflicts_with = "base_port")]
+    pub local: bool,
     /// Give numeric ids from FIRST on to roles that passwd does not know
     #[arg(long, value_name = "FIRST")]
     pub ids: Option<u32>,

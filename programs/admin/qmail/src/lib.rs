@@ -12,6 +12,7 @@ pub mod admin;
 pub mod app_password;
 pub mod certificate;
 pub mod check;
+pub mod classic;
 pub mod cli;
 pub mod domain;
 pub mod domain_settings;

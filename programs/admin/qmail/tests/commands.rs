@@ -370,7 +370,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 41] = [
+    let cases: [(&str, &str, &str, &str); 42] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -410,6 +410,7 @@ fn check_names_file_problem_and_cure() {
         ("note", "etc/qmail/control/localz", "x\n", "no program of this version reads it"),
         ("error", "etc/qmail/users/domains", "v.example:5:6\n", "line 1"),
         ("error", "etc/qmail/users/assign", "=a:a:1:1:/a:::\n", "single dot"),
+        ("error", "etc/qmail/users/assign", "=a:a:1:1:/a:::\n=b:b:x:1:/b:::\n=c:c:y:1:/c:::\n.\n", "line 3"),
         ("error", "etc/qmail/users/assign", "=a:a:0:1:/a:::\n.\n", "uid or gid 0"),
         ("error", "etc/qmail/users/assign", "=a:a:1001:1:a:::\n.\n", "absolute path"),
     ];

@@ -83,8 +83,8 @@ impl Server {
                 self.rehearse_address(address);
             }
             Request::Login { login, .. } | Request::Apop { login, .. } => self.rehearse_login(login),
-            Request::SaslStart { initial: Some(message), .. } => self.rehearse_login(name_in(message)),
-            Request::SaslStep { response, .. } => self.rehearse_login(name_in(response)),
+            Request::SaslStart { initial: Some(message), .. } => self.rehearse_login(name_in(message.expose())),
+            Request::SaslStep { response, .. } => self.rehearse_login(name_in(response.expose())),
             Request::MaySend { login, address, .. } => {
                 self.rehearse_login(login);
                 self.rehearse_address(address);

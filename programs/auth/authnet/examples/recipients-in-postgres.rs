@@ -142,7 +142,7 @@ fn ask(socket: &Seqpacket, users: usize, under_way: usize, time: Duration) -> Ve
 
 fn login(socket: &Seqpacket, n: usize) -> Duration {
     let (login, start) = (format!("user{n}@{DOMAIN}"), Instant::now());
-    let (login, password) = (login.as_str().into(), "secret".into());
+    let (login, password) = (login.as_str().into(), wire::Secret::new(b"secret".to_vec()));
     socket.send(&Request::Login { id: 1, service: "smtp".into(), login, password, remote: None }.encode()).unwrap();
     let Answer::LoggedIn { .. } = hear(socket) else { panic!("not logged in") };
     start.elapsed()

@@ -196,7 +196,7 @@ pub fn run(server: &Arc<Server>, listener: &impl AsFd, lifeline: &impl AsFd, sig
                 let (listener, lifeline) = (listener.as_fd(), lifeline.as_fd());
                 std::thread::Builder::new()
                     .name("keys".to_owned())
-                    .spawn_scoped(scope, move || serve(server, listener, lifeline, None))
+                    .spawn_scoped(scope, move || sys::vital(|| serve(server, listener, lifeline, None)))
             })
             .collect::<io::Result<_>>()?;
         let served = serve(server, listener.as_fd(), lifeline.as_fd(), Some(signals));
