@@ -12,6 +12,7 @@ pub mod loop_disk;
 pub mod pebble;
 pub mod peer;
 pub mod postfix;
+pub mod postgres;
 pub mod slapd;
 pub mod strace;
 pub mod targets;

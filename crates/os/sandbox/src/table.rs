@@ -68,6 +68,7 @@ pub enum Socket {
     Resolve,
     Keys,
     Authnet,
+    Accounts,
     Checkpw,
     AdminSend,
     AdminAuth,
@@ -76,7 +77,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -86,6 +87,7 @@ impl Socket {
         Self::Resolve,
         Self::Keys,
         Self::Authnet,
+        Self::Accounts,
         Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
@@ -106,6 +108,7 @@ impl Socket {
             Self::Resolve => "resolve",
             Self::Keys => "keys",
             Self::Authnet => "authnet",
+            Self::Accounts => "accounts",
             Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
@@ -127,6 +130,7 @@ impl Socket {
             Self::Resolve => "roles/resolve.sock",
             Self::Keys => "roles/keys.sock",
             Self::Authnet => "roles/authnet.sock",
+            Self::Accounts => "roles/accounts.sock",
             Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
@@ -254,7 +258,7 @@ pub const TABLE: &[Process] = &[
         role: Role::Authnet,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Authnet],
+        serves: &[Socket::Authnet, Socket::Accounts],
         calls: &[Socket::Resolve],
         confinement: Some(Confinement { limits: limits(GIB, 1024), files: NO_FILES, network: Network::Internet, exec: false }),
     },
@@ -274,7 +278,7 @@ pub const TABLE: &[Process] = &[
         listens: &[],
         serves: &[Socket::Auth, Socket::AdminAuth, Socket::Manage],
         // And inject.sock, as anyone may: it stands for as long as qmail-start runs, though its server starts later.
-        calls: &[Socket::Lspawn, Socket::Authnet, Socket::Checkpw],
+        calls: &[Socket::Lspawn, Socket::Authnet, Socket::Accounts, Socket::Checkpw],
         confinement: Some(Confinement {
             limits: limits(2 * GIB, 4096),
             files: Some(&[(Place::Control, Access::Read), (Place::Users, Access::Read), (Place::Lib, Access::ReadWrite)]),

@@ -1,15 +1,21 @@
-//! What every store of accounts must do, as tests of the [`Directory`] interface alone.
+//! What every store of accounts must do, as tests of its interfaces ([`Directory`], [`Secrets`]) alone.
 //!
 //! Each part gets an empty store of its own from the caller.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use crate::directory::{After, AliasRow, Directory, UserRow};
+use crate::secrets::{APP_PASSWORDS_MAX, AppPassword, Kind, Scope, Secret, Secrets};
 use crate::settings::{Account, DomainSettings, Entry, Forward, Limits, NewUser, Quota, UserChange, Vacation};
 use crate::{Error, UserName};
 use wire::{Address, Domain};
+use zeroize::Zeroizing;
+
+/// All that a store of accounts is.
+pub trait Store: Directory + Secrets {}
+impl<T: Directory + Secrets> Store for T {}
 
 /// Makes an empty store.
-pub type Make<'a> = &'a mut dyn FnMut() -> Box<dyn Directory>;
+pub type Make<'a> = &'a mut dyn FnMut() -> Box<dyn Store>;
 
 /// Runs all of it.
 pub fn run(make: Make<'_>) {
@@ -23,6 +29,9 @@ pub fn run(make: Make<'_>) {
         many_at_once,
         names_made_of_sql,
     ] {
+        part(&mut *make());
+    }
+    for part in [secrets_live_no_longer_than_their_password, app_passwords_come_and_go, a_renamed_user_keeps_all_that_is_his] {
         part(&mut *make());
     }
 }
@@ -260,6 +269,99 @@ fn many_at_once(store: &mut dyn Directory) {
         store.users(None, &After::default(), 9).unwrap().iter().map(|u| (u.name.to_string(), u.quota.bytes)).collect();
     assert_eq!(users, [("a".to_owned(), 5), ("b".to_owned(), 6), ("c".to_owned(), 0)]);
     assert_eq!(store.aliases(None, &After::default(), 9).unwrap().len(), 1);
+}
+
+fn secrets(values: &[(Kind, &str)]) -> Vec<Secret> {
+    values.iter().map(|(kind, value)| Secret { kind: *kind, value: value.as_bytes().to_vec().into() }).collect()
+}
+
+fn app(name: &str) -> AppPassword {
+    let scram = [Some(Zeroizing::new("keys".to_owned())), None];
+    AppPassword { name: name.to_owned(), scope: Scope::Smtp, digest: [7; 32], scram, created_s: 5, used_s: 0 }
+}
+
+fn secrets_live_no_longer_than_their_password(accounts: &mut dyn Store) {
+    let (d, joe) = (domain("example.org"), name("joe"));
+    let of = |accounts: &dyn Store, kind| accounts.secret(&d, b"joe", kind).unwrap().map(|value| value.to_vec());
+    let all = secrets(&[(Kind::ScramSha1, "k1"), (Kind::Clear, "pw")]);
+    accounts.set_secrets(&d, &joe, "h1", &all).unwrap();
+    assert_eq!(of(accounts, Kind::Clear), None, "nobody has no secrets");
+    accounts.add_user(&d, &joe, "h1", 0).unwrap();
+    accounts.set_secrets(&d, &joe, "h0", &all).unwrap();
+    assert_eq!(of(accounts, Kind::Clear), None, "of another password");
+    accounts.set_secrets(&d, &joe, "h1", &all).unwrap();
+    assert_eq!((of(accounts, Kind::Clear), of(accounts, Kind::ScramSha256)), (Some(b"pw".to_vec()), None));
+    assert!(!accounts.renew_hash(&d, &joe, "h0", "x", &all).unwrap());
+    assert!(accounts.renew_hash(&d, &joe, "h1", "h2", &secrets(&[(Kind::ScramSha1, "k2")])).unwrap());
+    assert_eq!((of(accounts, Kind::Clear), of(accounts, Kind::ScramSha1)), (None, Some(b"k2".to_vec())));
+    accounts.change_user(&d, &joe, &UserChange::Quota(Quota { bytes: 5, messages: 0 })).unwrap();
+    assert!(of(accounts, Kind::ScramSha1).is_some());
+    accounts.set_password(&d, &joe, "h3").unwrap();
+    assert_eq!(of(accounts, Kind::ScramSha1), None);
+    accounts.set_secrets(&d, &joe, "h3", &all).unwrap();
+    accounts.add_app_password(&d, &joe, &app("phone")).unwrap();
+    accounts.remove_user(&d, &joe).unwrap();
+    accounts.add_user(&d, &joe, "h3", 0).unwrap();
+    assert!(of(accounts, Kind::Clear).is_none() && accounts.app_passwords(&d, b"joe").unwrap().is_empty());
+    accounts.add_app_password(&d, &joe, &app("phone")).unwrap();
+    accounts.forget_domain(&d).unwrap();
+    accounts.add_user(&d, &joe, "h3", 0).unwrap();
+    assert!(accounts.app_passwords(&d, b"joe").unwrap().is_empty());
+}
+
+fn app_passwords_come_and_go(accounts: &mut dyn Store) {
+    let (d, joe) = (domain("example.org"), name("joe"));
+    assert!(matches!(accounts.add_app_password(&d, &joe, &app("x")), Err(Error::NoUser)));
+    accounts.add_user(&d, &joe, "h", 0).unwrap();
+    accounts.add_app_password(&d, &joe, &app("b")).unwrap();
+    accounts.add_app_password(&d, &joe, &app("a")).unwrap();
+    assert!(matches!(accounts.add_app_password(&d, &joe, &app("a")), Err(Error::AppPassword(_))));
+    accounts.app_password_used(&d, &joe, "b", 86_400).unwrap();
+    let all = accounts.app_passwords(&d, b"joe").unwrap();
+    let rows: Vec<_> = all.iter().map(|app| (app.name.as_str(), app.used_s, app.created_s, app.digest[0])).collect();
+    assert_eq!(rows, [("a", 0, 5, 7), ("b", 86_400, 5, 7)]);
+    assert_eq!(all[0].scram.each_ref().map(|keys| keys.as_ref().map(|text| text.to_string())), [Some("keys".to_owned()), None]);
+    accounts.remove_app_password(&d, &joe, "a").unwrap();
+    assert!(!accounts.remove_app_password(&d, &joe, "a").unwrap_err().is_temporary());
+    for n in 1..APP_PASSWORDS_MAX {
+        accounts.add_app_password(&d, &joe, &app(&format!("n{n}"))).unwrap();
+    }
+    assert!(matches!(accounts.add_app_password(&d, &joe, &app("more")), Err(Error::AppPassword(_))));
+    accounts.set_password(&d, &joe, "h2").unwrap();
+    assert_eq!(accounts.app_passwords(&d, b"joe").unwrap().len(), APP_PASSWORDS_MAX, "another main password changes nothing");
+}
+
+fn a_renamed_user_keeps_all_that_is_his(accounts: &mut dyn Store) {
+    let (d, e, joe, jim) = (domain("example.org"), domain("example.net"), name("joe"), name("jim"));
+    let address = |text: &str| Address::new(text.as_bytes()).unwrap();
+    accounts.add_user(&d, &joe, "h", 7).unwrap();
+    accounts.add_user(&d, &name("eve"), "h", 7).unwrap();
+    let secret = Secret { kind: Kind::Clear, value: b"x".to_vec().into() };
+    accounts.set_secrets(&d, &joe, "h", &[secret]).unwrap();
+    let app =
+        AppPassword { name: "phone".into(), scope: Scope::All, digest: [1; 32], scram: [None, None], created_s: 1, used_s: 0 };
+    accounts.add_app_password(&d, &joe, &app).unwrap();
+    accounts
+        .set_domain(&d, &DomainSettings { administrators: vec![address("joe@example.org")], ..DomainSettings::default() })
+        .unwrap();
+    accounts.set_alias(&e, Some(&name("both")), &[address("Joe@example.org"), address("x@y")]).unwrap();
+    for taken in ["eve", "joe"] {
+        assert!(matches!(accounts.rename_user(&d, &joe, &name(taken), false), Err(Error::Exists)), "{taken}");
+    }
+    assert!(matches!(accounts.rename_user(&e, &joe, &jim, false), Err(Error::NoUser)));
+    let before = accounts.generation().unwrap();
+    accounts.rename_user(&d, &joe, &jim, true).unwrap();
+    assert_ne!(accounts.generation().unwrap(), before);
+    assert!(!accounts.has_user(&d, b"joe").unwrap());
+    assert_eq!(accounts.account(&d, b"jim").unwrap().unwrap().created_s, 7);
+    assert_eq!(accounts.secret(&d, b"jim", Kind::Clear).unwrap().unwrap().as_slice(), b"x");
+    assert_eq!(accounts.app_passwords(&d, b"jim").unwrap().len(), 1);
+    assert_eq!(accounts.domain(&d).unwrap().administrators, [address("jim@example.org")]);
+    assert_eq!(accounts.alias(&e, b"both").unwrap().unwrap(), [address("jim@example.org"), address("x@y")]);
+    assert_eq!(accounts.alias(&d, b"joe").unwrap().unwrap(), [address("jim@example.org")]);
+    accounts.rename_user(&d, &jim, &name("jon"), false).unwrap();
+    assert_eq!(accounts.alias(&d, b"joe").unwrap().unwrap(), [address("jon@example.org")], "it follows");
+    assert!(accounts.alias(&d, b"jim").unwrap().is_none());
 }
 
 /// Names made of SQL find and change nothing.

@@ -48,9 +48,6 @@ pub struct After {
     pub name: Vec<u8>,
 }
 
-/// Aliases that are looked at together.
-const LOOKED_AT: usize = 1000;
-
 /// A store of accounts. Names are in lower case; an alias name is a [`UserName`] or empty for the catch-all. Lists are in the order
 /// of domain, then name. A writing function that returned `Ok` is durable. The suite in `conformance.rs` says what
 /// each store must do.
@@ -73,6 +70,9 @@ pub trait Directory {
     fn aliases(&self, domain: Option<&Domain>, after: &After, count_max: usize) -> Result<Vec<AliasRow>, Error>;
     /// Domains of which something is set, beginning after `after` (empty: with the first).
     fn domains(&self, after: &[u8], count_max: usize) -> Result<Vec<Domain>, Error>;
+    /// Aliases whose one target is this address, at most so many, of the address's own domain and of others alike: in the order of
+    /// domain and name. A catch-all is nobody's own address.
+    fn aliases_to(&self, target: &Address, count_max: usize) -> Result<Vec<Address>, Error>;
     fn generation(&self) -> Result<Generation, Error>;
 
     /// Adds users and aliases in one transaction, each in the bounds of its domain. What cannot be added is left out: its error
@@ -82,10 +82,7 @@ pub trait Directory {
     fn remove_user(&mut self, domain: &Domain, name: &UserName) -> Result<(), Error>;
     /// Another name for a user, with all that is his; aliases whose targets name him follow. With `keeps_alias` the old name leads to
     /// the new one. One transaction.
-    fn rename_user(&mut self, domain: &Domain, name: &UserName, to: &UserName, keeps_alias: bool) -> Result<(), Error> {
-        let _ = (domain, name, to, keeps_alias);
-        Err(Error::Setting("this store of accounts cannot rename users"))
-    }
+    fn rename_user(&mut self, domain: &Domain, name: &UserName, to: &UserName, keeps_alias: bool) -> Result<(), Error>;
     fn set_password(&mut self, domain: &Domain, name: &UserName, password_hash: &str) -> Result<(), Error>;
     fn change_user(&mut self, domain: &Domain, name: &UserName, change: &UserChange) -> Result<(), Error>;
     /// `None` is the catch-all. An alias that is there is replaced as a whole.
@@ -96,28 +93,6 @@ pub trait Directory {
     fn set_domain(&mut self, domain: &Domain, settings: &DomainSettings) -> Result<(), Error>;
     /// Removes all users, aliases and settings of a domain, and the domains that are aliases of it.
     fn forget_domain(&mut self, domain: &Domain) -> Result<(), Error>;
-
-    /// Aliases whose one target is this address, at most so many, of the address's own domain and of others alike: in the order of
-    /// domain and name. (A store that can look targets up does that; this looks through all.)
-    fn aliases_to(&self, target: &Address, count_max: usize) -> Result<Vec<Address>, Error> {
-        let mut after = After::default();
-        let mut found = Vec::new();
-        loop {
-            let rows = self.aliases(None, &after, LOOKED_AT)?;
-            let Some(last) = rows.last() else { return Ok(found) };
-            after = After { domain: last.domain.as_bytes().to_vec(), name: last.name.clone() };
-            for AliasRow { domain, name, targets } in rows {
-                let leads = matches!(&targets[..], [only] if only.as_bytes().eq_ignore_ascii_case(target.as_bytes()));
-                // A catch-all is nobody's own address.
-                if leads && !name.is_empty() && found.len() < count_max {
-                    found.extend(Address::join(&name, domain.as_bytes()));
-                }
-            }
-            if found.len() >= count_max {
-                return Ok(found);
-            }
-        }
-    }
 
     /// Is there such a user?
     fn has_user(&self, domain: &Domain, name: &[u8]) -> Result<bool, Error> {

@@ -9,19 +9,21 @@
 pub mod app_password;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod database;
 pub mod directory;
 pub mod password;
+pub mod remote;
 pub mod resolve;
-mod schema;
 pub mod secrets;
 pub mod settings;
 pub mod sqlite;
+mod store;
 
 pub use directory::{AliasRow, Credentials, Directory, Generation, UserRow};
 pub use resolve::{Resolution, real_domain, resolve};
 pub use secrets::Secrets;
 pub use settings::{Account, DomainSettings, Entry, Forward, Limits, NewUser, Quota, UserChange, Vacation};
-pub use sqlite::Accounts;
+pub use store::Accounts;
 pub use users::UserName;
 
 use std::fmt;
@@ -53,6 +55,8 @@ pub enum Error {
     Damaged(&'static str),
     /// The store is out of reach.
     Store(rusqlite::Error),
+    /// The database elsewhere is out of reach; the text says why, and what to do.
+    Remote(String),
     /// No random bytes, no memory.
     System(std::io::Error),
 }
@@ -65,7 +69,7 @@ impl Error {
             Self::Exists | Self::NoUser | Self::NoAlias => false,
             Self::Password(_) | Self::Targets(_) | Self::AppPassword(_) | Self::Quota => false,
             Self::Setting(_) | Self::Limit(_) => false,
-            Self::Newer { .. } | Self::Damaged(_) | Self::Store(_) | Self::System(_) => true,
+            Self::Newer { .. } | Self::Damaged(_) | Self::Store(_) | Self::Remote(_) | Self::System(_) => true,
         }
     }
 }
@@ -87,6 +91,7 @@ impl fmt::Display for Error {
             }
             Self::Damaged(what) => write!(f, "the accounts database is damaged: {what}"),
             Self::Store(error) => write!(f, "accounts database: {error}"),
+            Self::Remote(text) => write!(f, "accounts database: {text}"),
             Self::System(error) => write!(f, "{error}"),
         }
     }

@@ -162,7 +162,8 @@ pub fn wants_checkpw(root: &Root) -> Result<bool, ControlError> {
 /// # Errors
 /// As [`load`].
 pub fn wants_authnet(root: &Root) -> Result<bool, ControlError> {
-    Ok(load(root)?.iter().any(Source::needs_authnet))
+    let is_elsewhere = crate::accounts::Store::read(root)? != crate::accounts::Store::Sqlite;
+    Ok(is_elsewhere || load(root)?.iter().any(Source::needs_authnet))
 }
 
 /// A program that runs as root must be a regular file that nobody but root (or the caller) may change.

@@ -5,6 +5,7 @@
 //! for it. Each program's values are a struct in a module of its own. Nothing here writes; `qmail` (programs/admin) does.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 pub mod acme;
 pub mod auth;
 pub mod authlimits;

@@ -1,6 +1,6 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
-use crate::{Message, admin, auth, authnet, checkpw, getpw, job, keys, lspawn, mailbox, queue, resolve, worker};
+use crate::{Message, accounts, admin, auth, authnet, checkpw, getpw, job, keys, lspawn, mailbox, queue, resolve, worker};
 
 fn total<M: Message>(datagram: &[u8]) {
     if let Ok(message) = M::decode(datagram) {
@@ -22,6 +22,8 @@ pub fn messages(data: &[u8]) {
     total::<auth::Answer>(data);
     total::<authnet::Request>(data);
     total::<authnet::Answer>(data);
+    total::<accounts::Request>(data);
+    total::<accounts::Answer>(data);
     total::<keys::Request>(data);
     total::<keys::Answer>(data);
     total::<checkpw::Request>(data);

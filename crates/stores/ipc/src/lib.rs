@@ -14,6 +14,7 @@
 //! | [`mailbox`] | inside of the three before | qmail-auth → qmail-local |
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
 //! | [`authnet`] | authnet.sock | qmail-auth → qmail-authnet |
+//! | [`accounts`] | accounts.sock | qmail-auth → qmail-authnet |
 //! | [`checkpw`] | checkpw.sock, socketpairs | qmail-auth → qmail-checkpw → its helpers |
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup, qmail-acme → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
@@ -24,6 +25,7 @@
 #[macro_use]
 mod message;
 
+pub mod accounts;
 pub mod admin;
 pub mod auth;
 pub mod authnet;

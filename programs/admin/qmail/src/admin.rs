@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use control::Root;
+use control::accounts::Store;
 use ipc::admin::{AccountAnswer, AccountRequest, CertAnswer, CertRequest, QueueAnswer, QueueRequest};
 use ipc::auth;
 use ipc::field::Bytes;
@@ -124,6 +125,10 @@ impl Admin {
     }
 
     fn own_auth(root: &Root) -> Result<Self, Failure> {
+        match Store::read(root).map_err(|error| Failure::temporary(error.to_string()))? {
+            Store::Sqlite => {}
+            Store::Postgres(postgres) => return Err(Failure::temporary(postgres.down())),
+        }
         let program = control::program::sibling("qmail-auth");
         let failed = |error: io::Error| Failure::temporary(format!("cannot start {}: {error}", program.display()));
         let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;

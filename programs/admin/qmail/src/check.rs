@@ -2,6 +2,7 @@
 //!
 //! It changes nothing. An error is what stops mail or makes it go wrong; a warning is what is surely not meant.
 
+mod accounts;
 mod acme;
 mod authnet;
 mod authsources;
@@ -87,6 +88,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     places::check(root, &mut found);
     control_files::check(root, &mut found);
     authsources::check(root, &mut found);
+    accounts::check(root, &mut found);
     outgoing::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);

@@ -41,6 +41,9 @@ pub enum Command {
     Import(Import),
     /// Write domains, users and aliases as a table, or with --json as an object a line
     Export(Export),
+    /// The accounts' own database
+    #[command(subcommand)]
+    Accounts(Accounts),
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
@@ -374,6 +377,12 @@ pub struct Export {
     /// With the hashes of the passwords
     #[arg(long)]
     pub with_secrets: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Accounts {
+    /// Print the SQL that makes the tables in PostgreSQL, for an owner who does not let qmail-authnet make them
+    Schema,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,7 +1,8 @@
 //! qmail: the admin command. Sets an instance up, starts it, manages its domains, users, aliases and queue, and checks it.
 //!
 //! It writes configuration only; accounts and the spool are their daemons', which it asks on their admin sockets. With the system
-//! down `qmail user` and `qmail alias` start one qmail-auth under its own role, and `qmail queue` says "not running". Nothing is
+//! down `qmail user` and `qmail alias` start one qmail-auth under its own role (unless the accounts are in PostgreSQL: then they say that the
+//! system must run), and `qmail queue` says "not running". Nothing is
 //! ever overwritten by `setup`; every change of a file is durable and in one step. Exit codes: 0 done, 1 `check` found errors,
 //! 100 the caller's mistake, 111 try again later.
 #![forbid(unsafe_code)]
@@ -112,6 +113,7 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::Alias(command) => account::alias(&root, command, printer)?,
         Command::Import(command) => return import::run(&root, command, printer),
         Command::Export(options) => export::run(&root, options, printer)?,
+        Command::Accounts(cli::Accounts::Schema) => print::line(&accounts_sql::schema::postgres_script())?,
         Command::Queue(command) => queue::run(&root, command, printer)?,
         Command::Cert(command) => certificate::run(&root, command, printer)?,
         Command::Check => return check::run(&root, printer),

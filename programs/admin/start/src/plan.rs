@@ -34,7 +34,7 @@ pub fn read(root: &Root) -> Result<Vec<Planned>, String> {
         if !process.listens.is_empty() && listeners.is_empty() {
             continue;
         }
-        if process.serves == [Socket::Authnet] && !control::authsources::wants_authnet(root).map_err(|e| e.to_string())? {
+        if process.serves.contains(&Socket::Authnet) && !control::authsources::wants_authnet(root).map_err(|e| e.to_string())? {
             continue;
         }
         if process.serves == [Socket::Checkpw] && !control::authsources::wants_checkpw(root).map_err(|e| e.to_string())? {

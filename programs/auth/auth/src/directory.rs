@@ -14,7 +14,7 @@ use std::time::Duration;
 use wire::{Address, Domain};
 
 /// Aliases that count as a user's own address when there is a reply to be sent; they travel with each delivery.
-const OWN_ALIASES_MAX: usize = 30;
+pub(crate) const OWN_ALIASES_MAX: usize = 30;
 
 /// Whose an address is.
 pub(crate) enum Place {
@@ -98,7 +98,7 @@ impl Server {
     }
 
     /// As the accounts say; a domain without a postmaster has this host's (RFC 5321 §4.5.1: there is always one).
-    fn resolve(&mut self, domain: &Domain, local: &[u8]) -> Result<Resolution, accounts::Error> {
+    pub(crate) fn resolve(&mut self, domain: &Domain, local: &[u8]) -> Result<Resolution, accounts::Error> {
         let resolution = accounts::resolve(&self.accounts, domain, local)?;
         if resolution != Resolution::NoSuch || !local.eq_ignore_ascii_case(b"postmaster") {
             return Ok(resolution);

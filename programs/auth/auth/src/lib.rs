@@ -19,6 +19,7 @@ mod app_passwords;
 mod authnet;
 mod clients;
 mod directory;
+mod elsewhere;
 mod exchange;
 mod hashing;
 mod limits;

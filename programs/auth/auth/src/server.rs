@@ -5,6 +5,7 @@
 use crate::admin::Listing;
 use crate::authnet::Waiter;
 use crate::clients::{Client, Heard, Rights};
+use crate::elsewhere::{Following, StoreWaiter};
 use crate::exchange::Exchanges;
 use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
@@ -97,6 +98,10 @@ pub struct Server {
     pub(crate) lspawn: Upstream<LspawnWaiter>,
     pub(crate) checkpw: Upstream<Box<Login>>,
     pub(crate) authnet: Upstream<Waiter>,
+    /// Questions to a database of accounts elsewhere.
+    pub(crate) store: Upstream<StoreWaiter>,
+    pub(crate) following: Following,
+    pub(crate) follow_after: Duration,
     pub(crate) auth_sources: Watched<Vec<authsources::Source>>,
     pub(crate) listings: BTreeMap<u64, Listing>,
     pub(crate) limits: Limits,
@@ -132,6 +137,7 @@ enum Source {
     Wake,
     Lspawn,
     Authnet,
+    Store,
     Checkpw,
     Client(u64),
 }
@@ -158,6 +164,9 @@ impl Server {
             pool: Pool::start(wake.clone())?,
             checkpw: Upstream::new(Arc::clone(&setup.run), Socket::Checkpw.path()).with_deadline(CHECKPW_DEADLINE),
             authnet: Upstream::new(Arc::clone(&setup.run), Socket::Authnet.path()),
+            store: Upstream::new(Arc::clone(&setup.run), Socket::Accounts.path()),
+            following: Following::default(),
+            follow_after: Duration::ZERO,
             lspawn: Upstream::new(setup.run, Socket::Lspawn.path()),
             listings: BTreeMap::new(),
             recipients: Recipients::default(),
@@ -196,6 +205,7 @@ impl Server {
                     Source::Wake => self.wake.clear(),
                     Source::Lspawn => self.lspawn_ready(&mut buf),
                     Source::Authnet => self.authnet_ready(&mut buf),
+                    Source::Store => self.store_ready(&mut buf),
                     Source::Checkpw => self.checkpw_ready(&mut buf),
                     Source::Client(client) => self.client_ready(client, &mut buf, &mut heard),
                 }
@@ -229,15 +239,17 @@ impl Server {
         }
         self.lspawn.interest().into_iter().for_each(|(fd, flags)| add(Source::Lspawn, fd, flags));
         self.authnet.interest().into_iter().for_each(|(fd, flags)| add(Source::Authnet, fd, flags));
+        self.store.interest().into_iter().for_each(|(fd, flags)| add(Source::Store, fd, flags));
         self.checkpw.interest().into_iter().for_each(|(fd, flags)| add(Source::Checkpw, fd, flags));
         for (number, client) in &self.clients {
             let (fd, flags) = client.interest(self.listings.contains_key(number));
             add(Source::Client(*number), fd, flags);
         }
-        let due = [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.rooms.due(), self.managers_due()]
-            .into_iter()
-            .flatten()
-            .min();
+        let due =
+            [self.lspawn.due(), self.authnet.due(), self.checkpw.due(), self.store_due(), self.rooms.due(), self.managers_due()]
+                .into_iter()
+                .flatten()
+                .min();
         let timeout = due.map(|due| due.saturating_sub(sys::clock::boottime()).saturating_add(Duration::from_millis(1)));
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -257,6 +269,7 @@ impl Server {
             self.lspawn_gone(waiter);
         }
         self.authnet_advance(now);
+        self.store_advance(now);
         for login in self.checkpw.expired(now).into_iter().chain(self.checkpw.advance(now)).collect::<Vec<_>>() {
             self.checkpw_gone(login);
         }
@@ -327,8 +340,12 @@ impl Server {
         }
         for (number, said) in requests {
             match said {
-                Said::Admin(request) => self.admin_request(number, request),
-                Said::Ask(request) => self.request(number, request),
+                Said::Admin(request) => {
+                    self.ask_freshly(true);
+                    self.admin_request(number, request);
+                    self.ask_freshly(false);
+                }
+                Said::Ask(request) => self.request_when_known(number, request),
             }
         }
     }
@@ -351,7 +368,7 @@ impl Server {
         }
     }
 
-    fn request(&mut self, number: u64, request: Request) {
+    pub(crate) fn request(&mut self, number: u64, request: Request) {
         match request {
             Request::Recipient { id, address } => self.recipient(Asker { client: number, id }, &address, 0),
             Request::Fits { id, address, size } => self.recipient(Asker { client: number, id }, &address, size),

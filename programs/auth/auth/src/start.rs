@@ -2,8 +2,11 @@
 
 use crate::server::{Listeners, Server, Setup, log};
 use accounts::Accounts;
+use accounts::remote::Remote;
 use control::Root;
+use control::accounts::Store;
 use rustix::fs::{Mode, OFlags};
+use sandbox::Socket;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -71,13 +74,25 @@ fn prepare(root: Root, run: OwnedFd, listeners: Listeners) -> io::Result<Server>
     let ids = root.ids().map_err(io::Error::other)?;
     // Nobody but this role reads the hashes, whatever the umask was.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let path = root.lib().join(DATABASE);
-    let accounts = Accounts::open(&path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+    let run = Arc::new(run);
+    let accounts = accounts(&root, &run, listeners.auth.is_some())?;
     sandbox::enter_as("qmail-auth", root.path(), &[])?;
     // SIGHUP asks to reread; every file is followed anyway, so it only must not end the process.
     sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
     // A hash takes some 20 MiB for 20 ms.
     sys::heap::give_back_large();
     accounts::password::warm().map_err(io::Error::other)?;
-    Server::new(Setup { root, accounts, ids, run: Arc::new(run) }, listeners)
+    Server::new(Setup { root, accounts, ids, run }, listeners)
+}
+
+/// Where control/accounts says. With the system down there is no qmail-authnet that could be asked.
+fn accounts(root: &Root, run: &Arc<OwnedFd>, is_up: bool) -> io::Result<Accounts> {
+    match Store::read(root).map_err(io::Error::other)? {
+        Store::Sqlite => {
+            let path = root.lib().join(DATABASE);
+            Accounts::open(&path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+        }
+        Store::Postgres(_) if is_up => Ok(Accounts::elsewhere(Remote::new(Arc::clone(run), Socket::Accounts.path()))),
+        Store::Postgres(postgres) => Err(io::Error::other(postgres.down())),
+    }
 }

@@ -26,6 +26,7 @@ pub mod conversation;
 pub mod dial;
 pub mod directory;
 pub mod http;
+pub mod postgres;
 pub mod service;
 pub mod tokens;
 

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::dial::Dialer;
+use crate::postgres::Postgres;
 use crate::{Directory, REQUEST_MAX, Tokens, Verdict, log};
 
 /// Requests of one connection under way; further ones wait in the socket.
@@ -50,23 +51,50 @@ fn start(root: &Root) -> io::Result<()> {
     let ids = root.ids().map_err(io::Error::other)?;
     let mut inherited = Inherited::take()?;
     let (lifeline, listener, run) = (inherited.one("lifeline")?, inherited.one("serve:authnet")?, inherited.one("run")?);
-    let judges = Judges::read(root, run).map_err(io::Error::other)?;
+    let accounts = inherited.one("serve:accounts")?;
+    let judges = Judges::read(root, run.try_clone()?).map_err(io::Error::other)?;
+    let postgres = postgres(root, run).map_err(io::Error::other)?.map(Rc::new);
     let signals = Signals::new(&[Signal::TERM])?;
     sandbox::enter_as("qmail-authnet", root.path(), &[])?;
     service::run(async move {
-        let (judges, listener) = (Rc::new(judges), Listener::new(listener)?);
+        let (judges, listener, accounts) = (Rc::new(judges), Listener::new(listener)?, Listener::new(accounts)?);
         inherited.ready()?;
-        let callers = |uid| sandbox::may_call(Socket::Authnet, uid, |role| ids.uid_of(role.name()));
+        let ids = &ids;
+        let callers = |socket| move |uid| sandbox::may_call(socket, uid, |role| ids.uid_of(role.name()));
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         tokio::select! {
             // Retired or at the end is the same here: what is asked already is answered.
             _ = lifeline.word() => {}
-            end = serve(&listener, &judges, callers) => return end,
+            end = serve(&listener, &judges, callers(Socket::Authnet)) => return end,
+            end = serve_accounts(&accounts, postgres.as_ref(), callers(Socket::Accounts)) => return end,
         }
         drop(listener);
         let _ = timeout(REQUEST_MAX, judges.finished()).await;
         Ok(())
     })
+}
+
+/// The database that control/accounts names, if it is one elsewhere.
+///
+/// # Errors
+/// A file is malformed or not as secret as it must be; temporary.
+pub fn postgres(root: &Root, run: OwnedFd) -> Result<Option<Postgres>, ControlError> {
+    let control::accounts::Store::Postgres(config) = control::accounts::Store::read(root)? else { return Ok(None) };
+    let resolve = Client::new(Rc::new(run), Socket::Resolve.path(), REQUEST_MAX);
+    Postgres::read(root, *config, |cafile| Dialer::new(resolve, cafile)).map(Some)
+}
+
+/// Without a database nobody is served: whoever asks has read another control/accounts, and hears that there is no answer.
+async fn serve_accounts(listener: &Listener, postgres: Option<&Rc<Postgres>>, callers: impl Fn(u32) -> bool) -> io::Result<()> {
+    match postgres {
+        Some(postgres) => tokio::select! {
+            end = postgres.serve(listener, callers) => end,
+            () = postgres.watch() => Ok(()),
+        },
+        None => loop {
+            drop(listener.accept().await?);
+        },
+    }
 }
 
 /// Those who can be asked.

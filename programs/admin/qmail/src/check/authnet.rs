@@ -83,11 +83,15 @@ pub(super) fn secrets(root: &Root) -> Vec<PathBuf> {
         Issuer::Introspection { client, .. } => client,
         Issuer::UserInfo { .. } => None,
     });
-    [bind, client].into_iter().flatten().map(|(_, file)| file).collect()
+    let database = match control::accounts::Store::read(root) {
+        Ok(control::accounts::Store::Postgres(postgres)) => postgres.password_file(root),
+        _ => None,
+    };
+    [bind, client].into_iter().flatten().map(|(_, file)| file).chain(database).collect()
 }
 
 /// A secret is qmail-authnet's alone.
-fn private(root: &Root, path: &Path, found: &mut Findings) {
+pub(super) fn private(root: &Root, path: &Path, found: &mut Findings) {
     let reader = |root: &Root| -> Result<u32, ControlError> {
         let ids = root.ids()?;
         ids.uid_of(sandbox::Role::Authnet.name())

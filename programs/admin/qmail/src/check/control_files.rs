@@ -26,7 +26,9 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 52] = [
+const OTHERS: [&str; 54] = [
+    "accounts",
+    "accountspassword",
     "acme",
     "alerts",
     "apppasswordsonly",

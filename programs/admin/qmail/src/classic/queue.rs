@@ -95,6 +95,8 @@ mod tests {
             recipients: 2,
             due_s: 0,
             held: false,
+            priority: 0,
+            deliver_by_s: 0,
         };
         assert_eq!(head(&row), b"28 Feb 2000 23:59:59 GMT  #77  123  <a_@b> \n");
         let to = |done, local| RecipientRow {

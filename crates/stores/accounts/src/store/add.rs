@@ -1,15 +1,16 @@
 //! Adding users and aliases, many in one transaction: what the domain allows is counted once and then kept up.
 
-use super::{HAS_ALIAS, HAS_USER, domain_settings, replace_alias, signed};
+use super::{domain_settings, exists, limit_values, replace_alias, vacation_values};
+use crate::database::{Columns as _, Database, bytes, flag, int, text};
 use crate::settings::{DomainSettings, Entry, NewUser, Quota};
 use crate::{Error, UserName};
-use rusqlite::{Connection, params};
+use accounts_sql::Statement;
 use std::collections::HashMap;
 use wire::{Address, Domain};
 
 /// A transaction in which entries are added.
 pub(super) struct Adding<'a> {
-    connection: &'a Connection,
+    database: &'a dyn Database,
     domains: HashMap<Domain, Room>,
 }
 
@@ -21,8 +22,8 @@ struct Room {
 }
 
 impl<'a> Adding<'a> {
-    pub(super) fn new(connection: &'a Connection) -> Self {
-        Self { connection, domains: HashMap::new() }
+    pub(super) fn new(database: &'a dyn Database) -> Self {
+        Self { database, domains: HashMap::new() }
     }
 
     /// # Errors
@@ -39,38 +40,25 @@ impl<'a> Adding<'a> {
         account.quota.check()?;
         account.forward.check()?;
         account.vacation.as_ref().map_or(Ok(()), crate::Vacation::check)?;
-        if self.has(HAS_USER, domain, name.as_bytes())? || self.has(HAS_ALIAS, domain, name.as_bytes())? {
-            return Err(Error::Exists);
-        }
+        self.must_be_free(domain, name.as_bytes())?;
         let room = self.room(domain)?;
         let quota = if user.has_default_quota { room.settings.default_quota } else { account.quota };
         room.check_user(quota)?;
-        let forward = super::joined(&account.forward.targets);
-        let vacation = account.vacation.as_ref();
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO account (domain, name, password, quota_bytes, quota_messages, suspended, refuses_mail, forward, keeps_copy,
-                hour_max, day_max, vacation_text, vacation_subject, vacation_from_s, vacation_until_s, vacation_days, created_s)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-        )?;
-        insert.execute(params![
-            domain.as_bytes(),
-            name.as_bytes(),
-            user.password_hash,
-            signed(quota.bytes),
-            signed(quota.messages),
-            account.suspended,
-            account.refuses_mail,
-            forward,
-            account.forward.keeps_copy,
-            account.limits.per_hour,
-            account.limits.per_day,
-            vacation.map(|vacation| vacation.text.as_str()),
-            vacation.map(|vacation| vacation.subject.as_str()),
-            vacation.map(|vacation| signed(vacation.from_s)),
-            vacation.map(|vacation| signed(vacation.until_s)),
-            vacation.map(|vacation| vacation.days),
-            signed(account.created_s),
-        ])?;
+        let mut values = vec![
+            bytes(domain.as_bytes()),
+            bytes(name.as_bytes()),
+            text(&user.password_hash),
+            int(quota.bytes),
+            int(quota.messages),
+            flag(account.suspended),
+            flag(account.refuses_mail),
+            bytes(&super::joined(&account.forward.targets)),
+            flag(account.forward.keeps_copy),
+        ];
+        values.extend(limit_values(&account.limits));
+        values.extend(vacation_values(account.vacation.as_ref()));
+        values.push(int(account.created_s));
+        self.database.run(Statement::AddUser, &values)?;
         if let Some(room) = self.domains.get_mut(domain) {
             room.users = room.users.saturating_add(1);
             room.allotted_bytes = room.allotted_bytes.saturating_add(quota.bytes);
@@ -82,20 +70,19 @@ impl<'a> Adding<'a> {
     fn alias(&mut self, domain: &Domain, name: Option<&UserName>, targets: &[Address]) -> Result<(), Error> {
         super::check_targets(domain, name, targets)?;
         let bytes = name.map(UserName::as_bytes).unwrap_or_default();
-        if self.has(HAS_USER, domain, bytes)? || self.has(HAS_ALIAS, domain, bytes)? {
-            return Err(Error::Exists);
-        }
+        self.must_be_free(domain, bytes)?;
         self.room(domain)?.check_own()?;
-        replace_alias(self.connection, domain, bytes, targets)
+        replace_alias(self.database, domain, bytes, targets)
     }
 
-    fn has(&self, sql: &str, domain: &Domain, name: &[u8]) -> Result<bool, Error> {
-        Ok(self.connection.prepare_cached(sql)?.exists(params![domain.as_bytes(), name])?)
+    fn must_be_free(&self, domain: &Domain, name: &[u8]) -> Result<(), Error> {
+        let has = |statement| exists(self.database, statement, domain, name);
+        if has(Statement::HasUser)? || has(Statement::HasAlias)? { Err(Error::Exists) } else { Ok(()) }
     }
 
     fn room(&mut self, domain: &Domain) -> Result<&mut Room, Error> {
         if !self.domains.contains_key(domain) {
-            let room = Room::count(self.connection, domain)?;
+            let room = Room::count(self.database, domain)?;
             self.domains.insert(domain.clone(), room);
         }
         self.domains.get_mut(domain).ok_or(Error::Damaged("a domain"))
@@ -104,11 +91,11 @@ impl<'a> Adding<'a> {
 
 impl Room {
     /// Counts only what is bounded.
-    fn count(connection: &Connection, domain: &Domain) -> Result<Self, Error> {
-        let settings = domain_settings(connection, domain)?;
+    fn count(database: &dyn Database, domain: &Domain) -> Result<Self, Error> {
+        let settings = domain_settings(database, domain)?;
         let (mut users, mut allotted_bytes) = (0, 0);
         if settings.users_max > 0 || settings.quota_bytes > 0 {
-            (users, allotted_bytes) = totals(connection, domain)?;
+            (users, allotted_bytes) = totals(database, domain)?;
         }
         Ok(Self { settings, users, allotted_bytes })
     }
@@ -130,11 +117,11 @@ impl Room {
 }
 
 /// How many users a domain has, and what their quotas come to.
-pub(super) fn totals(connection: &Connection, domain: &Domain) -> Result<(u64, u64), Error> {
-    let mut statement =
-        connection.prepare_cached("SELECT count(*), coalesce(sum(quota_bytes), 0) FROM account WHERE domain = ?1")?;
-    let (users, bytes): (i64, i64) = statement.query_row(params![domain.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok((super::unsigned(users)?, super::unsigned(bytes)?))
+pub(super) fn totals(database: &dyn Database, domain: &Domain) -> Result<(u64, u64), Error> {
+    match database.read(Statement::Totals, &[bytes(domain.as_bytes())])?.first() {
+        Some(row) => Ok((row.number(0)?, row.number(1)?)),
+        None => Err(Error::Damaged("a sum without a row")),
+    }
 }
 
 /// May a domain whose other users' quotas come to `others_bytes` have a user with this quota?
