@@ -114,6 +114,7 @@ fn run(args: &Args<'_>) -> Result<String, Failure> {
         forwarder: &Forwarder::from_environment(&root),
         // The classic interface has no word for it.
         quota: maildir::Quota::default(),
+        lmtp: None,
     };
     Ok(carrier.carry_out(&plan)?.text())
 }

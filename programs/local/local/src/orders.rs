@@ -1,10 +1,12 @@
 //! What the account of a virtual user says of a delivery, beside the user's own `.qmail` files.
 //!
 //! The order: a `.qmail` file that is there and not empty says everything, and the account's forwards and reply do not count. Without one
-//! the account's forwards are the default delivery. The quota bounds every Maildir in the home, whoever names it.
+//! the account's forwards are the default delivery. Where an LMTP server keeps the mailbox
+//! (`control/lmtproutes`) it takes the place of the files that the default delivery names, and the server's own quota counts. The quota bounds every Maildir in the home, whoever names it.
 
 use crate::failure::Failure;
 use ipc::mailbox::{Settings, Vacation};
+use ipc::worker::Lmtp;
 use maildir::Quota;
 
 /// How mail is delivered, as the request has it.
@@ -13,6 +15,8 @@ pub(crate) struct Manner {
     pub default_delivery: Vec<u8>,
     /// An [`ipc::mailbox`] message.
     pub settings: Vec<u8>,
+    /// The server that keeps the mailbox.
+    pub lmtp: Option<Lmtp>,
 }
 
 /// The same, understood.
@@ -22,6 +26,8 @@ pub(crate) struct Orders {
     pub default_delivery: Vec<u8>,
     pub quota: Quota,
     pub vacation: Option<Vacation>,
+    /// In the place of the files that the default delivery names.
+    pub lmtp: Option<Lmtp>,
 }
 
 impl Orders {
@@ -37,7 +43,7 @@ impl Orders {
             lines.push(manner.default_delivery.clone());
         }
         lines.extend(forward.iter().map(|address| [b"&", address.as_bytes()].concat()));
-        Ok(Self { default_delivery: lines.join(&b'\n'), quota, vacation })
+        Ok(Self { default_delivery: lines.join(&b'\n'), quota, vacation, lmtp: manner.lmtp.clone() })
     }
 }
 
@@ -51,13 +57,13 @@ mod tests {
         let read = |forward: &[&str], keeps_copy| {
             let forward = forward.iter().map(|a| Address::new(a.as_bytes()).unwrap()).collect();
             let settings = Settings { forward, keeps_copy, ..Settings::default() }.to_bytes().0;
-            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings };
+            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings, lmtp: None };
             String::from_utf8(Orders::read(&manner).unwrap().default_delivery).unwrap()
         };
         assert_eq!(read(&[], false), "./Maildir/");
         assert_eq!(read(&["a@b", "c@d"], false), "&a@b\n&c@d");
         assert_eq!(read(&["a@b"], true), "./Maildir/\n&a@b");
-        let odd = Manner { default_delivery: Vec::new(), settings: b"x".to_vec() };
+        let odd = Manner { default_delivery: Vec::new(), settings: b"x".to_vec(), lmtp: None };
         assert!(!Orders::read(&odd).unwrap_err().is_permanent);
     }
 }

@@ -191,8 +191,8 @@ impl Worker {
             Request::Exists { number, recipient, default_delivery: _ } => {
                 return Step::Answer(Report::Exists { number, answer: self.exists(&recipient) });
             }
-            Request::Deliver { number, sender, recipient, default_delivery, settings } => {
-                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
+            Request::Deliver { number, sender, recipient, default_delivery, settings, lmtp } => {
+                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, lmtp };
                 let step = body(message).and_then(|body| {
                     let alike = before.filter(|b| b.recipient == recipient && b.manner == manner);
                     match alike.map(|before| Arc::clone(&before.maildir)) {
@@ -228,12 +228,15 @@ impl Worker {
         let now_s = sys::clock::unix_s();
         // A file that says something says everything.
         orders.vacation = orders.vacation.filter(|vacation| found.text.is_empty() && vacation::counts_at(vacation, now_s));
+        orders.lmtp = orders.lmtp.filter(|_| found.text.is_empty());
         let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
         if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
             self.make_maildirs(&home, &recipient, &plan);
             return Ok(Step::Answer(Report::NeedsExec { number }));
         }
-        if let (&[Instruction::Maildir(path)], None, None) = (&plan.instructions[..], plan.refusal, &orders.vacation) {
+        if let (&[Instruction::Maildir(path)], None, None, None) =
+            (&plan.instructions[..], plan.refusal, &orders.vacation, &orders.lmtp)
+        {
             let maildir = self.maildir(&home, &recipient, path, orders.quota)?;
             return Ok(simple(number, &sender, recipient, manner, Arc::new(maildir), body));
         }
@@ -338,6 +341,7 @@ impl Worker {
                     shell: None,
                     forwarder: &self.forwarder,
                     quota: orders.quota,
+                    lmtp: orders.lmtp.as_ref(),
                 };
                 let done = carrier.carry_out(&plan).map(|done| done.text());
                 if let (Ok(_), Some(vacation)) = (&done, &orders.vacation) {

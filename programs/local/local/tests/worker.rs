@@ -127,7 +127,7 @@ impl Worker {
         let number = self.number();
         let sender = Address::new(b"s@er").unwrap();
         let (default_delivery, settings) = ("./Maildir/".into(), settings.to_bytes());
-        self.send(&Request::Deliver { number, sender, recipient, default_delivery, settings }, body);
+        self.send(&Request::Deliver { number, sender, recipient, default_delivery, settings, lmtp: None }, body);
         match self.report() {
             Report::Done { number: answered, verdict, text } if answered == number => {
                 (verdict, String::from_utf8(text.0).unwrap())
@@ -238,7 +238,7 @@ fn requests_that_come_together_are_all_answered_and_all_there() {
         let body = format!("N: {number}\n\n{}", "x".repeat(usize::try_from(number).unwrap() * 3000));
         let sender = Address::null();
         worker.send(
-            &Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings: "".into() },
+            &Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings: "".into(), lmtp: None },
             body.as_bytes(),
         );
     }
@@ -297,7 +297,7 @@ fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
             let worker = Worker::start(&place, &["--once"]);
             let sender = Address::null();
             let recipient = place.recipient("", "");
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into() };
+            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into(), lmtp: None };
             worker.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
             worker
         })
@@ -418,7 +418,7 @@ fn letters_that_come_together_are_judged_one_by_one() {
         for (dash, ext, loops) in asked {
             let (sender, recipient) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext));
             let (number, settings) = (worker.number(), "".into());
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings };
+            let request = Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings, lmtp: None };
             worker.send(&request, if loops { letter().into_bytes() } else { BODY.to_vec() }.as_slice());
         }
         let mut verdicts: Vec<_> = asked
@@ -487,6 +487,7 @@ fn without_a_message_nothing_is_delivered() {
         recipient: place.recipient("", ""),
         default_delivery: "./Maildir/".into(),
         settings: "".into(),
+        lmtp: None,
     };
     worker.work.send(&request.encode()).unwrap();
     assert!(matches!(worker.report(), Report::Done { number: 1, verdict: Verdict::Deferral, .. }));
@@ -516,7 +517,7 @@ fn a_virtual_users_quota_bounds_each_way_into_the_mailbox() {
     for _ in 0..asked {
         let (number, sender) = (worker.number(), Address::new(b"s@er").unwrap());
         let (recipient, default_delivery) = (place.recipient("", ""), "./Maildir/".into());
-        worker.send(&Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes() }, BODY);
+        worker.send(&Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes(), lmtp: None }, BODY);
     }
     let verdicts: Vec<_> = (0..asked)
         .map(|_| match worker.report() {

@@ -44,7 +44,7 @@ fn work(args: &[String]) {
                 let answer = if &recipient.ext[..] == b"list" { Existence::Yes {} } else { Existence::No {} };
                 socket.send(&Report::Exists { number, answer }.encode()).unwrap();
             }
-            Request::Deliver { number, sender, recipient, default_delivery, settings } => {
+            Request::Deliver { number, sender, recipient, default_delivery, settings, lmtp: _ } => {
                 let mut says = describe(args, &recipient, &default_delivery, body);
                 if !settings.is_empty() {
                     says += &format!(" settings={settings:?}");

@@ -93,7 +93,7 @@ impl Outcome {
 impl Task {
     /// The request for a worker; `None` while no target is known.
     #[must_use]
-    pub fn request(&self, number: u64, default_delivery: &[u8]) -> Option<worker::Request> {
+    pub fn request(&self, number: u64, default_delivery: &[u8], lmtp: Option<worker::Lmtp>) -> Option<worker::Request> {
         let target = self.target.as_ref()?;
         let recipient = target.recipient.clone();
         // POP3 serves Maildirs, so that is what a virtual user has whatever system users are used to.
@@ -101,7 +101,7 @@ impl Task {
         Some(match &self.ask {
             Ask::Deliver { sender, settings } => {
                 let (sender, settings) = (sender.clone(), settings.clone());
-                worker::Request::Deliver { number, sender, recipient, default_delivery, settings }
+                worker::Request::Deliver { number, sender, recipient, default_delivery, settings, lmtp }
             }
             Ask::Forward { sender, targets } => {
                 worker::Request::Forward { number, sender: sender.clone(), recipient, targets: targets.clone() }

@@ -16,7 +16,7 @@ use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, StartTls, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -88,6 +88,8 @@ enum Door {
     Submission,
     /// Submission that begins with TLS (RFC 8314 §3.3).
     Submissions,
+    /// For this system's recipients only (RFC 2033).
+    Lmtp,
     /// Of the process table, not of this version.
     NotOffered,
 }
@@ -99,6 +101,7 @@ impl Door {
             Some("smtp") => Self::Smtp,
             Some("submission") => Self::Submission,
             Some("submissions") => Self::Submissions,
+            Some("lmtp") => Self::Lmtp,
             _ => Self::NotOffered,
         }
     }
@@ -170,12 +173,15 @@ impl Gate {
         };
         // Replies are collected before they are sent; holding them back further only costs time.
         let _ = stream.set_nodelay(true);
+        // Whoever it is, LMTP is for this system's recipients, and only as itself.
+        let is_lmtp = door == Door::Lmtp;
         let peer = Connection {
             remote_ip: client.to_string().into_bytes().into(),
             local_ip: arrival.local,
-            relay_client: is_relay.then(Box::default),
-            logins: trust.logins(origin),
-            xclient: origin.is_in(&trust.xclient),
+            is_lmtp,
+            relay_client: (is_relay && !is_lmtp).then(Box::default),
+            logins: if is_lmtp { Logins::NotHere } else { trust.logins(origin) },
+            xclient: !is_lmtp && origin.is_in(&trust.xclient),
             starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },
             is_submission: matches!(door, Door::Submission | Door::Submissions),
             ..Connection::default()

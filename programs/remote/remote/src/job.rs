@@ -13,12 +13,12 @@ use ipc::options::Options;
 use ipc::resolve::{Answer, Request};
 use ipc_async::Client as Asker;
 use message::verp;
-use smtp::client::{Dsn, Finished, Outcome, Transaction};
+use smtp::client::{Dsn, Finished, Outcome, Protocol, Transaction};
 use smtp::command::RcptParameters;
 use wire::Address;
 
 use crate::body::Body;
-use crate::hosts::{self, Bad, Candidate, Dice};
+use crate::hosts::{self, Bad, Candidate, Dice, Endpoint};
 use crate::own::Own;
 use crate::pool::Pool;
 use crate::report::{self, Judgement};
@@ -67,9 +67,14 @@ impl Courier {
             Err(judgement) => return all(judgement),
         };
         let requiretls = job.flags & FLAG_REQUIRETLS != 0;
+        let is_socket = matches!(job.route, Route::LmtpSocket { .. });
+        let protocol = if matches!(job.route, Route::Lmtp { .. }) || is_socket { Protocol::Lmtp } else { Protocol::Smtp };
+        // Through a socket of this host the message is not sent any further: it is delivered.
+        let requiretls = requiretls && !is_socket;
         let wishes = Wishes::new(&self.own.control.tlspolicy, job.route, requiretls, || body.says_tls_required_no());
         let mut work = Work::new(job.sender, job.recipients, job.flags, &body);
         work.options = job.options;
+        (work.protocol, work.requiretls) = (protocol, requiretls);
         self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
     }
@@ -80,7 +85,9 @@ impl Courier {
         }
         let question = |id| match route {
             Route::Mx { domain } => Request::Mx { id, domain: domain.clone() },
-            Route::Relay { host, .. } => Request::Addresses { id, host: host.clone() },
+            Route::Relay { host, .. } | Route::Lmtp { host, .. } | Route::LmtpSocket { path: host } => {
+                Request::Addresses { id, host: host.clone() }
+            }
         };
         let Ok((answer, _)) = self.resolve.ask(question).await else {
             return Err(Judgement::deferral(report::DNS_TEMPORARY));
@@ -122,18 +129,19 @@ impl Courier {
         candidates
             .iter()
             .take_while(|candidate| candidate.rank == best)
-            .find_map(|candidate| self.pool.take(&Key { address: candidate.address, terms: Rc::new(wishes.terms(candidate)) }))
+            .find_map(|candidate| self.pool.take(&Key { endpoint: candidate.endpoint.clone(), terms: Rc::new(wishes.terms(candidate)) }))
     }
 
     /// Opens a session. Where TLS fails though it is not demanded, once more without, and for a while at once so.
     async fn open(&self, candidate: &Candidate, wishes: &Wishes) -> Result<Session, Refused> {
-        let (address, terms) = (candidate.address, Rc::new(wishes.terms(candidate)));
-        let skip_tls = self.no_tls.is(address);
+        let (address, terms) = (candidate.endpoint.address(), Rc::new(wishes.terms(candidate)));
+        let skip_tls = address.is_some_and(|address| self.no_tls.is(address));
         let mut opened = Session::open(candidate, Rc::clone(&terms), &self.dialing, skip_tls).await;
         if let Err(Refused::NoTls(_)) = opened {
-            self.no_tls.failed(address);
+            address.iter().for_each(|address| self.no_tls.failed(*address));
             opened = Session::open(candidate, terms, &self.dialing, true).await;
         }
+        let Some(address) = address else { return opened };
         match &opened {
             Ok(_) => self.bad.succeeded(address.ip()),
             Err(Refused::Connect) => self.bad.failed(address.ip()),
@@ -147,7 +155,7 @@ impl Courier {
         let mut progress = false;
         if work.requiretls && !session.offers().requiretls {
             // RFC 8689 §4.2.1: another host may know it.
-            work.no_requiretls(session.key().address);
+            work.no_requiretls(&session.key().endpoint);
             self.pool.give_back(session);
             return progress;
         }
@@ -169,6 +177,7 @@ impl Courier {
 struct Work<'a> {
     sender: Address,
     recipients: Vec<Address>,
+    protocol: Protocol,
     smtputf8: bool,
     requiretls: bool,
     options: Option<Options>,
@@ -197,6 +206,7 @@ impl<'a> Work<'a> {
         Self {
             sender,
             recipients,
+            protocol: Protocol::Smtp,
             smtputf8,
             requiretls,
             options: None,
@@ -216,8 +226,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn no_requiretls(&mut self, address: SocketAddr) {
-        self.no_requiretls = Some(report::no_requiretls(&address.ip().to_canonical().to_string()));
+    fn no_requiretls(&mut self, endpoint: &Endpoint) {
+        self.no_requiretls = Some(report::no_requiretls(&endpoint.to_string()));
     }
 
     fn is_settled(&self) -> bool {
@@ -282,7 +292,7 @@ impl<'a> Work<'a> {
     fn judgements(self) -> Vec<Judgement> {
         let judgement = match self.no_requiretls {
             Some(text) if !self.is_unreached && self.last_refusal.is_none() => Judgement::failure(text),
-            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::NO_CONNECTION.to_owned())),
+            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::no_connection(self.protocol).to_owned())),
         };
         self.settled.into_iter().map(|settled| settled.unwrap_or_else(|| judgement.clone())).collect()
     }
