@@ -7,6 +7,7 @@ mod authsources;
 mod certificates;
 mod control_files;
 mod host;
+mod lmtproutes;
 mod outgoing;
 mod places;
 mod users_files;
@@ -87,6 +88,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     control_files::check(root, &mut found);
     authsources::check(root, &mut found);
     outgoing::check(root, &mut found);
+    lmtproutes::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
     host::check(root, &mut found);

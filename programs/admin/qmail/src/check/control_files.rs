@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 46] = [
+const OTHERS: [&str; 47] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -48,6 +48,7 @@ const OTHERS: [&str; 46] = [
     "idhost",
     "ldap",
     "listen",
+    "lmtproutes",
     "localiphost",
     "locals",
     "me",
