@@ -41,6 +41,14 @@ impl Dovecot {
     /// # Errors
     /// It is not installed, or does not accept connections.
     pub fn start(instance: &Instance, port: u16, users: &[&str]) -> Result<Self> {
+        Self::start_over_ours(instance, port, users, "")
+    }
+
+    /// As [`Dovecot::start`], with lines of dovecot.conf.
+    ///
+    /// # Errors
+    /// As [`Dovecot::start`].
+    pub fn start_over_ours(instance: &Instance, port: u16, users: &[&str], more: &str) -> Result<Self> {
         let mut passwd = String::new();
         for user in users {
             let home = instance.maildir(user);
@@ -48,7 +56,7 @@ impl Dovecot {
             let home = home.parent().unwrap_or(Path::new("/")).display();
             passwd += &format!("{user}:{{PLAIN}}{PASSWORD}:{}:{}::{home}::\n", vmail.uid(), vmail.gid());
         }
-        Self::start_with(instance, port, &passwd, "")
+        Self::start_with(instance, port, &passwd, more)
     }
 
     /// As [`Dovecot::start`], with its users as passwd-file lines ([`Dovecot::users_of_its_own`]), and with lines of dovecot.conf.

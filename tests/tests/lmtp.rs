@@ -1,7 +1,7 @@
 //! LMTP with real neighbours: Dovecot keeps mailboxes that we deliver into, and sends through us; Postfix delivers to us.
 #![allow(clippy::unwrap_used)]
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -20,9 +20,13 @@ const LETTER: &str = "From: ann@example.test\nSubject: by LMTP\n\n.stuffed\ntext
 fn certificates(dir: &Path, name: &str) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL goes by the names.
+    params.distinguished_name.push(DnType::CommonName, "An authority");
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let certificate = params.signed_by(&key, &authority).unwrap();
     for (file, text) in [("ca.pem", authority.pem()), ("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())] {
         std::fs::write(dir.join(file), text).unwrap();
     }
@@ -306,9 +310,9 @@ fn dovecot_submits_through_us_over_verified_tls() {
     certificates(instance.dir(), "localhost");
     let tls = instance.root.join("etc/qmail/tls").join("localhost");
     std::fs::create_dir_all(&tls).unwrap();
-    for file in ["cert.pem", "key.pem"] {
+    for (file, mode) in [("cert.pem", 0o644), ("key.pem", 0o600)] {
         std::fs::copy(instance.dir().join(file), tls.join(file)).unwrap();
-        std::fs::set_permissions(tls.join(file), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(tls.join(file), std::fs::Permissions::from_mode(mode)).unwrap();
         let owner = std::fs::metadata(instance.root.join("etc/qmail/tls").join(ME).join(file)).unwrap();
         std::os::unix::fs::chown(tls.join(file), Some(owner.uid()), Some(owner.gid())).unwrap();
     }
