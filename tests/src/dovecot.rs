@@ -17,8 +17,13 @@ use std::process::{Child, Command, Stdio};
 const PROGRAM: &str = "/usr/sbin/dovecot";
 
 /// Its programs that tests use, by their packages.
-const PROGRAMS: [(&str, &str); 4] =
-    [("imap", "dovecot-imapd"), ("lmtp", "dovecot-lmtpd"), ("submission", "dovecot-submissiond"), ("pop3", "dovecot-pop3d")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("imap", "dovecot-imapd"),
+    ("lmtp", "dovecot-lmtpd"),
+    ("submission", "dovecot-submissiond"),
+    ("pop3", "dovecot-pop3d"),
+    ("modules/auth/libdriver_sqlite.so", "dovecot-sqlite"),
+];
 
 /// Whom mailboxes belong to that are Dovecot's own: an id that nobody else has.
 const OWN_ID: u32 = 64_990;
@@ -123,11 +128,20 @@ impl Dovecot {
     /// # Errors
     /// The login fails.
     pub fn inbox(&self, user: &str) -> Result<(Imap, usize)> {
-        let mut imap = Imap(Line::open(self.port)?);
-        imap.0.line()?;
-        imap.must(&format!("LOGIN {user} {PASSWORD}")).with_context(|| self.log())?;
+        let mut imap = self.log_in(user, PASSWORD).with_context(|| self.log())?;
         let count = exists(&imap.must("SELECT INBOX").with_context(|| self.log())?).context("no EXISTS")?;
         Ok((imap, count))
+    }
+
+    /// An IMAP session of a user.
+    ///
+    /// # Errors
+    /// The login fails.
+    pub fn log_in(&self, user: &str, password: &str) -> Result<Imap> {
+        let mut imap = Imap(Line::open(self.port)?);
+        imap.0.line()?;
+        imap.must(&format!("LOGIN \"{user}\" \"{password}\""))?;
+        Ok(imap)
     }
 
     #[must_use]

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use system_tests::dovecot::{Dovecot, Imap, PASSWORD};
+use system_tests::dovecot::{Dovecot, Imap, PASSWORD, exists};
 use system_tests::instance::ME;
 use system_tests::line::Line;
 use system_tests::postfix::Postfix;
@@ -110,7 +110,8 @@ fn a_domain_is_delivered_into_dovecot_by_socket_and_by_verified_tls() {
     assert!(done.contains(": success: "), "{done}");
     assert_eq!(inbox(&dovecot, "ann@tls.test"), 1);
     instance.smtp().unwrap().send(ANN, &["ann@wrong.test"], LETTER).unwrap();
-    let refused = wait_for("a refused certificate", || instance.log().lines().find(|l| l.contains("TLS_failed")).map(str::to_owned));
+    let refused =
+        wait_for("a refused certificate", || instance.log().lines().find(|l| l.contains("TLS_failed")).map(str::to_owned));
     assert!(refused.unwrap().contains(": deferral: "));
     assert_eq!(inbox(&dovecot, "ann@wrong.test"), 0);
 }
@@ -188,6 +189,43 @@ fn our_own_users_have_their_mailboxes_in_dovecot() {
     drop(dovecot);
     send(&[ANN]);
     instance.wait_log("Unable_to_reach_the_LMTP_server").unwrap();
+}
+
+/// The second way of docs/dovecot.md as it stands there: the socket is vmail's alone, logins are ours, nobody keeps a list of users.
+#[test]
+fn the_walk_through_works() {
+    let name = "the_walk_through_works";
+    if !is_root() {
+        return skip(name, "Dovecot's master must be root");
+    }
+    let instance = Instance::started(&[("authcleartext", "127.0.0.1/32\n")]).unwrap();
+    instance.virtual_domain("example.test", &["ann", "bob"]).unwrap();
+    let ids = std::fs::read_to_string(instance.root.join("etc/qmail/ids")).unwrap();
+    let vmail = ids.lines().find_map(|line| line.strip_prefix("vmail ")).unwrap();
+    let (uid, gid) = vmail.split_once(' ').unwrap();
+    let socket = Dovecot::dir(&instance).join("lmtp");
+    let more = format!(
+        "protocols = imap lmtp\nservice auth {{\n  user = root\n}}\n\
+         service lmtp {{\n  unix_listener {socket} {{\n    user = {uid}\n    mode = 0600\n  }}\n}}\n\
+         passdb {{\n  driver = checkpassword\n  args = {program} --root {root} --dovecot\n}}\n\
+         userdb {{\n  driver = prefetch\n}}\n\
+         userdb {{\n  driver = static\n  args = uid={uid} gid={gid} home={root}/var/mail/%d/%n allow_all_users=yes\n}}\n",
+        socket = socket.display(),
+        program = instance.program("checkpassword").display(),
+        root = instance.root.display(),
+    );
+    let dovecot = Dovecot::start_with(&instance, instance.port(143), "", &more).unwrap();
+    instance.control("lmtproutes", &format!("example.test:unix:{}\n", socket.display())).unwrap();
+    instance.must(&["check"]).unwrap();
+    instance.smtp().unwrap().send("x@elsewhere.test", &[ANN, "bob-list@example.test"], LETTER).unwrap_err();
+    instance.smtp().unwrap().send("x@elsewhere.test", &[ANN, "Bob@EXAMPLE.test"], LETTER).unwrap();
+    instance.wait_empty().unwrap_or_else(|error| panic!("{error}\n{}", dovecot.log()));
+    for user in ["ann", "bob"] {
+        let mut imap = dovecot.log_in(&format!("{user}@example.test"), &format!("{user}-password")).unwrap();
+        let count = exists(&imap.must("SELECT INBOX").unwrap());
+        assert_eq!(count, Some(1), "{user}\n{}\n{}", instance.log(), dovecot.log());
+    }
+    assert!(dovecot.log().contains(&format!("lmtp({ANN})")), "{}", dovecot.log());
 }
 
 /// A server that answers some recipients and is gone: those stay answered.
@@ -294,7 +332,10 @@ fn a_real_postfix_delivers_to_us_by_lmtp() {
     }
     let bounced = || postfix.log().lines().find(|line| line.contains("to=<nobody@example.test>")).map(str::to_owned);
     let bounced = wait_for("the bounce", bounced).unwrap();
-    assert!(bounced.contains("relay=127.0.0.1") && bounced.contains("status=bounced") && bounced.contains("550 5.1.1"), "{bounced}");
+    assert!(
+        bounced.contains("relay=127.0.0.1") && bounced.contains("status=bounced") && bounced.contains("550 5.1.1"),
+        "{bounced}"
+    );
     let sent = postfix.log().lines().filter(|line| line.contains("status=sent (250 2.0.0 ok")).count();
     assert_eq!(sent, 2, "{}", postfix.log());
 }

@@ -191,7 +191,8 @@ fn our_pop3_server_and_dovecots_say_the_same() {
     if !is_root() {
         return skip(name, "Dovecot's master must be root");
     }
-    let instance = Instance::started(&[("authcleartext", "127.0.0.1/32\n"), ("authlimits", "failures=0\naccount=0\npause=0\n")]).unwrap();
+    let instance =
+        Instance::started(&[("authcleartext", "127.0.0.1/32\n"), ("authlimits", "failures=0\naccount=0\npause=0\n")]).unwrap();
     instance.virtual_domain("example.test", &["bob"]).unwrap();
     instance.smtp().unwrap().send("a@x.test", &["bob@example.test"], "Subject: x\n\nx\n").unwrap();
     instance.wait_mail("bob@example.test", 1).unwrap();
@@ -223,6 +224,7 @@ fn our_pop3_server_and_dovecots_say_the_same() {
     // A letter whose last line has no end gets one when it is sent; our sizes count it, Dovecot's do not.
     write_letter(&maildir, 8, b"Subject: eight\n\nno end");
     let script = "RETR 8|LIST 8";
-    let [ours, theirs] = [(instance.port(110), "bob-password"), (port, PASSWORD)].map(|(port, password)| session(port, password, script, false));
+    let [ours, theirs] =
+        [(instance.port(110), "bob-password"), (port, PASSWORD)].map(|(port, password)| session(port, password, script, false));
     assert_eq!((&ours[0], ours[1].as_str(), theirs[1].as_str()), (&theirs[0], "+OK 8 26", "+OK 8 24"));
 }

@@ -5,12 +5,12 @@ use crate::forward::{Copy, Forwarder};
 use crate::home::{DotQmail, Home};
 use crate::shell::Shell;
 use dotqmail::exit::Verdict;
-use ipc::worker::Lmtp;
-use wire::Address;
 use dotqmail::{Delivery, Instruction, Plan, search};
+use ipc::worker::Lmtp;
 use maildir::{Body, Bounds, Ledger, Letter, Maildir, Mbox, Quota};
 use message::header::Scanner;
 use std::os::fd::AsFd;
+use wire::Address;
 
 /// The permanent failure of a message that has been here before (qmail-local(8)).
 const LOOPING: &str = "This message is looping: it already has my Delivered-To line. (#5.4.6)";

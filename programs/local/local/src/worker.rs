@@ -120,7 +120,7 @@ struct Waiting {
 }
 
 enum What {
-    Plan { home: Home, found: DotQmail, orders: Orders },
+    Plan { home: Home, found: DotQmail, orders: Box<Orders> },
     Targets(Vec<Address>),
 }
 
@@ -240,7 +240,7 @@ impl Worker {
             let maildir = self.maildir(&home, &recipient, path, orders.quota)?;
             return Ok(simple(number, &sender, recipient, manner, Arc::new(maildir), body));
         }
-        let what = What::Plan { home, found, orders };
+        let what = What::Plan { home, found, orders: Box::new(orders) };
         Ok(Step::Waiting(Waiting { number, sender, recipient, body, what }))
     }
 

@@ -238,7 +238,14 @@ fn requests_that_come_together_are_all_answered_and_all_there() {
         let body = format!("N: {number}\n\n{}", "x".repeat(usize::try_from(number).unwrap() * 3000));
         let sender = Address::null();
         worker.send(
-            &Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings: "".into(), lmtp: None },
+            &Request::Deliver {
+                number,
+                sender,
+                recipient,
+                default_delivery: "./Maildir/".into(),
+                settings: "".into(),
+                lmtp: None,
+            },
             body.as_bytes(),
         );
     }
@@ -297,7 +304,8 @@ fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
             let worker = Worker::start(&place, &["--once"]);
             let sender = Address::null();
             let recipient = place.recipient("", "");
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into(), lmtp: None };
+            let request =
+                Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into(), lmtp: None };
             worker.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
             worker
         })
@@ -418,7 +426,8 @@ fn letters_that_come_together_are_judged_one_by_one() {
         for (dash, ext, loops) in asked {
             let (sender, recipient) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext));
             let (number, settings) = (worker.number(), "".into());
-            let request = Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings, lmtp: None };
+            let request =
+                Request::Deliver { number, sender, recipient, default_delivery: "./Maildir/".into(), settings, lmtp: None };
             worker.send(&request, if loops { letter().into_bytes() } else { BODY.to_vec() }.as_slice());
         }
         let mut verdicts: Vec<_> = asked
@@ -517,7 +526,10 @@ fn a_virtual_users_quota_bounds_each_way_into_the_mailbox() {
     for _ in 0..asked {
         let (number, sender) = (worker.number(), Address::new(b"s@er").unwrap());
         let (recipient, default_delivery) = (place.recipient("", ""), "./Maildir/".into());
-        worker.send(&Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes(), lmtp: None }, BODY);
+        worker.send(
+            &Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes(), lmtp: None },
+            BODY,
+        );
     }
     let verdicts: Vec<_> = (0..asked)
         .map(|_| match worker.report() {

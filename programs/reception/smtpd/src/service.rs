@@ -37,8 +37,6 @@ const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// After an error of accept (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Said on a listener for a protocol that needs what this version does not have.
-const NOT_OFFERED: &str = "421 4.3.2 this service is not offered here";
 
 /// Serves until the end.
 ///
@@ -90,19 +88,16 @@ enum Door {
     Submissions,
     /// For this system's recipients only (RFC 2033).
     Lmtp,
-    /// Of the process table, not of this version.
-    NotOffered,
 }
 
 impl Door {
     /// By the service in the name of the inherited descriptor.
     fn of(name: &str) -> Self {
         match name.split(':').next() {
-            Some("smtp") => Self::Smtp,
             Some("submission") => Self::Submission,
             Some("submissions") => Self::Submissions,
             Some("lmtp") => Self::Lmtp,
-            _ => Self::NotOffered,
+            _ => Self::Smtp,
         }
     }
 }
@@ -136,7 +131,6 @@ async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, proxies: Prox
         let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
         match accepted {
             None => {}
-            Some(Ok((stream, _))) if door == Door::NotOffered => refuse(&stream, NOT_OFFERED),
             Some(Ok((stream, peer))) => match &proxies {
                 None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, door),
                 Some(proxies) => gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), door),

@@ -126,10 +126,9 @@ impl Courier {
     /// A session that is open already, to one of the addresses that would be tried first.
     fn idle_session(&self, candidates: &[Candidate], wishes: &Wishes) -> Option<Session> {
         let best = candidates.first()?.rank;
-        candidates
-            .iter()
-            .take_while(|candidate| candidate.rank == best)
-            .find_map(|candidate| self.pool.take(&Key { endpoint: candidate.endpoint.clone(), terms: Rc::new(wishes.terms(candidate)) }))
+        candidates.iter().take_while(|candidate| candidate.rank == best).find_map(|candidate| {
+            self.pool.take(&Key { endpoint: candidate.endpoint.clone(), terms: Rc::new(wishes.terms(candidate)) })
+        })
     }
 
     /// Opens a session. Where TLS fails though it is not demanded, once more without, and for a while at once so.

@@ -1144,7 +1144,9 @@ fn lmtp_answers_for_each_recipient() {
     let noop = "250 2.0.0 ok\n";
     let seen = lmtp_says(
         config(),
-        &format!("LHLO x\nMAIL FROM:<>\n{rcpts}DATA\nSubject: x\n\nx\n.\nNOOP\nMAIL FROM:<>\n{rcpts}BDAT 1\nxBDAT 2 LAST\n\nNOOP\n"),
+        &format!(
+            "LHLO x\nMAIL FROM:<>\n{rcpts}DATA\nSubject: x\n\nx\n.\nNOOP\nMAIL FROM:<>\n{rcpts}BDAT 1\nxBDAT 2 LAST\n\nNOOP\n"
+        ),
         &format!(
             "250-mx.example.org\n250-PIPELINING\n250-SIZE 0\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-ENHANCEDSTATUSCODES\n\
              250-DSN\n250-STARTTLS\n250 HELP\n250 2.1.0 ok\n{rcpt_replies}354 go ahead\n{ok}{ok}{ok}{noop}250 2.1.0 ok\n{rcpt_replies}\
