@@ -119,9 +119,16 @@ impl Talk<'_> {
             }
             actions = match next {
                 Some(input) => self.client.handle(input),
+                // The machine ends at the deadline; if it did not, this would.
+                None if self.time_left().is_none() && !self.client.is_ready() => self.late()?,
                 None => self.read(),
             };
         }
+    }
+
+    fn late(&mut self) -> Result<Vec<Action>, Failure> {
+        let actions = self.client.handle(Input::Timeout);
+        if actions.is_empty() { Err(Failure::temporary("The LMTP server took too long. (#4.4.2)")) } else { Ok(actions) }
     }
 
     /// What cannot be written is not complained about here: the server may have said why, and reading finds the end too.
