@@ -112,7 +112,7 @@ fn files_alone() {
 #[test]
 fn syscalls_alone() {
     for name in rows() {
-        let internet = matches!(name, "qmail-authnet" | "qmail-remote" | "qmail-resolve");
+        let internet = matches!(name, "qmail-acme" | "qmail-authnet" | "qmail-remote" | "qmail-resolve");
         let taken: &[&str] = if internet { &["netlink", "exec", "namespace"] } else { &["inet", "netlink", "exec", "namespace"] };
         assert_eq!(probe_with(name, "syscalls"), without(taken), "{name}");
     }

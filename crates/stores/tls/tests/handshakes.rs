@@ -128,6 +128,7 @@ fn serve(client: &Seqpacket, held: &Mutex<Held>, signed: &AtomicUsize) {
                     None => Answer::UnknownKey { id },
                 }
             }
+            other => panic!("nothing that a TLS server asks: {other:?}"),
         };
         drop(held);
         if client.send(&answer.encode()).is_err() {

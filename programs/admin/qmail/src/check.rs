@@ -2,6 +2,7 @@
 //!
 //! It changes nothing. An error is what stops mail or makes it go wrong; a warning is what is surely not meant.
 
+mod acme;
 mod authnet;
 mod authsources;
 mod certificates;
@@ -91,6 +92,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     lmtproutes::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
+    acme::check(root, &mut found);
     host::check(root, &mut found);
     found.0.sort_by_key(|finding| finding.level);
     found.0

@@ -17,6 +17,7 @@ pub mod domain_settings;
 pub mod export;
 pub mod files;
 pub mod import;
+pub mod obtain;
 pub mod print;
 pub mod queue;
 pub mod roles;

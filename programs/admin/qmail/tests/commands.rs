@@ -144,9 +144,9 @@ fn setup_makes_everything_with_its_owner_and_mode() {
         assert_eq!((found.1, found.2, found.3), (mode, uid, gid), "{path}: {:o}", found.1);
     }
     if is_root() {
-        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk", "qmailn"].map(id);
+        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk", "qmailn", "qmailc"].map(id);
         let uids: std::collections::HashSet<u32> = roles.iter().map(|id| id.0).chain([id("alias").0, id("vmail").0]).collect();
-        assert_eq!(uids.len(), 10);
+        assert_eq!(uids.len(), 11);
         assert!(roles.iter().all(|role| role.1 == roles[0].1) && id("alias").1 != roles[0].1 && !uids.contains(&0));
     } else {
         assert_eq!(id("qmailq"), caller);

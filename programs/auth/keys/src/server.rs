@@ -3,15 +3,16 @@
 //! Several threads, each with its own connections, so that an RSA signature holds up few. A connection that does not take its answer at
 //! once, says what nobody says, or comes from a uid that may not call, is closed.
 
+use crate::acme;
 use crate::form::is_tls_server;
 use crate::log;
 use crate::store::{Entries, Store};
 use certificates::Entry;
-use control::Ids;
+use control::{Ids, Root};
 use ipc::keys::{Answer, Request, TLS};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
-use sandbox::Socket;
+use sandbox::{Role, Socket};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,30 +30,42 @@ const BURST_MAX: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Signatures of a uid: a second's worth at once, and so many each second. More than any machine does handshakes.
 const SIGNATURES_PER_S: u32 = 10_000;
+/// What qmail-acme may ask: for all certificates of a large instance within an hour, and then at this pace.
+const ACME_QUESTIONS: u32 = 5000;
+const ACME_PERIOD: Duration = Duration::from_secs(3600);
 /// Longest input; the longest form has 165 bytes.
 const INPUT_LEN_MAX: usize = 512;
 
 /// What the threads share.
 #[derive(Debug)]
 pub struct Server {
+    root: Root,
     store: Mutex<Store>,
     ids: Ids,
     buckets: Mutex<HashMap<u32, Bucket>>,
+    acme: Mutex<Bucket>,
 }
 
-/// A uid's signatures that are left.
+/// What is left of so many in a period.
 #[derive(Debug)]
 struct Bucket {
+    most: u32,
+    period: Duration,
     left: u32,
     filled: Duration,
 }
 
 impl Bucket {
+    fn new(most: u32, period: Duration, now: Duration) -> Self {
+        Self { most, period, left: most, filled: now }
+    }
+
     fn take(&mut self, now: Duration) -> bool {
         let passed_us = now.saturating_sub(self.filled).as_micros();
-        let more = u32::try_from(passed_us.saturating_mul(u128::from(SIGNATURES_PER_S)) / 1_000_000).unwrap_or(u32::MAX);
+        let more = passed_us.saturating_mul(u128::from(self.most)) / self.period.as_micros().max(1);
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
         if more > 0 {
-            self.left = self.left.saturating_add(more).min(SIGNATURES_PER_S);
+            self.left = self.left.saturating_add(more).min(self.most);
             self.filled = now;
         }
         let has_one = self.left > 0;
@@ -63,8 +76,9 @@ impl Bucket {
 
 impl Server {
     #[must_use]
-    pub fn new(store: Store, ids: Ids) -> Self {
-        let server = Self { store: Mutex::new(store), ids, buckets: Mutex::default() };
+    pub fn new(root: Root, ids: Ids) -> Self {
+        let acme = Mutex::new(Bucket::new(ACME_QUESTIONS, ACME_PERIOD, sys::clock::boottime()));
+        let server = Self { store: Mutex::new(Store::new(root.clone())), root, ids, buckets: Mutex::default(), acme };
         server.entries();
         server
     }
@@ -86,12 +100,46 @@ impl Server {
     fn may_sign(&self, uid: u32) -> bool {
         let now = sys::clock::boottime();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.entry(uid).or_insert(Bucket { left: SIGNATURES_PER_S, filled: now }).take(now)
+        buckets.entry(uid).or_insert_with(|| Bucket::new(SIGNATURES_PER_S, Duration::from_secs(1), now)).take(now)
     }
 
-    /// The answer to what `uid` sent; `None` for what nobody says.
+    /// The certificate of a directory.
+    pub(crate) fn by_directory(&self, name: &str) -> Option<Arc<Entry>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).by_directory(name, sys::clock::boottime())
+    }
+
+    /// A file was changed: it is read at the next use.
+    pub(crate) fn forget(&self) {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).forget();
+    }
+
+    /// What qmail-acme asks.
+    fn acme(&self, request: Request) -> Option<Answer> {
+        let now = sys::clock::boottime();
+        if !self.acme.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
+            log("alert: qmail-acme asks too much");
+            return None;
+        }
+        acme::answer(self, &self.root, request)
+    }
+
+    /// Does this uid belong to the role? Without root all do.
+    fn is(&self, role: Role, uid: u32) -> bool {
+        self.ids.uid_of(role.name()) == Some(uid)
+    }
+
+    /// The answer to what `uid` sent; `None` for what nobody says, or not this one.
     fn answer(&self, uid: u32, datagram: &[u8]) -> Option<Answer> {
-        Some(match Request::decode(datagram).ok()? {
+        let request = Request::decode(datagram).ok()?;
+        // What the others ask is not for qmail-acme either.
+        let may = match &request {
+            Request::Certificate { .. } | Request::Sign { .. } => self.is(Role::Network, uid) || !self.is(Role::Acme, uid),
+            _ => self.is(Role::Acme, uid),
+        };
+        if !may {
+            return None;
+        }
+        Some(match request {
             Request::Certificate { id, number } => certificate(&self.entries(), id, number),
             Request::Sign { id, key, purpose, scheme, input } => {
                 let refused = |text: &str| Answer::Refused { id, text: text.into() };
@@ -107,6 +155,7 @@ impl Server {
                     },
                 }
             }
+            other => return self.acme(other),
         })
     }
 }
@@ -232,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_uid_gets_a_seconds_worth_at_once_and_then_its_pace() {
-        let mut bucket = Bucket { left: SIGNATURES_PER_S, filled: Duration::ZERO };
+        let mut bucket = Bucket::new(SIGNATURES_PER_S, Duration::from_secs(1), Duration::ZERO);
         let at = Duration::ZERO;
         assert!((0..SIGNATURES_PER_S).all(|_| bucket.take(at)) && !bucket.take(at));
         let at = Duration::from_millis(1);

@@ -88,6 +88,12 @@ impl Store {
         all.find(|entry| entry.certificate.key_name == name).cloned()
     }
 
+    /// The certificate of a directory.
+    pub fn by_directory(&mut self, name: &str, now: Duration) -> Option<Arc<Entry>> {
+        self.entries(now);
+        self.usable.get(name).cloned()
+    }
+
     /// What there is; `now` is the time since boot.
     pub fn entries(&mut self, now: Duration) -> Arc<Entries> {
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_PAUSE) {
@@ -136,14 +142,17 @@ impl Store {
 
     fn publish(&mut self, now: Duration) {
         let me = self.root.line("me").ok().flatten().unwrap_or_default().to_ascii_lowercase();
-        let all: Vec<Arc<Entry>> = self.usable.values().cloned().collect();
+        // Of several for a host the first counts: one that an authority vouches for before one that only its own key does.
+        let mut named: Vec<(&String, &Arc<Entry>)> = self.usable.iter().collect();
+        named.sort_by_key(|(_, entry)| entry.certificate.is_self_signed);
+        let all: Vec<Arc<Entry>> = named.iter().map(|(_, entry)| Arc::clone(entry)).collect();
         let is_there = |key: &[u8]| all.iter().any(|entry| entry.certificate.key_name == key);
         let gone = self.entries.all.iter().filter(|entry| !is_there(&entry.certificate.key_name));
         self.former.extend(gone.map(|entry| (now, Arc::clone(entry))));
-        // One in the directory of that name before others that are for it, too.
-        let own = self.usable.keys().position(|name| name.as_bytes().eq_ignore_ascii_case(&me));
-        let covers = |at: &usize| all.get(*at).is_some_and(|entry| entry.certificate.covers(&me));
-        let default = own.filter(covers).or_else(|| (0..all.len()).find(covers)).unwrap_or(0);
+        // Of those the one in the directory of that name before others that are for it, too.
+        let candidates = named.iter().enumerate().filter(|(_, (_, entry))| entry.certificate.covers(&me));
+        let rank = |name: &str, entry: &Entry| (entry.certificate.is_self_signed, !name.as_bytes().eq_ignore_ascii_case(&me));
+        let default = candidates.min_by_key(|(_, (name, entry))| rank(name, entry)).map_or(0, |(at, _)| at);
         log(&format!("certificates: {}", all.len()));
         self.entries = Arc::new(Entries { generation: generation(), all, default });
     }

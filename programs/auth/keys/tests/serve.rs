@@ -7,7 +7,6 @@ use control::{Id, Ids, Root};
 use ipc::keys::{Answer, Request, TLS};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use qmail_keys::server::{Server, run};
-use qmail_keys::store::Store;
 use rcgen::{CertificateParams, KeyPair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -43,7 +42,7 @@ fn system(root: Root, dir: tempfile::TempDir, ids: Ids) -> System {
     let run_dir: OwnedFd = fs::File::open(root.run()).unwrap().into();
     let listener = sys::seqpacket::listen(run_dir.as_fd(), "roles/keys.sock").unwrap();
     let (far, lifeline) = rustix::pipe::pipe().unwrap();
-    let server = Arc::new(Server::new(Store::new(root.clone()), ids));
+    let server = Arc::new(Server::new(root.clone(), ids));
     std::thread::spawn(move || {
         let signals = sys::signal::Signals::new(&[Signal::HUP]).unwrap();
         run(&server, &listener, &far, &signals).unwrap();

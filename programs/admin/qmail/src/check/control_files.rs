@@ -26,7 +26,8 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 47] = [
+const OTHERS: [&str; 48] = [
+    "acme",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -252,7 +253,7 @@ fn unknown(root: &Root, found: &mut Findings) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let known = name.to_str().is_some_and(|name| NUMBERS.contains(&name) || OTHERS.contains(&name));
-        if !known && !super::authnet::secrets(root).contains(&entry.path()) {
+        if !known && !super::authnet::secrets(root).contains(&entry.path()) && !super::acme::files(root).contains(&entry.path()) {
             found.note(&entry.path(), "no program of this version reads it");
         }
     }
