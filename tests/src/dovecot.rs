@@ -16,6 +16,18 @@ use std::process::{Child, Command, Stdio};
 /// The program of the package dovecot-core, which dovecot-imapd needs.
 const PROGRAM: &str = "/usr/sbin/dovecot";
 
+/// Its programs that tests use, by their packages.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("imap", "dovecot-imapd"),
+    ("lmtp", "dovecot-lmtpd"),
+    ("submission", "dovecot-submissiond"),
+    ("pop3", "dovecot-pop3d"),
+    ("modules/auth/libdriver_sqlite.so", "dovecot-sqlite"),
+];
+
+/// Whom mailboxes belong to that are Dovecot's own: an id that nobody else has.
+const OWN_ID: u32 = 64_990;
+
 /// The password of every user.
 pub const PASSWORD: &str = "imap-password";
 
@@ -34,12 +46,14 @@ impl Dovecot {
     /// # Errors
     /// It is not installed, or does not accept connections.
     pub fn start(instance: &Instance, port: u16, users: &[&str]) -> Result<Self> {
-        if !Path::new("/usr/lib/dovecot/imap").is_file() {
-            bail!("Dovecot is not installed; apt-get install --no-install-recommends dovecot-imapd");
-        }
-        let dir = instance.dir().join("dovecot");
-        let owner = User::add(&format!("qt{}", random_word()?.get(..10).unwrap_or_default()), &dir)?;
-        std::fs::create_dir_all(dir.join("run"))?;
+        Self::start_over_ours(instance, port, users, "")
+    }
+
+    /// As [`Dovecot::start`], with lines of dovecot.conf.
+    ///
+    /// # Errors
+    /// As [`Dovecot::start`].
+    pub fn start_over_ours(instance: &Instance, port: u16, users: &[&str], more: &str) -> Result<Self> {
         let mut passwd = String::new();
         for user in users {
             let home = instance.maildir(user);
@@ -47,10 +61,26 @@ impl Dovecot {
             let home = home.parent().unwrap_or(Path::new("/")).display();
             passwd += &format!("{user}:{{PLAIN}}{PASSWORD}:{}:{}::{home}::\n", vmail.uid(), vmail.gid());
         }
+        Self::start_with(instance, port, &passwd, more)
+    }
+
+    /// As [`Dovecot::start`], with its users as passwd-file lines ([`Dovecot::users_of_its_own`]), and with lines of dovecot.conf.
+    ///
+    /// # Errors
+    /// As [`Dovecot::start`].
+    pub fn start_with(instance: &Instance, port: u16, passwd: &str, more: &str) -> Result<Self> {
+        for (program, package) in PROGRAMS {
+            if !Path::new("/usr/lib/dovecot").join(program).is_file() {
+                bail!("{program} of Dovecot is not installed; apt-get install --no-install-recommends {package}");
+            }
+        }
+        let dir = Self::dir(instance);
+        let owner = User::add(&format!("qt{}", random_word()?.get(..10).unwrap_or_default()), &dir)?;
+        std::fs::create_dir_all(dir.join("run"))?;
         std::fs::write(dir.join("users"), passwd)?;
         must(Command::new("chown").arg(format!("{}:", owner.0)).arg(dir.join("users")))?;
         let config = dir.join("dovecot.conf");
-        std::fs::write(&config, configuration(&dir, &owner.0, port))?;
+        std::fs::write(&config, configuration(&dir, &owner.0, port) + more)?;
         let mut command = Command::new(PROGRAM);
         command
             .arg("-F")
@@ -65,16 +95,53 @@ impl Dovecot {
         Ok(dovecot)
     }
 
+    /// Where its files are, before it is started too.
+    #[must_use]
+    pub fn dir(instance: &Instance) -> PathBuf {
+        instance.dir().join("dovecot")
+    }
+
+    /// Lines for users whose mailboxes are Dovecot's own; `(address, extra fields)`, which may be empty.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn users_of_its_own(instance: &Instance, users: &[(&str, &str)]) -> Result<String> {
+        let mail = Self::dir(instance).join("mail");
+        std::fs::create_dir_all(&mail)?;
+        must(Command::new("chown").arg(format!("{OWN_ID}:{OWN_ID}")).arg(&mail))?;
+        let line = |(user, extra): &(&str, &str)| {
+            format!("{user}:{{PLAIN}}{PASSWORD}:{OWN_ID}:{OWN_ID}::{}::{extra}\n", mail.join(user).display())
+        };
+        Ok(users.iter().map(line).collect())
+    }
+
+    /// Other users, or the same with other fields; they count at once.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_users(&self, passwd: &str) -> Result<()> {
+        Ok(std::fs::write(self.dir.join("users"), passwd)?)
+    }
+
     /// An IMAP session of a user with the INBOX selected, and how many messages are there.
     ///
     /// # Errors
     /// The login fails.
     pub fn inbox(&self, user: &str) -> Result<(Imap, usize)> {
-        let mut imap = Imap(Line::open(self.port)?);
-        imap.0.line()?;
-        imap.must(&format!("LOGIN {user} {PASSWORD}")).with_context(|| self.log())?;
+        let mut imap = self.log_in(user, PASSWORD).with_context(|| self.log())?;
         let count = exists(&imap.must("SELECT INBOX").with_context(|| self.log())?).context("no EXISTS")?;
         Ok((imap, count))
+    }
+
+    /// An IMAP session of a user.
+    ///
+    /// # Errors
+    /// The login fails.
+    pub fn log_in(&self, user: &str, password: &str) -> Result<Imap> {
+        let mut imap = Imap(Line::open(self.port)?);
+        imap.0.line()?;
+        imap.must(&format!("LOGIN \"{user}\" \"{password}\""))?;
+        Ok(imap)
     }
 
     #[must_use]

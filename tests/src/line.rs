@@ -60,7 +60,7 @@ impl Line {
 
 /// An SMTP session, and how the server greeted.
 #[derive(Debug)]
-pub struct Smtp(pub Line, String);
+pub struct Smtp(pub Line, pub String);
 
 impl Smtp {
     /// Connects and reads the greeting.

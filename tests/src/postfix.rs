@@ -119,6 +119,7 @@ fn master(port: u16) -> String {
         ("error", "-", "-", "error"),
         ("retry", "-", "-", "error"),
         ("smtp", "-", "-", "smtp"),
+        ("lmtp", "-", "-", "lmtp"),
         ("relay", "-", "-", "smtp"),
         ("virtual", "-", "-", "virtual"),
         ("anvil", "-", "1", "anvil"),

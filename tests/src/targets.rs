@@ -30,6 +30,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smtp_client", smtp::client::fuzz::client),
     ("smtp_encode", smtp::client::fuzz::encode),
     ("smtp_reply", smtp::client::fuzz::reply),
+    ("smtp_lmtp", smtp::server::fuzz::lmtp),
+    ("smtp_lmtp_client", smtp::client::fuzz::lmtp),
     ("smtp_session", smtp::server::fuzz::session),
     ("users_assign", users::fuzz::assign),
     ("users_names", users::fuzz::names),

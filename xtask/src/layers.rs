@@ -24,7 +24,7 @@ const NEVER: [(&str, &[&str]); 14] = [
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
-    ("qmail-local", &["spool", "accounts", "smtp", "tokio", "rustls"]),
+    ("qmail-local", &["spool", "accounts", "tokio", "rustls"]),
     ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),
     ("qmail-auth", &["spool", "smtp", "tokio"]),
     ("tool", &["spool", "maildir", "accounts", "smtp", "message", "tokio", "rustls"]),

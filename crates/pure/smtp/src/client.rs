@@ -18,12 +18,14 @@
 //! unless [`Security::cleartext`] says otherwise, and only in [`Action::SendSecret`]. Memory is bounded by the envelope, 2 KiB of
 //! reply line and 4 KiB of text per recipient.
 //! Never reads a clock: [`Action::Deadline`] names the stage, the driver times it and feeds [`Input::Timeout`].
-//! Used by qmail-remote.
+//! By LMTP (RFC 2033) the same, with LHLO and a reply for each recipient behind the dot ([`lmtp`]).
+//! Used by qmail-remote and, for LMTP, by qmail-local.
 
 mod command;
 mod event;
 #[doc(hidden)]
 pub mod fuzz;
+mod lmtp;
 mod report;
 mod sasl;
 mod security;
@@ -31,7 +33,7 @@ mod security;
 use std::collections::VecDeque;
 
 use crate::reply::{Offers, Replies, Reply};
-pub use event::{Action, Dsn, Finished, Input, Security, Stage, Tls, Transaction};
+pub use event::{Action, Dsn, Finished, Input, Protocol, Security, Stage, Tls, Transaction};
 pub use report::{Outcome, REPORT_LEN_MAX};
 
 /// One SMTP connection.
@@ -69,6 +71,8 @@ enum State {
     Body(Envelope),
     /// The final dot was sent.
     End(Envelope),
+    /// The same, by LMTP: each accepted recipient has a reply of its own.
+    Each(Envelope),
     /// 354 came though no recipient was accepted: a lone dot went out (RFC 2920 §3.1).
     LoneDot(Envelope),
     Quit,
@@ -79,6 +83,7 @@ enum State {
 enum Verb {
     Ehlo,
     Helo,
+    Lhlo,
 }
 
 /// A transaction up to its final dot.
@@ -193,6 +198,7 @@ impl Client {
             State::StartTls => self.start_tls(reply, actions),
             State::Sasl(step) => self.sasl(step, reply, actions),
             State::Envelope(envelope) => self.envelope(envelope, reply, actions),
+            State::Body(envelope) if self.is_lmtp() => self.early(envelope, reply, actions),
             State::Body(envelope) => {
                 // An answer before the final dot: the server has given up, and the dot will never be sent.
                 let outcome = Outcome::refused(reply, self.after_message(reply));
@@ -200,6 +206,7 @@ impl Client {
                 actions.push(Action::Close);
             }
             State::End(envelope) => self.end(envelope, reply, actions),
+            State::Each(envelope) => self.each(envelope, reply, actions),
             State::LoneDot(envelope) => self.conclude(envelope, reply.code() != 421, actions),
             State::Handshake | State::Ready | State::Quit | State::Closed => actions.push(Action::Close),
         }
@@ -210,12 +217,12 @@ impl Client {
         if reply.code() != 220 {
             return self.unusable("greeting failed", reply, actions);
         }
-        self.say_hello(Verb::Ehlo, actions);
+        self.say_hello(self.first_hello(), actions);
     }
 
     fn say_hello(&mut self, verb: Verb, actions: &mut Vec<Action>) {
         let mut line = Vec::new();
-        command::hello(if verb == Verb::Ehlo { "EHLO" } else { "HELO" }, &self.helo, &mut line);
+        command::hello(verb.as_str(), &self.helo, &mut line);
         self.state = State::Hello(verb);
         self.send(line, 1, Stage::Command, actions);
     }
@@ -223,7 +230,7 @@ impl Client {
     /// RFC 5321 §3.2: a server that refuses EHLO for good is asked again with HELO.
     fn hello(&mut self, verb: Verb, reply: &Reply, actions: &mut Vec<Action>) {
         if reply.code() == 250 {
-            if verb == Verb::Ehlo {
+            if verb != Verb::Helo {
                 self.offers = Offers::parse(reply);
             }
             self.greeted(actions);
@@ -274,8 +281,8 @@ impl Client {
         if transaction.requiretls && !(self.offers.requiretls && self.security.tls == Tls::Started) {
             return Some(Outcome::Failed(format!("{peer} does not support REQUIRETLS, which this message needs. (#5.7.30)\n")));
         }
-        // RFC 2852 §4.1.3: nobody but who takes the time over gets it.
-        if let Some(by) = transaction.by.filter(|by| by.returns) {
+        // RFC 2852 §4.1.3: nobody but who takes the time over gets it; by LMTP it is there.
+        if let Some(by) = transaction.by.filter(|by| by.returns && !self.is_lmtp()) {
             let Some(min_s) = self.offers.deliver_by_min_s else {
                 return Some(Outcome::Failed(format!("{peer} does not support DELIVERBY, which this message needs. (#5.3.3)\n")));
             };
@@ -407,6 +414,7 @@ impl Client {
                 self.state = State::Body(envelope);
                 actions.extend([Action::Deadline(Stage::DataBlock), Action::SendBody]);
             }
+            (354, true) if self.is_lmtp() => self.nobody(envelope, actions),
             (354, true) => {
                 // RFC 2920 §3.1: the server expects a message now; it gets an empty one for nobody.
                 self.state = State::LoneDot(envelope);
@@ -424,6 +432,7 @@ impl Client {
 
     fn body_sent(&mut self, actions: &mut Vec<Action>) {
         match std::mem::replace(&mut self.state, State::Closed) {
+            State::Body(envelope) if self.is_lmtp() => self.await_each(envelope, actions),
             State::Body(envelope) => {
                 self.state = State::End(envelope);
                 self.owed += 1;
@@ -493,7 +502,8 @@ impl Client {
                 actions.extend([Action::Unusable(self.connection_died(false)), Action::Close]);
             }
             State::Envelope(envelope) | State::Body(envelope) => self.lost(envelope, false, actions),
-            State::End(envelope) => self.lost(envelope, true, actions),
+            // By LMTP those that were answered have their outcome already.
+            State::End(envelope) | State::Each(envelope) => self.lost(envelope, true, actions),
             // Every recipient has its answer already.
             State::LoneDot(envelope) => self.conclude(envelope, false, actions),
             State::Ready | State::Quit => actions.push(Action::Close),

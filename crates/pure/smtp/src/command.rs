@@ -25,6 +25,8 @@ pub const PATH_LEN_MAX: usize = 899;
 pub enum Command<'a> {
     Helo(&'a [u8]),
     Ehlo(&'a [u8]),
+    /// LMTP's (RFC 2033 §4.1).
+    Lhlo(&'a [u8]),
     Mail(&'a [u8]),
     Rcpt(&'a [u8]),
     Data(&'a [u8]),
@@ -53,6 +55,7 @@ impl<'a> Command<'a> {
         match verb.len() {
             4 if is("HELO") => Self::Helo(rest),
             4 if is("EHLO") => Self::Ehlo(rest),
+            4 if is("LHLO") => Self::Lhlo(rest),
             4 if is("MAIL") => Self::Mail(rest),
             4 if is("RCPT") => Self::Rcpt(rest),
             4 if is("DATA") => Self::Data(rest),

@@ -15,8 +15,8 @@
 //! - A password is asked for only where [`Logins::Offered`] says so (promise 4), and never gets into a log line.
 //!
 //! Never: reads a clock, a file or a socket; collects a message.
-//! Standards: RFC 5321, RFC 1870, RFC 2034, RFC 2852, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152, RFC 6409, RFC 6531,
-//! RFC 6710, RFC 6758, RFC 8689;
+//! Standards: RFC 5321, RFC 1870, RFC 2033, RFC 2034, RFC 2852, RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4865, RFC 4954, RFC 6152,
+//! RFC 6409, RFC 6531, RFC 6710, RFC 6758, RFC 8689;
 //! qmail-smtpd's tolerance (qmail-family §1.2): commands may end in LF, HELO is not needed, a second MAIL starts over.
 //! Used by qmail-smtpd.
 
@@ -24,6 +24,7 @@ mod auth;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
+mod lmtp;
 mod parameters;
 mod policy;
 mod replies;
@@ -187,7 +188,8 @@ impl Session {
     }
 
     fn greet(&self, out: &mut Actions) {
-        out.reply(&[b"220 ", &self.config.greeting[..], b" ESMTP"].concat());
+        let protocol: &[u8] = if self.peer.is_lmtp { b" LMTP" } else { b" ESMTP" };
+        out.reply(&[b"220 ", &self.config.greeting[..], protocol].concat());
     }
 
     /// One thing happened; what to do about it is added to `out`.
@@ -456,8 +458,11 @@ impl Session {
 
     fn command(&mut self, command: Command<'_>, is_last: bool, out: &mut Actions) {
         match command {
+            Command::Helo(_) | Command::Ehlo(_) | Command::Lhlo(_) | Command::Auth(_) if !self.speaks(&command) => {
+                self.refuse(if self.peer.is_lmtp { lmtp::NOT_SMTP } else { replies::UNIMPLEMENTED }, out);
+            }
             Command::Helo(name) => self.hello(name, false, out),
-            Command::Ehlo(name) => self.hello(name, true, out),
+            Command::Ehlo(name) | Command::Lhlo(name) => self.hello(name, true, out),
             Command::Mail(_) | Command::Rcpt(_) | Command::Data(_) | Command::Vrfy | Command::Expn if self.needs_login() => {
                 self.refuse(if self.needs_tls() { replies::TLS_FIRST } else { replies::LOGIN_FIRST }, out);
             }

@@ -26,7 +26,7 @@ pub struct Received<'a> {
     pub remote_info: Option<&'a [u8]>,
     pub helo: Option<&'a [u8]>,
     pub local_host: &'a [u8],
-    /// `SMTP`, `ESMTP`, `UTF8SMTP`; with an `S` behind it over TLS and an `A` after a login (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3).
+    /// `SMTP`, `ESMTP`, `UTF8SMTP`, `LMTP`; with an `S` behind it over TLS and an `A` after a login (RFC 5321 §4.4, RFC 3848, RFC 6531 §4.3).
     pub protocol: &'a str,
     /// The cipher suite by its IANA name (RFC 8314 §4.3).
     pub tls: Option<&'a str>,

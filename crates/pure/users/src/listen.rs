@@ -150,13 +150,16 @@ fn parse_line(line: &[u8]) -> Result<Listener, String> {
         format!("unknown service `{}`; there are {}", name.escape_default(), known.join(", "))
     })?;
     let address = words.next().unwrap_or_default();
-    let address = address.parse().map_err(|_| {
+    let address: SocketAddr = address.parse().map_err(|_| {
         format!(
             "`{}` is not ADDRESS:PORT; write 0.0.0.0:{port}, 127.0.0.1:{port} or [::]:{port}",
             address.escape_default(),
             port = service.port()
         )
     })?;
+    if service == Service::Lmtp && address.port() == Service::Smtp.port() {
+        return Err("lmtp may not be on port 25, which is SMTP's (RFC 2033 §5); take another, such as 24".to_owned());
+    }
     let option = |word: &str| match word.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("option `{}` is not key=value", word.escape_default())),
@@ -199,6 +202,7 @@ mod tests {
             "smtp 1.2.3.4:25 proxy=10.0.0.1,host",
             "smtp 1.2.3.4:25 proxy=10.0.0.0/33",
             "qmtp h:1",
+            "lmtp 127.0.0.1:25",
         ] {
             let error = parse(format!("smtp 127.0.0.1:25\n{bad}\n").as_bytes()).unwrap_err();
             assert_eq!(error.line, 2, "{bad}");

@@ -44,6 +44,10 @@ messages! {
         /// To this relay of control/smtproutes or control/authsenders, by its addresses alone; no MX, and "that is me" is not looked for.
         /// With a `login`, only after AUTH: the one place where qmail-remote ever gets credentials.
         2 => Relay { host: Bytes, port: u16, login: Option<Login> },
+        /// To this LMTP server of control/lmtproutes, by its addresses alone.
+        3 => Lmtp { host: Bytes, port: u16 },
+        /// The same through a Unix socket, an absolute path.
+        4 => LmtpSocket { path: Bytes },
     }
 }
 
@@ -121,6 +125,16 @@ mod tests {
                 },
                 flags: 0,
                 size: 0,
+                options: None,
+            },
+            Job::Remote {
+                number: 5,
+                message: 6,
+                sender: Address::null(),
+                recipients: vec![address("a@b")],
+                route: Route::LmtpSocket { path: "/run/dovecot/lmtp".into() },
+                flags: 0,
+                size: 1,
                 options: None,
             },
         ]

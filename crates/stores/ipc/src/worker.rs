@@ -21,12 +21,24 @@ record! {
     }
 }
 
+record! {
+    /// The LMTP server that keeps the recipient's mailbox (control/lmtproutes).
+    pub struct Lmtp {
+        /// Its Unix socket, an absolute path.
+        socket: Bytes,
+        /// The mailbox as that server knows it: `user@domain`, or `user+ext@domain`.
+        mailbox: Address,
+    }
+}
+
 messages! {
     pub enum Request {
         /// Deliver the message whose descriptor comes beside, as the `.qmail` file says; without one as `default_delivery`
         /// says. `settings`: what the account of a virtual user says ([`crate::mailbox`]); empty for nothing. `inherits`: what forwards have
         /// of the message ([`crate::inheritance`]); empty for nothing.
-        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes, settings: Bytes, inherits: Bytes },
+        1 => Deliver { number: u64, sender: Address, recipient: Recipient, default_delivery: Bytes, settings: Bytes, inherits: Bytes,
+            /// In the place of the files that `default_delivery` names.
+            lmtp: Option<Lmtp> },
         /// Forward the message whose descriptor comes beside to these addresses (an alias of a virtual domain).
         2 => Forward { number: u64, sender: Address, recipient: Recipient, targets: Vec<Address>, inherits: Bytes },
         /// Would [`Request::Deliver`] find something to do?

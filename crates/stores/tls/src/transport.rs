@@ -5,13 +5,15 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// How bytes get to the peer.
 #[derive(Debug)]
 pub enum Transport {
     Clear(TcpStream),
     Tls(Stream),
+    /// A Unix socket, which never leaves this host and never gets TLS.
+    Unix(UnixStream),
     /// The connection was given to a handshake that failed, or is in one: reading finds the end, writing an error.
     Gone,
 }
@@ -34,7 +36,7 @@ impl Transport {
         match self {
             Self::Clear(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.tcp()),
-            Self::Gone => None,
+            Self::Unix(_) | Self::Gone => None,
         }
     }
 
@@ -58,6 +60,7 @@ impl Transport {
         match self {
             Self::Clear(stream) => Pin::new(stream).poll_read(context, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(context, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buf),
             Self::Gone => std::task::Poll::Ready(Ok(())),
         }
     }
@@ -68,6 +71,7 @@ impl Transport {
         match self {
             Self::Clear(stream) => stream.try_read(buf),
             Self::Tls(stream) => stream.try_read(buf),
+            Self::Unix(stream) => stream.try_read(buf),
             Self::Gone => Ok(0),
         }
     }
@@ -80,6 +84,7 @@ impl Transport {
         match self {
             Self::Clear(stream) => stream.try_write(bytes),
             Self::Tls(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
             Self::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -90,6 +95,7 @@ impl Transport {
         match self {
             Self::Clear(stream) => stream.readable().await,
             Self::Tls(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
             Self::Gone => Ok(()),
         }
     }
@@ -100,6 +106,7 @@ impl Transport {
         match self {
             Self::Clear(stream) => stream.writable().await,
             Self::Tls(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
             Self::Gone => Ok(()),
         }
     }
@@ -111,7 +118,7 @@ impl Transport {
     pub async fn flush(&self) -> io::Result<()> {
         match self {
             Self::Tls(stream) => stream.flush().await,
-            Self::Clear(_) | Self::Gone => Ok(()),
+            Self::Clear(_) | Self::Unix(_) | Self::Gone => Ok(()),
         }
     }
 
@@ -135,6 +142,9 @@ impl Transport {
         if let Self::Tls(stream) = self {
             // A socket that is full gets none: the peer will see the connection cut, as it would anyway.
             let _ = stream.try_close();
+        }
+        if let Self::Unix(stream) = self {
+            let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Write);
         }
         if let Some(tcp) = self.tcp() {
             let _ = rustix::net::shutdown(tcp, rustix::net::Shutdown::Write);

@@ -9,6 +9,7 @@ mod authsources;
 mod certificates;
 pub(crate) mod control_files;
 mod host;
+mod lmtproutes;
 mod outgoing;
 mod places;
 mod users_files;
@@ -90,6 +91,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     authsources::check(root, &mut found);
     accounts::check(root, &mut found);
     outgoing::check(root, &mut found);
+    lmtproutes::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
     acme::check(root, &mut found);

@@ -377,6 +377,9 @@ pub struct Export {
     /// With the hashes of the passwords
     #[arg(long)]
     pub with_secrets: bool,
+    /// As SQL tables for the lookups of other programs, such as Dovecot's
+    #[arg(long, requires = "with_secrets")]
+    pub sql: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -231,7 +231,7 @@ fn lock(root: &Root) -> Result<File, Failure> {
     Ok(dir)
 }
 
-fn read(root: &Root) -> Result<VirtualDomains, Failure> {
+pub(crate) fn read(root: &Root) -> Result<VirtualDomains, Failure> {
     root.virtual_domains().map_err(|error| Failure::temporary(error.to_string()))
 }
 

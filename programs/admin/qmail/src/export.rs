@@ -1,8 +1,11 @@
-//! `qmail export`: domains, users and aliases as a table that `qmail import csv` reads, or with `--json` a JSON object a line.
+//! `qmail export`: domains, users and aliases as a table that `qmail import csv` reads, or with `--json` a JSON object a line; with `--sql`
+//! as tables for other programs' lookups.
+
+mod sql;
 
 use std::io::{self, Write as _};
 
-use control::Root;
+use control::{Root, VirtualDomains};
 use ipc::admin::{AccountAnswer, AccountRequest, AccountRow, AliasRow, DomainRow};
 use ipc::field::Bytes;
 use serde_json::{Value, json};
@@ -20,8 +23,14 @@ use crate::{Failure, cli, domain, domain_settings};
 pub fn run(root: &Root, options: &cli::Export, printer: Printer) -> Result<(), Failure> {
     let only = options.domain.as_deref().map(|name| domain::known(root, name)).transpose()?;
     let admin = Admin::auth(root)?;
-    let mut out = Output { out: io::BufWriter::new(io::stdout().lock()), json: printer.json };
-    if !printer.json {
+    if options.sql && printer.json {
+        return Err(Failure::usage("export writes SQL or JSON, not both".to_owned()));
+    }
+    let sql = options.sql.then(|| domain::read(root)).transpose()?;
+    let mut out = Output { out: io::BufWriter::new(io::stdout().lock()), json: printer.json, sql };
+    if out.sql.is_some() {
+        out.bytes(sql::TABLES.as_bytes())?;
+    } else if !printer.json {
         out.bytes(&csv_line(&COLUMNS.map(|column| column.as_bytes().to_vec())))?;
     }
     let set = domain_settings::all(&admin)?;
@@ -41,6 +50,9 @@ pub fn run(root: &Root, options: &cli::Export, printer: Printer) -> Result<(), F
         AccountAnswer::Aliases { rows, .. } => rows.iter().try_for_each(|row| out.alias(row)),
         _ => Ok(()),
     })?;
+    if out.sql.is_some() {
+        out.bytes(sql::END.as_bytes())?;
+    }
     out.out.flush().map_err(|error| closed(&error))
 }
 
@@ -62,6 +74,8 @@ fn closed(error: &io::Error) -> Failure {
 struct Output<W> {
     out: W,
     json: bool,
+    /// Where the homes are, for SQL.
+    sql: Option<VirtualDomains>,
 }
 
 impl<W: io::Write> Output<W> {
@@ -74,6 +88,9 @@ impl<W: io::Write> Output<W> {
     }
 
     fn domain(&mut self, row: &DomainRow) -> Result<(), Failure> {
+        if self.sql.is_some() {
+            return self.bytes(sql::domain(row).unwrap_or_default().as_bytes());
+        }
         if !self.json {
             return self.bytes(&csv_line(&domain_record(row)));
         }
@@ -89,6 +106,10 @@ impl<W: io::Write> Output<W> {
     }
 
     fn user(&mut self, row: &AccountRow) -> Result<(), Failure> {
+        if let Some(domains) = &self.sql {
+            let text = sql::user(row, domains).unwrap_or_default();
+            return self.bytes(text.as_bytes());
+        }
         if !self.json {
             return self.bytes(&csv_line(&users_record(row)));
         }
@@ -99,6 +120,9 @@ impl<W: io::Write> Output<W> {
     }
 
     fn alias(&mut self, row: &AliasRow) -> Result<(), Failure> {
+        if self.sql.is_some() {
+            return Ok(());
+        }
         if !self.json {
             let targets = row.targets.iter().map(wire::Address::as_bytes).collect::<Vec<_>>().join(&b' ');
             let fields = [("kind", b"alias".to_vec()), ("address", row.address.as_bytes().to_vec()), ("targets", targets)];

@@ -187,7 +187,8 @@ fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
             Some(port) => listener(service, "127.0.0.1", port),
             None => Err(Failure::usage(format!("--base-port {base}: {service} would be above port 65535"))),
         };
-        return SERVICES.into_iter().map(shifted).collect();
+        // LMTP is for programs of this host, so it is not opened to everybody below.
+        return SERVICES.into_iter().chain([Service::Lmtp]).map(shifted).collect();
     }
     let addresses = ["0.0.0.0", "[::]"].into_iter().take(if has_ipv6() { 2 } else { 1 });
     let on = |address: &'static str| SERVICES.into_iter().map(move |service| listener(service, address, service.port()));
@@ -232,7 +233,8 @@ mod tests {
                 "submission 127.0.0.1:10587",
                 "submissions 127.0.0.1:10465",
                 "pop3 127.0.0.1:10110",
-                "pop3s 127.0.0.1:10995"
+                "pop3s 127.0.0.1:10995",
+                "lmtp 127.0.0.1:10024"
             ]
         );
         assert!(listeners(Some(65_500)).is_err());

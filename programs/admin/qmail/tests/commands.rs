@@ -158,7 +158,7 @@ fn setup_makes_everything_with_its_owner_and_mode() {
     assert_eq!(values[..6], expected);
     assert_eq!(
         values[6],
-        "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\nsubmissions 127.0.0.1:12465\npop3 127.0.0.1:12110\npop3s 127.0.0.1:12995\n"
+        "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\nsubmissions 127.0.0.1:12465\npop3 127.0.0.1:12110\npop3s 127.0.0.1:12995\nlmtp 127.0.0.1:12024\n"
     );
 }
 

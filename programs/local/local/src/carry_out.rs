@@ -8,9 +8,11 @@ use crate::shell::Shell;
 use dotqmail::exit::Verdict;
 use dotqmail::{Delivery, Instruction, Plan, search};
 use ipc::inheritance::Inheritance;
+use ipc::worker::Lmtp;
 use maildir::{Body, Bounds, Ledger, Letter, Maildir, Mbox, Quota};
 use message::header::Scanner;
 use std::os::fd::AsFd;
+use wire::Address;
 
 /// The permanent failure of a message that has been here before (qmail-local(8)).
 const LOOPING: &str = "This message is looping: it already has my Delivered-To line. (#5.4.6)";
@@ -34,22 +36,26 @@ pub(crate) struct Carrier<'a> {
     pub inherits: &'a Inheritance,
     /// What the owner is told when it is nearly used up.
     pub warning: &'a [u8],
+    /// It gets what the plan's files would.
+    pub lmtp: Option<&'a Lmtp>,
 }
 
 /// What was done.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Done {
     pub files: u64,
     pub forwards: u64,
     pub programs: u64,
     pub qp: Option<u32>,
+    /// What an LMTP server said; lines.
+    pub said: String,
 }
 
 impl Done {
     /// The report of a success: `did F+W+P`, and `qp N` if something was forwarded.
     pub(crate) fn text(&self) -> String {
         let qp = self.qp.map(|qp| format!("qp {qp}\n")).unwrap_or_default();
-        format!("did {}+{}+{}\n{qp}", self.files, self.forwards, self.programs)
+        format!("did {}+{}+{}\n{qp}{}", self.files, self.forwards, self.programs, self.said)
     }
 
     /// Counts a line.
@@ -117,9 +123,16 @@ impl Carrier<'_> {
         let letter = Letter { trace: &trace, body: self.body };
         let new_sender = self.new_sender()?;
         let (mut done, mut forwards, mut stopped) = (Done::default(), Vec::new(), false);
+        let mut said = String::new();
         for instruction in &plan.instructions {
             done.count(instruction);
             match instruction {
+                Instruction::Maildir(_) | Instruction::Mbox(_) if self.lmtp.is_some() => {
+                    // Once, however many files it stands for.
+                    if done.files == 1 {
+                        said = self.by_lmtp()?;
+                    }
+                }
                 Instruction::Maildir(path) => self.maildir(path, letter)?,
                 Instruction::Mbox(path) => self.mbox(path, letter)?,
                 Instruction::Program(line) => stopped = self.program(line, &new_sender)? == Verdict::DoneStop,
@@ -135,6 +148,7 @@ impl Carrier<'_> {
         if !forwards.is_empty() {
             done.qp = Some(self.forward(&forwards, &new_sender)?);
         }
+        done.said = said;
         Ok(done)
     }
 
@@ -155,6 +169,12 @@ impl Carrier<'_> {
         // With the sender of a list the copy is a new message (RFC 3461 §5.2.7.3).
         let inherits = if new_sender == self.delivery.sender { inherits } else { inherits.for_list() };
         self.forwarder.submit(&Copy { sender: new_sender, recipients, delivered_to: &delivered_to, body: self.body, inherits })
+    }
+
+    fn by_lmtp(&self) -> Result<String, Failure> {
+        let Some(lmtp) = self.lmtp else { return Ok(String::new()) };
+        let sender = Address::new(self.delivery.sender).map_err(|_| Failure::temporary("the sender is no address. (#4.3.0)"))?;
+        crate::lmtp::deliver(lmtp, &sender, self.host, &self.delivery.delivered_to_line(), self.body)
     }
 
     fn maildir(&self, path: &[u8], letter: Letter<'_>) -> Result<(), Failure> {

@@ -116,6 +116,7 @@ fn run(args: &Args<'_>) -> Result<String, Failure> {
         quota: maildir::Quota::default(),
         inherits: &ipc::inheritance::Inheritance::nothing(),
         warning: b"",
+        lmtp: None,
     };
     Ok(carrier.carry_out(&plan)?.text())
 }

@@ -16,6 +16,7 @@ pub mod classic;
 pub mod failure;
 pub mod forward;
 pub mod home;
+mod lmtp;
 pub mod once;
 mod orders;
 pub mod queue_program;

@@ -46,13 +46,14 @@ fn serve(work: &Seqpacket) -> io::Result<()> {
     let mut datagram = vec![0; DATAGRAM_LEN_MAX];
     let Received::Datagram(len, fd) = work.recv_with_fd(&mut datagram)? else { return Ok(()) };
     let request = Request::decode(datagram.get(..len).unwrap_or_default())?;
-    let (Request::Deliver { number, sender, recipient, default_delivery, settings, inherits }, Some(message)) = (request, fd)
+    let (Request::Deliver { number, sender, recipient, default_delivery, settings, inherits, lmtp }, Some(message)) =
+        (request, fd)
     else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a delivery"));
     };
     let carried_out = end_with_the_asker(work)?;
     let shell = Shell::captured();
-    let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0 };
+    let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0, lmtp };
     let result = deliver(&shell, &sender, &recipient, &manner, message);
     carried_out.store(true, Ordering::SeqCst);
     work.send(&report(number, &shell.take_output(), result).encode())
@@ -79,7 +80,7 @@ fn end_with_the_asker(work: &Seqpacket) -> io::Result<Arc<AtomicBool>> {
 }
 
 fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Manner, message: OwnedFd) -> Result<String, Failure> {
-    let orders = Orders::read(manner)?;
+    let mut orders = Orders::read(manner)?;
     let message = own_description(message).map_err(|e| Failure::system("Unable to read message", &e))?;
     let body = Body::new(message).map_err(|e| Failure::system("Unable to read message", &e))?;
     let delivery = delivery(sender, recipient);
@@ -89,6 +90,7 @@ fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Mann
     }
     check_loop(&delivery, &body)?;
     let found = dot_qmail(&home, delivery.dash, delivery.ext)?;
+    orders.lmtp = orders.lmtp.filter(|_| found.text.is_empty());
     let root = control::Root::from_env().map_err(|e| Failure::temporary(e.to_string()))?;
     let carrier = Carrier {
         home: &home,
@@ -102,6 +104,7 @@ fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Mann
         quota: orders.quota,
         inherits: &orders.inherits,
         warning: &orders.warning,
+        lmtp: orders.lmtp.as_ref(),
     };
     let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
     Ok(carrier.carry_out(&plan)?.text())

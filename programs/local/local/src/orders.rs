@@ -1,11 +1,13 @@
 //! What the account of a virtual user says of a delivery, beside the user's own `.qmail` files.
 //!
 //! The order: a `.qmail` file that is there and not empty says everything, and the account's forwards and reply do not count. Without one
-//! the account's forwards are the default delivery. The quota bounds every Maildir in the home, whoever names it.
+//! the account's forwards are the default delivery. Where an LMTP server keeps the mailbox
+//! (`control/lmtproutes`) it takes the place of the files that the default delivery names, and the server's own quota counts. The quota bounds every Maildir in the home, whoever names it.
 
 use crate::failure::Failure;
 use ipc::inheritance::Inheritance;
 use ipc::mailbox::{Settings, Vacation};
+use ipc::worker::Lmtp;
 use maildir::Quota;
 
 /// How mail is delivered, as the request has it.
@@ -16,6 +18,8 @@ pub(crate) struct Manner {
     pub settings: Vec<u8>,
     /// An [`ipc::inheritance`] message.
     pub inherits: Vec<u8>,
+    /// The server that keeps the mailbox.
+    pub lmtp: Option<Lmtp>,
 }
 
 /// The same, understood.
@@ -29,6 +33,8 @@ pub(crate) struct Orders {
     pub vacation: Option<Vacation>,
     /// What forwards have of the message.
     pub inherits: Inheritance,
+    /// In the place of the files that the default delivery names.
+    pub lmtp: Option<Lmtp>,
 }
 
 impl Orders {
@@ -44,7 +50,14 @@ impl Orders {
             lines.push(manner.default_delivery.clone());
         }
         lines.extend(forward.iter().map(|address| [b"&", address.as_bytes()].concat()));
-        Ok(Self { default_delivery: lines.join(&b'\n'), quota, warning: warning.0, vacation, inherits })
+        Ok(Self {
+            default_delivery: lines.join(&b'\n'),
+            quota,
+            warning: warning.0,
+            vacation,
+            inherits,
+            lmtp: manner.lmtp.clone(),
+        })
     }
 
     /// The quota alone.
@@ -81,14 +94,15 @@ mod tests {
         let read = |forward: &[&str], keeps_copy| {
             let forward = forward.iter().map(|a| Address::new(a.as_bytes()).unwrap()).collect();
             let settings = Settings { forward, keeps_copy, ..Settings::default() }.to_bytes().0;
-            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings, inherits: Vec::new() };
+            let manner = Manner { default_delivery: b"./Maildir/".to_vec(), settings, inherits: Vec::new(), lmtp: None };
             String::from_utf8(Orders::read(&manner).unwrap().default_delivery).unwrap()
         };
         assert_eq!(read(&[], false), "./Maildir/");
         assert_eq!(read(&["a@b", "c@d"], false), "&a@b\n&c@d");
         assert_eq!(read(&["a@b"], true), "./Maildir/\n&a@b");
         for (settings, inherits) in [(&b"x"[..], &b""[..]), (b"", b"x")] {
-            let odd = Manner { default_delivery: Vec::new(), settings: settings.to_vec(), inherits: inherits.to_vec() };
+            let odd =
+                Manner { default_delivery: Vec::new(), settings: settings.to_vec(), inherits: inherits.to_vec(), lmtp: None };
             assert!(!Orders::read(&odd).unwrap_err().is_permanent);
         }
     }

@@ -203,8 +203,8 @@ impl Worker {
                 let failure = self.rename(&recipient, &to).err().map(|failure| failure.text.into());
                 return Step::Answer(Report::Renamed { number, failure });
             }
-            Request::Deliver { number, sender, recipient, default_delivery, settings, inherits } => {
-                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0 };
+            Request::Deliver { number, sender, recipient, default_delivery, settings, inherits, lmtp } => {
+                let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0, lmtp };
                 let step = body(message).and_then(|body| {
                     let alike = before.filter(|b| b.recipient == recipient && b.manner == manner);
                     match alike.map(|before| Arc::clone(&before.maildir)) {
@@ -241,12 +241,15 @@ impl Worker {
         let now_s = sys::clock::unix_s();
         // A file that says something says everything.
         orders.vacation = orders.vacation.filter(|vacation| found.text.is_empty() && vacation::counts_at(vacation, now_s));
+        orders.lmtp = orders.lmtp.filter(|_| found.text.is_empty());
         let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
         if plan.has_program() || (self.base.is_some() && plan.has_absolute_path()) {
             self.make_maildirs(&home, &recipient, &plan);
             return Ok(Step::Answer(Report::NeedsExec { number }));
         }
-        if let (&[Instruction::Maildir(path)], None, None) = (&plan.instructions[..], plan.refusal, &orders.vacation) {
+        if let (&[Instruction::Maildir(path)], None, None, None) =
+            (&plan.instructions[..], plan.refusal, &orders.vacation, &orders.lmtp)
+        {
             let maildir = self.maildir(&home, &recipient, path, orders.quota)?;
             return Ok(simple(number, &sender, recipient, manner, Arc::new(maildir), body));
         }
@@ -412,6 +415,7 @@ impl Worker {
                     quota: orders.quota,
                     inherits: &orders.inherits,
                     warning: &orders.warning,
+                    lmtp: orders.lmtp.as_ref(),
                 };
                 let done = carrier.carry_out(&plan).map(|done| done.text());
                 if let (Ok(_), Some(vacation)) = (&done, &orders.vacation) {

@@ -127,7 +127,10 @@ impl Worker {
         let number = self.number();
         let sender = Address::new(b"s@er").unwrap();
         let (default_delivery, settings) = ("./Maildir/".into(), settings.to_bytes());
-        self.send(&Request::Deliver { number, sender, recipient, default_delivery, settings, inherits: "".into() }, body);
+        self.send(
+            &Request::Deliver { number, sender, recipient, default_delivery, settings, inherits: "".into(), lmtp: None },
+            body,
+        );
         match self.report() {
             Report::Done { number: answered, verdict, text } if answered == number => {
                 (verdict, String::from_utf8(text.0).unwrap())
@@ -245,6 +248,7 @@ fn requests_that_come_together_are_all_answered_and_all_there() {
                 default_delivery: "./Maildir/".into(),
                 settings: "".into(),
                 inherits: "".into(),
+                lmtp: None,
             },
             body.as_bytes(),
         );
@@ -301,7 +305,18 @@ fn the_programs_of_a_one_shot_worker_end_with_whoever_asked_for_them() {
     place.qmail(".qmail", "|{ sleep 1000 & }; echo $! >part; echo $$ >>part; mv part pids; sleep 1000\n");
     let mut worker = Worker::start(&place, &["--once"]);
     let (number, sender, recipient) = (worker.number(), Address::null(), place.recipient("", ""));
-    worker.send(&Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into(), inherits: "".into() }, BODY);
+    worker.send(
+        &Request::Deliver {
+            number,
+            sender,
+            recipient,
+            default_delivery: "".into(),
+            settings: "".into(),
+            inherits: "".into(),
+            lmtp: None,
+        },
+        BODY,
+    );
     let until = Instant::now() + Duration::from_secs(60);
     let wait = |what: &str, done: &dyn Fn() -> bool| {
         while !done() {
@@ -339,6 +354,7 @@ fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
                 default_delivery: "".into(),
                 settings: "".into(),
                 inherits: "".into(),
+                lmtp: None,
             };
             worker.work.send_with_fd(&request.encode(), body.as_fd()).unwrap();
             worker
@@ -405,7 +421,7 @@ fn forwards_inherit() {
         let sent = queue(&place, Answer::Accepted { id: 7, pid: 99 });
         let (sender, recipient, inherits) = (Address::new(b"s@er").unwrap(), place.recipient(dash, ext), inherits.clone());
         let (default_delivery, settings) = ("".into(), "".into());
-        worker.send(&Request::Deliver { number: 1, sender, recipient, default_delivery, settings, inherits }, BODY);
+        worker.send(&Request::Deliver { number: 1, sender, recipient, default_delivery, settings, inherits, lmtp: None }, BODY);
         assert!(matches!(worker.report(), Report::Done { verdict: Verdict::Success, .. }));
         let (from, items, _) = sent.join().unwrap();
         (from, items.join(" "))
@@ -508,6 +524,7 @@ fn letters_that_come_together_are_judged_one_by_one() {
                 default_delivery: "./Maildir/".into(),
                 settings,
                 inherits: "".into(),
+                lmtp: None,
             };
             worker.send(&request, if loops { letter().into_bytes() } else { BODY.to_vec() }.as_slice());
         }
@@ -578,6 +595,7 @@ fn without_a_message_nothing_is_delivered() {
         default_delivery: "./Maildir/".into(),
         settings: "".into(),
         inherits: "".into(),
+        lmtp: None,
     };
     worker.work.send(&request.encode()).unwrap();
     assert!(matches!(worker.report(), Report::Done { number: 1, verdict: Verdict::Deferral, .. }));
@@ -608,7 +626,15 @@ fn a_virtual_users_quota_bounds_each_way_into_the_mailbox() {
         let (number, sender) = (worker.number(), Address::new(b"s@er").unwrap());
         let (recipient, default_delivery) = (place.recipient("", ""), "./Maildir/".into());
         worker.send(
-            &Request::Deliver { number, sender, recipient, default_delivery, settings: quota.to_bytes(), inherits: "".into() },
+            &Request::Deliver {
+                number,
+                sender,
+                recipient,
+                default_delivery,
+                settings: quota.to_bytes(),
+                inherits: "".into(),
+                lmtp: None,
+            },
             BODY,
         );
     }

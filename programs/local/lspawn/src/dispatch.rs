@@ -70,8 +70,15 @@ impl Service {
 
     /// Sends a task to a worker; false when the worker's socket is full, so that the task must wait.
     fn give(&mut self, id: u64, worker: u64) -> bool {
+        let lmtp = match self.lmtp(id) {
+            Ok(lmtp) => lmtp,
+            Err(why) => {
+                self.fail(id, why);
+                return true;
+            }
+        };
         let Some(task) = self.tasks.get_mut(&id) else { return true };
-        let request = task.request(id, &self.values.default_delivery).and_then(|request| request.encode_bounded().ok());
+        let request = task.request(id, &self.values.default_delivery, lmtp).and_then(|request| request.encode_bounded().ok());
         let Some(request) = request else {
             self.fail(id, "the recipient has too many targets for one delivery (#4.3.0)");
             return true;

@@ -20,6 +20,7 @@
 mod claims;
 mod dispatch;
 pub mod events;
+mod lmtp;
 pub mod peers;
 pub mod pool;
 pub mod process;

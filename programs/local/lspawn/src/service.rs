@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::lspawn::{Assignments, Lspawn};
-use control::{Ids, Root, VirtualDomains, Watched};
+use control::{Ids, LmtpRoutes, Root, VirtualDomains, Watched};
 use ipc::DATAGRAM_LEN_MAX;
 use rustix::process::Signal;
 use sandbox::Role;
@@ -52,6 +52,7 @@ pub struct Service {
     pub(crate) rules: Rules,
     pub(crate) assignments: Assignments,
     pub(crate) domains: Watched<Arc<VirtualDomains>>,
+    pub(crate) lmtproutes: Watched<LmtpRoutes>,
     pub(crate) programs: Programs,
     pub(crate) run_dir: OwnedFd,
     pub(crate) events: Events,
@@ -82,6 +83,7 @@ impl Service {
         Ok(Self {
             assignments: Assignments::new(&root),
             domains: control::watched::domains(&root),
+            lmtproutes: LmtpRoutes::watched(&root),
             programs: Programs::new(&root, as_caller),
             events: Events::new().map_err(|error| error.to_string())?,
             run_dir,

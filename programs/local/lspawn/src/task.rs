@@ -107,7 +107,7 @@ impl Outcome {
 impl Task {
     /// The request for a worker; `None` while no target is known.
     #[must_use]
-    pub fn request(&self, number: u64, default_delivery: &[u8]) -> Option<worker::Request> {
+    pub fn request(&self, number: u64, default_delivery: &[u8], lmtp: Option<worker::Lmtp>) -> Option<worker::Request> {
         let target = self.target.as_ref()?;
         let recipient = target.recipient.clone();
         // POP3 serves Maildirs, so that is what a virtual user has whatever system users are used to.
@@ -115,7 +115,7 @@ impl Task {
         Some(match &self.ask {
             Ask::Deliver { sender, settings, inherits } => {
                 let (sender, settings, inherits) = (sender.clone(), settings.clone(), inherits.clone());
-                worker::Request::Deliver { number, sender, recipient, default_delivery, settings, inherits }
+                worker::Request::Deliver { number, sender, recipient, default_delivery, settings, inherits, lmtp }
             }
             Ask::Forward { sender, targets, inherits } => {
                 let (sender, targets, inherits) = (sender.clone(), targets.clone(), inherits.clone());

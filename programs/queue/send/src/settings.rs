@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use control::send::{Limits, Send, watched_routes, watched_senders};
-use control::{ControlError, Root, Route, Routes, Senders, Watched};
+use control::{ControlError, LmtpPlace, LmtpRoutes, Root, Route, Routes, Senders, Watched};
 use message::verp;
 use users::{Routing, VirtualDomains};
 use wire::{Address, Domain};
@@ -16,6 +16,7 @@ pub struct Settings {
     send: Send,
     routes: Watched<Routes>,
     senders: Watched<Senders>,
+    lmtp: Watched<LmtpRoutes>,
     domains: Watched<Arc<VirtualDomains>>,
     /// What `send.routing` has in it.
     domains_used: Option<Arc<VirtualDomains>>,
@@ -31,6 +32,7 @@ impl Settings {
             send: Send::read(root)?,
             routes: watched_routes(root),
             senders: watched_senders(root),
+            lmtp: LmtpRoutes::watched(root),
             domains: control::watched::domains(root),
             domains_used: None,
             complaint: None,
@@ -38,13 +40,15 @@ impl Settings {
         };
         settings.routes.get()?;
         settings.senders.get()?;
+        settings.lmtp.get()?;
         settings.domains.get()?;
         Ok(settings)
     }
 
     /// Looks at the files that count at once. True if a domain may have become virtual or ceased to be.
     pub fn refresh(&mut self, log: &mut Log) -> bool {
-        let trouble = self.routes.get().err().or(self.senders.get().err()).or(self.domains.get().err());
+        let trouble = self.routes.get().err().or(self.senders.get().err()).or(self.lmtp.get().err());
+        let trouble = trouble.or(self.domains.get().err());
         if trouble.is_some() && trouble != self.complaint {
             let text = trouble.as_ref().map(ToString::to_string).unwrap_or_default();
             log.warning(&format!("{text}; going on with what was read before"));
@@ -74,6 +78,12 @@ impl Settings {
     #[must_use]
     pub fn routing(&self) -> &Routing {
         &self.send.routing
+    }
+
+    /// lmtproutes for a host that is none of ours: it comes before authsenders, smtproutes and MX.
+    #[must_use]
+    pub fn lmtp_place(&self, host: &[u8]) -> Option<&LmtpPlace> {
+        self.lmtp.last()?.lookup(host)
     }
 
     /// authsenders for a sender (of VERP: the base), or else smtproutes for a host; `None` means MX.

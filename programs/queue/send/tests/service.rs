@@ -143,6 +143,8 @@ fn remote_recipients_go_together_by_domain_and_relay() {
             let route = match route {
                 Route::Mx { domain } => domain.to_string(),
                 Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
+                Route::Lmtp { host, port } => format!("lmtp {}:{port}", host.escape_ascii()),
+                Route::LmtpSocket { path } => format!("lmtp {}", path.escape_ascii()),
             };
             (route, recipients.len())
         })

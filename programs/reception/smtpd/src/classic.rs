@@ -118,6 +118,7 @@ fn connection(relayclients: &Networks) -> Connection {
     let databytes = variable("DATABYTES").and_then(|value| control::read::int_of(&value));
     let unknown = || b"unknown".as_slice().into();
     Connection {
+        is_lmtp: false,
         remote_ip: fact("TCPREMOTEIP").or_else(|| text(remote)).unwrap_or_else(unknown),
         remote_host: fact("TCPREMOTEHOST"),
         remote_info: fact("TCPREMOTEINFO"),

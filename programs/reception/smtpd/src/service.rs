@@ -16,7 +16,7 @@ use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, StartTls, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -37,8 +37,6 @@ const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// After an error of accept (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Said on a listener for a protocol that needs what this version does not have.
-const NOT_OFFERED: &str = "421 4.3.2 this service is not offered here";
 
 /// Serves until the end.
 ///
@@ -88,18 +86,18 @@ enum Door {
     Submission,
     /// Submission that begins with TLS (RFC 8314 §3.3).
     Submissions,
-    /// Of the process table, not of this version.
-    NotOffered,
+    /// For this system's recipients only (RFC 2033).
+    Lmtp,
 }
 
 impl Door {
     /// By the service in the name of the inherited descriptor.
     fn of(name: &str) -> Self {
         match name.split(':').next() {
-            Some("smtp") => Self::Smtp,
             Some("submission") => Self::Submission,
             Some("submissions") => Self::Submissions,
-            _ => Self::NotOffered,
+            Some("lmtp") => Self::Lmtp,
+            _ => Self::Smtp,
         }
     }
 }
@@ -133,7 +131,6 @@ async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, proxies: Prox
         let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
         match accepted {
             None => {}
-            Some(Ok((stream, _))) if door == Door::NotOffered => refuse(&stream, NOT_OFFERED),
             Some(Ok((stream, peer))) => match &proxies {
                 None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, door),
                 Some(proxies) => gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), door),
@@ -170,12 +167,15 @@ impl Gate {
         };
         // Replies are collected before they are sent; holding them back further only costs time.
         let _ = stream.set_nodelay(true);
+        // Whoever it is, LMTP is for this system's recipients, and only as itself.
+        let is_lmtp = door == Door::Lmtp;
         let peer = Connection {
             remote_ip: client.to_string().into_bytes().into(),
             local_ip: arrival.local,
-            relay_client: is_relay.then(Box::default),
-            logins: trust.logins(origin),
-            xclient: origin.is_in(&trust.xclient),
+            is_lmtp,
+            relay_client: (is_relay && !is_lmtp).then(Box::default),
+            logins: if is_lmtp { Logins::NotHere } else { trust.logins(origin) },
+            xclient: !is_lmtp && origin.is_in(&trust.xclient),
             starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },
             is_submission: matches!(door, Door::Submission | Door::Submissions),
             ..Connection::default()

@@ -97,7 +97,7 @@ async fn handshake(acceptor: &Acceptor, stream: TcpStream, peer: &Connection) ->
 
 /// One connection, from the greeting to the line in the log.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin, mut peer: Connection, _place: Place) {
-    if peer.relay_client.is_none() && worker.trust.has_opened_a_mailbox(&worker.directory, origin).await {
+    if peer.relay_client.is_none() && !peer.is_lmtp && worker.trust.has_opened_a_mailbox(&worker.directory, origin).await {
         peer.relay_client = Some(Box::default());
     }
     let mut actions = Actions::default();

@@ -2,8 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,10 +28,51 @@ const BAD_FOR: Duration = Duration::from_secs(300);
 /// Things remembered as bad, of each kind.
 const BAD_MAX: usize = 4096;
 
+/// What is connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    Internet(SocketAddr),
+    /// A Unix socket of this host, for LMTP alone.
+    Socket(Rc<Path>),
+}
+
+impl Endpoint {
+    /// `None`: it is no address of the Internet.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Internet(address) => Some(*address),
+            Self::Socket(_) => None,
+        }
+    }
+
+    /// Does a connection to it stay on this host?
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.address().is_none_or(|address| address.ip().to_canonical().is_loopback())
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::Internet(address)
+    }
+}
+
+/// As reports name it: the address alone, or the path; printable.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Internet(address) => address.ip().to_canonical().fmt(f),
+            Self::Socket(path) => f.write_str(&wire::escape::visible(path.as_os_str().as_bytes())),
+        }
+    }
+}
+
 /// An address to try; those with equal `rank` are equally good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    pub address: SocketAddr,
+    pub endpoint: Endpoint,
     pub rank: u32,
     /// Whose address it is: the mail host's or relay's name, or the address itself ([`host_text`]).
     pub host: Rc<str>,
@@ -120,7 +165,8 @@ pub fn candidates(
 ) -> Result<Vec<Candidate>, Judgement> {
     let (port, relay) = match route {
         Route::Mx { .. } => (mx_port, None),
-        Route::Relay { port, host, .. } => (*port, Some(&**host)),
+        Route::Relay { port, host, .. } | Route::Lmtp { port, host } => (*port, Some(&**host)),
+        Route::LmtpSocket { path } => (0, Some(&**path)),
     };
     let is_relay = relay.is_some();
     let hosts = match answer {
@@ -165,8 +211,9 @@ fn ordered(hosts: &[Host], relay: Option<&[u8]>, port: u16, bad: &Bad, dice: &mu
         for address in families_in_turn(&host.addresses, dice) {
             let address = SocketAddr::new(address, port);
             let rank = u32::from(host.preference) + if bad.is(address.ip()) { 1 << 16 } else { 0 };
-            if found.iter().all(|known| known.address != address) {
-                found.push(Candidate { address, rank, host: Rc::clone(&name) });
+            let endpoint = Endpoint::Internet(address);
+            if found.iter().all(|known| known.endpoint != endpoint) {
+                found.push(Candidate { endpoint, rank, host: Rc::clone(&name) });
             }
         }
     }
@@ -191,18 +238,27 @@ fn families_in_turn(addresses: &[IpAddr], dice: &mut Dice) -> Vec<IpAddr> {
 fn route_name(route: &Route) -> String {
     let name = match route {
         Route::Mx { domain } => domain.as_bytes(),
-        Route::Relay { host, .. } => host,
+        Route::Relay { host, .. } | Route::Lmtp { host, .. } => host,
+        Route::LmtpSocket { path } => path,
     };
     wire::escape::visible(name)
 }
 
-/// A relay given as an address: no question is needed.
+/// A relay given as an address or a socket: no question is needed.
 #[must_use]
 pub fn literal_relay(route: &Route) -> Option<Candidate> {
-    let Route::Relay { host, port, .. } = route else { return None };
+    let (host, port) = match route {
+        Route::Mx { .. } => return None,
+        Route::Relay { host, port, .. } | Route::Lmtp { host, port } => (host, port),
+        Route::LmtpSocket { path } => {
+            let endpoint = Endpoint::Socket(Path::new(OsStr::from_bytes(path)).into());
+            let host = endpoint.to_string().into();
+            return Some(Candidate { endpoint, rank: 0, host });
+        }
+    };
     let text = std::str::from_utf8(host).ok()?;
     let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    Some(Candidate { address: SocketAddr::new(inner.parse().ok()?, *port), rank: 0, host: host_text(host).into() })
+    Some(Candidate { endpoint: SocketAddr::new(inner.parse().ok()?, *port).into(), rank: 0, host: host_text(host).into() })
 }
 
 #[cfg(test)]
@@ -283,7 +339,7 @@ mod tests {
         let mut dice = Dice::new();
         for _ in 0..200 {
             let found = candidates(&mx(), hosts(list.clone()), PORT_SMTP, &own, &Bad::default(), &mut dice).unwrap();
-            let addresses: Vec<String> = found.iter().map(|c| c.address.to_string()).collect();
+            let addresses: Vec<String> = found.iter().map(|c| c.endpoint.address().unwrap().to_string()).collect();
             assert_eq!(addresses.len(), 4);
             assert_eq!(addresses[3], "192.0.2.20:25");
             let v6 = addresses.iter().position(|a| a == "[2001:db8::10]:25").unwrap();
@@ -300,7 +356,7 @@ mod tests {
             let list = || hosts(vec![host(10, &["192.0.2.10"]), host(20, &["192.0.2.20"])]);
             let (bad, own) = (Bad::default(), own(&[]));
             let first =
-                |bad: &Bad| candidates(&mx(), list(), PORT_SMTP, &own, bad, &mut Dice(1)).unwrap()[0].address.ip().to_string();
+                |bad: &Bad| candidates(&mx(), list(), PORT_SMTP, &own, bad, &mut Dice(1)).unwrap()[0].endpoint.to_string();
             bad.failed("192.0.2.10".parse().unwrap());
             assert_eq!(first(&bad), "192.0.2.20");
             bad.succeeded("192.0.2.10".parse().unwrap());
@@ -321,12 +377,12 @@ mod tests {
             &Bad::default(),
             &mut Dice(1),
         );
-        assert_eq!(found.unwrap()[0].address.to_string(), "192.0.2.1:2525");
+        assert_eq!(found.unwrap()[0].endpoint.address().unwrap().to_string(), "192.0.2.1:2525");
         for (host, expected) in
             [("127.0.0.1", Some("127.0.0.1:26")), ("[::1]", Some("[::1]:26")), ("::1", Some("[::1]:26")), ("a.b", None)]
         {
             let found = literal_relay(&Route::Relay { host: host.into(), port: 26, login: None });
-            assert_eq!(found.map(|c| c.address.to_string()).as_deref(), expected);
+            assert_eq!(found.map(|c| c.endpoint.address().unwrap().to_string()).as_deref(), expected);
         }
         assert_eq!(literal_relay(&mx()), None);
     }

@@ -13,7 +13,7 @@ use ipc::options::Options;
 use ipc::resolve::{Answer, Request};
 use ipc_async::Client as Asker;
 use message::verp;
-use smtp::client::{Dsn, Finished, Outcome, Transaction};
+use smtp::client::{Dsn, Finished, Outcome, Protocol, Transaction};
 use smtp::command::RcptParameters;
 use smtp::reply::Offers;
 use wire::{Address, DeliverBy, Priority};
@@ -68,9 +68,14 @@ impl Courier {
             Err(judgement) => return all(judgement),
         };
         let requiretls = job.flags & FLAG_REQUIRETLS != 0;
+        let is_socket = matches!(job.route, Route::LmtpSocket { .. });
+        let protocol = if matches!(job.route, Route::Lmtp { .. }) || is_socket { Protocol::Lmtp } else { Protocol::Smtp };
+        // Through a socket of this host the message is not sent any further: it is delivered.
+        let requiretls = requiretls && !is_socket;
         let wishes = Wishes::new(&self.own.control.tlspolicy, job.route, requiretls, || body.says_tls_required_no());
         let mut work = Work::new(job.sender, job.recipients, job.flags, &body);
         work.options = job.options;
+        (work.protocol, work.requiretls) = (protocol, requiretls);
         self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
     }
@@ -81,7 +86,9 @@ impl Courier {
         }
         let question = |id| match route {
             Route::Mx { domain } => Request::Mx { id, domain: domain.clone() },
-            Route::Relay { host, .. } => Request::Addresses { id, host: host.clone() },
+            Route::Relay { host, .. } | Route::Lmtp { host, .. } | Route::LmtpSocket { path: host } => {
+                Request::Addresses { id, host: host.clone() }
+            }
         };
         let Ok((answer, _)) = self.resolve.ask(question).await else {
             return Err(Judgement::deferral(report::DNS_TEMPORARY));
@@ -120,21 +127,21 @@ impl Courier {
     /// A session that is open already, to one of the addresses that would be tried first.
     fn idle_session(&self, candidates: &[Candidate], wishes: &Wishes) -> Option<Session> {
         let best = candidates.first()?.rank;
-        candidates
-            .iter()
-            .take_while(|candidate| candidate.rank == best)
-            .find_map(|candidate| self.pool.take(&Key { address: candidate.address, terms: Rc::new(wishes.terms(candidate)) }))
+        candidates.iter().take_while(|candidate| candidate.rank == best).find_map(|candidate| {
+            self.pool.take(&Key { endpoint: candidate.endpoint.clone(), terms: Rc::new(wishes.terms(candidate)) })
+        })
     }
 
     /// Opens a session. Where TLS fails though it is not demanded, once more without, and for a while at once so.
     async fn open(&self, candidate: &Candidate, wishes: &Wishes) -> Result<Session, Refused> {
-        let (address, terms) = (candidate.address, Rc::new(wishes.terms(candidate)));
-        let skip_tls = self.no_tls.is(address);
+        let (address, terms) = (candidate.endpoint.address(), Rc::new(wishes.terms(candidate)));
+        let skip_tls = address.is_some_and(|address| self.no_tls.is(address));
         let mut opened = Session::open(candidate, Rc::clone(&terms), &self.dialing, skip_tls).await;
         if let Err(Refused::NoTls(_)) = opened {
-            self.no_tls.failed(address);
+            address.iter().for_each(|address| self.no_tls.failed(*address));
             opened = Session::open(candidate, terms, &self.dialing, true).await;
         }
+        let Some(address) = address else { return opened };
         match &opened {
             Ok(_) => self.bad.succeeded(address.ip()),
             Err(Refused::Connect) => self.bad.failed(address.ip()),
@@ -174,6 +181,7 @@ impl Courier {
 struct Work<'a> {
     sender: Address,
     recipients: Vec<Address>,
+    protocol: Protocol,
     smtputf8: bool,
     requiretls: bool,
     options: Option<Options>,
@@ -201,7 +209,21 @@ impl<'a> Work<'a> {
         let smtputf8 = flags & FLAG_SMTPUTF8 != 0 && body.survey().eight_bit_header;
         let requiretls = flags & FLAG_REQUIRETLS != 0;
         let (last_refusal, unfit, is_unreached) = (None, None, false);
-        Self { sender, recipients, smtputf8, requiretls, options: None, body, settled, open, last_refusal, unfit, is_unreached }
+        let protocol = Protocol::Smtp;
+        Self {
+            sender,
+            recipients,
+            protocol,
+            smtputf8,
+            requiretls,
+            options: None,
+            body,
+            settled,
+            open,
+            last_refusal,
+            unfit,
+            is_unreached,
+        }
     }
 
     fn refused(&mut self, refused: Refused) {
@@ -213,8 +235,9 @@ impl<'a> Work<'a> {
 
     /// Why a server that is well may not have the message.
     fn unfit(&self, session: &Session) -> Option<String> {
-        let host = session.key().address.ip().to_canonical().to_string();
-        let returning = self.deliver_by().filter(|by| by.returns);
+        let host = session.key().endpoint.to_string();
+        // Who delivers at once needs no time (RFC 2852 §4.2 speaks of relays).
+        let returning = self.deliver_by().filter(|by| by.returns && self.protocol == Protocol::Smtp);
         let least_s = session.offers().deliver_by_min_s;
         match (returning, least_s) {
             _ if self.requiretls && !session.offers().requiretls => Some(report::no_requiretls(&host)),
@@ -314,7 +337,7 @@ impl<'a> Work<'a> {
     fn judgements(self) -> Vec<Judgement> {
         let judgement = match self.unfit {
             Some(text) if !self.is_unreached && self.last_refusal.is_none() => Judgement::failure(text),
-            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::NO_CONNECTION.to_owned())),
+            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::no_connection(self.protocol).to_owned())),
         };
         self.settled.into_iter().map(|settled| settled.unwrap_or_else(|| judgement.clone())).collect()
     }

@@ -39,6 +39,8 @@ impl From<&smtp::client::Outcome> for Judgement {
 
 /// No address could be connected to.
 pub const NO_CONNECTION: &str = "Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n";
+/// The same of an LMTP server (control/lmtproutes).
+const NO_LMTP_CONNECTION: &str = "Sorry, I wasn't able to establish an LMTP connection. (#4.4.1)\n";
 /// The DNS did not answer.
 pub const DNS_TEMPORARY: &str = "CNAME lookup failed temporarily. (#4.4.3)\n";
 /// A relay of smtproutes does not exist: our own mistake, so the mail waits for its repair.
@@ -50,6 +52,15 @@ pub const NULL_MX: &str = "Sorry, that domain does not accept mail. (#5.1.10)\n"
 pub const LOOP_TO_ONESELF: &str = "Sorry. Although I'm listed as a best-preference MX or A for that host,\n\
     it isn't in my control/locals file, so I don't treat it as local. (#5.4.6)\n";
 pub const UNREADABLE: &str = "Unable to read message. (#4.3.0)\n";
+
+/// No address could be connected to.
+#[must_use]
+pub fn no_connection(protocol: smtp::client::Protocol) -> &'static str {
+    match protocol {
+        smtp::client::Protocol::Smtp => NO_CONNECTION,
+        smtp::client::Protocol::Lmtp => NO_LMTP_CONNECTION,
+    }
+}
 
 /// The name does not exist. `host` is printable.
 #[must_use]

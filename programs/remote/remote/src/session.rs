@@ -12,12 +12,12 @@ use control::Level;
 use smtp::client::{Action, Client, Finished, Input, Outcome, Stage, Transaction};
 use tls::Transport;
 use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize as _;
 
 use crate::body::{Body, Outgoing};
-use crate::hosts::Candidate;
+use crate::hosts::{Candidate, Endpoint};
 use crate::terms::{Key, Terms};
 
 /// What is read at once.
@@ -103,19 +103,18 @@ impl Session {
     /// # Errors
     /// Try the next address.
     pub async fn open(candidate: &Candidate, terms: Rc<Terms>, dialing: &Dialing, skip_tls: bool) -> Result<Self, Refused> {
-        let address = candidate.address;
-        let stream = match timeout(dialing.timeoutconnect, connect(address, dialing)).await {
-            Ok(Ok(stream)) => stream,
+        let transport = match timeout(dialing.timeoutconnect, connect(&candidate.endpoint, dialing)).await {
+            Ok(Ok(transport)) => transport,
             Ok(Err(_)) | Err(_) => return Err(Refused::Connect),
         };
-        let peer = address.ip().to_canonical().to_string();
+        let peer = candidate.endpoint.to_string();
         let (client, actions) = Client::new(&dialing.helohost, &peer, terms.security(skip_tls));
         let mut session = Self {
-            transport: Transport::Clear(stream),
+            transport,
             tls: Rc::clone(&dialing.tls),
             client,
             host: Rc::clone(&candidate.host),
-            key: Key { address, terms },
+            key: Key { endpoint: candidate.endpoint.clone(), terms },
             timeoutremote: dialing.timeoutremote,
             deadline: Instant::now(),
             is_secret: false,
@@ -374,7 +373,14 @@ enum Write {
     Said(Input<'static>),
 }
 
-async fn connect(address: SocketAddr, dialing: &Dialing) -> io::Result<TcpStream> {
+async fn connect(endpoint: &Endpoint, dialing: &Dialing) -> io::Result<Transport> {
+    match endpoint {
+        Endpoint::Internet(address) => Ok(Transport::Clear(connect_tcp(*address, dialing).await?)),
+        Endpoint::Socket(path) => Ok(Transport::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+async fn connect_tcp(address: SocketAddr, dialing: &Dialing) -> io::Result<TcpStream> {
     let (socket, source) = match address {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, dialing.outgoing_v4),
         SocketAddr::V6(_) => (TcpSocket::new_v6()?, dialing.outgoing_v6),

@@ -4,14 +4,14 @@
 //! The destination that `control/tlspolicy` is asked for is the domain of the recipients, or the relay. Without a line for it TLS is
 //! opportunistic; towards a relay that gets our password it is verified, since whoever answers in its place gets the password.
 
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use control::{Level, TlsPolicies, TlsPolicy};
 use ipc::job::Route;
+use smtp::client::Protocol;
 use wire::Login;
 
-use crate::hosts::Candidate;
+use crate::hosts::{Candidate, Endpoint};
 
 /// RFC 8314 §3.3: TLS from the first byte on.
 const PORT_SUBMISSIONS: u16 = 465;
@@ -19,6 +19,7 @@ const PORT_SUBMISSIONS: u16 = 465;
 /// The terms of a connection to one host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
+    pub protocol: Protocol,
     pub level: Level,
     /// TLS from the first byte on.
     pub implicit: bool,
@@ -36,6 +37,7 @@ pub struct Wishes {
     /// A line of control/tlspolicy says so.
     is_explicit: bool,
     destination: String,
+    protocol: Protocol,
     login: Option<Rc<Login>>,
 }
 
@@ -43,9 +45,15 @@ impl Wishes {
     /// `requiretls`: the message needs it (RFC 8689 §4.2); `relaxed` is asked whether it says `TLS-Required: no` (§5), and only if
     /// that makes a difference.
     pub fn new(policies: &TlsPolicies, route: Route, requiretls: bool, relaxed: impl FnOnce() -> bool) -> Self {
+        let protocol = match route {
+            Route::Mx { .. } | Route::Relay { .. } => Protocol::Smtp,
+            Route::Lmtp { .. } | Route::LmtpSocket { .. } => Protocol::Lmtp,
+        };
         let (destination, login) = match route {
             Route::Mx { domain } => (domain.as_bytes().to_vec(), None),
             Route::Relay { host, login, .. } => (host.0, login.map(Rc::new)),
+            Route::Lmtp { host, .. } => (host.0, None),
+            Route::LmtpSocket { path } => (path.0, None),
         };
         let line = policies.lookup(&destination);
         let is_explicit = line.is_some();
@@ -61,13 +69,13 @@ impl Wishes {
         } else if policy.level > Level::May && login.is_none() && relaxed() {
             (policy.level, policy.names) = (Level::May, Vec::new());
         }
-        Self { policy, is_explicit: is_explicit || requiretls, destination, login }
+        Self { policy, is_explicit: is_explicit || requiretls, destination, protocol, login }
     }
 
     /// The terms for one of the hosts.
     #[must_use]
     pub fn terms(&self, candidate: &Candidate) -> Terms {
-        let is_here = is_loopback(candidate.address.ip());
+        let is_here = candidate.endpoint.is_here();
         let cleartext = self.policy.cleartext || is_here;
         let level = match self.policy.level {
             Level::Verify if !self.is_explicit && is_here => Level::May,
@@ -75,9 +83,14 @@ impl Wishes {
             Level::May if self.login.is_some() && !cleartext => Level::Encrypt,
             level => level,
         };
+        // What goes through a socket of this host's file system is on no wire.
+        let port = candidate.endpoint.address().map(|address| address.port());
+        let level = if port.is_some() { level } else { Level::None };
+        let is_implicit = self.policy.implicit || (port == Some(PORT_SUBMISSIONS) && self.protocol == Protocol::Smtp);
         Terms {
+            protocol: self.protocol,
             level,
-            implicit: level != Level::None && (self.policy.implicit || candidate.address.port() == PORT_SUBMISSIONS),
+            implicit: level != Level::None && is_implicit,
             names: if level == Level::Verify { self.names(&candidate.host) } else { Vec::new() },
             login: self.login.clone(),
             cleartext: self.login.is_some() && cleartext,
@@ -113,7 +126,7 @@ impl Terms {
             Level::May => Tls::May,
             Level::Encrypt | Level::Verify => Tls::Must,
         };
-        smtp::client::Security { tls, login: self.login.as_deref().cloned(), cleartext: self.cleartext }
+        smtp::client::Security { protocol: self.protocol, tls, login: self.login.as_deref().cloned(), cleartext: self.cleartext }
     }
 
     /// Whom the certificate must be for; `None`: nobody looks.
@@ -131,14 +144,10 @@ pub fn host_text(host: &[u8]) -> String {
     inner.strip_suffix('.').unwrap_or(inner).to_owned()
 }
 
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
-}
-
 /// What idle connections are found by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    pub address: SocketAddr,
+    pub endpoint: Endpoint,
     pub terms: Rc<Terms>,
 }
 
@@ -147,6 +156,10 @@ mod tests {
     use super::*;
     use smtp::client::Tls;
     use wire::{Domain, Secret};
+
+    fn endpoint(address: &str) -> Endpoint {
+        Endpoint::Internet(address.parse().unwrap())
+    }
 
     fn mx() -> Route {
         Route::Mx { domain: Domain::new(b"b.example").unwrap() }
@@ -159,7 +172,7 @@ mod tests {
 
     fn terms(policies: &str, route: Route, address: &str, host: &str) -> Terms {
         let policies = TlsPolicies::parse(policies.as_bytes()).unwrap();
-        let candidate = Candidate { address: address.parse().unwrap(), rank: 0, host: host_text(host.as_bytes()).into() };
+        let candidate = Candidate { endpoint: endpoint(address), rank: 0, host: host_text(host.as_bytes()).into() };
         Wishes::new(&policies, route, false, || false).terms(&candidate)
     }
 
@@ -191,6 +204,21 @@ mod tests {
         assert!(!terms(":none\n", relay(false), "192.0.2.1:465", "relay.example").implicit);
     }
 
+    /// A socket of this host has no TLS, whatever the policy says of all others; an LMTP server by its address is as any other relay.
+    #[test]
+    fn terms_of_lmtp() {
+        let policies = TlsPolicies::parse(b":encrypt\nstore.example:verify\n").unwrap();
+        let socket = Route::LmtpSocket { path: "/run/lmtp".into() };
+        let candidate = crate::hosts::literal_relay(&socket).unwrap();
+        let terms = Wishes::new(&policies, socket, false, || false).terms(&candidate);
+        assert_eq!((terms.level, terms.protocol, terms.security(false).tls), (Level::None, Protocol::Lmtp, Tls::No));
+        let host = Route::Lmtp { host: "Store.example".into(), port: 465 };
+        let candidate = Candidate { endpoint: endpoint("192.0.2.1:465"), rank: 0, host: "store.example".into() };
+        let terms = Wishes::new(&policies, host, false, || false).terms(&candidate);
+        assert_eq!((terms.level, terms.security(false).tls, terms.implicit), (Level::Verify, Tls::Must, false));
+        assert_eq!(terms.names(), Some(&["store.example".to_owned()][..]));
+    }
+
     #[test]
     fn names_of_certificates() {
         for (policy, host, expected) in [
@@ -208,7 +236,7 @@ mod tests {
     #[test]
     fn what_the_message_says() {
         let policies = TlsPolicies::parse(b"b.example:encrypt\nrelay.example.:verify\n").unwrap();
-        let candidate = Candidate { address: "192.0.2.1:25".parse().unwrap(), rank: 0, host: "mx.b.example".into() };
+        let candidate = Candidate { endpoint: endpoint("192.0.2.1:25"), rank: 0, host: "mx.b.example".into() };
         let of = |route, requiretls, relaxed| Wishes::new(&policies, route, requiretls, move || relaxed).terms(&candidate);
         assert_eq!(of(mx(), false, true).level, Level::May);
         assert_eq!(of(mx(), true, true).level, Level::Verify);

@@ -97,9 +97,19 @@ impl Stage {
     }
 }
 
+/// What is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Protocol {
+    #[default]
+    Smtp,
+    /// RFC 2033.
+    Lmtp,
+}
+
 /// What a session must have before a transaction may begin.
 #[derive(Debug, Clone, Default)]
 pub struct Security {
+    pub protocol: Protocol,
     pub tls: Tls,
     /// Log in with this.
     pub login: Option<Login>,

@@ -2,7 +2,7 @@
 
 use wire::{Address, Login, Secret};
 
-use crate::client::{Action, Client, Input, Outcome, REPORT_LEN_MAX, Security, Tls, Transaction};
+use crate::client::{Action, Client, Input, Outcome, Protocol, REPORT_LEN_MAX, Security, Tls, Transaction};
 use crate::encode::{Encoder, Survey};
 use crate::reply::{Offers, Replies, TEXT_LEN_MAX};
 
@@ -48,7 +48,14 @@ pub fn client(data: &[u8]) {
         (Tls::May, Some(login.clone()), true),
         (Tls::Started, Some(login), false),
     ] {
-        secured(data, Security { tls, login, cleartext });
+        secured(data, Security { tls, login, cleartext, ..Security::default() });
+    }
+}
+
+/// The same by LMTP, where the replies behind the dot are many.
+pub fn lmtp(data: &[u8]) {
+    for tls in [Tls::No, Tls::May] {
+        secured(data, Security { protocol: Protocol::Lmtp, tls, ..Security::default() });
     }
 }
 

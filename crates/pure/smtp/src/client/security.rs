@@ -2,7 +2,7 @@
 //!
 //! Whatever goes wrong here is temporary, a refused login too: an administrator can repair it, a bounce cannot be taken back.
 
-use super::{Action, Client, Stage, State, Tls, Verb, report, sasl};
+use super::{Action, Client, Stage, State, Tls, report, sasl};
 use crate::reply::{Offers, Replies, Reply};
 use wire::Login;
 
@@ -45,7 +45,7 @@ impl Client {
         if matches!(self.state, State::Handshake) {
             (self.offers, self.replies, self.owed) = (Offers::default(), Replies::new(), 0);
             self.security.tls = Tls::Started;
-            self.say_hello(Verb::Ehlo, actions);
+            self.say_hello(self.first_hello(), actions);
         }
     }
 

@@ -2,6 +2,7 @@ use wire::Address;
 
 use super::*;
 
+mod lmtp;
 mod security;
 
 const EHLO: &str = "250-mx.example\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 PIPELINING\r\n";

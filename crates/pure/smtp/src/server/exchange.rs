@@ -271,6 +271,8 @@ pub struct Connection {
     pub tls: Option<Box<Tls>>,
     /// For mail of this system's users only (RFC 6409): nothing goes without a login, unless the client is a relay client.
     pub is_submission: bool,
+    /// LMTP (RFC 2033): for this system's recipients only, each with a reply of its own behind the text. Nobody logs in, nobody relays.
+    pub is_lmtp: bool,
     /// May it say for whom it stands (XCLIENT)? For `control/xclient` only.
     pub xclient: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].

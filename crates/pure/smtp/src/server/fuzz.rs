@@ -242,6 +242,25 @@ pub fn session(data: &[u8]) {
     }
 }
 
+/// LMTP: whoever the client is, only this system's recipients get anything, and each of them one reply behind the text.
+pub fn lmtp(data: &[u8]) {
+    let [small, cut, bytes @ ..] = data else { return };
+    let bytes = bytes.get(..HELD_LEN_MAX / 2).unwrap_or(bytes);
+    let limits = Limits { databytes: u64::from(*small), recipients_max: usize::from(small >> 4) + 1, ..Limits::default() };
+    let config = Arc::new(Config { limits, ..Config::default() });
+    let peer = Connection { is_lmtp: true, ..Connection::default() };
+    let whole = run(&config, &peer, [bytes]);
+    assert_eq!(run(&config, &peer, bytes.chunks(usize::from(*cut) + 1)), whole);
+    assert_eq!(run(&config, &peer, bytes.chunks(1)), whole);
+    assert!(whole.logins.is_empty() && whole.user.is_none());
+    let recipients: Vec<_> = whole.messages.iter().flat_map(|(envelope, _)| &envelope.recipients).collect();
+    let is_bare_postmaster = |recipient: &[u8]| recipient.eq_ignore_ascii_case(b"postmaster");
+    let is_ours = |recipient: &[u8]| is_bare_postmaster(recipient) || directory(recipient) == RecipientAnswer::Exists;
+    assert!(recipients.iter().all(|recipient| is_ours(recipient.as_bytes()) || recipient.domain().is_none()));
+    let queued = whole.replies.split(|b| *b == b'\n').filter(|line| line.starts_with(b"250 2.0.0 ok 0 qp 1")).count();
+    assert_eq!(queued, recipients.len());
+}
+
 /// The smuggling rule: where the text that starts `stream` ends, what it is in LF form, and whether a CR or LF stands alone in it.
 #[must_use]
 pub fn rule(stream: &[u8]) -> Option<(usize, Vec<u8>, bool)> {

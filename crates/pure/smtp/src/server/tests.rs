@@ -1228,3 +1228,76 @@ fn smuggling_at_every_position_of_a_session() {
     };
     assert!(all_strings(5, |string| fuzz::smuggling_inserted(string, near(string))) > 500_000);
 }
+
+/// The replies of an LMTP session behind the greeting.
+fn lmtp_says(config: Config, input: &str, wanted: &str) -> Seen {
+    let peer = Connection { is_lmtp: true, relay_client: None, starttls: StartTls::Offered, ..Connection::default() };
+    let seen = run(&Arc::new(config), &peer, [input.replace('\n', "\r\n").as_bytes()]);
+    let text = String::from_utf8(seen.replies.clone()).unwrap().replace("\r\n", "\n");
+    assert_eq!(text.strip_prefix("220 mx.example.org LMTP\n").unwrap(), wanted, "{input}");
+    seen
+}
+
+#[test]
+fn lmtp_has_its_own_greeting_and_no_login() {
+    lmtp_says(
+        config(),
+        "HELO x\nEHLO x\nAUTH PLAIN AGEAYg==\nXCLIENT ADDR=1.2.3.4\nLHLO x\nQUIT\n",
+        "500 5.5.1 this is LMTP: say LHLO; there is no login\n500 5.5.1 this is LMTP: say LHLO; there is no login\n\
+         500 5.5.1 this is LMTP: say LHLO; there is no login\n502 5.5.1 unimplemented\n250-mx.example.org\n250-PIPELINING\n\
+         250-SIZE 0\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-ENHANCEDSTATUSCODES\n250-DSN\n250-STARTTLS\n250 HELP\n\
+         221 2.0.0 mx.example.org\n",
+    );
+    says("LHLO x\n", "502 5.5.1 unimplemented\n");
+}
+
+/// RFC 2033 §4.2, §4.3: as many replies as accepted recipients, in their order, however often one of them was given.
+#[test]
+fn lmtp_answers_for_each_recipient() {
+    let rcpts = "RCPT TO:<a@b>\nRCPT TO:<no@b>\nRCPT TO:<a@b>\nRCPT TO:<te@b>\nRCPT TO:<c@b>\n";
+    let rcpt_replies = "250 2.1.5 ok\n550 5.1.1 sorry, no mailbox here by that name\n250 2.1.5 ok\n\
+        451 4.3.0 cannot check that recipient now, try again later\n250 2.1.5 ok\n";
+    let ok = "250 2.0.0 ok 0 qp 1\n";
+    let noop = "250 2.0.0 ok\n";
+    let seen = lmtp_says(
+        config(),
+        &format!(
+            "LHLO x\nMAIL FROM:<>\n{rcpts}DATA\nSubject: x\n\nx\n.\nNOOP\nMAIL FROM:<>\n{rcpts}BDAT 1\nxBDAT 2 LAST\n\nNOOP\n"
+        ),
+        &format!(
+            "250-mx.example.org\n250-PIPELINING\n250-SIZE 0\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-ENHANCEDSTATUSCODES\n\
+             250-DSN\n250-STARTTLS\n250 HELP\n250 2.1.0 ok\n{rcpt_replies}354 go ahead\n{ok}{ok}{ok}{noop}250 2.1.0 ok\n{rcpt_replies}\
+             250 2.0.0 1 bytes received\n{ok}{ok}{ok}{noop}"
+        ),
+    );
+    assert_eq!(seen.messages.len(), 2);
+    assert!(seen.messages.iter().all(|(envelope, _)| envelope.recipients.len() == 3));
+    // A text that is refused is refused to each of them as well.
+    let small = Config { limits: Limits { databytes: 3, ..Limits::default() }, ..config() };
+    let large = "552 5.3.4 sorry, that message size exceeds my databytes limit\n";
+    lmtp_says(
+        small,
+        "MAIL FROM:<>\nRCPT TO:<a@b>\nRCPT TO:<c@b>\nDATA\ntoo large\n.\nNOOP\n",
+        &format!("250 2.1.0 ok\n250 2.1.5 ok\n250 2.1.5 ok\n354 go ahead\n{large}{large}{noop}"),
+    );
+    // Without a recipient there is no text and no list.
+    lmtp_says(
+        config(),
+        "MAIL FROM:<>\nRCPT TO:<no@b>\nDATA\nBDAT 3 LAST\nx\nNOOP\n",
+        &format!(
+            "250 2.1.0 ok\n550 5.1.1 sorry, no mailbox here by that name\n503 5.5.1 RCPT first\n503 5.5.1 RCPT first\n{noop}"
+        ),
+    );
+}
+
+#[test]
+fn lmtp_does_not_relay() {
+    let nobody = "550 5.1.2 sorry, mail for that domain is not delivered here\n";
+    // Neither rcpthosts nor anything else makes an exception.
+    let seen = lmtp_says(
+        config(),
+        "MAIL FROM:<>\nRCPT TO:<fa@listed.example>\nRCPT TO:<fa@other.example>\nRCPT TO:<postmaster>\nDATA\n.\n",
+        &format!("250 2.1.0 ok\n{nobody}{nobody}250 2.1.5 ok\n354 go ahead\n250 2.0.0 ok 0 qp 1\n"),
+    );
+    assert_eq!(seen.messages.len(), 1);
+}

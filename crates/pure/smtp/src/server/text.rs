@@ -102,6 +102,7 @@ impl Session {
         // AUTH needs EHLO, whatever came behind it (RFC 3848, RFC 6531 §4.3).
         let is_extended = self.user.is_some() || helo.is_some_and(|helo| helo.is_extended);
         let protocol = match (self.peer.tls.is_some(), self.user.is_some()) {
+            (is_protected, _) if self.peer.is_lmtp => super::lmtp::protocol(is_protected, is_utf8),
             (false, true) if is_utf8 => "UTF8SMTPA",
             (true, true) if is_utf8 => "UTF8SMTPSA",
             (true, false) if is_utf8 => "UTF8SMTPS",
@@ -211,6 +212,7 @@ impl Session {
 
     fn end_of_text(&mut self, message: &Message, out: &mut Actions) {
         if let Some(reply) = message.refusal() {
+            self.repeat_for_each(message.recipients, reply.as_bytes(), out);
             self.refuse(reply, out);
             return self.end_if_draining(out);
         }
@@ -227,6 +229,7 @@ impl Session {
             self.log_refusal(None, None, reply, out);
             self.counts.refused = self.counts.refused.saturating_add(1);
             out.reply(reply.as_bytes());
+            self.repeat_for_each(message.recipients, reply.as_bytes(), out);
         }
     }
 
@@ -236,6 +239,7 @@ impl Session {
         self.state = State::Idle;
         let reply = replies::queued(answer, self.now.unix_s, self.new_priority.take());
         out.reply(&reply);
+        self.repeat_for_each(recipients, &reply, out);
         if matches!(answer, QueueAnswer::Accepted { .. }) {
             self.errors = 0;
             self.counts.messages = self.counts.messages.saturating_add(1);

@@ -211,7 +211,7 @@ impl Session {
         if recipient.as_bytes().eq_ignore_ascii_case(b"postmaster") {
             return Judged::Now { recipient, verdict: Ok(()) };
         }
-        match self.may_pass(&recipient) {
+        match if self.peer.is_lmtp { Err(super::lmtp::NOT_DELIVERED_HERE) } else { self.may_pass(&recipient) } {
             verdict @ Err(replies::CANNOT_TELL) => Judged::Now { recipient, verdict },
             otherwise => Judged::Ask { recipient, otherwise },
         }

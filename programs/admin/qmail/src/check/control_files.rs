@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 54] = [
+const OTHERS: [&str; 55] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -53,6 +53,7 @@ const OTHERS: [&str; 54] = [
     "idhost",
     "ldap",
     "listen",
+    "lmtproutes",
     "localiphost",
     "locals",
     "me",

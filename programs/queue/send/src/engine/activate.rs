@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 
+use control::LmtpPlace;
 use ipc::job;
 use schedule::backlog::Place;
 use schedule::fair::Work;
@@ -212,6 +213,9 @@ impl<S: Spool> Engine<S> {
 
     fn remote_route(&mut self, sender: &Address, target: &Address) -> (Site, Rc<Route>) {
         let host = target.domain().unwrap_or_default();
+        if let Some(place) = self.settings.lmtp_place(host) {
+            return lmtp_route(place);
+        }
         let route = self.settings.route(sender, host);
         if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {
             let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port, login: route.login.clone() };
@@ -328,6 +332,17 @@ fn mailbox(active: &Active, local: &VecDeque<u32>) -> Mailbox {
     let mut hasher = DefaultHasher::new();
     active.target(*recipient)?.as_bytes().to_ascii_lowercase().hash(&mut hasher);
     Some(hasher.finish())
+}
+
+/// An LMTP server is a site of its own, whatever else is at that address.
+fn lmtp_route(place: &LmtpPlace) -> (Site, Rc<Route>) {
+    let (site, route) = match place {
+        LmtpPlace::Host { host, port } => {
+            (relay_site(&[b"lmtp ", &host[..]].concat(), *port), job::Route::Lmtp { host: host.clone().into(), port: *port })
+        }
+        LmtpPlace::Socket(path) => (relay_site(path, 0), job::Route::LmtpSocket { path: path.clone().into() }),
+    };
+    (site, Rc::new(Route::To(route)))
 }
 
 fn nowhere(text: &'static str) -> (Site, Rc<Route>) {

@@ -13,7 +13,7 @@ fn login() -> Login {
 
 /// A client that has said EHLO.
 fn greeted(tls: Tls, login: Option<Login>, cleartext: bool) -> Client {
-    let mut client = Client::new("me.example", "192.0.2.1", Security { tls, login, cleartext }).0;
+    let mut client = Client::new("me.example", "192.0.2.1", Security { tls, login, cleartext, ..Security::default() }).0;
     client.handle(Input::Bytes(b"220 hi\r\n"));
     client
 }
