@@ -11,6 +11,7 @@ pub mod line;
 pub mod loop_disk;
 pub mod peer;
 pub mod postfix;
+pub mod s_client;
 pub mod slapd;
 pub mod strace;
 pub mod targets;

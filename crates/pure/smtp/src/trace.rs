@@ -29,6 +29,8 @@ pub struct Received<'a> {
     pub protocol: &'a str,
     /// The cipher suite by its IANA name (RFC 8314 §4.3).
     pub tls: Option<&'a str>,
+    /// By what the client's certificate is known here; a comment behind `tls`.
+    pub certificate: Option<&'a str>,
     pub unix_s: u64,
 }
 
@@ -50,6 +52,11 @@ impl Received<'_> {
         if let Some(cipher) = self.tls {
             line.extend_from_slice(b" tls ");
             line.extend(cipher.bytes().filter(|b| b.is_ascii_alphanumeric() || *b == b'_'));
+            if let Some(certificate) = self.certificate {
+                line.extend_from_slice(b" (client certificate ");
+                push_safe(&mut line, certificate.as_bytes());
+                line.push(b')');
+            }
         }
         line.extend_from_slice(b"; ");
         line.extend_from_slice(Civil::from_unix(self.unix_s).rfc5322().as_bytes());
@@ -91,6 +98,7 @@ mod tests {
         local_host: b"mx.example.org",
         protocol: "ESMTP",
         tls: None,
+        certificate: None,
         unix_s: 0,
     };
 
@@ -103,6 +111,10 @@ mod tests {
         );
         let tls = Received { protocol: "ESMTPS", tls: Some("TLS_AES_256_GCM_SHA384"), ..PLAIN };
         assert!(text(tls).contains("\n  by mx.example.org with ESMTPS tls TLS_AES_256_GCM_SHA384; 1 Jan"));
+        let shown = Received { certificate: Some("joe@a.b"), ..tls };
+        assert!(text(shown).contains("ESMTPS tls TLS_AES_256_GCM_SHA384 (client certificate joe@a.b); 1 Jan"));
+        let odd = Received { certificate: Some("a (b)\r\nc\u{e4}"), ..tls };
+        assert!(text(odd).contains("(client certificate a??b???c??); 1 Jan"));
         let all = Received { remote_host: b"a.b", helo: Some(b"c.d"), remote_info: Some(b"joe"), ..PLAIN };
         assert_eq!(
             text(all),

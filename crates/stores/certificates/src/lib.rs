@@ -111,6 +111,20 @@ pub fn certificate(dir: &Path) -> Result<Certificate, String> {
     })
 }
 
+/// How many certificates there are in the text of a PEM file of authorities.
+///
+/// # Errors
+/// One of them is none.
+pub fn authorities(pem: &[u8]) -> Result<usize, String> {
+    let mut count = 0usize;
+    for der in CertificateDer::pem_slice_iter(pem) {
+        let der = der.map_err(|error| error.to_string())?;
+        X509Certificate::from_der(&der).map_err(|error| format!("holds something that is no certificate: {error}"))?;
+        count = count.saturating_add(1);
+    }
+    Ok(count)
+}
+
 /// A certificate with its key.
 ///
 /// # Errors

@@ -16,10 +16,11 @@ messages! {
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },
         /// The first message of an exchange by a mechanism other than PLAIN and LOGIN, by qmaild. `initial`: what the client sent along;
-        /// `exporter`, `end_point`: what the connection can be bound to (RFC 9266, RFC 5929), where it has TLS.
+        /// `exporter`, `end_point`: what the connection can be bound to (RFC 9266, RFC 5929), where it has TLS; `certificate`: the name
+        /// in control/tlsclients, written as that file is looked up by, of the certificate that the client has shown.
         10 => SaslStart {
             id: u64, service: Bytes, mechanism: Bytes, initial: Option<Bytes>, remote: Option<IpAddr>,
-            exporter: Option<Bytes>, end_point: Option<Bytes>,
+            exporter: Option<Bytes>, end_point: Option<Bytes>, certificate: Option<Bytes>,
         },
         /// The client's answer to `Challenge`; on the same connection.
         11 => SaslStep { id: u64, exchange: u64, response: Bytes },

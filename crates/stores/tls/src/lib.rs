@@ -8,7 +8,7 @@ pub mod server;
 pub mod stream;
 pub mod transport;
 
-pub use server::{Acceptor, ClientCertificates, Facts};
+pub use server::{Acceptor, ClientCertificate, ClientCertificates, Facts, Shown};
 pub use stream::Stream;
 pub use transport::Transport;
 

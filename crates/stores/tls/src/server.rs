@@ -12,7 +12,7 @@ mod keys;
 mod pool;
 mod record;
 
-pub use clients::{Authorities, ClientCertificate, ClientCertificates};
+pub use clients::{Authorities, ClientCertificate, ClientCertificates, NAMES_MAX, Shown};
 
 use crate::{Stream, provider};
 use certificates::{Certificates, Choice};
@@ -64,7 +64,7 @@ pub struct Facts {
     /// An earlier session went on.
     pub is_resumed: bool,
     /// The client's certificate, if it was asked for one and has one.
-    pub client: Option<ClientCertificate>,
+    pub client: Option<Shown>,
 }
 
 /// Why there is no TLS.

@@ -9,6 +9,7 @@ mod control_files;
 mod host;
 mod outgoing;
 mod places;
+mod tls_clients;
 mod users_files;
 
 use std::path::Path;
@@ -87,6 +88,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     control_files::check(root, &mut found);
     authsources::check(root, &mut found);
     outgoing::check(root, &mut found);
+    tls_clients::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
     host::check(root, &mut found);

@@ -117,6 +117,7 @@ impl Session {
             local_host: self.peer.local_host.as_deref().unwrap_or(&self.config.me),
             protocol,
             tls: self.peer.tls.as_ref().map(|tls| &*tls.cipher),
+            certificate: self.peer.tls.as_ref().and_then(|tls| tls.client.as_ref()?.line()),
             unix_s: self.now.unix_s,
         };
         out.body(received.line());

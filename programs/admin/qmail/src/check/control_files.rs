@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 46] = [
+const OTHERS: [&str; 48] = [
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -68,7 +68,9 @@ const OTHERS: [&str; 46] = [
     "submission",
     "submissionlimits",
     "submissionsenders",
+    "clientca.pem",
     "tlscafile",
+    "tlsclients",
     "tlspolicy",
     "virtualdomains",
     "vmailprograms",
