@@ -151,8 +151,10 @@ fn a_listed_certificate_may_relay_and_no_other() {
     let by_name = ours.issue_with("by-name", &[], |params| params.distinguished_name.push(DnType::CommonName, "Joe Doe"));
     let by_print = theirs.issue("by-print", &["x.test"]);
     let by_key = theirs.issue("by-key", &["x.test"]);
-    let dates = |from, to| move |params: &mut CertificateParams| {
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+    let dates = |from, to| {
+        move |params: &mut CertificateParams| {
+            (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        }
     };
     let old = ours.issue_with("old", &["joe@partner.test"], dates(2001, 2002));
     let new = ours.issue_with("new", &["joe@partner.test"], dates(4000, 4001));
@@ -253,7 +255,8 @@ fn external_logs_in_whose_certificate_it_is() {
     let old = authority.issue_with("old", &["bob@phone.test"], |params| {
         (params.not_before, params.not_after) = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
     });
-    let list = format!("bob@phone.test {BOB}\n{} sue@example.test\nrelay.test\nnone.test nobody@example.test\n", sue.fingerprint());
+    let list =
+        format!("bob@phone.test {BOB}\n{} sue@example.test\nrelay.test\nnone.test nobody@example.test\n", sue.fingerprint());
     let (instance, _peer) = instance(&[
         ("tlsclients", &list),
         ("clientca.pem", &authority.pem()),

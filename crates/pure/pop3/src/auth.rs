@@ -238,7 +238,10 @@ mod tests {
         let protection = Protection { channel: true, certificate: true };
         let mut bound = Authorization::new(offer).with_sasl(Mechanisms::default(), protection);
         let plus = run(&mut bound, "CAPA\nAUTH SCRAM-SHA-1-PLUS =\n", 99);
-        assert!(plus.contains("SASL EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256") && plus.contains("\n+ "), "{plus}");
+        assert!(
+            plus.contains("SASL EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256") && plus.contains("\n+ "),
+            "{plus}"
+        );
     }
 
     #[test]

@@ -106,8 +106,7 @@ pub struct Mechanisms(u16);
 impl Default for Mechanisms {
     /// PLAIN, LOGIN, SCRAM and EXTERNAL: what works without a password in clear on the disk.
     fn default() -> Self {
-        let all =
-            [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha1, Mechanism::ScramSha256, Mechanism::External];
+        let all = [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha1, Mechanism::ScramSha256, Mechanism::External];
         Self(all.into_iter().fold(0, |set, mechanism| set | mechanism.bit()))
     }
 }

@@ -35,8 +35,8 @@ mod xclient;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
-    Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, ListedClient, LoginAnswer, Logins, Now,
-    QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
+    Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, ListedClient, LoginAnswer,
+    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
 };
 pub use policy::{BadMailFrom, RcptHosts};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};

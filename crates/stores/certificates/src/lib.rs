@@ -1,4 +1,5 @@
-//! The certificates and private keys below etc/qmail/tls: `NAME/cert.pem` with the chain, `NAME/key.pem` with the key.
+//! The certificates and private keys below etc/qmail/tls: `NAME/cert.pem` with the chain, `NAME/key.pem` with the key; and, to be shown to
+//! other servers, `NAME/clientcert.pem` with `NAME/clientkey.pem`.
 //!
 //! Guarantees: a key belongs to its certificate and can be read by its owner alone, or is refused; files have bounds. A private key is
 //! wiped from the memory of this code when it has been handed to the library that signs by it, and never printed.
@@ -85,20 +86,53 @@ pub const CERTIFICATE: &str = "cert.pem";
 /// The file with the private key: PKCS #8, SEC 1 or PKCS #1.
 pub const KEY: &str = "key.pem";
 
+/// What we show as a client of other servers, and its key.
+pub const CLIENT_CERTIFICATE: &str = "clientcert.pem";
+pub const CLIENT_KEY: &str = "clientkey.pem";
+
+/// What a certificate is for. The key of one purpose is not used for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// We are the server.
+    #[default]
+    Server,
+    /// We are the client.
+    Client,
+}
+
+impl Purpose {
+    /// The files of certificate and key in their directory.
+    #[must_use]
+    pub const fn files(self) -> [&'static str; 2] {
+        match self {
+            Self::Server => [CERTIFICATE, KEY],
+            Self::Client => [CLIENT_CERTIFICATE, CLIENT_KEY],
+        }
+    }
+
+    /// Is a directory with these files meant for this purpose? One without any is meant for a server.
+    #[must_use]
+    pub fn is_of(self, dir: &Path) -> bool {
+        let has = |purpose: Self| purpose.files().iter().any(|file| dir.join(file).exists());
+        has(self) || self == Self::Server && !has(Self::Client)
+    }
+}
+
 /// The certificate of a directory.
 ///
 /// # Errors
 /// It cannot be read, or cannot be used; the text says why.
-pub fn certificate(dir: &Path) -> Result<Certificate, String> {
-    let pem = read(&dir.join(CERTIFICATE), false)?;
+pub fn certificate(dir: &Path, purpose: Purpose) -> Result<Certificate, String> {
+    let [file, _] = purpose.files();
+    let pem = read(&dir.join(file), false)?;
     let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{CERTIFICATE}: {error}"))?;
-    let first = chain.first().ok_or(format!("{CERTIFICATE} holds no certificate"))?;
-    let (_, parsed) = X509Certificate::from_der(first).map_err(|error| format!("{CERTIFICATE}: {error}"))?;
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{file}: {error}"))?;
+    let first = chain.first().ok_or(format!("{file} holds no certificate"))?;
+    let (_, parsed) = X509Certificate::from_der(first).map_err(|error| format!("{file}: {error}"))?;
     let hosts = hosts(&parsed);
     let lens = chain.iter().map(|der| der.len()).chain(hosts.iter().map(Vec::len));
     if lens.map(|len| len.saturating_add(4)).sum::<usize>() > LISTED_LEN_MAX {
-        return Err(format!("{CERTIFICATE}: the chain and the names in it are longer than {LISTED_LEN_MAX} bytes"));
+        return Err(format!("{file}: the chain and the names in it are longer than {LISTED_LEN_MAX} bytes"));
     }
     Ok(Certificate {
         key_name: sha256(parsed.public_key().raw),
@@ -129,20 +163,21 @@ pub fn authorities(pem: &[u8]) -> Result<usize, String> {
 ///
 /// # Errors
 /// As [`certificate`], or the key cannot be used or is another's.
-pub fn entry(dir: &Path) -> Result<Entry, String> {
-    let certificate = certificate(dir)?;
-    let text = Zeroizing::new(read(&dir.join(KEY), true)?);
-    let blocks = pem::blocks(&text).map_err(|error| format!("{KEY}: {error}"))?;
-    let der = private_key(&blocks).map_err(|error| format!("{KEY} {error}"))?;
+pub fn entry(dir: &Path, purpose: Purpose) -> Result<Entry, String> {
+    let certificate = certificate(dir, purpose)?;
+    let [file, secret] = purpose.files();
+    let text = Zeroizing::new(read(&dir.join(secret), true)?);
+    let blocks = pem::blocks(&text).map_err(|error| format!("{secret}: {error}"))?;
+    let der = private_key(&blocks).map_err(|error| format!("{secret} {error}"))?;
     let unusable =
-        || format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can");
+        || format!("{secret}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can");
     let key = any_supported_type(&der).map_err(|_| unusable())?;
     let schemes: Vec<SignatureScheme> = SCHEMES.into_iter().filter(|scheme| key.choose_scheme(&[*scheme]).is_some()).collect();
     if schemes.is_empty() {
         return Err(unusable());
     }
     let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{KEY} is not the key of {CERTIFICATE}"))?;
+    CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{secret} is not the key of {file}"))?;
     Ok(Entry { certificate, schemes, key })
 }
 

@@ -170,7 +170,9 @@ fn key(name: &str) -> Result<String, String> {
         _ => {}
     }
     if name.is_empty() || name.len() > NAME_LEN_MAX || name.chars().any(char::is_control) {
-        return Err(format!("has a name that no certificate has, of no or of more than {NAME_LEN_MAX} bytes, or with control characters"));
+        return Err(format!(
+            "has a name that no certificate has, of no or of more than {NAME_LEN_MAX} bytes, or with control characters"
+        ));
     }
     if name.contains('@') && !name.contains(' ') && address(&name).is_err() {
         return Err("has an `@`, and is no e-mail address".to_owned());
@@ -193,7 +195,9 @@ fn hex(fingerprint: &Fingerprint) -> String {
 
 fn address(account: &str) -> Result<Address, String> {
     let is_whole = |address: &Address| !address.local().is_empty() && address.domain().is_some_and(|domain| !domain.is_empty());
-    Address::new(account.as_bytes()).ok().filter(is_whole)
+    Address::new(account.as_bytes())
+        .ok()
+        .filter(is_whole)
         .ok_or_else(|| format!("names `{account}`, which is no account; write user@domain"))
 }
 
@@ -202,8 +206,7 @@ mod tests {
     use super::*;
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-    const COLONS: &str =
-        "FE:DC:BA:98:76:54:32:10:FE:DC:BA:98:76:54:32:10:FE:DC:BA:98:76:54:32:10:FE:DC:BA:98:76:54:32:10";
+    const COLONS: &str = "FE:DC:BA:98:76:54:32:10:FE:DC:BA:98:76:54:32:10:FE:DC:BA:98:76:54:32:10:FE:DC:BA:98:76:54:32:10";
 
     fn bytes(hex: &str) -> Fingerprint {
         let digits: String = hex.chars().filter(|c| *c != ':').collect();

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod keys;
 pub mod server;
 pub mod stream;
 pub mod transport;

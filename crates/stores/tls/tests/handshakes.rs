@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ipc::keys::{Answer, Request, TLS};
+use ipc::keys::{Answer, Request, TLS, TLS_CLIENT};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -121,13 +121,19 @@ fn serve(client: &Seqpacket, held: &Mutex<Held>, signed: &AtomicUsize) {
                 None => Answer::NoCertificate { id, generation: held.generation, count },
             },
             Request::Sign { id, key, purpose, input, .. } => {
-                assert_eq!(purpose, TLS);
+                // As the contexts of TLS 1.3 say, and the hellos of 1.2.
+                let is_client = input.get(73..79) == Some(b"client") || input.starts_with(&[1, 0]);
+                assert_eq!(purpose, if is_client { TLS_CLIENT } else { TLS });
                 signed.fetch_add(1, Ordering::Relaxed);
                 match held.all.iter().find(|own| own.end_point() == *key) {
                     Some(own) => Answer::Signature { id, signature: own.sign(&input).into() },
                     None => Answer::UnknownKey { id },
                 }
             }
+            Request::ClientCertificate { id, name } => match held.all.iter().find(|own| own.names[0].as_bytes() == &name[..]) {
+                Some(own) => own.listed(id, 0, 0, 1),
+                None => Answer::NoCertificate { id, generation: 0, count: 0 },
+            },
         };
         drop(held);
         if client.send(&answer.encode()).is_err() {
@@ -504,8 +510,7 @@ fn certificates_that_count_for_nothing_end_no_connection() {
         let own = Own::new(&["mx.example.org"]);
         let der = own.der.clone();
         let oracle = Oracle::with(vec![own]);
-        let acceptor =
-            Acceptor::start_asking(Arc::clone(&oracle.run), "keys", ClientCertificates::asked(b"").unwrap()).unwrap();
+        let acceptor = Acceptor::start_asking(Arc::clone(&oracle.run), "keys", ClientCertificates::asked(b"").unwrap()).unwrap();
         let timed = |from: i32, to: i32| {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(["joe.example.org".to_owned()]).unwrap();
@@ -549,4 +554,64 @@ fn certificates_that_count_for_nothing_end_no_connection() {
             client.wait().unwrap();
         }
     });
+}
+
+/// Our own client shows a certificate whose key it has not.
+#[test]
+fn a_certificate_of_ours_is_shown_where_it_is_asked_for() {
+    run(async {
+        let (server, shown) = (Own::new(&["mx.example.org"]), Own::new(&["client.example.org"]));
+        let (der, shown_der) = (server.der.clone(), shown.der.clone());
+        let oracle = Oracle::with(vec![server, shown]);
+        let mut roots = RootCertStore::empty();
+        roots.add(der).unwrap();
+        let asked = ClientCertificates::asked(shown_der_pem(&shown_der).as_bytes()).unwrap();
+        let asking = Acceptor::start_asking(Arc::clone(&oracle.run), "keys", asked).unwrap();
+        let names = ["mx.example.org".to_owned()];
+        let client = || tls::client::Client::new(roots.clone()).unwrap().with_keys(Arc::clone(&oracle.run), "keys");
+        let shake = async |acceptor: &Acceptor, client: &tls::client::Client, names: Option<&[String]>, certificate| {
+            let (near, far) = tcp().await;
+            let (shaken, accepted) =
+                tokio::join!(client.connect(near, "mx.example.org", names, certificate), acceptor.accept(far));
+            Ok::<_, String>((shaken?, accepted.map_err(|error| error.to_string())?))
+        };
+        let hash = <[u8; 32]>::try_from(digest(&SHA256, &shown_der).as_ref()).unwrap();
+        let own = client();
+        for names in [None, Some(&names[..])] {
+            for is_resumed in [false, true] {
+                let (mut near, (mut far, facts)) = shake(&asking, &own, names, Some("client.example.org")).await.unwrap();
+                talk(&mut near, &mut far).await;
+                assert_eq!((facts.is_resumed, certificate(&facts).fingerprints[0]), (is_resumed, hash), "{names:?}");
+            }
+            // Sessions without it are others.
+            let (mut near, (mut far, facts)) = shake(&asking, &own, names, None).await.unwrap();
+            talk(&mut near, &mut far).await;
+            assert_eq!((facts.is_resumed, facts.client), (false, None));
+        }
+        // Who does not ask does not hear of it.
+        let (_, (_, facts)) = shake(&oracle.acceptor(), &own, None, Some("client.example.org")).await.unwrap();
+        assert_eq!(facts.client, None);
+        // There must be one.
+        let failed = shake(&asking, &own, None, Some("other.example.org")).await.err().unwrap();
+        assert_eq!(failed, "there is no certificate other.example.org to be shown here");
+        let keyless = tls::client::Client::new(roots.clone()).unwrap();
+        assert!(shake(&asking, &keyless, None, Some("client.example.org")).await.is_err());
+        // A key process that hangs delays its own connections, not the others.
+        oracle.stop(true);
+        let waiting = client();
+        let (near, _far) = tcp().await;
+        let mut hangs = std::pin::pin!(waiting.connect(near, "mx.example.org", None, Some("client.example.org")));
+        // The runtime is free meanwhile.
+        tokio::select! {
+            biased;
+            () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
+            _ = &mut hangs => panic!("nobody signs"),
+        }
+        assert_eq!(hangs.await.err().unwrap(), "qmail-keys does not answer");
+        oracle.stop(false);
+    });
+}
+
+fn shown_der_pem(der: &[u8]) -> String {
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", wire::base64::encode(der))
 }

@@ -114,10 +114,8 @@ impl Server {
         let Layer { channel, certificate } = layer;
         let Some(service) = Service::named(service) else { return self.unavailable(asker, "this service has no logins") };
         let scram = |hash, plus| (State::First { hash, plus, channel: channel.clone() }, Vec::new());
-        let mechanism = self.mechanisms().find(
-            mechanism,
-            Protection { channel: channel.is_bound(), certificate: certificate.is_some() },
-        );
+        let mechanism =
+            self.mechanisms().find(mechanism, Protection { channel: channel.is_bound(), certificate: certificate.is_some() });
         let sources = match self.sources() {
             Ok(sources) => sources,
             Err(text) => return self.unavailable(asker, &text),
@@ -145,7 +143,9 @@ impl Server {
         let due = sys::clock::boottime().saturating_add(LIFETIME);
         let exchange = Exchange { client: asker.client, service, remote, due, state };
         match (initial, &exchange.state) {
-            (Some(initial), State::First { .. } | State::Token { .. } | State::External { .. }) => self.sasl_message(asker, exchange, &initial),
+            (Some(initial), State::First { .. } | State::Token { .. } | State::External { .. }) => {
+                self.sasl_message(asker, exchange, &initial)
+            }
             // Here the server begins (RFC 4422 §3.1): nobody has said who it is.
             (Some(_), _) => self.nobody(asker, service, remote),
             (None, _) => self.challenge(asker, exchange, challenge),

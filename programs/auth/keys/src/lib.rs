@@ -51,7 +51,7 @@ fn service(root: &Root) -> io::Result<()> {
     let ids = root.ids().map_err(io::Error::other)?;
     sandbox::enter_as("qmail-keys", root.path(), &[])?;
     let signals = sys::signal::Signals::new(&[rustix::process::Signal::HUP])?;
-    let server = Arc::new(server::Server::new(store::Store::new(root.clone()), ids));
+    let server = Arc::new(server::Server::new(root.clone(), ids));
     inherited.ready()?;
     server::run(&server, &listener, &lifeline, &signals)
 }

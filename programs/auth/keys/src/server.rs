@@ -3,15 +3,15 @@
 //! Several threads, each with its own connections, so that an RSA signature holds up few. A connection that does not take its answer at
 //! once, says what nobody says, or comes from a uid that may not call, is closed.
 
-use crate::form::is_tls_server;
+use crate::form::{is_tls_client, is_tls_server};
 use crate::log;
 use crate::store::{Entries, Store};
-use certificates::Entry;
-use control::Ids;
-use ipc::keys::{Answer, Request, TLS};
+use certificates::{Entry, Purpose};
+use control::{Ids, Root};
+use ipc::keys::{Answer, Request, TLS, TLS_CLIENT};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
-use sandbox::Socket;
+use sandbox::{Role, Socket};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,13 +29,15 @@ const BURST_MAX: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Signatures of a uid: a second's worth at once, and so many each second. More than any machine does handshakes.
 const SIGNATURES_PER_S: u32 = 10_000;
-/// Longest input; the longest form has 165 bytes.
+/// Longest input of a server; the longest form has 165 bytes. A client of TLS 1.2 signs the whole handshake, with the server's certificates.
 const INPUT_LEN_MAX: usize = 512;
 
 /// What the threads share.
 #[derive(Debug)]
 pub struct Server {
     store: Mutex<Store>,
+    /// What is shown to other servers.
+    clients: Mutex<Store>,
     ids: Ids,
     buckets: Mutex<HashMap<u32, Bucket>>,
 }
@@ -63,9 +65,11 @@ impl Bucket {
 
 impl Server {
     #[must_use]
-    pub fn new(store: Store, ids: Ids) -> Self {
-        let server = Self { store: Mutex::new(store), ids, buckets: Mutex::default() };
+    pub fn new(root: Root, ids: Ids) -> Self {
+        let clients = Mutex::new(Store::of(root.clone(), Purpose::Client));
+        let server = Self { store: Mutex::new(Store::new(root)), clients, ids, buckets: Mutex::default() };
         server.entries();
+        server.client(|clients, now| drop(clients.entries(now)));
         server
     }
 
@@ -77,10 +81,18 @@ impl Server {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).by_key(name, sys::clock::boottime())
     }
 
+    fn client<T>(&self, look: impl FnOnce(&mut Store, Duration) -> T) -> T {
+        look(&mut self.clients.lock().unwrap_or_else(PoisonError::into_inner), sys::clock::boottime())
+    }
+
     /// Everything is read again.
     fn reread(&self) {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).forget();
         self.entries();
+        self.client(|clients, now| {
+            clients.forget();
+            clients.entries(now);
+        });
     }
 
     fn may_sign(&self, uid: u32) -> bool {
@@ -89,25 +101,62 @@ impl Server {
         buckets.entry(uid).or_insert(Bucket { left: SIGNATURES_PER_S, filled: now }).take(now)
     }
 
-    /// The answer to what `uid` sent; `None` for what nobody says.
+    /// Does this uid belong to the role? Without root all do.
+    fn is(&self, role: Role, uid: u32) -> bool {
+        self.ids.uid_of(role.name()) == Some(uid)
+    }
+
+    /// The answer to what `uid` sent; `None` for what nobody says, or not this one.
     fn answer(&self, uid: u32, datagram: &[u8]) -> Option<Answer> {
-        Some(match Request::decode(datagram).ok()? {
+        let request = Request::decode(datagram).ok()?;
+        // Who is a server is no client, and the other way round: each can have signed what its own handshakes need.
+        let role = match &request {
+            Request::ClientCertificate { .. } | Request::Sign { purpose: TLS_CLIENT, .. } => Role::Remote,
+            Request::Certificate { .. } | Request::Sign { .. } => Role::Network,
+        };
+        if !self.is(role, uid) {
+            return None;
+        }
+        Some(match request {
             Request::Certificate { id, number } => certificate(&self.entries(), id, number),
-            Request::Sign { id, key, purpose, scheme, input } => {
-                let refused = |text: &str| Answer::Refused { id, text: text.into() };
-                match self.by_key(&key) {
-                    _ if purpose != TLS || input.len() > INPUT_LEN_MAX || !is_tls_server(&input) => {
-                        refused("not an input of this purpose")
-                    }
-                    None => Answer::UnknownKey { id },
-                    Some(_) if !self.may_sign(uid) => refused("too many signatures at once"),
-                    Some(entry) => match sign(&entry, scheme, &input) {
-                        Some(signature) => Answer::Signature { id, signature: signature.into() },
-                        None => refused("not a scheme of this key"),
-                    },
-                }
+            Request::ClientCertificate { id, name } => {
+                let entry = std::str::from_utf8(&name).ok().and_then(|name| self.client(|all, now| all.by_directory(name, now)));
+                entry.map_or(Answer::NoCertificate { id, generation: 0, count: 0 }, |entry| client_certificate(&entry, id))
             }
+            Request::Sign { id, key, purpose, scheme, input } => self.signature(uid, id, &key, purpose, scheme, &input),
         })
+    }
+
+    fn signature(&self, uid: u32, id: u64, key: &[u8], purpose: u8, scheme: u16, input: &[u8]) -> Answer {
+        let refused = |text: &str| Answer::Refused { id, text: text.into() };
+        let (has_form, entry) = match purpose {
+            TLS => (input.len() <= INPUT_LEN_MAX && is_tls_server(input), self.by_key(key)),
+            TLS_CLIENT => (is_tls_client(input), self.client(|clients, now| clients.by_key(key, now))),
+            _ => (false, None),
+        };
+        match entry {
+            _ if !has_form => refused("not an input of this purpose"),
+            None => Answer::UnknownKey { id },
+            Some(_) if !self.may_sign(uid) => refused("too many signatures at once"),
+            Some(entry) => match sign(&entry, scheme, input) {
+                Some(signature) => Answer::Signature { id, signature: signature.into() },
+                None => refused("not a scheme of this key"),
+            },
+        }
+    }
+}
+
+fn client_certificate(entry: &Entry, id: u64) -> Answer {
+    Answer::Certificate {
+        id,
+        generation: 0,
+        count: 1,
+        key: entry.certificate.key_name.as_slice().into(),
+        schemes: entry.schemes.iter().map(|scheme| u16::from(*scheme)).collect(),
+        names: Vec::new(),
+        is_default: false,
+        end_point: Vec::new().into(),
+        chain: entry.certificate.chain.iter().map(|der| der.as_slice().into()).collect(),
     }
 }
 

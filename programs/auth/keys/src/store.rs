@@ -4,7 +4,7 @@
 //! that are replaced one after the other stop nobody.
 
 use crate::log;
-use certificates::{CERTIFICATE, Entry, KEY};
+use certificates::{Entry, Purpose};
 use control::Root;
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +49,7 @@ type Mark = (u64, u64, i64, i64);
 #[derive(Debug)]
 pub struct Store {
     root: Root,
+    purpose: Purpose,
     seen: Option<Seen>,
     looked: Option<Duration>,
     /// By the name of the directory.
@@ -61,11 +62,18 @@ pub struct Store {
 }
 
 impl Store {
-    /// Nothing is read yet.
+    /// Those for clients of ours. Nothing is read yet.
     #[must_use]
     pub fn new(root: Root) -> Self {
+        Self::of(root, Purpose::Server)
+    }
+
+    /// As [`Store::new`], for another purpose.
+    #[must_use]
+    pub fn of(root: Root, purpose: Purpose) -> Self {
         Self {
             root,
+            purpose,
             seen: None,
             looked: None,
             usable: BTreeMap::new(),
@@ -88,6 +96,12 @@ impl Store {
         all.find(|entry| entry.certificate.key_name == name).cloned()
     }
 
+    /// The certificate of a directory.
+    pub fn by_directory(&mut self, name: &str, now: Duration) -> Option<Arc<Entry>> {
+        self.entries(now);
+        self.usable.get(name).cloned()
+    }
+
     /// What there is; `now` is the time since boot.
     pub fn entries(&mut self, now: Duration) -> Arc<Entries> {
         if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK_PAUSE) {
@@ -98,7 +112,7 @@ impl Store {
     }
 
     fn look(&mut self, now: Duration) {
-        let seen = match Seen::of(&self.root) {
+        let seen = match Seen::of(&self.root, self.purpose) {
             Ok(seen) => seen,
             // What was read goes on counting.
             Err(error) => return log(&format!("{}: {error}", self.root.tls().display())),
@@ -119,7 +133,7 @@ impl Store {
     /// Reads one, and says so if that is new.
     fn read(&mut self, name: String) {
         let dir = self.root.tls().join(&name);
-        let line = match certificates::entry(&dir) {
+        let line = match certificates::entry(&dir, self.purpose) {
             Ok(entry) => {
                 let line = about(&entry);
                 self.usable.insert(name.clone(), Arc::new(entry));
@@ -144,7 +158,11 @@ impl Store {
         let own = self.usable.keys().position(|name| name.as_bytes().eq_ignore_ascii_case(&me));
         let covers = |at: &usize| all.get(*at).is_some_and(|entry| entry.certificate.covers(&me));
         let default = own.filter(covers).or_else(|| (0..all.len()).find(covers)).unwrap_or(0);
-        log(&format!("certificates: {}", all.len()));
+        match self.purpose {
+            Purpose::Server => log(&format!("certificates: {}", all.len())),
+            Purpose::Client if all.is_empty() && self.entries.all.is_empty() => {}
+            Purpose::Client => log(&format!("certificates of clients: {}", all.len())),
+        }
         self.entries = Arc::new(Entries { generation: generation(), all, default });
     }
 }
@@ -160,7 +178,7 @@ fn generation() -> u64 {
 }
 
 impl Seen {
-    fn of(root: &Root) -> io::Result<Self> {
+    fn of(root: &Root, purpose: Purpose) -> io::Result<Self> {
         let dir = root.tls();
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir)?.take(NAMES_MAX) {
@@ -168,8 +186,9 @@ impl Seen {
             if let Ok(name) = entry?.file_name().into_string()
                 && !name.starts_with('.')
                 && dir.join(&name).is_dir()
+                && purpose.is_of(&dir.join(&name))
             {
-                let marks = [CERTIFICATE, KEY].map(|file| mark(&dir.join(&name).join(file)));
+                let marks = purpose.files().map(|file| mark(&dir.join(&name).join(file)));
                 names.push((name, marks));
             }
         }

@@ -1,7 +1,7 @@
 //! The certificates that qmail-keys has, by the names in them. A thread looks for changes; handshakes never wait for it.
 
-use super::keys::{Keys, RemoteKey};
-use ipc::keys::{Answer, Request};
+use crate::keys::{Keys, RemoteKey};
+use ipc::keys::{Answer, Request, TLS};
 use rustls::SignatureScheme;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -105,7 +105,7 @@ impl Table {
         if schemes.is_empty() || chain.is_empty() {
             return Some(());
         }
-        let key = Arc::new(RemoteKey { keys: Arc::clone(keys), name: key.0, schemes });
+        let key = Arc::new(RemoteKey { keys: Arc::clone(keys), purpose: TLS, name: key.0, schemes });
         let chain = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
         let end_point = Some(end_point.0).filter(|hash| !hash.is_empty());
         let entry = Arc::new(Entry { key: Arc::new(CertifiedKey::new(chain, key)), end_point });
