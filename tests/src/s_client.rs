@@ -28,7 +28,16 @@ impl Inside {
     /// There is no openssl.
     pub fn open(instance: &Instance, port: u16, starttls: Option<&str>, args: &[&str]) -> Result<Self> {
         let mut command = s_client(instance, port, starttls);
-        command.arg("-quiet").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg("-quiet").args(args);
+        Self::of(command)
+    }
+
+    /// As [`Inside::open`], by a command that may tell of the connection, too.
+    ///
+    /// # Errors
+    /// There is no openssl.
+    pub fn of(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let (stdin, stdout) = (child.stdin.take().context("stdin")?, child.stdout.take().context("stdout")?);
         Ok(Self { child, stdin, stdout: BufReader::new(stdout) })

@@ -3,10 +3,15 @@
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustix::process::Signal;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use system_tests::s_client::Inside;
-use system_tests::{Instance, Peer, facts, tools, wait_for};
+use system_tests::dns::{self, Record};
+use system_tests::instance::{ME, feed};
+use system_tests::postfix::Postfix;
+use system_tests::s_client::{Inside, s_client};
+use system_tests::{Instance, Peer, facts, is_root, skip, tools, wait_for};
 
 const BOB: &str = "bob@example.test";
 /// The one with whose certificate it is tried.
@@ -43,7 +48,14 @@ impl Authority {
     }
 
     fn issue_with(&self, file: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Certificate {
-        let key = KeyPair::generate().unwrap();
+        self.make(file, names, KeyPair::generate().unwrap(), change)
+    }
+
+    fn issue_for(&self, file: &str, names: &[&str], key: KeyPair) -> Certificate {
+        self.make(file, names, key, |_| {})
+    }
+
+    fn make(&self, file: &str, names: &[&str], key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Certificate {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names
             .iter()
@@ -101,14 +113,32 @@ fn run(command: &mut Command) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// A system that relays for nobody by address, with bob and sue, and where letters to elsewhere.test go.
-fn instance(control: &[(&str, &str)]) -> (Instance, Peer) {
+/// Starts a system that relays for nobody by address, with bob and sue; letters to elsewhere.test go to the peer.
+fn start(instance: &mut Instance, control: &[(&str, &str)]) -> Peer {
     let peer = Peer::willing().unwrap();
-    let route = peer.route("elsewhere.test");
-    let control: Vec<_> = [("smtproutes", route.as_str())].into_iter().chain(control.iter().copied()).collect();
-    let instance = Instance::started(&control).unwrap();
+    instance.control("smtproutes", &peer.route("elsewhere.test")).unwrap();
+    for (name, text) in control {
+        instance.control(name, text).unwrap();
+    }
+    instance.start().unwrap();
     instance.virtual_domain("example.test", &["bob", "sue"]).unwrap();
-    (instance, peer)
+    peer
+}
+
+/// Puts a certificate and its key below etc/qmail/tls, under these names.
+fn put(instance: &Instance, name: &str, certificate: &Certificate, files: [&str; 2]) {
+    let dir = instance.root.join("etc/qmail/tls").join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    let ids = std::fs::read_to_string(instance.root.join("etc/qmail/ids")).unwrap_or_default();
+    let uid = ids.lines().find_map(|line| line.strip_prefix("qmailk ")?.split(' ').next()?.parse().ok());
+    for (from, to, mode) in [(&certificate.key, files[1], 0o600), (&certificate.pem, files[0], 0o644)] {
+        let to = dir.join(to);
+        std::fs::copy(from, &to).unwrap();
+        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(mode)).unwrap();
+        if let Some(uid) = uid.filter(|_| is_root()) {
+            chown(&to, Some(uid), None).unwrap();
+        }
+    }
 }
 
 fn reload(instance: &Instance) {
@@ -143,9 +173,9 @@ const MAY_NOT: &str = "530 5.7.0 log in first\r\n";
 
 #[test]
 fn a_listed_certificate_may_relay_and_no_other() {
-    let scratch = Instance::new().unwrap();
-    let ours = Authority::new(scratch.dir(), "ours");
-    let theirs = Authority::new(scratch.dir(), "theirs");
+    let mut instance = Instance::new().unwrap();
+    let ours = Authority::new(instance.dir(), "ours");
+    let theirs = Authority::new(instance.dir(), "theirs");
     let by_mail = ours.issue("by-mail", &["joe@partner.test"]);
     let by_host = ours.issue("by-host", &["MX.partner.test"]);
     let by_name = ours.issue_with("by-name", &[], |params| params.distinguished_name.push(DnType::CommonName, "Joe Doe"));
@@ -167,7 +197,7 @@ fn a_listed_certificate_may_relay_and_no_other() {
         by_key.key_fingerprint(),
         old_print.fingerprint()
     );
-    let (instance, peer) = instance(&[("tlsclients", &list), ("clientca.pem", &ours.pem())]);
+    let peer = start(&mut instance, &[("tlsclients", &list), ("clientca.pem", &ours.pem())]);
     for listed in [&by_mail, &by_host, &by_name, &by_print, &by_key] {
         for version in ["-tls1_3", "-tls1_2"] {
             let (hello, answer) = tries(&instance, &[&listed.args()[..], &[version]].concat(), None);
@@ -218,11 +248,12 @@ fn a_listed_certificate_may_relay_and_no_other() {
 
 #[test]
 fn without_the_file_nobody_is_asked() {
-    let (instance, _peer) = instance(&[]);
+    let mut instance = Instance::new().unwrap();
+    start(&mut instance, &[]);
     let authority = Authority::new(instance.dir(), "ours");
     let shown = authority.issue("shown", &[CLIENT]);
     let asked = |instance: &Instance, port, starttls| {
-        let mut command = system_tests::s_client::s_client(instance, port, starttls);
+        let mut command = s_client(instance, port, starttls);
         let (_, text) = run(command.args(["-tls1_2"]).args(shown.args()));
         text.contains("Client Certificate Types") || text.contains("Requested Signature Algorithms")
     };
@@ -248,8 +279,8 @@ fn external(identity: &str) -> String {
 
 #[test]
 fn external_logs_in_whose_certificate_it_is() {
-    let scratch = Instance::new().unwrap();
-    let authority = Authority::new(scratch.dir(), "ours");
+    let mut instance = Instance::new().unwrap();
+    let authority = Authority::new(instance.dir(), "ours");
     let (bob, sue) = (authority.issue("bob", &["bob@phone.test"]), authority.issue("sue", &["sue.test"]));
     let (relay, none) = (authority.issue("relay", &["relay.test"]), authority.issue("none", &["none.test"]));
     let old = authority.issue_with("old", &["bob@phone.test"], |params| {
@@ -257,12 +288,13 @@ fn external_logs_in_whose_certificate_it_is() {
     });
     let list =
         format!("bob@phone.test {BOB}\n{} sue@example.test\nrelay.test\nnone.test nobody@example.test\n", sue.fingerprint());
-    let (instance, _peer) = instance(&[
-        ("tlsclients", &list),
+    let control = [
+        ("tlsclients", list.as_str()),
         ("clientca.pem", &authority.pem()),
         ("authcleartext", "192.0.2.0/24\n"),
         ("authlimits", "failures=0\naccount=0\npause=0\n"),
-    ]);
+    ];
+    start(&mut instance, &control);
     let refused = "535 5.7.8 wrong name or password\r\n";
     for (shown, login, expected) in [
         (&bob, external(""), MAY),
@@ -327,4 +359,165 @@ fn external_logs_in_whose_certificate_it_is() {
     // Out of the list: qmail-auth says no at once, before the workers have read it again.
     instance.control("tlsclients", "relay.test\n").unwrap();
     assert_eq!(tries(&instance, &bob.args(), Some(&external(""))).1, refused);
+}
+
+#[test]
+fn each_client_gets_the_certificate_that_it_can_check() {
+    let mut instance = Instance::new().unwrap();
+    let authority = Authority::new(instance.dir(), "ours");
+    let ecdsa = authority.issue("ecdsa", &[ME]);
+    let rsa =
+        authority.issue_for("rsa", &[ME], KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap());
+    let old = authority.issue_with("old", &[ME], |params| {
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+    });
+    let files = ["cert.pem", "key.pem"];
+    put(&instance, "a-old", &old, files);
+    put(&instance, "b-rsa", &rsa, files);
+    put(&instance, "c-ecdsa", &ecdsa, files);
+    start(&mut instance, &[]);
+    // The self-signed one that a new system has is there, too, and an expired one.
+    assert!(instance.root.join("etc/qmail/tls").join(ME).join("cert.pem").exists());
+    let ca = authority.file("ours.pem").display().to_string();
+    let kind = |port, starttls, server_name: &str, args: &[&str]| {
+        let mut command = s_client(&instance, port, starttls);
+        let (code, said) = run(command.args(["-servername", server_name, "-CAfile", &ca, "-brief"]).args(args));
+        assert!(code == Some(0) && said.contains("\nVerification: OK\n"), "{args:?}: {said}");
+        said.lines().find_map(|line| line.strip_prefix("Signature type: ").map(str::to_owned)).unwrap()
+    };
+    for (port, starttls) in [(25, Some("smtp")), (465, None), (995, None)] {
+        // By SNI, and for those who name nobody we know.
+        for name in [ME, "other.test"] {
+            for (args, expected) in [
+                (&[][..], "ECDSA"),
+                (&["-sigalgs", "RSA-PSS+SHA256"], "RSA-PSS"),
+                (&["-sigalgs", "ECDSA+SHA256"], "ECDSA"),
+                (&["-sigalgs", "RSA-PSS+SHA256:ECDSA+SHA256"], "RSA-PSS"),
+                (&["-tls1_2"], "ECDSA"),
+                (&["-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"], "RSA"),
+                (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"], "ECDSA"),
+            ] {
+                let found = kind(port, starttls, name, args);
+                assert!(found.starts_with(expected), "{port} {name} {args:?}: {found}");
+            }
+        }
+    }
+}
+
+/// Between two attempts.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+const LETTER: &str = "From: bob@example.test\nSubject: by certificate\n\nhello\n";
+
+/// From this host, which needs no right to relay for it.
+fn inject(instance: &Instance, to: &str) {
+    let mut inject = Command::new(instance.program("qmail-inject"));
+    inject.env("QMAIL_ROOT", &instance.root).args(["-f", BOB, "-a", to]);
+    let output = feed(&mut inject, LETTER.as_bytes()).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_real_postfix_and_we_know_each_other_by_certificates() {
+    let name = "a_real_postfix_and_we_know_each_other_by_certificates";
+    if !is_root() {
+        return skip(name, "Postfix starts as root only");
+    }
+    let Some(tool) = tools::get(name, "postfix", "usr/lib/postfix/sbin/master").unwrap() else { return };
+    for version in ["TLSv1.3", "TLSv1.2"] {
+        postfix_both_ways(&tool, version);
+    }
+}
+
+/// `version`: of the connections to Postfix.
+fn postfix_both_ways(tool: &tools::Tool, version: &str) {
+    let mut instance = Instance::new().unwrap();
+    let dir = instance.dir().to_owned();
+    let authority = Authority::new(&dir, "ours");
+    let ca = authority.file("ours.pem").display().to_string();
+    // Whom Postfix believes on the word of nobody but its list.
+    let unknown = Authority::new(&dir, "unknown");
+    let (server, client) = (authority.issue("server", &[ME]), unknown.issue("client", &["we.test"]));
+    let theirs = authority.issue("theirs", &["mx.postfix.test", "plain.postfix.test"]);
+    let their_client = authority.issue("their-client", &["client.postfix.test"]);
+    put(&instance, "by-authority", &server, ["cert.pem", "key.pem"]);
+    put(&instance, "relay", &client, ["clientcert.pem", "clientkey.pem"]);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let local = Record::A([127, 0, 0, 1]);
+    let resolver = dns::start((Ipv4Addr::LOCALHOST, 0), vec![("mx.postfix.test", local), ("plain.postfix.test", local)]).unwrap();
+    let peer = start(
+        &mut instance,
+        &[
+            ("resolvers", &format!("{resolver}\n")),
+            ("tlscafile", &format!("{ca}\n")),
+            ("tlspolicy", "mx.postfix.test:verify clientcert=relay\nplain.postfix.test:verify\n"),
+            ("tlsclients", "client.postfix.test\n"),
+            ("clientca.pem", &authority.pem()),
+        ],
+    );
+    let routes =
+        format!("relay.test:mx.postfix.test:{port}\nplain.test:plain.postfix.test:{port}\n{}", peer.route("elsewhere.test"));
+    instance.control("smtproutes", &routes).unwrap();
+    let main = format!(
+        "smtpd_tls_security_level = encrypt\nsmtpd_tls_mandatory_protocols = {version}\nsmtpd_tls_loglevel = 1\n\
+         smtpd_tls_cert_file = {}\nsmtpd_tls_key_file = {}\nsmtpd_tls_CAfile = {ca}\nsmtpd_tls_ask_ccert = yes\n\
+         smtpd_tls_fingerprint_digest = sha256\nrelay_clientcerts = inline:{{ {{ {} = ours }} }}\nmynetworks =\n\
+         smtpd_relay_restrictions = permit_tls_clientcerts, reject\nsmtpd_tls_received_header = yes\n\
+         smtp_tls_security_level = secure\nsmtp_tls_secure_cert_match = {ME}\nsmtp_tls_CAfile = {ca}\nsmtp_tls_loglevel = 1\n\
+         smtp_tls_cert_file = {}\nsmtp_tls_key_file = {}\n\
+         virtual_alias_domains = relay.test, plain.test\n\
+         virtual_alias_maps = inline:{{ {{ here@relay.test = {BOB} }}, {{ on@relay.test = x@elsewhere.test }} }}\n",
+        theirs.pem,
+        theirs.key,
+        client.fingerprint(),
+        their_client.pem,
+        their_client.key,
+    );
+    let postfix = Postfix::start_with(tool, &dir, port, instance.port(25), &main).unwrap();
+
+    // We are let through for our certificate, and so is Postfix for its own: to a mailbox of ours, and through us to elsewhere.
+    inject(&instance, "here@relay.test");
+    let there = instance.wait_mail(BOB, 1).unwrap_or_else(|e| panic!("{e}\n{}", postfix.log())).remove(0);
+    for part in
+        [&format!("(using {version} with cipher "), " with ESMTPS tls TLS_", " (client certificate client.postfix.test); "]
+    {
+        assert!(there.contains(part), "{part} is not in {there}");
+    }
+    inject(&instance, "on@relay.test");
+    let letter = wait_for("the letter", || peer.letters().pop()).unwrap_or_else(|e| panic!("{e}\n{}", postfix.log())).text();
+    assert!(letter.contains(" (client certificate client.postfix.test); "), "{letter}");
+    let log = instance.wait_log(&format!("/Encrypted_by_{version},_certificate_verified./")).unwrap();
+    assert!(log.contains("success: 127.0.0.1_accepted_message."), "{log}");
+    assert!(postfix.log().contains("Verified TLS connection established to 127.0.0.1"), "{}", postfix.log());
+    // qmail-remote has shown what it cannot sign for.
+    let key = std::fs::read_to_string(&client.key).unwrap();
+    let secrets = facts::secrets(&key).unwrap();
+    let (numbers, texts) = secrets.split_at(2);
+    for process in facts::descendants(instance.pid()) {
+        assert_eq!(facts::holds(process.pid, numbers).unwrap(), process.name == "qmail-keys", "{process:?}");
+        assert!(!facts::holds(process.pid, texts).unwrap(), "{process:?}");
+    }
+
+    // Without it we are anybody.
+    inject(&instance, "here@plain.test");
+    instance.wait_log("failure: 127.0.0.1_does_not_like_recipient./Remote_host_said:_554_5.7.1_").unwrap();
+    // One that is not there is nobody's fault but ours: the mail waits.
+    let away = instance.root.join("etc/qmail/tls/relay");
+    std::fs::rename(&away, instance.root.join("etc/qmail/tls/.relay")).unwrap();
+    wait_for("a certificate that is gone", || {
+        inject(&instance, "here@relay.test");
+        std::thread::sleep(PAUSE);
+        instance.log().contains("TLS_failed:_there_is_no_certificate_relay_to_be_shown_here._(#4.7.5)/").then_some(())
+    })
+    .unwrap();
+    std::fs::rename(instance.root.join("etc/qmail/tls/.relay"), &away).unwrap();
+
+    // With a certificate that is not by the authority, Postfix gives us nothing.
+    std::fs::remove_dir_all(instance.root.join("etc/qmail/tls/by-authority")).unwrap();
+    let refused = "Server certificate not ";
+    wait_for("a certificate that Postfix does not like", || {
+        inject(&instance, "here@relay.test");
+        std::thread::sleep(PAUSE);
+        postfix.log().lines().any(|line| line.contains("status=deferred") && line.contains(refused)).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e}\n{}", postfix.log()));
 }

@@ -269,26 +269,6 @@ fn each_host_gets_its_certificate_and_new_ones_are_used_while_old_sessions_go_on
     assert!(!instance.log().contains("is started again"), "{}", instance.log());
 }
 
-/// Do the writable parts of a process's memory hold one of these?
-fn holds(pid: u32, secrets: &[Vec<u8>]) -> bool {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut looked = 0;
-    let mut found = false;
-    for line in maps.lines().filter(|line| line.contains(" rw") || line.contains(" r-")) {
-        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
-        let mut part = vec![0; usize::try_from(end - start).unwrap()];
-        // Not every mapping can be read: [vvar] cannot.
-        if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut part, start).is_ok() {
-            looked += part.len();
-            found |= secrets.iter().any(|secret| memchr::memmem::find(&part, secret).is_some());
-        }
-    }
-    assert!(looked > 1 << 20, "the memory of {pid} was read");
-    found
-}
-
 #[test]
 fn no_process_but_qmail_keys_holds_a_private_key() {
     if !system_tests::is_root() {
@@ -305,21 +285,14 @@ fn no_process_but_qmail_keys_holds_a_private_key() {
     instance.smtp().unwrap().send("a@example.test", &[BOB], "Subject: x\n\ntext\n").unwrap();
     instance.wait_mail(BOB, 1).unwrap();
     let pem = std::fs::read_to_string(instance.root.join(format!("etc/qmail/tls/{ME}/key.pem"))).unwrap();
-    let lines: Vec<&str> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let der = wire::base64::decode(lines.concat().as_bytes()).unwrap();
-    // SEC 1 in PKCS #8: version 1, then 32 bytes of the number.
-    let at = der.windows(5).position(|part| part == [2, 1, 1, 4, 32]).unwrap() + 5;
-    let number = der[at..at + 32].to_vec();
-    // As it is written, and as processors that begin with the low byte hold it; and the text of the file.
-    let turned = number.iter().rev().copied().collect();
-    let secrets = [number, turned, lines[1].as_bytes().to_vec()];
+    let secrets = facts::secrets(&pem).unwrap();
     let tls = instance.root.join("etc/qmail/tls");
     let mut looked_at = std::collections::BTreeSet::new();
     for process in facts::descendants(instance.pid()) {
         let is_keys = process.name == "qmail-keys";
         let (numbers, texts) = secrets.split_at(2);
-        assert_eq!(holds(process.pid, numbers), is_keys, "{process:?}");
-        assert!(!holds(process.pid, texts), "what was read is wiped: {process:?}");
+        assert_eq!(facts::holds(process.pid, numbers).unwrap(), is_keys, "{process:?}");
+        assert!(!facts::holds(process.pid, texts).unwrap(), "what was read is wiped: {process:?}");
         let open = facts::descriptors(process.pid);
         assert!(!open.is_empty() && !open.iter().any(|path| path.starts_with(&tls)), "{process:?} {open:?}");
         looked_at.insert(process.name);

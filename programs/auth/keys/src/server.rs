@@ -173,7 +173,7 @@ fn certificate(entries: &Entries, id: u64, number: u32) -> Answer {
         key: entry.certificate.key_name.as_slice().into(),
         schemes: entry.schemes.iter().map(|scheme| u16::from(*scheme)).collect(),
         names: bytes(&entry.certificate.hosts),
-        is_default: usize::try_from(number).is_ok_and(|number| number == entries.default),
+        is_default: entries.defaults.iter().any(|default| usize::try_from(number) == Ok(*default)),
         end_point: entry.certificate.end_point.as_slice().into(),
         chain: bytes(&entry.certificate.chain),
     }

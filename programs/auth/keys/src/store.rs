@@ -31,8 +31,8 @@ const SETTLE_S: i64 = 1;
 pub struct Entries {
     pub generation: u64,
     pub all: Vec<Arc<Entry>>,
-    /// Which one is for clients that name no host: that of `control/me`, else the first.
-    pub default: usize,
+    /// Which are for clients that name no host: those of `control/me`, else the first.
+    pub defaults: Vec<usize>,
 }
 
 /// Which files there are, and which they were when they were read.
@@ -150,20 +150,24 @@ impl Store {
 
     fn publish(&mut self, now: Duration) {
         let me = self.root.line("me").ok().flatten().unwrap_or_default().to_ascii_lowercase();
-        let all: Vec<Arc<Entry>> = self.usable.values().cloned().collect();
+        // Of several alike the first counts: the one in the directory of this host's name.
+        let mut named: Vec<(&String, &Arc<Entry>)> = self.usable.iter().collect();
+        named.sort_by_key(|(name, _)| !name.as_bytes().eq_ignore_ascii_case(&me));
+        let all: Vec<Arc<Entry>> = named.into_iter().map(|(_, entry)| Arc::clone(entry)).collect();
         let is_there = |key: &[u8]| all.iter().any(|entry| entry.certificate.key_name == key);
         let gone = self.entries.all.iter().filter(|entry| !is_there(&entry.certificate.key_name));
         self.former.extend(gone.map(|entry| (now, Arc::clone(entry))));
-        // One in the directory of that name before others that are for it, too.
-        let own = self.usable.keys().position(|name| name.as_bytes().eq_ignore_ascii_case(&me));
-        let covers = |at: &usize| all.get(*at).is_some_and(|entry| entry.certificate.covers(&me));
-        let default = own.filter(covers).or_else(|| (0..all.len()).find(covers)).unwrap_or(0);
+        let mut defaults: Vec<usize> =
+            all.iter().enumerate().filter(|(_, entry)| entry.certificate.covers(&me)).map(|(at, _)| at).collect();
+        if defaults.is_empty() {
+            defaults.push(0);
+        }
         match self.purpose {
             Purpose::Server => log(&format!("certificates: {}", all.len())),
             Purpose::Client if all.is_empty() && self.entries.all.is_empty() => {}
             Purpose::Client => log(&format!("certificates of clients: {}", all.len())),
         }
-        self.entries = Arc::new(Entries { generation: generation(), all, default });
+        self.entries = Arc::new(Entries { generation: generation(), all, defaults });
     }
 }
 
