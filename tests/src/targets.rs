@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smtp_encode", smtp::client::fuzz::encode),
     ("smtp_reply", smtp::client::fuzz::reply),
     ("smtp_session", smtp::server::fuzz::session),
+    ("tls_client_certificates", tls::fuzz::client_certificates),
     ("users_assign", users::fuzz::assign),
     ("users_names", users::fuzz::names),
     ("users_routing", users::fuzz::routing),

@@ -2,8 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use rustix::process::Signal;
-use std::io::{Read as _, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use system_tests::instance::ME;
 use system_tests::line::{Line, Smtp};

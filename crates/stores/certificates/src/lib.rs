@@ -305,7 +305,7 @@ mod tests {
             ("genrsa -traditional -out key.pem 2048", S::RSA_PSS_SHA256),
         ] {
             let dir = made(make);
-            let entry = entry(dir.path()).unwrap_or_else(|error| panic!("{make}: {error}"));
+            let entry = entry(dir.path(), Purpose::Server).unwrap_or_else(|error| panic!("{make}: {error}"));
             assert_eq!(entry.schemes.first(), Some(&scheme), "{make}");
             assert_eq!(entry.certificate.hosts, [b"old.example"], "without subjectAltName");
             assert!(entry.certificate.is_self_signed && !format!("{entry:?}").contains("PRIVATE"));
@@ -320,7 +320,7 @@ mod tests {
             ("genpkey -algorithm ED448 -out key.pem", "no key that can be used"),
         ] {
             let dir = made(make);
-            let error = entry(dir.path()).unwrap_err();
+            let error = entry(dir.path(), Purpose::Server).unwrap_err();
             assert!(error.starts_with("key.pem") && error.contains(why), "{make}: {error}");
         }
         let dir = made("genrsa -out key.pem 2048");
@@ -328,10 +328,10 @@ mod tests {
         let (key, locked) = (dir.path().join(KEY), dir.path().join("locked.pem"));
         std::fs::rename(&locked, &key).unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o400)).unwrap();
-        assert!(entry(dir.path()).unwrap_err().contains("without a password"));
+        assert!(entry(dir.path(), Purpose::Server).unwrap_err().contains("without a password"));
         for mode in [0o440, 0o404, 0o420] {
             std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert!(entry(dir.path()).unwrap_err().contains("by others"), "{mode:o}");
+            assert!(entry(dir.path(), Purpose::Server).unwrap_err().contains("by others"), "{mode:o}");
         }
     }
 
@@ -342,8 +342,8 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let pem = rcgen::CertificateParams::new(hosts).unwrap().self_signed(&key).unwrap().pem();
         std::fs::write(dir.path().join(CERTIFICATE), &pem).unwrap();
-        assert_eq!(certificate(dir.path()).unwrap().hosts.len(), 100);
+        assert_eq!(certificate(dir.path(), Purpose::Server).unwrap().hosts.len(), 100);
         std::fs::write(dir.path().join(CERTIFICATE), pem.repeat(3)).unwrap();
-        assert!(certificate(dir.path()).unwrap_err().contains("longer than"));
+        assert!(certificate(dir.path(), Purpose::Server).unwrap_err().contains("longer than"));
     }
 }

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[doc(hidden)]
+pub mod fuzz;
 mod keys;
 pub mod server;
 pub mod stream;

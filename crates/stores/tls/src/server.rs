@@ -11,6 +11,7 @@ mod clients;
 mod pool;
 mod record;
 
+pub(crate) use clients::names_of;
 pub use clients::{Authorities, ClientCertificate, ClientCertificates, NAMES_MAX, Shown};
 
 use crate::keys::Keys;

@@ -104,7 +104,7 @@ impl ClientCertificates {
     }
 
     /// What is known of a client that has shown `chain`; also where its session goes on, at the present time.
-    pub(super) fn facts(&self, chain: &[CertificateDer<'static>]) -> Option<Shown> {
+    pub(crate) fn facts(&self, chain: &[CertificateDer<'static>]) -> Option<Shown> {
         let (Self::Asked(authorities), Some((own, others))) = (self, chain.split_first()) else { return None };
         let fingerprint = sha256(own);
         Some(match parse(own) {
@@ -146,6 +146,11 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, &'stati
         _ => certificate.public_key().algorithm.algorithm == OID_SIG_ED25519,
     };
     if is_known && rest.is_empty() { Ok(certificate) } else { Err("its key is of a kind that is not used here") }
+}
+
+/// The names in a certificate, if it is one that is read here, whoever signed it.
+pub(crate) fn names_of(der: &[u8]) -> Option<Vec<String>> {
+    parse(&CertificateDer::from(der)).ok().as_ref().map(names)
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
