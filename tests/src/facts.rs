@@ -1,8 +1,8 @@
 //! What /proc says of a process.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A process of the system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,37 +71,38 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// How the memory of a process may hold an ECDSA key on P-256 that stands in a PEM file (PKCS #8): its number as it is written, and as
-/// processors hold it that begin with the low byte; and last a line of the file.
+/// How a private key of P-256 (PKCS #8, PEM) would show in memory: its number as it is written, and as processors that begin with the low
+/// byte hold it; then a line of the text of its file.
 ///
 /// # Errors
-/// It is another kind of key.
-pub fn secrets(pem: &str) -> Result<[Vec<u8>; 3]> {
+/// The file holds no such key.
+pub fn secrets(file: &Path) -> Result<[Vec<u8>; 3]> {
+    let pem = std::fs::read_to_string(file)?;
     let lines: Vec<&str> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let der = wire::base64::decode(lines.concat().as_bytes()).ok().context("no base64")?;
+    let der = wire::base64::decode(lines.concat().as_bytes())?;
     // SEC 1 in PKCS #8: version 1, then 32 bytes of the number.
-    let at = der.windows(5).position(|part| part == [2, 1, 1, 4, 32]).context("no key on P-256")?;
-    let number = der.get(at.saturating_add(5)..at.saturating_add(37)).context("a key that is cut")?.to_vec();
+    let at = der.windows(5).position(|part| part == [2, 1, 1, 4, 32]).context("no key of P-256")?;
+    let number = der.get(at + 5..at + 37).context("no whole key")?.to_vec();
     let turned = number.iter().rev().copied().collect();
-    let text = lines.get(1).context("one line")?.as_bytes().to_vec();
-    Ok([number, turned, text])
+    Ok([number, turned, lines.get(1).context("no second line")?.as_bytes().to_vec()])
 }
 
-/// Do the writable parts of a process's memory hold one of these? For root.
+/// Do the parts of a process's memory that can be read hold one of these? Needs root for processes of others.
 ///
 /// # Errors
 /// Its memory cannot be read.
 pub fn holds(pid: u32, secrets: &[Vec<u8>]) -> Result<bool> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
-    let (mut looked, mut found) = (0usize, false);
+    let mut looked = 0;
+    let mut found = false;
     for line in maps.lines().filter(|line| line.contains(" rw") || line.contains(" r-")) {
-        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).context("no range")?;
+        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).context("a range")?;
         let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
-        let mut part = vec![0; usize::try_from(end.saturating_sub(start))?];
+        let mut part = vec![0; usize::try_from(end - start)?];
         // Not every mapping can be read: [vvar] cannot.
         if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut part, start).is_ok() {
-            looked = looked.saturating_add(part.len());
+            looked += part.len();
             found |= secrets.iter().any(|secret| memchr::memmem::find(&part, secret).is_some());
         }
     }

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod instance;
 pub mod line;
 pub mod loop_disk;
+pub mod pebble;
 pub mod peer;
 pub mod postfix;
 pub mod s_client;

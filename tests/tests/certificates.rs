@@ -489,8 +489,7 @@ fn postfix_both_ways(tool: &tools::Tool, version: &str) {
     assert!(log.contains("success: 127.0.0.1_accepted_message."), "{log}");
     assert!(postfix.log().contains("Verified TLS connection established to 127.0.0.1"), "{}", postfix.log());
     // qmail-remote has shown what it cannot sign for.
-    let key = std::fs::read_to_string(&client.key).unwrap();
-    let secrets = facts::secrets(&key).unwrap();
+    let secrets = facts::secrets(Path::new(&client.key)).unwrap();
     let (numbers, texts) = secrets.split_at(2);
     for process in facts::descendants(instance.pid()) {
         assert_eq!(facts::holds(process.pid, numbers).unwrap(), process.name == "qmail-keys", "{process:?}");

@@ -167,3 +167,59 @@ fn a_full_mailbox_disk_defers_and_leaves_nothing_in_new() {
 fn send_pid(instance: &Instance) -> u32 {
     facts::descendants(instance.pid()).into_iter().find(|p| p.name == "qmail-send").unwrap().pid
 }
+
+/// Administration on a full disk does all of a thing or nothing, and says so; who is there goes on reading and mail waits.
+#[test]
+fn administration_on_a_full_disk_does_all_or_nothing() {
+    let name = "administration_on_a_full_disk_does_all_or_nothing";
+    let Some(instance) = instance(name, &[("", Format::mib(300))]) else { return };
+    instance.must(&["user", "quota", USERS[1], "10M"]).unwrap();
+    let ledger = Ledger::default();
+    goes_on(&instance, &ledger);
+    let domains = instance.root.join("etc/qmail/users/domains");
+    let listed = || (std::fs::read(&domains).unwrap(), instance.must(&["user", "list", "example.test"]).unwrap());
+    let before = listed();
+    // Its files fail, not the directory.
+    let certificate = instance.root.join("etc/qmail/tls/new.example.test");
+    std::fs::create_dir(&certificate).unwrap();
+    instance.disk(0).fill().unwrap();
+    let commands: [&[&str]; 6] = [
+        &["domain", "add", "new.test"],
+        &["domain", "remove", "example.test"],
+        &["user", "add", "new@example.test", "--password-stdin"],
+        &["user", "passwd", USERS[0], "--password-stdin"],
+        &["alias", "add", "all@example.test", USERS[0]],
+        &["cert", "self-signed", "new.example.test"],
+    ];
+    let mut failed = 0;
+    for command in commands {
+        let output = system_tests::instance::feed(&mut instance.qmail(command), b"another password\n").unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("{command:?}: {:?} {said}", output.status.code());
+        // What fits into a block that is there already may be done.
+        if output.status.success() {
+            continue;
+        }
+        failed += 1;
+        assert!(matches!(output.status.code(), Some(100 | 111)) && !said.is_empty(), "{command:?}: {output:?}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    assert!(failed > 0);
+    assert_eq!(std::fs::read_dir(&certificate).unwrap().count(), 0, "half a certificate would be in the way");
+    let left = std::fs::read_dir(instance.root.join("etc/qmail/users")).unwrap();
+    assert!(left.flatten().all(|entry| !entry.file_name().to_string_lossy().contains(".tmp.")));
+    assert_eq!(listed().0, before.0, "users/domains is as it was");
+    let mut pop3 = system_tests::Pop3::login(instance.port(110), USERS[1], "carol-password").unwrap();
+    pop3.count().unwrap();
+    drop(pop3);
+    let waiting = ledger.send(instance.port(25), &[USERS[1]], 300).unwrap();
+    instance.disk(0).free().unwrap();
+    println!("a letter for a user with a quota: {waiting:?}");
+    for command in [&["domain", "add", "new.test"][..], &["cert", "self-signed", "new.example.test"]] {
+        let output = instance.qmail(command).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{command:?}: {said}");
+    }
+    instance.with_input(&["user", "add", "late@example.test", "--password-stdin"], "late-password\n").unwrap();
+    goes_on(&instance, &ledger);
+}

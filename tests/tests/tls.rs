@@ -283,8 +283,7 @@ fn no_process_but_qmail_keys_holds_a_private_key() {
     assert!(smtp.line().unwrap().starts_with("220 ") && pop3.line().unwrap().starts_with("+OK"));
     instance.smtp().unwrap().send("a@example.test", &[BOB], "Subject: x\n\ntext\n").unwrap();
     instance.wait_mail(BOB, 1).unwrap();
-    let pem = std::fs::read_to_string(instance.root.join(format!("etc/qmail/tls/{ME}/key.pem"))).unwrap();
-    let secrets = facts::secrets(&pem).unwrap();
+    let secrets = facts::secrets(&instance.root.join(format!("etc/qmail/tls/{ME}/key.pem"))).unwrap();
     let tls = instance.root.join("etc/qmail/tls");
     let mut looked_at = std::collections::BTreeSet::new();
     for process in facts::descendants(instance.pid()) {

@@ -18,10 +18,11 @@ pub(crate) fn check() -> Result<()> {
     let mut wrong = dead_links()?;
     wrong.extend(undocumented_control_files()?);
     wrong.extend(past_holes()?);
+    wrong.extend(programs_without_pages()?);
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
-    println!("rustdoc, links, control files and the tests of past holes are in order");
+    println!("rustdoc, links, control files, man pages and the tests of past holes are in order");
     Ok(())
 }
 
@@ -62,6 +63,17 @@ fn undocumented_control_files() -> Result<Vec<String>> {
         }
     }
     Ok(wrong)
+}
+
+/// Small programs that docs/man has no page for.
+fn programs_without_pages() -> Result<Vec<String>> {
+    let mut programs = tracked("programs/*/tools/src/bin/*.rs")?;
+    programs.extend(tracked("programs/admin/qmail/src/bin/qmail-*.rs")?);
+    let pages = tracked("docs/man/*")?;
+    let name = |program: &String| Path::new(program).file_stem().map(|name| name.to_string_lossy().into_owned());
+    let has_page = |name: &String| ["1", "8"].iter().any(|section| pages.contains(&format!("docs/man/{name}.{section}")));
+    let missing = programs.iter().filter_map(name).filter(|name| !has_page(name));
+    Ok(missing.map(|name| format!("docs/man has no page for {name}")).collect())
 }
 
 /// Requirements without a row of their own in docs/past-holes.md, rows that show nothing, and tests that are not there.

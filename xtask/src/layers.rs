@@ -14,7 +14,7 @@ const ROOT_PROGRAMS: [&str; 4] = ["qmail-start", "qmail-lspawn", "qmail-checkpw"
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 12] = [
+const NEVER: [(&str, &[&str]); 14] = [
     ("qmail-start", &["tls", "rustls", "certificates"]),
     ("qmail-lspawn", &["tls", "rustls", "certificates"]),
     ("qmail-getpw", &["tls", "rustls", "certificates"]),
@@ -26,7 +26,9 @@ const NEVER: [(&str, &[&str]); 12] = [
     ("qmail-local", &["spool", "accounts", "smtp", "tokio", "rustls"]),
     ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),
     ("qmail-auth", &["spool", "smtp", "tokio"]),
+    ("tool", &["spool", "maildir", "accounts", "smtp", "message", "tokio", "rustls"]),
     ("qmail-authnet", &["spool", "maildir", "accounts", "smtp", "message"]),
+    ("qmail-acme", &["certificates", "spool", "maildir", "accounts", "smtp", "message"]),
 ];
 /// Licences that go together with ours.
 const LICENCES: [&str; 13] = [

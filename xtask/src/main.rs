@@ -1,8 +1,9 @@
-//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench`.
+//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench|dist`.
 
 mod bench;
 mod cargo;
 mod ci;
+mod dist;
 mod docs;
 mod layers;
 mod letter;
@@ -21,6 +22,8 @@ usage: cargo xtask COMMAND
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
   bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME | --programs DIR]
             as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
+  dist [--profile NAME | --programs DIR]
+            packages of the release build below target/packages: Debian's and a tarball
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "layers" => layers::check(),
         "docs" => docs::check(),
+        "dist" => dist::run(&rest),
         "ci" => ci::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -1,7 +1,7 @@
 //! The seccomp layer: groups of system calls that no mail program needs, denied with EPERM.
 //!
 //! A list of what is denied, not of what is allowed, and an error instead of a kill: a libc that starts to use a new call must
-//! not stop mail. `clone3` answers ENOSYS, so that libc falls back to `clone`, whose flags can be looked at.
+//! not stop mail. On x86-64 the numbers of the x32 ABI are denied altogether. `clone3` answers ENOSYS, so that libc falls back to `clone`, whose flags can be looked at.
 
 use crate::table::{Confinement, Network};
 use seccompiler::{
@@ -73,8 +73,31 @@ pub(crate) fn confine(confinement: &Confinement) -> io::Result<()> {
     let clone: io::Result<Vec<Rule>> =
         CLONE_NAMESPACES.iter().map(|flag| rule(vec![condition(0, Len::Qword, Op::MaskedEq(*flag), *flag)?])).collect();
     denied.insert(libc::SYS_clone, clone?);
+    deny_x32()?;
     install(denied, libc::EPERM)?;
     install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+}
+
+/// The x32 ABI has a second number for each call, with this bit set, under the same architecture: no list would match them.
+#[cfg(target_arch = "x86_64")]
+fn deny_x32() -> io::Result<()> {
+    const X32_BIT: u32 = 0x4000_0000;
+    let step =
+        |code: u32, k: u32, jf: u8| seccompiler::sock_filter { code: u16::try_from(code).unwrap_or_default(), jt: 0, jf, k };
+    let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+    // The number is the first word of what a filter sees (seccomp_data, seccomp(2)).
+    let program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, 1),
+        step(libc::BPF_RET | libc::BPF_K, denied, 0),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    seccompiler::apply_filter(&program).map_err(io::Error::other)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn deny_x32() -> io::Result<()> {
+    Ok(())
 }
 
 /// Matches `socket(domain, …)` for every domain that is not allowed.

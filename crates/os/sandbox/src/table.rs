@@ -23,6 +23,8 @@ pub enum Role {
     Keys,
     /// `qmailn`: asks authentication services elsewhere.
     Authnet,
+    /// `qmailc`: gets certificates.
+    Acme,
     /// The user whose mailbox it is; not in etc/qmail/ids.
     Recipient,
     /// Whoever runs the program.
@@ -31,8 +33,8 @@ pub enum Role {
 
 impl Role {
     /// The service roles: each has a line in etc/qmail/ids, and no mail is ever delivered as one of them.
-    pub const SERVICE: [Self; 8] =
-        [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve, Self::Keys, Self::Authnet];
+    pub const SERVICE: [Self; 9] =
+        [Self::Getpw, Self::Auth, Self::Network, Self::Queue, Self::Remote, Self::Resolve, Self::Keys, Self::Authnet, Self::Acme];
 
     /// The name in etc/qmail/ids; for the others a word for people.
     #[must_use]
@@ -47,6 +49,7 @@ impl Role {
             Self::Resolve => "qmailx",
             Self::Keys => "qmailk",
             Self::Authnet => "qmailn",
+            Self::Acme => "qmailc",
             Self::Recipient => "recipient",
             Self::Caller => "caller",
         }
@@ -68,10 +71,11 @@ pub enum Socket {
     Checkpw,
     AdminSend,
     AdminAuth,
+    AdminAcme,
 }
 
 impl Socket {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -84,6 +88,7 @@ impl Socket {
         Self::Checkpw,
         Self::AdminSend,
         Self::AdminAuth,
+        Self::AdminAcme,
     ];
 
     /// The name in `QMAIL_FDS`, after `serve:`.
@@ -102,6 +107,7 @@ impl Socket {
             Self::Checkpw => "checkpw",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
+            Self::AdminAcme => "admin-acme",
         }
     }
 
@@ -121,6 +127,7 @@ impl Socket {
             Self::Checkpw => "roles/checkpw.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
+            Self::AdminAcme => "admin/acme.sock",
         }
     }
 }
@@ -279,10 +286,19 @@ pub const TABLE: &[Process] = &[
         calls: &[],
         confinement: Some(Confinement {
             limits: limits(GIB, 4096),
-            files: Some(&[(Place::Control, Access::Read), (Place::Tls, Access::Read)]),
+            files: Some(&[(Place::Control, Access::Read), (Place::Tls, Access::ReadWrite)]),
             network: Network::Unix,
             exec: false,
         }),
+    },
+    Process {
+        name: "qmail-acme",
+        role: Role::Acme,
+        count: Count::One,
+        listens: &["acme"],
+        serves: &[Socket::AdminAcme],
+        calls: &[Socket::Resolve, Socket::Keys],
+        confinement: Some(Confinement { limits: limits(GIB, 1024), files: NO_FILES, network: Network::Internet, exec: false }),
     },
     Process {
         name: "qmail-remote",

@@ -24,6 +24,7 @@ fn possible() -> Vec<&'static str> {
     note("thread", std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok()));
     #[allow(deprecated)] // the unsafe one is only so for CLONE_FILES
     note("namespace", rustix::thread::unshare(rustix::thread::UnshareFlags::NEWUSER).is_ok());
+    note("x32", sys::confine::reaches_x32());
     note("core", rustix::process::getrlimit(rustix::process::Resource::Core).current != Some(0));
     note("dumpable", rustix::process::dumpable_behavior().is_ok_and(|d| d == rustix::process::DumpableBehavior::Dumpable));
     found
@@ -80,6 +81,7 @@ fn without(taken: &[&str]) -> Vec<String> {
 #[test]
 fn unconfined_everything_is_possible() {
     let all = probe_with("qmail-smtpd", "none");
+    assert_eq!(all.iter().any(|word| word == "x32"), cfg!(target_arch = "x86_64"));
     for word in ["open", "write", "inet", "netlink", "unix", "exec", "thread", "dumpable"] {
         assert!(
             all.iter().any(|w| w == word),
@@ -112,9 +114,12 @@ fn files_alone() {
 #[test]
 fn syscalls_alone() {
     for name in rows() {
-        let internet = matches!(name, "qmail-authnet" | "qmail-remote" | "qmail-resolve");
-        let taken: &[&str] = if internet { &["netlink", "exec", "namespace"] } else { &["inet", "netlink", "exec", "namespace"] };
-        assert_eq!(probe_with(name, "syscalls"), without(taken), "{name}");
+        let internet = matches!(name, "qmail-acme" | "qmail-authnet" | "qmail-remote" | "qmail-resolve");
+        let mut taken = vec!["netlink", "exec", "namespace", "x32"];
+        if !internet {
+            taken.push("inet");
+        }
+        assert_eq!(probe_with(name, "syscalls"), without(&taken), "{name}");
     }
 }
 

@@ -49,6 +49,19 @@ pub fn not_dumpable() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Does a call by a number of the x32 ABI reach the kernel's table? (It may have none: that is another error than a filter's.)
+#[must_use]
+pub fn reaches_x32() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: getpid takes no argument and changes nothing, whatever its number is taken for here.
+        let answer = unsafe { libc::syscall(libc::SYS_getpid | 0x4000_0000) };
+        answer >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EPERM)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// This process is killed with SIGKILL when its parent dies. Set in the child; the caller checks `parent` afterwards.
 ///
 /// # Errors

@@ -3,6 +3,9 @@
 //! `QMAIL_FDS="lifeline serve:queue listen:smtp:0"` says that 3 is the lifeline, 4 the listening Unix socket of that name and
 //! 5 a listening TCP socket. The set is taken once, at the start, and marked close-on-exec.
 //!
+//! systemd hands qmail-start sockets that it keeps listening through restarts: numbers from 3 up too, counted by `LISTEN_FDS`
+//! (sd_listen_fds(3)).
+//!
 //! The lifeline is a pipe from qmail-start. A byte in it: another generation serves from now on, so take nothing new and end when
 //! what is under way is done. Its end, which wins over a byte: drain for 5 s and exit; qmail-start is gone, or wants that.
 
@@ -17,6 +20,9 @@ pub const FIRST: RawFd = 3;
 /// More names than this are refused.
 const COUNT_MAX: usize = 256;
 
+/// The set belongs to one owner: it was taken, by name or from systemd.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
 /// The named descriptors of a service process.
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<(String, OwnedFd)>);
@@ -27,21 +33,14 @@ impl Inherited {
     /// # Errors
     /// The variable is missing, names a number that is not open, or was taken already.
     pub fn take() -> io::Result<Self> {
-        static TAKEN: AtomicBool = AtomicBool::new(false);
         let names = std::env::var(VARIABLE).map_err(|_| other("QMAIL_FDS is not set: this face is started by qmail-start"))?;
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(other("QMAIL_FDS was taken already"));
         }
         let mut taken = Vec::new();
         for (name, number) in names.split_ascii_whitespace().take(COUNT_MAX).zip(FIRST..) {
-            // SAFETY: F_GETFD on any number is harmless; it tells whether the number is open.
-            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-            if flags < 0 {
-                return Err(other(&format!("QMAIL_FDS names {name}, but descriptor {number} is not open")));
-            }
-            // SAFETY: the number is open, and TAKEN makes sure that it is owned just once.
-            let fd = unsafe { OwnedFd::from_raw_fd(number) };
-            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+            let fd =
+                adopt(number)?.ok_or_else(|| other(&format!("QMAIL_FDS names {name}, but descriptor {number} is not open")))?;
             taken.push((name.to_owned(), fd));
         }
         Ok(Self(taken))
@@ -74,6 +73,41 @@ impl Inherited {
         let found: Vec<(String, OwnedFd)> = found;
         found.into_iter().map(|(name, fd)| (name.get(prefix.len()..).unwrap_or_default().to_owned(), fd)).collect()
     }
+}
+
+/// The sockets that systemd holds for this process and no other (`LISTEN_PID` says whose they are). Works once in a process; nothing
+/// where systemd hands over nothing.
+///
+/// # Errors
+/// `LISTEN_FDS` counts numbers that are not open, or the set was taken already.
+pub fn from_systemd() -> io::Result<Vec<OwnedFd>> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    let count = match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => return Ok(Vec::new()),
+    };
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(other("the descriptors were taken already"));
+    }
+    let count = usize::try_from(count).unwrap_or(COUNT_MAX).min(COUNT_MAX);
+    let adopted = (FIRST..).take(count).map(|number| {
+        adopt(number)?.ok_or_else(|| other(&format!("LISTEN_FDS is {count}, but descriptor {number} is not open")))
+    });
+    adopted.collect()
+}
+
+/// Takes an inherited number, close-on-exec from now on; `None` if it is not open. Only for the one who has set [`TAKEN`], and once for
+/// each number.
+fn adopt(number: RawFd) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: F_GETFD on any number is harmless; it tells whether the number is open.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Ok(None);
+    }
+    // SAFETY: the number is open, and TAKEN makes sure that it is owned just once.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(Some(fd))
 }
 
 fn other(text: &str) -> io::Error {

@@ -7,12 +7,14 @@
 pub mod clock;
 pub mod confine;
 pub mod crypt;
+pub mod errno;
 pub mod fs;
 pub mod heap;
 pub mod inherited;
 pub mod interfaces;
 mod library;
 pub mod memfd;
+pub mod names;
 pub mod numbered;
 pub mod pam;
 pub mod passwd;
@@ -22,7 +24,9 @@ pub mod shutdown;
 pub mod signal;
 pub mod spawn;
 pub mod standard;
+pub mod vital;
 pub mod wake;
 pub mod writeback;
 
 pub use seqpacket::{Peer, Received, Seqpacket};
+pub use vital::vital;

@@ -1,4 +1,5 @@
-//! Descriptors with a number that an interface fixes (the error text of the qmail-queue interface: 4 and 6), if the caller opened them.
+//! Descriptors with a number that an interface fixes (the error text of the qmail-queue interface: 4 and 6;
+//! the connection of serialsmtp: 6 and 7), if the caller opened them.
 
 use rustix::fs::{FileType, OFlags};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -35,6 +36,15 @@ pub fn readable(number: RawFd) -> Option<OwnedFd> {
     unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     let mode = rustix::fs::fcntl_getfl(&fd).ok()? & OFlags::RWMODE;
     (mode != OFlags::WRONLY).then_some(fd)
+}
+
+/// An own copy of descriptor `number`, if it is open. Call it before anything else is opened, or the number may be one of ours.
+#[must_use]
+pub fn held(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: as in `writable_pipe`.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, crate::inherited::FIRST) };
+    // SAFETY: the kernel has just given us this number.
+    (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 #[cfg(test)]

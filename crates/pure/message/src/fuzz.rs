@@ -2,7 +2,7 @@
 
 use wire::{Address, Domain};
 
-use crate::{bounce, crlf, header, inject, rfc822, submission as submitted, vacation, verp};
+use crate::{aliases, bounce, crlf, forwarding, header, inject, rfc822, submission as submitted, vacation, verp};
 
 /// Any chunking of a header scan gives the same answer.
 pub fn scanner(data: &[u8]) {
@@ -212,6 +212,22 @@ mod tests {
             for target in TARGETS {
                 target(&text);
             }
+        }
+    }
+}
+
+/// Forwarding tables read back as they were printed; alias files and mailing lists give no target that is empty.
+pub fn forwarding(data: &[u8]) {
+    if let Ok(records) = forwarding::compile(data) {
+        let printed: Option<Vec<Vec<u8>>> = records.iter().map(|(key, data)| forwarding::print(key, data)).collect();
+        assert_eq!(forwarding::compile(&printed.unwrap_or_default().concat()).as_ref(), Ok(&records));
+    }
+    if let Ok(list) = forwarding::compile_list(data) {
+        assert!(forwarding::list_commands(&list).all(|command| !command.is_empty()));
+    }
+    for entry in aliases::entries(data) {
+        for target in aliases::targets(&entry).unwrap_or_default() {
+            assert!(!matches!(target, aliases::Target::Address(text) | aliases::Target::Include(text) if text.is_empty()));
         }
     }
 }

@@ -5,8 +5,10 @@
 //! Used by qmail-send (Received, bounces, VERP), qmail-local and qmail-smtpd (hops, loops), qmail-inject and sendmail (rewriting), qmail-smtpd (what users submit).
 #![forbid(unsafe_code)]
 
+pub mod aliases;
 pub mod bounce;
 pub mod crlf;
+pub mod forwarding;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod header;

@@ -3,7 +3,7 @@
 //!
 //! An AUTH without a mechanism gets their list, as clients from before RFC 5034 expect it.
 
-use crate::authorization::{Action, Authorization, NO_CLEARTEXT, Proof, Secret, State, USER_LEN_MAX};
+use crate::authorization::{Action, Authorization, NO_CLEARTEXT, Proof, State, USER_LEN_MAX};
 use crate::command::{COMMAND_LEN_MAX, Command, err, multi_line};
 use sasl::{Exchange, Fault, First, Mechanisms, Protection, Step};
 use wire::line::{Ending, Lines};
@@ -101,10 +101,9 @@ impl Authorization {
         match step {
             Step::Challenge(next, challenge) => self.ask_client(next, challenge, actions),
             Step::Judge { user, .. } if user.len() > USER_LEN_MAX => self.refuse_response(Fault::Malformed, actions),
-            Step::Judge { user, mut password } => {
+            Step::Judge { user, password } => {
                 self.state = State::Judging;
-                let proof = Proof::Password(Secret(std::mem::take(&mut *password.0)));
-                actions.push(Action::Judge { user: user.into_vec(), proof });
+                actions.push(Action::Judge { user: user.into_vec(), proof: Proof::Password(password) });
             }
             Step::Relay(response) => {
                 self.state = State::Relaying;
@@ -178,11 +177,11 @@ mod tests {
                     match action {
                         Action::Reply(reply) => text += std::str::from_utf8(&reply).unwrap(),
                         Action::Judge { user, proof: Proof::Password(secret) } => {
-                            text += &format!("[{} {}]", user.escape_ascii(), secret.0.escape_ascii());
-                            answer(&secret.0);
+                            text += &format!("[{} {}]", user.escape_ascii(), secret.expose().escape_ascii());
+                            answer(secret.expose());
                         }
-                        Action::SaslStart { initial, .. } => answer(initial.as_ref().map_or(b"", |initial| &initial.0)),
-                        Action::SaslStep { response } => answer(&response.0),
+                        Action::SaslStart { initial, .. } => answer(initial.as_ref().map_or(b"", |initial| initial.expose())),
+                        Action::SaslStep { response } => answer(response.expose()),
                         other => text += &format!("[{other:?}]"),
                     }
                     queue.extend(more);

@@ -15,7 +15,7 @@
 use crate::auth::Sasl;
 use crate::command::{COMMAND_LEN_MAX, Command, ResponseCode, err, err_code, lang, multi_line, ok};
 use sasl::{Exchange, Mechanism};
-use std::fmt;
+use wire::Secret;
 use wire::line::{Ending, Line, Lines};
 
 /// Commands before a login; a client needs about five. It keeps an endless dialogue of NOOPs from holding a session.
@@ -39,16 +39,6 @@ pub struct Offer {
     pub failures_max: u32,
 }
 
-/// A password or digest. Never printed; the driver hands it on and forgets it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Vec<u8>);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
 /// How the client proves who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proof {
@@ -67,9 +57,9 @@ pub enum Action {
     Judge { user: Vec<u8>, proof: Proof },
     /// Have this exchange begun, with what the client sent along; give the [`Verdict`] or [`Authorization::challenge`]; feed nothing until
     /// then.
-    SaslStart { mechanism: Mechanism, initial: Option<sasl::Secret> },
+    SaslStart { mechanism: Mechanism, initial: Option<Secret> },
     /// The client's response to the last challenge; as [`Action::SaslStart`].
-    SaslStep { response: sasl::Secret },
+    SaslStep { response: Secret },
     /// Send what waits, then `go` and start the handshake; a new machine serves behind it. Where there is no certificate now, say so by
     /// [`Authorization::no_tls`].
     StartTls { go: Vec<u8> },
@@ -251,7 +241,7 @@ impl Authorization {
         } else if command.argument.is_empty() || command.argument.contains(&0) {
             err("PASS needs a password")
         } else if let State::Named { user } = &mut self.state {
-            let (user, proof) = (std::mem::take(user), Proof::Password(Secret(command.argument.to_vec())));
+            let (user, proof) = (std::mem::take(user), Proof::Password(command.argument.into()));
             self.state = State::Judging;
             return actions.push(Action::Judge { user, proof });
         } else {
@@ -270,7 +260,7 @@ impl Authorization {
             return actions.push(Action::Reply(err("APOP needs a name and a digest")));
         }
         self.state = State::Judging;
-        actions.push(Action::Judge { user: user.to_vec(), proof: Proof::ApopDigest(Secret(digest.to_vec())) });
+        actions.push(Action::Judge { user: user.to_vec(), proof: Proof::ApopDigest(digest.into()) });
     }
 
     /// Bytes in the clear behind STLS were put there by somebody, or come from a client that would take our answers for those of the
@@ -349,7 +339,7 @@ mod tests {
                                 Proof::Password(s) => ("pass", s),
                                 Proof::ApopDigest(s) => ("apop", s),
                             };
-                            text += &format!("[{kind} {} {}]\n", user.escape_ascii(), secret.0.escape_ascii());
+                            text += &format!("[{kind} {} {}]\n", user.escape_ascii(), secret.expose().escape_ascii());
                             let mut more = Vec::new();
                             if let Some(verdict) = verdicts.next() {
                                 machine.verdict(*verdict, &mut more);
@@ -497,6 +487,6 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_printed() {
-        assert!(!format!("{:?}", Proof::Password(Secret(b"xyzzy".to_vec()))).contains("xyzzy"));
+        assert!(!format!("{:?}", Proof::Password("xyzzy".into())).contains("xyzzy"));
     }
 }

@@ -64,7 +64,7 @@ fn record(action: &Action, cleartext: bool, said: &mut Vec<u8>) {
         Action::Judge { user, proof } => {
             assert!(!user.is_empty() && user.len() <= COMMAND_LEN_MAX && !user.contains(&0));
             if let crate::authorization::Proof::Password(secret) = proof {
-                assert!(cleartext && !secret.0.contains(&0), "promise 4");
+                assert!(cleartext && !secret.expose().contains(&0), "promise 4");
             }
             said.extend_from_slice(b"[judge]");
         }

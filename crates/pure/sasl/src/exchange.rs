@@ -4,8 +4,7 @@
 //! relayed to the judge, whose challenges go back. So no code here depends on what a mechanism computes.
 
 use crate::{MESSAGE_LEN_MAX, Mechanism};
-use std::fmt;
-use zeroize::Zeroizing;
+use wire::Secret;
 
 /// The challenges of LOGIN: clients expect these words.
 const LOGIN_NAME: &[u8] = b"Username:";
@@ -22,16 +21,6 @@ pub enum Exchange {
     },
     /// A message for the judge.
     Relayed,
-}
-
-/// A message of a client, or a password in it. Never printed; wiped when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub Zeroizing<Vec<u8>>);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 /// What has to come of a message.
@@ -124,7 +113,7 @@ fn bounded(message: &[u8]) -> Result<Secret, Fault> {
 }
 
 fn secret(bytes: &[u8]) -> Secret {
-    Secret(Zeroizing::new(bytes.to_vec()))
+    Secret::new(bytes.to_vec())
 }
 
 #[cfg(test)]

@@ -28,11 +28,11 @@ fn follow(step: Step) -> Option<Exchange> {
     match step {
         Step::Challenge(next, _) => Some(next),
         Step::Judge { user, password } => {
-            assert!(!user.is_empty() && !user.contains(&0) && !password.0.is_empty() && !password.0.contains(&0));
+            assert!(!user.is_empty() && !user.contains(&0) && !password.expose().is_empty() && !password.expose().contains(&0));
             None
         }
         Step::Relay(message) => {
-            assert!(message.0.len() <= MESSAGE_LEN_MAX);
+            assert!(message.expose().len() <= MESSAGE_LEN_MAX);
             Some(Exchange::Relayed)
         }
     }

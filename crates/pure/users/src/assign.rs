@@ -6,7 +6,6 @@
 //! cdb keys: `!local NUL`, `!prefix`, and the empty key for the last bytes of all prefixes, which saves needless probes.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 
 use wire::cdb;
 
@@ -81,86 +80,118 @@ fn record<E>(mut get: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>, key: &[u8
 }
 
 /// A parsed `users/assign`.
+///
+/// A line that cannot be read speaks for the local parts that it names all the same: whose they are is not known until it is
+/// repaired, and whose the others are is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assign {
-    /// In the order of the file, duplicates too.
-    records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// In the order of the file, duplicates too. What a faulty line names has no value.
+    records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     index: HashMap<Vec<u8>, usize>,
+    /// Each with the place of its record.
+    faults: Vec<(usize, LineError)>,
 }
 
 impl Assign {
-    /// Reads the text, checking what qmail-newu checks and that uid and gid are numbers.
+    /// Reads the text, checking what qmail-newu checks and that uid and gid are numbers; [`Assign::faults`] has what it finds.
     ///
     /// # Errors
-    /// A malformed line, a NUL, or no final `.` line (the file may have been cut short); temporary.
+    /// No final `.` line (the file may have been cut short); temporary.
     pub fn parse(text: &[u8]) -> Result<Self, LineError> {
         let mut assign = Self::default();
         let mut last_bytes = Vec::new();
         for (line, number) in text.split_inclusive(|b| *b == b'\n').zip(1..) {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
             if line.first() == Some(&b'.') {
-                assign.add(Vec::new(), last_bytes);
+                assign.add(Vec::new(), Some(last_bytes));
                 return Ok(assign);
             }
-            let (key, data) = parse_line(line).map_err(|problem| LineError::new(number, problem))?;
+            let key = key(line);
             if let Some(last) = key.last().filter(|last| key.len() > 1 && **last != 0 && !last_bytes.contains(*last)) {
                 last_bytes.push(*last);
             }
-            assign.add(key, data);
+            let data = data(line).map_err(|problem| assign.faults.push((assign.records.len(), LineError::new(number, problem))));
+            assign.add(key, data.ok());
         }
         Err(LineError::new(0, "the last line must be a single dot; is the file whole?"))
     }
 
-    fn add(&mut self, key: Vec<u8>, data: Vec<u8>) {
+    fn add(&mut self, key: Vec<u8>, data: Option<Vec<u8>>) {
         self.index.entry(key.clone()).or_insert(self.records.len());
         self.records.push((key, data));
     }
 
     /// Whose is this local part?
-    #[must_use]
-    pub fn lookup(&self, local: &[u8]) -> Option<Entry> {
+    ///
+    /// # Errors
+    /// The line that would say so cannot be read; temporary.
+    pub fn lookup(&self, local: &[u8]) -> Result<Option<Entry>, LineError> {
         let get = |key: &[u8]| {
-            let at = self.index.get(key);
-            Ok::<_, Infallible>(at.and_then(|at| self.records.get(*at)).map(|(_, data)| data.clone()))
+            let Some((at, (_, data))) = self.index.get(key).and_then(|at| Some((*at, self.records.get(*at)?))) else {
+                return Ok(None);
+            };
+            let fault = || self.faults.iter().find(|(of, _)| *of == at).map(|(_, fault)| fault.clone());
+            data.clone().map(Some).ok_or_else(|| fault().unwrap_or_else(|| LineError::new(0, FORM)))
         };
-        // Every record was checked by `parse`.
-        lookup(local, get).unwrap_or_default()
+        lookup(local, get).map_err(|error| match error {
+            LookupError::Read(fault) => fault,
+            // `parse` has read each value.
+            LookupError::Malformed => LineError::new(0, FORM),
+        })
+    }
+
+    /// The lines that cannot be read, in their order.
+    pub fn faults(&self) -> impl Iterator<Item = &LineError> {
+        self.faults.iter().map(|(_, fault)| fault)
     }
 
     /// Whom the lines name, in their order.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.records.iter().filter(|(key, _)| !key.is_empty()).filter_map(|(_, data)| Entry::from_data(data))
+        self.records.iter().filter(|(key, _)| !key.is_empty()).filter_map(|(_, data)| Entry::from_data(data.as_ref()?))
     }
 
-    /// The bytes of `users/cdb`; `None` if it would pass 4 GiB.
+    /// The bytes of `users/cdb`; `None` if a line is faulty or it would pass 4 GiB.
     #[must_use]
     pub fn to_cdb(&self) -> Option<Vec<u8>> {
         let mut writer = cdb::Writer::new();
-        self.records.iter().for_each(|(key, data)| writer.add(key, data));
+        for (key, data) in &self.records {
+            writer.add(key, data.as_ref()?);
+        }
         writer.finish()
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), &'static str> {
-    const FORM: &str = "must be =local:user:uid:gid:home:dash:ext: or +prefix:user:uid:gid:home:dash:pre:";
-    if line.contains(&0) {
-        return Err("holds a NUL");
-    }
-    let mut fields = line.splitn(8, |b| *b == b':');
-    let (kind, local) = fields.next().and_then(<[u8]>::split_first).ok_or(FORM)?;
-    let values: Vec<_> = fields.by_ref().take(6).collect();
-    // The seventh colon ends `ext`; what stands behind it does not count.
-    if values.len() < 6 || fields.next().is_none() {
-        return Err(FORM);
-    }
+const FORM: &str = "must be =local:user:uid:gid:home:dash:ext: or +prefix:user:uid:gid:home:dash:pre:";
+
+/// The cdb key of a line, also of one that has no more than this in order.
+fn key(line: &[u8]) -> Vec<u8> {
+    let (kind, rest) = line.split_first().unwrap_or((&b'=', b""));
+    let local = rest.split(|b| *b == b':').next().unwrap_or_default();
     let mut key = [b"!", local].concat().to_ascii_lowercase();
     // As in the reference, every first byte but `+` means an exact line.
     if *kind != b'+' {
         key.push(0);
     }
+    key
+}
+
+/// The value of a line.
+fn data(line: &[u8]) -> Result<Vec<u8>, &'static str> {
+    if line.contains(&0) {
+        return Err("holds a NUL");
+    }
+    let mut fields = line.splitn(8, |b| *b == b':');
+    if fields.next().unwrap_or_default().is_empty() {
+        return Err(FORM);
+    }
+    let values: Vec<_> = fields.by_ref().take(6).collect();
+    // The seventh colon ends `ext`; what stands behind it does not count.
+    if values.len() < 6 || fields.next().is_none() {
+        return Err(FORM);
+    }
     let data = values.join(&0);
     Entry::from_data(&data).ok_or("uid and gid must be numbers")?;
-    Ok((key, data))
+    Ok(data)
 }
 
 #[cfg(test)]
@@ -201,7 +232,7 @@ mod tests {
         ];
         for (local, user, uid, dash, ext) in table {
             let expected = (user.to_owned(), uid, dash.to_owned(), ext.to_owned());
-            assert_eq!(found(assign.lookup(local.as_bytes())), expected, "{local}");
+            assert_eq!(found(assign.lookup(local.as_bytes()).unwrap()), expected, "{local}");
             let by_cdb = lookup(local.as_bytes(), |key| cdb::find(&cdb_file[..], key, DATA_LEN_MAX)).unwrap();
             assert_eq!(found(by_cdb), expected, "{local} in cdb");
         }
@@ -220,6 +251,10 @@ mod tests {
     #[test]
     fn names_what_is_wrong() {
         let good = "=a:a:1:2:/a:::\n";
+        let faults = |text: &[u8]| match Assign::parse(text) {
+            Ok(assign) => assign.faults().map(|fault| fault.line).collect(),
+            Err(error) => vec![error.line],
+        };
         for (bad, line) in [
             ("=a:a:1:2:/a::\n.\n", 2),
             ("=a:a:x:2:/a:::\n.\n", 2),
@@ -229,11 +264,33 @@ mod tests {
             ("=a\0:a:1:2:/a:::\n.\n", 2),
             ("=b:b:1:2:/b:::", 0),
             ("", 0),
-            ("\n", 2),
+            ("\n", 0),
         ] {
-            assert_eq!(Assign::parse(format!("{good}{bad}").as_bytes()).unwrap_err().line, line, "{bad:?}");
+            assert_eq!(faults(format!("{good}{bad}").as_bytes()), [line], "{bad:?}");
         }
-        assert!(Assign::parse(b".").unwrap().lookup(b"x").is_none());
+        assert_eq!(Assign::parse(b".").unwrap().lookup(b"x"), Ok(None));
+    }
+
+    #[test]
+    fn a_faulty_line_is_in_the_way_of_those_that_it_names_and_of_nobody_else() {
+        let text = b"=ann:ann:1001:1:/ann:::\n=bob:bob:l002:1:/bob:::\n+bob-:bob:1002:1\n\n=Cut\n\
+            =ann:again:x:1:/:::\n+bob-ok:fine:1003:1:/fine:::\n+:alias:1:1:/alias:-::\n.\n";
+        let assign = Assign::parse(text).unwrap();
+        assert_eq!(assign.faults().map(|fault| fault.line).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+        for (local, expected) in [
+            ("ann", Ok("ann")),
+            ("bob", Err(2)),
+            ("BOB", Err(2)),
+            ("bob-x", Err(3)),
+            ("bob-okay", Ok("fine")),
+            ("cut", Err(5)),
+            ("dave", Ok("alias")),
+        ] {
+            let got = assign.lookup(local.as_bytes()).map(|entry| String::from_utf8(entry.unwrap().user).unwrap());
+            assert_eq!(got.map_err(|fault| fault.line), expected.map(str::to_owned), "{local}");
+        }
+        assert_eq!(assign.to_cdb(), None, "what is compiled is whole");
+        assert_eq!(assign.entries().count(), 3);
     }
 
     #[test]
@@ -251,7 +308,7 @@ mod tests {
             let assign = Assign::parse(format!("{text}.\n").as_bytes()).unwrap();
             let cdb_file = assign.to_cdb().unwrap();
             let by_cdb = lookup(local.as_bytes(), |key| cdb::find(&cdb_file[..], key, DATA_LEN_MAX)).unwrap();
-            prop_assert_eq!(&by_cdb, &assign.lookup(local.as_bytes()));
+            prop_assert_eq!(&by_cdb, &assign.lookup(local.as_bytes()).unwrap());
             // The rule said another way: exact first, else the longest prefix, each time the first line.
             let low = local.to_lowercase();
             let exact = lines.iter().find(|(kind, name, _)| kind == "=" && name.to_lowercase() == low);

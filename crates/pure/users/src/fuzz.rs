@@ -18,8 +18,11 @@ pub fn assign(data: &[u8]) {
     let by_bytes = |file: &[u8]| assign::lookup(local, |key| cdb::find(file, key, assign::DATA_LEN_MAX));
     let _ = by_bytes(file);
     if let Ok(parsed) = Assign::parse(file) {
-        let compiled = parsed.to_cdb().unwrap_or_default();
-        assert_eq!(by_bytes(&compiled).ok(), Some(parsed.lookup(local)));
+        let found = parsed.lookup(local);
+        match parsed.to_cdb() {
+            Some(compiled) => assert_eq!(by_bytes(&compiled).ok(), found.ok()),
+            None => assert!(parsed.faults().next().is_some()),
+        }
     }
 }
 
@@ -98,6 +101,20 @@ mod tests {
         #[test]
         fn bytes_of_the_formats(data in "[=+.:%@a/\\-0-9 \n\\[\\]#]{0,200}") {
             all(data.as_bytes());
+        }
+    }
+}
+
+/// Rules of tcprules(1): what compiles is found again, and nothing else is.
+pub fn rules(data: &[u8]) {
+    for line in data.split_inclusive(|b| *b == b'\n') {
+        let Ok(records) = crate::rules::compile(line) else { continue };
+        assert!(records.len() <= 256);
+        for (address, data) in &records {
+            let client = crate::rules::Client { ip: address, host: None, info: None };
+            let get = |key: &[u8]| Ok::<_, ()>((key == &address[..]).then(|| data.clone()));
+            let found = crate::rules::find(client, get).ok().flatten();
+            assert!(found.is_some_and(|rule| rule.is_denied == data.starts_with(b"D")));
         }
     }
 }

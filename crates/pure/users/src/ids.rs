@@ -6,7 +6,7 @@
 use crate::{LineError, list_lines, number};
 
 /// Roles of service processes, in the order in which ids are given out.
-pub const SERVICE_ROLES: [&str; 8] = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk", "qmailn"];
+pub const SERVICE_ROLES: [&str; 9] = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk", "qmailn", "qmailc"];
 /// Ids that own mail: legal targets of a delivery, though they may be below `uidmin`.
 pub const TARGET_ROLES: [&str; 2] = ["alias", "vmail"];
 /// The directory of all roles' sockets is open to this group; also the name of the passwd group.

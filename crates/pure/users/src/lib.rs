@@ -16,6 +16,7 @@ pub mod listen;
 pub mod name;
 pub mod origin;
 pub mod routing;
+pub mod rules;
 
 use std::fmt;
 

@@ -23,11 +23,22 @@ pub enum Service {
     Qmqp,
     Pop3,
     Pop3s,
+    /// The challenges of a certificate authority (RFC 8555 §8.3, RFC 8737).
+    Acme,
 }
 
 impl Service {
-    pub const ALL: [Self; 8] =
-        [Self::Smtp, Self::Submission, Self::Submissions, Self::Lmtp, Self::Qmtp, Self::Qmqp, Self::Pop3, Self::Pop3s];
+    pub const ALL: [Self; 9] = [
+        Self::Smtp,
+        Self::Submission,
+        Self::Submissions,
+        Self::Lmtp,
+        Self::Qmtp,
+        Self::Qmqp,
+        Self::Pop3,
+        Self::Pop3s,
+        Self::Acme,
+    ];
 
     /// As `control/listen` writes it.
     #[must_use]
@@ -41,10 +52,11 @@ impl Service {
             Self::Qmqp => "qmqp",
             Self::Pop3 => "pop3",
             Self::Pop3s => "pop3s",
+            Self::Acme => "acme",
         }
     }
 
-    /// The well-known port (LMTP has none; 24 is private mail systems').
+    /// The well-known port (LMTP has none; 24 is private mail systems'; ACME's is that of `http-01`, `tls-alpn-01` has 443).
     #[must_use]
     pub fn port(self) -> u16 {
         match self {
@@ -56,6 +68,7 @@ impl Service {
             Self::Qmqp => 628,
             Self::Pop3 => 110,
             Self::Pop3s => 995,
+            Self::Acme => 80,
         }
     }
 
@@ -199,6 +212,6 @@ mod tests {
         for service in Service::ALL {
             assert_eq!(Service::from_name(service.name().as_bytes()), Some(service));
         }
-        assert_eq!(Service::ALL.map(Service::port), [25, 587, 465, 24, 209, 628, 110, 995]);
+        assert_eq!(Service::ALL.map(Service::port), [25, 587, 465, 24, 209, 628, 110, 995, 80]);
     }
 }

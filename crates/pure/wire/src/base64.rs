@@ -1,8 +1,8 @@
-//! Base64 (RFC 4648 §4), as strictly as it is written: one encoding for each string of bytes.
+//! Base64 (RFC 4648 §4, and for writing §5), as strictly as it is written: one encoding for each string of bytes.
 //!
 //! Guarantees: what decodes encodes to the same text again. Line ends, blanks, missing padding and bits behind the end are errors, not
 //! read over: two programs that read the same text must not see different bytes (RFC 4648 §12).
-//! Used by SMTP AUTH.
+//! Used by SMTP AUTH and, as `base64url`, by what is signed for a certificate authority.
 
 use std::fmt;
 
@@ -31,6 +31,18 @@ pub fn encode(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// The `base64url` text of `bytes` (RFC 4648 §5), without padding, as JOSE has it (RFC 7515 §2).
+#[must_use]
+pub fn encode_url(bytes: &[u8]) -> String {
+    let text = encode(bytes);
+    let url = |digit| match digit {
+        '+' => '-',
+        '/' => '_',
+        digit => digit,
+    };
+    text.trim_end_matches('=').chars().map(url).collect()
 }
 
 /// The digit of the lowest six bits.

@@ -77,6 +77,22 @@ pub fn find<P: ReadAt + ?Sized>(place: &P, key: &[u8], data_len_max: usize) -> s
     Ok(None)
 }
 
+/// All records of a database, in their order; `None` for bytes that are none.
+#[must_use]
+pub fn records(file: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let end = usize::try_from(pair(file, 0).ok()?.0).ok()?;
+    let mut rest = file.get(usize::try_from(HEADER_LEN).ok()?..end)?;
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (key_len, data_len) = pair(rest, 0).ok()?;
+        let (key, after) = rest.get(8..)?.split_at_checked(usize::try_from(key_len).ok()?)?;
+        let (data, after) = after.split_at_checked(usize::try_from(data_len).ok()?)?;
+        records.push((key, data));
+        rest = after;
+    }
+    Some(records)
+}
+
 fn pair<P: ReadAt + ?Sized>(place: &P, offset: u64) -> std::io::Result<(u32, u32)> {
     let mut buf = [0; 8];
     place.read_exact_at(&mut buf, offset)?;

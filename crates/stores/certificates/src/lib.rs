@@ -6,7 +6,9 @@
 //! Used by qmail-keys, which serves them, and by the administrator's command, which looks at them.
 #![forbid(unsafe_code)]
 
+pub mod account;
 mod pem;
+pub mod request;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -69,7 +71,10 @@ pub struct Certificate {
     /// Nobody but its key vouches for it.
     pub is_self_signed: bool,
     /// UNIX seconds.
+    pub not_before_s: i64,
     pub not_after_s: i64,
+    /// The bits of the public key, as they stand in the certificate.
+    pub public_key: Vec<u8>,
 }
 
 impl Certificate {
@@ -127,12 +132,23 @@ pub fn certificate(dir: &Path, purpose: Purpose) -> Result<Certificate, String> 
     let pem = read(&dir.join(file), false)?;
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{file}: {error}"))?;
-    let first = chain.first().ok_or(format!("{file} holds no certificate"))?;
-    let (_, parsed) = X509Certificate::from_der(first).map_err(|error| format!("{file}: {error}"))?;
+    parse(chain.iter().map(|der| der.to_vec()).collect()).map_err(|problem| format!("{file} {problem}"))
+}
+
+/// A certificate of a chain (DER), the host's own first.
+///
+/// # Errors
+/// It cannot be used; the text says why.
+pub fn parse(chain: Vec<Vec<u8>>) -> Result<Certificate, String> {
+    let first = chain.first().ok_or("holds no certificate")?;
+    let (rest, parsed) = X509Certificate::from_der(first).map_err(|error| format!("cannot be read: {error}"))?;
+    if !rest.is_empty() {
+        return Err("has bytes behind a certificate".to_owned());
+    }
     let hosts = hosts(&parsed);
-    let lens = chain.iter().map(|der| der.len()).chain(hosts.iter().map(Vec::len));
+    let lens = chain.iter().map(Vec::len).chain(hosts.iter().map(Vec::len));
     if lens.map(|len| len.saturating_add(4)).sum::<usize>() > LISTED_LEN_MAX {
-        return Err(format!("{file}: the chain and the names in it are longer than {LISTED_LEN_MAX} bytes"));
+        return Err(format!("has a chain and names in it that are longer than {LISTED_LEN_MAX} bytes"));
     }
     Ok(Certificate {
         key_name: sha256(parsed.public_key().raw),
@@ -140,8 +156,10 @@ pub fn certificate(dir: &Path, purpose: Purpose) -> Result<Certificate, String> 
         end_point: end_point(&parsed, first),
         issuer: parsed.issuer().to_string(),
         is_self_signed: parsed.issuer() == parsed.subject(),
+        not_before_s: parsed.validity().not_before.timestamp(),
         not_after_s: parsed.validity().not_after.timestamp(),
-        chain: chain.iter().map(|der| der.to_vec()).collect(),
+        public_key: parsed.public_key().subject_public_key.data.to_vec(),
+        chain,
     })
 }
 

@@ -5,6 +5,7 @@
 //! for it. Each program's values are a struct in a module of its own. Nothing here writes; `qmail` (programs/admin) does.
 #![forbid(unsafe_code)]
 
+pub mod acme;
 pub mod auth;
 pub mod authlimits;
 pub mod authsources;
@@ -30,6 +31,7 @@ pub mod tlspolicy;
 pub mod url;
 pub mod watched;
 
+pub use acme::Acme;
 pub use authlimits::AuthLimits;
 pub use error::ControlError;
 pub use inject::Inject;

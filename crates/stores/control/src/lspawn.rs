@@ -73,7 +73,7 @@ impl Assignments {
     /// Whose is this local part? `None`: the files do not say.
     ///
     /// # Errors
-    /// Unreadable or malformed; temporary.
+    /// Unreadable, or malformed where it speaks of this local part; temporary.
     pub fn lookup(&mut self, local: &[u8]) -> Result<Option<Entry>, ControlError> {
         match read::open(&self.cdb)? {
             Some((file, metadata)) => {
@@ -81,7 +81,10 @@ impl Assignments {
                 let found = assign::lookup(local, |key| wire::cdb::find(&file, key, assign::DATA_LEN_MAX));
                 found.map_err(|error| self.damaged(&error))
             }
-            None => Ok(self.text.get()?.lookup(local)),
+            None => {
+                let found = self.text.get()?.lookup(local);
+                found.map_err(|fault| ControlError::new(self.text.path(), fault.to_string()))
+            }
         }
     }
 
@@ -150,5 +153,6 @@ mod tests {
         std::fs::remove_file(root.users().join("cdb")).unwrap();
         std::fs::write(root.users().join("assign"), "=joe:text:1001\n.\n").unwrap();
         assert!(assignments.lookup(b"joe").unwrap_err().problem.contains("line 1"));
+        assert_eq!(assignments.lookup(b"ann").unwrap(), None, "another's line");
     }
 }

@@ -64,6 +64,12 @@ impl<T> Watched<T> {
         self.value.as_ref().ok_or_else(|| ControlError::new(&self.path, "not read yet"))
     }
 
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// The last value that was read, if any was.
     #[must_use]
     pub fn last(&self) -> Option<&T> {

@@ -69,6 +69,12 @@ impl Answer for ipc::resolve::Answer {
     }
 }
 
+impl Answer for ipc::keys::Answer {
+    fn id(&self) -> u64 {
+        Self::id(self)
+    }
+}
+
 type Waiting<A> = HashMap<u64, oneshot::Sender<(A, Option<OwnedFd>)>>;
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The admin command's requests to qmail-send and qmail-auth, on sockets in a directory that only root (or the starter) enters.
+//! The admin command's requests to qmail-send, qmail-auth and qmail-acme, on sockets in a directory that only root (or the starter) enters.
 //!
 //! One request at a time on a connection. Lists come as one or more `Rows` datagrams, the last marked so.
 
@@ -227,5 +227,25 @@ record! {
         created_s: u64,
         /// The day of the last login, in UNIX seconds of its beginning; 0: never.
         used_s: u64,
+    }
+}
+
+messages! {
+    /// To qmail-acme.
+    pub enum CertRequest {
+        /// A certificate of control/acme is to be had from its authority: if it is due, or (`force`) in any case. `agree`: the terms of
+        /// service are agreed to.
+        1 => Obtain { name: Bytes, force: bool, agree: bool },
+    }
+}
+
+messages! {
+    pub enum CertAnswer {
+        /// It goes on; more comes. At least every 30 s.
+        1 => Progress { text: Bytes },
+        /// It is there: `obtained` just now, or before. Until when, and when it is renewed, in UNIX seconds.
+        2 => Done { obtained: bool, not_after_s: u64, renew_s: u64 },
+        /// It could not be had; what there was before stays.
+        3 => Failed { text: Bytes },
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::field::Bytes;
 use std::net::IpAddr;
-use wire::{Address, Domain};
+use wire::{Address, Domain, Secret};
 
 messages! {
     /// A question; `id` comes back in the answer. What a caller may ask depends on its role: qmaild asks `Recipient`,
@@ -12,20 +12,20 @@ messages! {
         1 => Recipient { id: u64, address: Address },
         /// Who is this? A right answer for `service` `pop3` brings the mailbox session's socket; for `smtp` and `checkpassword` it is
         /// the answer alone.
-        2 => Login { id: u64, service: Bytes, login: Bytes, password: Bytes, remote: Option<IpAddr> },
+        2 => Login { id: u64, service: Bytes, login: Bytes, password: Secret, remote: Option<IpAddr> },
         /// Where does a recipient of a virtual domain go?
         3 => Route { id: u64, address: Address },
         /// The first message of an exchange by a mechanism other than PLAIN and LOGIN, by qmaild. `initial`: what the client sent along;
         /// `exporter`, `end_point`: what the connection can be bound to (RFC 9266, RFC 5929), where it has TLS; `certificate`: the name
         /// in control/tlsclients, written as that file is looked up by, of the certificate that the client has shown.
         10 => SaslStart {
-            id: u64, service: Bytes, mechanism: Bytes, initial: Option<Bytes>, remote: Option<IpAddr>,
+            id: u64, service: Bytes, mechanism: Bytes, initial: Option<Secret>, remote: Option<IpAddr>,
             exporter: Option<Bytes>, end_point: Option<Bytes>, certificate: Option<Bytes>,
         },
         /// The client's answer to `Challenge`; on the same connection.
-        11 => SaslStep { id: u64, exchange: u64, response: Bytes },
+        11 => SaslStep { id: u64, exchange: u64, response: Secret },
         /// POP3's APOP: the hexadecimal digest over the banner's timestamp and the password.
-        12 => Apop { id: u64, login: Bytes, timestamp: Bytes, digest: Bytes, remote: Option<IpAddr> },
+        12 => Apop { id: u64, login: Bytes, timestamp: Bytes, digest: Secret, remote: Option<IpAddr> },
         /// May who logged in as `login` (the `user` of [`Answer::LoggedIn`]) send as this address, in the envelope or the header?
         20 => MaySend { id: u64, login: Bytes, address: Address },
         /// A message of `login` is about to go to so many recipients. Whether it may; if so, it counts as sent.
@@ -106,5 +106,34 @@ messages! {
         2 => Forward { domain: Domain, targets: Vec<Address> },
         3 => NoMailbox {},
         4 => Temporary { text: Bytes },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_does_not_show_its_password() {
+        let xyzzy = || Secret::from("xyzzy");
+        let requests = [
+            Request::Login { id: 1, service: "smtp".into(), login: "joe".into(), password: xyzzy(), remote: None },
+            Request::SaslStart {
+                id: 2,
+                service: "smtp".into(),
+                mechanism: "PLAIN".into(),
+                initial: Some(xyzzy()),
+                remote: None,
+                exporter: None,
+                end_point: None,
+                certificate: None,
+            },
+            Request::SaslStep { id: 3, exchange: 4, response: xyzzy() },
+            Request::Apop { id: 5, login: "joe".into(), timestamp: "<1@h>".into(), digest: xyzzy(), remote: None },
+        ];
+        for request in requests {
+            let shown = format!("{request:?} {request:#?}");
+            assert!(shown.contains("Secret(…)") && !shown.contains("xyzzy") && !shown.contains("120"), "{shown}");
+        }
     }
 }

@@ -36,6 +36,8 @@ pub fn messages(data: &[u8]) {
     total::<admin::QueueAnswer>(data);
     total::<admin::AccountRequest>(data);
     total::<admin::AccountAnswer>(data);
+    total::<admin::CertRequest>(data);
+    total::<admin::CertAnswer>(data);
     let mut seen = 0;
     if queue::items(data, |_| seen += 1).is_ok() {
         assert!(seen > 0);

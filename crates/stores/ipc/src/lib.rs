@@ -15,10 +15,10 @@
 //! | [`auth`] | auth.sock | qmail-smtpd, qmail-popup, qmail-send → qmail-auth |
 //! | [`authnet`] | authnet.sock | qmail-auth → qmail-authnet |
 //! | [`checkpw`] | checkpw.sock, socketpairs | qmail-auth → qmail-checkpw → its helpers |
-//! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup → qmail-keys |
+//! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup, qmail-acme → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
-//! | [`resolve`] | resolve.sock | qmail-remote, qmail-send → qmail-resolve |
-//! | [`admin`] | admin/send.sock, admin/auth.sock | qmail → qmail-send, qmail-auth |
+//! | [`resolve`] | resolve.sock | qmail-remote, qmail-send, qmail-acme → qmail-resolve |
+//! | [`admin`] | admin/send.sock, admin/auth.sock, admin/acme.sock | qmail → qmail-send, qmail-auth, qmail-acme |
 #![forbid(unsafe_code)]
 
 #[macro_use]

@@ -10,12 +10,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use sys::inherited::{self, Inherited};
-use sys::spawn::{Ended, Spawn};
+use sys::spawn::{Child, Ended, Spawn};
 use wire::Address;
 
 /// The program could not be run (the code of the classic callers).
@@ -77,6 +77,59 @@ pub fn become_program(fds: &mut Inherited, program: &Path, dir: &Path) -> io::Er
         }
     }
     Command::new(program).current_dir(dir).env_remove(inherited::VARIABLE).exec()
+}
+
+/// A program that was started by a caller who may start programs, with this process's environment and standard error.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    message: File,
+    envelope: File,
+    report: ReportReader,
+    write_failed: bool,
+}
+
+impl Running {
+    /// Starts it, in `dir`.
+    ///
+    /// # Errors
+    /// It cannot be started, or out of descriptors; temporary.
+    pub fn start(program: &Path, dir: &Path) -> io::Result<Self> {
+        let (message_read, message) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (envelope_read, envelope) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (report, report_write) = report_pipe()?;
+        let (stderr, null) = (io::stderr(), File::open("/dev/null")?);
+        let mut spawn = Spawn::new(program).dir(dir);
+        for (name, value) in std::env::vars_os() {
+            spawn = spawn.env(name, value);
+        }
+        let spawn = spawn.stdin(message_read.as_fd()).stdout(envelope_read.as_fd()).stderr(stderr.as_fd());
+        let child = with_report(spawn, ("null", null.as_fd()), report_write.as_fd()).start()?;
+        Ok(Self { child, message: message.into(), envelope: envelope.into(), report, write_failed: false })
+    }
+
+    /// Its process id: the number behind `qp`.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Bytes of the message. That the program reads no more is seen from its exit code.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.write_failed = self.write_failed || self.message.write_all(bytes).is_err();
+    }
+
+    /// The envelope, and what the program says. Dropped before this, the program finds an envelope without an end and queues nothing.
+    ///
+    /// # Errors
+    /// By its exit code.
+    pub fn finish(self, sender: &Address, recipients: &[Address]) -> Result<(), Refusal> {
+        let Self { child, message, envelope, report, mut write_failed } = self;
+        drop(message);
+        write_failed = write_failed || write_envelope(&envelope, sender, recipients).is_err();
+        drop(envelope);
+        outcome(child.wait(), write_failed, &report.read())
+    }
 }
 
 /// Writes `F sender NUL (T recipient NUL)… NUL`.

@@ -4,8 +4,6 @@
 use std::fmt;
 use std::io;
 
-use rustix::io::Errno;
-
 /// A delivery or a mailbox that failed.
 #[derive(Debug)]
 pub enum Error {
@@ -50,10 +48,10 @@ impl fmt::Display for Error {
             Self::Read(_) => f.write_str("Unable to read message. (#4.3.0)"),
             Self::Write(_) => f.write_str("Temporary error on maildir delivery. (#4.3.0)"),
             Self::OpenMbox(path, e) => {
-                write!(f, "Unable to open {}: {}. (#4.2.1)", wire::escape::visible(path), errno_text(e))
+                write!(f, "Unable to open {}: {}. (#4.2.1)", wire::escape::visible(path), sys::errno::text(e))
             }
             Self::WriteMbox(path, e) => {
-                write!(f, "Unable to write {}: {}. (#4.3.0)", wire::escape::visible(path), errno_text(e))
+                write!(f, "Unable to write {}: {}. (#4.3.0)", wire::escape::visible(path), sys::errno::text(e))
             }
             Self::OverQuota { is_temporary } => {
                 write!(f, "Sorry, the mailbox is full. (#{}.2.2)", if *is_temporary { 4 } else { 5 })
@@ -64,39 +62,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// What went wrong in the words that classic reports use for it, for those errors that a home and a mailbox can give. They stand in
-/// logs and in bounces, where programs look for them.
-const CLASSIC_TEXTS: [(Errno, &str); 14] = [
-    (Errno::NOENT, "file does not exist"),
-    (Errno::ACCESS, "access denied"),
-    (Errno::PERM, "permission denied"),
-    (Errno::NOTDIR, "not a directory"),
-    (Errno::ISDIR, "is a directory"),
-    (Errno::INVAL, "invalid argument"),
-    (Errno::FBIG, "file too big"),
-    (Errno::NOSPC, "out of disk space"),
-    (Errno::DQUOT, "disk quota exceeded"),
-    (Errno::ROFS, "read-only file system"),
-    (Errno::IO, "input/output error"),
-    (Errno::LOOP, "symbolic link loop"),
-    (Errno::NAMETOOLONG, "file name too long"),
-    (Errno::MFILE, "process cannot open more files"),
-];
-
-/// The text for an error of the system: the classic one, else that of strerror(3) without the number that Rust adds.
-#[must_use]
-pub fn errno_text(error: &io::Error) -> String {
-    let is_this = |(errno, _): &&(Errno, &str)| error.raw_os_error() == Some(errno.raw_os_error());
-    if let Some((_, text)) = CLASSIC_TEXTS.iter().find(is_this) {
-        return (*text).to_owned();
-    }
-    let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(at) => text.get(..at).unwrap_or(&text).to_owned(),
-        None => text,
-    }
-}
 
 #[cfg(test)]
 mod tests {

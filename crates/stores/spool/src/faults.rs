@@ -292,6 +292,78 @@ fn damage_is_set_aside_and_the_rest_goes_on() {
     check(&mut again, ids[2], 3);
 }
 
+/// A spool of several segments, with messages that live in each of them, in the log and beside it; and what is in it.
+fn several_segments() -> (PowerDisk, BTreeMap<u64, MessageId>) {
+    let disk = PowerDisk::new();
+    let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
+    let mut kept = BTreeMap::new();
+    for key in 1..60 {
+        let id = accepted(&accept(&mut spool, key));
+        spool.progress(id, vec![deferred(0)], OUTLOOK, 1000);
+        assert!(matches!(answer(&mut spool, 1000), Completion::Written { .. }));
+        if key % 3 == 0 {
+            spool.end(id, 1001);
+            assert!(matches!(answer(&mut spool, 1001), Completion::Written { .. }));
+        } else {
+            kept.insert(key, id);
+        }
+        spool.keep_house();
+    }
+    spool.engine.sync_results();
+    assert!(lock(&spool.front.shared.state).segments.len() > 3);
+    (disk, kept)
+}
+
+/// Whatever call of the start fails, once or for good: it starts, knows no message that there is not, loses none, and when the disk
+/// can be read again all of them are there.
+#[test]
+fn a_start_on_a_disk_that_cannot_be_read_everywhere_goes_on_without_what_is_there() {
+    type Strikes = fn(Call) -> bool;
+    let strikes: [(Strikes, &[u64]); 4] = [
+        (|call| call == Call::Read, &[1, 2, 3, 8, u64::MAX]),
+        (|call| call == Call::Open, &[1, 2, 8]),
+        (|call| call == Call::Unlink, &[1, u64::MAX]),
+        (|call| call == Call::Rename, &[1]),
+    ];
+    let (disk, kept) = several_segments();
+    for (strikes, counts) in strikes {
+        for (skip, count) in (0..25).flat_map(|skip| counts.iter().map(move |count| (skip, *count))) {
+            let disk = disk.snapshot().kill();
+            let plan = Plan::new(strikes);
+            plan.fail(skip, count, EIO);
+            let faulty = FaultDisk::new(Arc::new(disk.clone()), Arc::clone(&plan));
+            let opened = Inline::open(Arc::new(faulty), SEGMENT_BYTES);
+            let (mut spool, living) = match opened {
+                Ok(opened) => opened,
+                Err(SpoolError::Io { doing: "open a new segment", .. }) if count > 1 => {
+                    assert_eq!(reopened(&disk).1, kept, "there was nothing to write to");
+                    continue;
+                }
+                Err(error) => panic!("{skip}, {count}: {error}"),
+            };
+            let known: BTreeMap<u64, MessageId> =
+                living.into_iter().map(|message| (message.arrival_s - 1_700_000_000, message.id)).collect();
+            let missing = kept.iter().filter(|(key, id)| known.get(key) != Some(id)).count();
+            let alerts = spool.completions().iter().filter(|said| matches!(said, Completion::Alert(_))).count();
+            assert!(missing == 0 || alerts > 0, "{skip}, {count}: {missing} are missing and nobody says so");
+            plan.fail(0, 0, EIO);
+            // What it does from here on must not hurt what it does not see.
+            let new = (100..110).filter(|key| matches!(accept(&mut spool, *key), Completion::Accepted { .. })).count();
+            for _ in 0..20 {
+                spool.keep_house();
+            }
+            spool.engine.sync_results();
+            drop(spool);
+            let (mut again, found) = reopened(&disk);
+            for (key, id) in &kept {
+                assert_eq!(found.get(key), Some(id), "{skip}, {count}: {key} is lost");
+                check(&mut again, *id, *key);
+            }
+            assert_eq!(found.keys().filter(|key| **key >= 100).count(), new);
+        }
+    }
+}
+
 #[test]
 fn a_newer_format_is_refused_by_name_and_nothing_is_changed() {
     let disk = PowerDisk::new();

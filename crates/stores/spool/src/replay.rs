@@ -2,17 +2,20 @@
 //!
 //! First everything is looked at (a newer format is refused with nothing changed), then `incoming/` is emptied, segments are
 //! replayed in their order, voids are heeded, what is damaged is set aside in `quarantine/`, side files without a message go.
+//! A segment, or a page of one, that the disk does not give now is left where it is, whole, until a later start can read it; the
+//! messages in it wait for that. What has to do with all of the spool (a directory that cannot be read or synced) stops the start.
 //! It never writes into a segment of an earlier start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
+use std::path::Path;
 
 use sys::fs::{Access, Disk, DiskFile};
 
 use crate::bytes::low32;
 use crate::reader::side_path;
-use crate::record::{Head, Located, Note};
-use crate::segment::{self, DIR, Damage, Header, HeaderFault, RECORDS_AT, SPARE_NAME};
+use crate::record::{Head, Located, Nonce, Note};
+use crate::segment::{self, DIR, Damage, Header, HeaderFault, RECORDS_AT, SEGMENT_BYTES_MAX, SPARE_NAME};
 use crate::shared::Ready;
 use crate::state::{Phase, Segment, State};
 use crate::table::Table;
@@ -49,6 +52,7 @@ struct Names {
     /// Their files are opened one at a time: a long backlog has more of them than a process may have descriptors.
     segments: Vec<Header>,
     damaged: Vec<String>,
+    unreadable: Vec<(u64, io::Error)>,
     free: Vec<String>,
     unfinished: Vec<String>,
     has_spare: bool,
@@ -62,25 +66,34 @@ fn io(doing: &'static str) -> impl Fn(io::Error) -> SpoolError {
 /// See the module.
 ///
 /// # Errors
-/// A newer format; a disk that cannot be read. A damaged spool is no error.
+/// A newer format; a disk that cannot be read at all. A damaged spool is no error.
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, SpoolError> {
     let names = look(disk)?;
     make_dirs(disk)?;
+    let mut replay = Replay::new(names.number, names.has_spare, names.free);
     for name in list(disk, "incoming")? {
-        disk.unlink(format!("incoming/{name}").as_ref()).map_err(io("empty incoming"))?;
+        replay.remove(disk, format!("incoming/{name}").as_ref());
     }
     for name in &names.unfinished {
-        disk.unlink(&segment::path(name)).map_err(io("remove an unfinished segment"))?;
+        replay.remove(disk, &segment::path(name));
     }
-    let mut replay = Replay::new(names.number, names.has_spare, names.free);
     for name in names.damaged {
-        replay.damaged_header(disk, &name)?;
+        replay.damaged_header(disk, &name);
+    }
+    for (number, error) in names.unreadable {
+        replay.unreadable(number, SEGMENT_BYTES_MAX, &error);
     }
     for header in &names.segments {
-        replay.read_void(header, open_segment(disk, header)?.as_ref());
+        // Where this fails the next loop says so.
+        if let Ok(file) = open_segment(disk, header) {
+            replay.read_void(header, file.as_ref());
+        }
     }
     for header in &names.segments {
-        replay.segment(disk, header, open_segment(disk, header)?.as_ref())?;
+        match open_segment(disk, header).and_then(|file| replay.segment(disk, header, file.as_ref())) {
+            Err(error) if segment::is_damage(&error) => replay.unreadable(header.number, header.bytes, &error),
+            result => result.map_err(io("read a segment"))?,
+        }
     }
     replay.free_the_empty(disk)?;
     replay.remove_orphans(disk)?;
@@ -100,6 +113,7 @@ fn look(disk: &dyn Disk) -> Result<Names, SpoolError> {
     let mut names = Names {
         segments: Vec::new(),
         damaged: Vec::new(),
+        unreadable: Vec::new(),
         free: Vec::new(),
         unfinished: Vec::new(),
         has_spare: false,
@@ -131,7 +145,15 @@ fn look(disk: &dyn Disk) -> Result<Names, SpoolError> {
 fn sort_stock(disk: &dyn Disk, names: &mut Names, stock: Vec<String>) -> Result<(), SpoolError> {
     let mut known: BTreeSet<[u8; 16]> = names.segments.iter().map(|header| header.nonce.0).collect();
     for name in stock {
-        let file = disk.open(&segment::path(&name), Access::Read).map_err(io("open a free segment"))?;
+        let file = match disk.open(&segment::path(&name), Access::Read) {
+            Ok(file) => file,
+            // It holds nothing; what else the name's file may be has its other name.
+            Err(error) if segment::is_damage(&error) => {
+                names.unfinished.push(name);
+                continue;
+            }
+            Err(error) => return Err(io("open a free segment")(error)),
+        };
         let is_second_name = segment::read_header(file.as_ref()).is_ok_and(|header| !known.insert(header.nonce.0));
         if is_second_name {
             names.unfinished.push(name);
@@ -145,20 +167,21 @@ fn sort_stock(disk: &dyn Disk, names: &mut Names, stock: Vec<String>) -> Result<
 }
 
 fn look_at_segment(disk: &dyn Disk, names: &mut Names, number: u64, name: String) -> Result<(), SpoolError> {
-    let file = disk.open(&segment::path(&name), Access::Read).map_err(io("open a segment"))?;
-    match segment::read_header(file.as_ref()) {
+    let opened = disk.open(&segment::path(&name), Access::Read);
+    match opened.map_err(HeaderFault::Io).and_then(|file| segment::read_header(file.as_ref())) {
         Ok(header) if header.number == number => names.segments.push(header),
         Err(HeaderFault::Newer(found)) => {
             return Err(SpoolError::NewerFormat { file: format!("{DIR}/{name}"), found, supported: segment::FORMAT });
         }
+        Err(HeaderFault::Io(error)) if segment::is_damage(&error) => names.unreadable.push((number, error)),
         Err(HeaderFault::Io(error)) => return Err(io("read a segment")(error)),
         Ok(_) | Err(HeaderFault::Damaged) => names.damaged.push(name),
     }
     Ok(())
 }
 
-fn open_segment(disk: &dyn Disk, header: &Header) -> Result<Box<dyn DiskFile>, SpoolError> {
-    disk.open(&segment::path(&segment::name(header.number)), Access::ReadWrite).map_err(io("open a segment"))
+fn open_segment(disk: &dyn Disk, header: &Header) -> io::Result<Box<dyn DiskFile>> {
+    disk.open(&segment::path(&segment::name(header.number)), Access::ReadWrite)
 }
 
 fn make_dirs(disk: &dyn Disk) -> Result<(), SpoolError> {
@@ -194,6 +217,8 @@ struct Replay {
     damaged_segments: BTreeSet<u64>,
     damaged: u64,
     headers_damaged: u64,
+    /// Something cannot be read now: what it may need stays.
+    is_partial: bool,
 }
 
 impl Replay {
@@ -209,15 +234,42 @@ impl Replay {
             damaged_segments: BTreeSet::new(),
             damaged: 0,
             headers_damaged: 0,
+            is_partial: false,
         }
     }
 
-    fn damaged_header(&mut self, disk: &dyn Disk, name: &str) -> Result<(), SpoolError> {
+    /// What cannot be removed now goes at a later start.
+    fn remove(&mut self, disk: &dyn Disk, path: &Path) {
+        if let Err(error) = disk.unlink(path) {
+            self.alerts.push(format!("{} cannot be removed: {error}", path.display()));
+        }
+    }
+
+    /// A segment of which nothing can be read now. It keeps its place: it may hold messages, and ends elsewhere may speak of it.
+    fn unreadable(&mut self, number: u64, bytes: u64, error: &io::Error) {
+        self.alerts.push(format!("segment {number:016x} cannot be read: {error}; what is in it waits for a start that can"));
+        self.state.segments.entry(number).or_insert_with(|| Segment::new(Nonce([0; 16]), bytes, Phase::Sealed));
+        self.leave_alone(number);
+    }
+
+    /// Not freed, not emptied, as long as this process runs.
+    fn leave_alone(&mut self, number: u64) {
+        self.damaged += 1;
+        self.is_partial = true;
+        self.damaged_segments.insert(number);
+        if let Some(segment) = self.state.segments.get_mut(&number) {
+            segment.pins = segment.pins.saturating_add(1);
+        }
+    }
+
+    fn damaged_header(&mut self, disk: &dyn Disk, name: &str) {
         self.damaged += 1;
         self.headers_damaged += 1;
         self.alerts.push(format!("segment {name} has a damaged header; it is set aside in quarantine/"));
         let to = format!("quarantine/segment-{name}");
-        disk.rename(&segment::path(name), to.as_ref()).map_err(io("set a damaged segment aside"))
+        if let Err(error) = disk.rename(&segment::path(name), to.as_ref()) {
+            self.alerts.push(format!("segment {name} cannot be set aside: {error}"));
+        }
     }
 
     /// A void is the first record of its segment and speaks of an earlier one.
@@ -231,7 +283,7 @@ impl Replay {
         }
     }
 
-    fn segment(&mut self, disk: &dyn Disk, header: &Header, file: &dyn DiskFile) -> Result<(), SpoolError> {
+    fn segment(&mut self, disk: &dyn Disk, header: &Header, file: &dyn DiskFile) -> io::Result<()> {
         let void_from = self.voids.get(&header.number).copied();
         let found = match segment::read_index(file, header) {
             Some(found) => found,
@@ -239,11 +291,19 @@ impl Replay {
                 if void_from.is_none() {
                     self.settle(header.number, file);
                 }
-                segment::scan(file, header).map_err(io("read a segment"))?
+                segment::scan(file, header)?
             }
         };
         let phase = if void_from.is_some() { Phase::Failed } else { Phase::Sealed };
         self.state.segments.insert(header.number, Segment::new(header.nonce, header.bytes, phase));
+        if let Some(first) = found.unreadable.first() {
+            let pages = found.unreadable.len();
+            self.alerts.push(format!(
+                "segment {:016x} cannot be read at {first} ({pages} pages in all); what is there waits for a start that can",
+                header.number
+            ));
+            self.leave_alone(header.number);
+        }
         if !found.damage.is_empty() {
             self.damaged_segments.insert(header.number);
         }
@@ -318,7 +378,9 @@ impl Replay {
         for number in &empty {
             let name = segment::name(*number);
             let free = format!("{name}.free");
-            disk.rename(&segment::path(&name), &segment::path(&free)).map_err(io("free an empty segment"))?;
+            if disk.rename(&segment::path(&name), &segment::path(&free)).is_err() {
+                continue;
+            }
             self.state.forget_segment(*number);
             self.ready.free.push(free);
         }
@@ -329,16 +391,21 @@ impl Replay {
     /// Side files that belong to no message go. When this start found damage they may be all that is left of a message whose record
     /// it was: then they are put beside it.
     fn remove_orphans(&mut self, disk: &dyn Disk) -> Result<(), SpoolError> {
+        if self.is_partial {
+            return Ok(());
+        }
         let wanted: BTreeSet<u64> = self.state.side_numbers().collect();
         let mut kept: u64 = 0;
         for name in list(disk, "bodies")? {
             let Some(number) = segment::number_of(&name).filter(|number| !wanted.contains(number)) else { continue };
             if self.damaged == 0 {
-                disk.unlink(&side_path(number)).map_err(io("remove a side file without a message"))?;
+                self.remove(disk, &side_path(number));
             } else {
                 let to = format!("quarantine/body-{name}");
-                disk.rename(&side_path(number), to.as_ref()).map_err(io("set a side file without a message aside"))?;
-                kept += 1;
+                match disk.rename(&side_path(number), to.as_ref()) {
+                    Ok(()) => kept += 1,
+                    Err(error) => self.alerts.push(format!("bodies/{name} cannot be set aside: {error}")),
+                }
             }
         }
         if kept > 0 {

@@ -25,6 +25,12 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Below this not even one message with 64 KiB of body and envelope would fit.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 
+/// What a disk loses at once, and what is read at once around it.
+const PAGE: usize = 4096;
+const CAREFUL_BYTES: usize = 256 * 1024;
+/// More pages that cannot be read are no bad place but a bad disk; each may cost seconds.
+const UNREADABLE_MAX: usize = 64;
+
 const MAGIC: &[u8; 8] = b"qmailspl";
 pub(crate) const HEADER_BYTES: usize = 48;
 const FOOTER_BYTES: usize = 24;
@@ -176,7 +182,16 @@ pub(crate) fn read_index(file: &dyn DiskFile, header: &Header) -> Option<Found> 
     while !take.0.is_empty() {
         records.push(Located::decode(&mut take)?);
     }
-    Some(Found { records, used, damage: Vec::new(), indexed: true })
+    Some(Found { records, used, damage: Vec::new(), unreadable: Vec::new(), indexed: true })
+}
+
+/// Does an error say that the bytes there are lost, or that the disk cannot give them now? Others (no descriptors, no memory, no
+/// rights) say nothing about the bytes.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    // What file systems and block devices say of a bad sector or block.
+    const ERRNOS: [rustix::io::Errno; 4] =
+        [rustix::io::Errno::IO, rustix::io::Errno::UCLEAN, rustix::io::Errno::BADMSG, rustix::io::Errno::NODATA];
+    error.raw_os_error().is_some_and(|raw| ERRNOS.iter().any(|errno| errno.raw_os_error() == raw))
 }
 
 /// The records of a segment.
@@ -186,6 +201,8 @@ pub(crate) struct Found {
     /// Where the last of them ends.
     pub(crate) used: u64,
     pub(crate) damage: Vec<Damage>,
+    /// Pages that the disk does not give; they count as zeros.
+    pub(crate) unreadable: Vec<u64>,
     /// By the index block (else by a scan).
     pub(crate) indexed: bool,
 }
@@ -199,18 +216,36 @@ pub(crate) struct Damage {
     pub(crate) at_end: bool,
 }
 
-/// Reads a whole segment and finds its records; behind a damaged part it finds the next whole one.
-pub(crate) fn scan(file: &dyn DiskFile, header: &Header) -> io::Result<Found> {
-    let mut bytes = vec![0; index(header.bytes)];
-    let mut filled = 0;
+/// The bytes of a segment, and the pages of it that cannot be read.
+///
+/// # Errors
+/// One that is no damage; or there is so much of that that the disk itself seems to be gone.
+fn read_all(file: &dyn DiskFile, bytes_in_all: u64) -> io::Result<(Vec<u8>, Vec<u64>)> {
+    let mut bytes = vec![0; index(bytes_in_all)];
+    let mut unreadable = Vec::new();
+    let (mut filled, mut careful_until) = (0, 0);
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, filled as u64)? {
-            0 => break,
-            got => filled += got,
+        let len = if filled < careful_until { rest.len().min(PAGE - filled % PAGE) } else { rest.len() };
+        match file.read_at(rest.get_mut(..len).unwrap_or_default(), filled as u64) {
+            Ok(0) => break,
+            Ok(got) => filled += got,
+            // Somewhere in there: page by page.
+            Err(error) if is_damage(&error) && filled >= careful_until => careful_until = filled + CAREFUL_BYTES,
+            Err(error) if is_damage(&error) && unreadable.len() < UNREADABLE_MAX => {
+                unreadable.push(filled as u64);
+                filled += len;
+            }
+            Err(error) => return Err(error),
         }
     }
     bytes.truncate(filled);
-    let mut found = Found { records: Vec::new(), used: RECORDS_AT, damage: Vec::new(), indexed: false };
+    Ok((bytes, unreadable))
+}
+
+/// Reads a whole segment and finds its records; behind a damaged part it finds the next whole one.
+pub(crate) fn scan(file: &dyn DiskFile, header: &Header) -> io::Result<Found> {
+    let (bytes, unreadable) = read_all(file, header.bytes)?;
+    let mut found = Found { records: Vec::new(), used: RECORDS_AT, damage: Vec::new(), unreadable, indexed: false };
     let mut offset = RECORDS_AT;
     while let Some(next) = next_record(&bytes, header.nonce, offset) {
         note_damage(&mut found, &bytes, offset, next, false);

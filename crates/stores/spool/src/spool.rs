@@ -127,7 +127,7 @@ impl Spool {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     // Their deepest call is a checksum: half a megabyte is plenty, and eight such stacks are not seen in the process's size.
-    std::thread::Builder::new().name(name.to_string()).stack_size(512 * 1024).spawn(run)
+    std::thread::Builder::new().name(name.to_string()).stack_size(512 * 1024).spawn(|| sys::vital(run))
 }
 
 impl Drop for Spool {
@@ -324,20 +324,7 @@ impl CommitQueue {
     }
 }
 
-/// Ends the process if the thread that holds it panics. Without the commit thread nothing would be answered any more, and a process
-/// that merely stands still is not started again; after a new start everything that was acknowledged is there.
-struct Indispensable;
-
-impl Drop for Indispensable {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
-    }
-}
-
 fn run_commits(mut engine: Engine, queue: &CommitQueue) {
-    let _thread = Indispensable;
     let mut due: Option<Instant> = None;
     loop {
         let (ops, closed) = queue.take(due);
@@ -490,32 +477,60 @@ mod tests {
     use super::*;
     use crate::conformance::{answer, envelope};
     use std::os::unix::process::ExitStatusExt as _;
-    use std::process::{Command, Stdio};
-    use std::sync::atomic::AtomicBool;
+    use std::process::Command;
     use sys::fs::fault::{Call, FaultDisk, Plan};
     use sys::fs::power::PowerDisk;
 
-    /// Without it nothing is ever answered again, and nobody would start the program anew.
+    /// Without any one of them something is never answered again, and nobody would start the program anew.
     #[test]
-    fn a_panic_of_the_commit_thread_ends_the_process() {
-        static ARMED: AtomicBool = AtomicBool::new(false);
+    fn a_panic_of_a_thread_ends_the_process() {
+        static STRUCK: Mutex<Option<(String, Call)>> = Mutex::new(None);
         const CHILD: &str = "SPOOL_TEST_PANIC";
-        if std::env::var_os(CHILD).is_none() {
-            let mut child = Command::new(std::env::current_exe().unwrap());
-            child.args(["--exact", "spool::tests::a_panic_of_the_commit_thread_ends_the_process"]).env(CHILD, "1");
-            let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-            return assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{status}");
-        }
+        let threads = [
+            ("spool-commit", Call::Write),
+            ("spool-side", Call::Rename),
+            ("spool-read", Call::Read),
+            ("spool-house", Call::Rename),
+        ];
+        let Some(struck) = std::env::var_os(CHILD) else {
+            for (thread, _) in threads {
+                let mut child = Command::new(std::env::current_exe().unwrap());
+                child.args(["--exact", "--nocapture", "spool::tests::a_panic_of_a_thread_ends_the_process"]).env(CHILD, thread);
+                let output = child.output().unwrap();
+                assert_eq!(output.status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{thread}: {output:?}");
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(said.contains(&format!("thread '{thread}'")), "it says which: {said}");
+            }
+            return;
+        };
         let plan = Plan::new(|call| {
-            let strikes = ARMED.load(Relaxed) && call == Call::Write && std::thread::current().name() == Some("spool-commit");
-            assert!(!strikes);
+            let strikes = STRUCK
+                .lock()
+                .unwrap()
+                .as_ref()
+                .is_some_and(|(thread, on)| call == *on && std::thread::current().name() == Some(thread));
+            assert!(!strikes, "struck");
             false
         });
         let disk = FaultDisk::new(Arc::new(PowerDisk::new()), plan);
         let options = Options { segment_bytes: Some(MIB), scrub_bytes_per_s: 0 };
         let (mut spool, _) = Spool::open_on(Arc::new(disk), &options).unwrap();
-        ARMED.store(true, Relaxed);
         spool.accept(envelope(1, 1), Body::Inline(Vec::new()), 1);
-        answer(&mut spool, 1);
+        let Completion::Accepted { id, .. } = answer(&mut spool, 1) else { panic!("not accepted") };
+        *STRUCK.lock().unwrap() =
+            threads.into_iter().find(|(thread, _)| struck == *thread).map(|(thread, call)| (thread.to_owned(), call));
+        spool.read_envelope(id, 2);
+        let mut side = spool.side_file();
+        side.write(vec![b'x'; 1000]);
+        spool.accept(envelope(2, 1), Body::Side(side), 3);
+        // Enough to fill segments and to have them freed.
+        for ticket in 10..200 {
+            spool.accept(envelope(ticket, 1), Body::Inline(vec![b'x'; 60_000]), ticket);
+            let Completion::Accepted { id, .. } = answer(&mut spool, ticket) else { panic!("not accepted") };
+            spool.end(id, 1000 + ticket);
+        }
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
 }

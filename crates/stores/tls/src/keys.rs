@@ -93,12 +93,7 @@ impl Keys {
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let Received::Datagram(len, _) = socket.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
         let answer = Answer::decode(buf.get(..len).unwrap_or_default()).map_err(|_| io::ErrorKind::InvalidData)?;
-        let (Answer::Certificate { id: of, .. }
-        | Answer::NoCertificate { id: of, .. }
-        | Answer::Signature { id: of, .. }
-        | Answer::UnknownKey { id: of }
-        | Answer::Refused { id: of, .. }) = &answer;
-        if *of != id {
+        if answer.id() != id {
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(socket);

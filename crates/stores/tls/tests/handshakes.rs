@@ -134,6 +134,7 @@ fn serve(client: &Seqpacket, held: &Mutex<Held>, signed: &AtomicUsize) {
                 Some(own) => own.listed(id, 0, 0, 1),
                 None => Answer::NoCertificate { id, generation: 0, count: 0 },
             },
+            other => panic!("nothing that a TLS server asks: {other:?}"),
         };
         drop(held);
         if client.send(&answer.encode()).is_err() {

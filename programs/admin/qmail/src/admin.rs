@@ -1,11 +1,11 @@
-//! Talking to qmail-send and qmail-auth on their admin sockets, and starting a qmail-auth when the system is down.
+//! Talking to qmail-send, qmail-auth and qmail-acme on their admin sockets, and starting a qmail-auth when the system is down.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use control::Root;
-use ipc::admin::{AccountAnswer, AccountRequest, QueueAnswer, QueueRequest};
+use ipc::admin::{AccountAnswer, AccountRequest, CertAnswer, CertRequest, QueueAnswer, QueueRequest};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::fs::{Mode, OFlags};
 use sandbox::{Role, Socket};
@@ -17,7 +17,10 @@ use crate::Failure;
 /// Longer than any honest answer takes: a new password waits for its hash, a long list for the disk.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A connection to one of the two.
+/// qmail-acme says at once that it is there: qmail-start may have been started before it was configured.
+const FIRST_SIGN: Duration = Duration::from_secs(20);
+
+/// A connection to one of them.
 pub struct Admin {
     socket: Seqpacket,
     name: &'static str,
@@ -33,6 +36,25 @@ impl Admin {
     pub fn send(root: &Root) -> Result<Self, Failure> {
         let socket = connect(root, Socket::AdminSend)?.ok_or_else(|| Failure::temporary("not running".to_owned()))?;
         Ok(Self { socket, name: "qmail-send", _own: None })
+    }
+
+    /// To the running qmail-acme.
+    ///
+    /// # Errors
+    /// It does not run (exit 111), or the caller may not.
+    pub fn acme(root: &Root) -> Result<Self, Failure> {
+        let advice = if Self::send(root).is_ok() {
+            "qmail-acme does not run: it needs control/acme and a line `acme ADDRESS:PORT` in control/listen; then send SIGHUP to qmail-start"
+        } else {
+            "not running: start the system, since the authority asks it (`qmail start`)"
+        };
+        // qmail-start makes all sockets, and nobody answers on those of programs that it does not start.
+        let control = root.control_file(control::acme::FILE).exists();
+        let has_listener = root.listen().is_ok_and(|all| all.iter().any(|listener| listener.service == control::Service::Acme));
+        let socket = if control && has_listener { connect(root, Socket::AdminAcme)? } else { None };
+        let socket = socket.ok_or_else(|| Failure::temporary(advice.to_owned()))?;
+        socket.set_deadline(FIRST_SIGN).map_err(|error| crate::io_failure(&root.run(), &error))?;
+        Ok(Self { socket, name: "qmail-acme", _own: None })
     }
 
     /// To the running qmail-auth, or to one started for this.
@@ -101,6 +123,28 @@ impl Admin {
         })
     }
 
+    /// Asks qmail-acme; what goes on is handed on as it comes. The last answer.
+    ///
+    /// # Errors
+    /// It is gone; what it says itself is in the answer.
+    pub fn certificate(&self, request: &CertRequest, mut progress: impl FnMut(&str)) -> Result<CertAnswer, Failure> {
+        let mut last = None;
+        self.ask_each(request, |answer| {
+            Ok(match answer {
+                CertAnswer::Progress { text } => {
+                    self.socket.set_deadline(DEADLINE).map_err(|error| Failure::temporary(error.to_string()))?;
+                    progress(&wire::escape::visible(&text));
+                    false
+                }
+                answer => {
+                    last = Some(answer);
+                    true
+                }
+            })
+        })?;
+        last.ok_or_else(|| Failure::temporary(format!("{}: no answer", self.name)))
+    }
+
     fn ask<Q: Message, A: Message>(&self, request: &Q, is_last: impl Fn(&A) -> Result<bool, Failure>) -> Result<Vec<A>, Failure> {
         let mut answers = Vec::new();
         self.ask_each(request, |answer| {
@@ -125,7 +169,9 @@ impl Admin {
             let datagram = match self.socket.recv(&mut buf) {
                 Ok(Received::Datagram(len, _)) => buf.get(..len).unwrap_or_default(),
                 Ok(Received::End) => return Err(gone("closed the connection; its log says why")),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(gone("does not answer")),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(gone("does not answer; if it was configured since the start, send SIGHUP to qmail-start"));
+                }
                 Err(error) => return Err(gone(&error.to_string())),
             };
             let answer = A::decode(datagram).map_err(|_| gone("is of another version than this program"))?;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use certificates::{CERTIFICATE, Certificate, KEY, Purpose};
-use control::{Id, Ids, Root};
+use control::acme::{NOTE, Note};
+use control::{Acme, Id, Ids, Root};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::{Value, json};
 use wire::Domain;
@@ -11,10 +12,10 @@ use wire::civil::Civil;
 
 use crate::files::{make_dir, make_file};
 use crate::print::Printer;
-use crate::{Failure, cli, io_failure};
+use crate::{Failure, cli, io_failure, obtain};
 
 /// The role that reads keys.
-const ROLE: &str = "qmailk";
+pub(crate) const ROLE: &str = "qmailk";
 /// Of a certificate that nobody checks: long enough not to be a nuisance.
 const SELF_SIGNED_S: u64 = 10 * 365 * 86_400;
 /// Clocks differ.
@@ -27,10 +28,13 @@ const BEFORE_S: u64 = 86_400;
 pub fn run(root: &Root, command: &cli::Cert, printer: Printer) -> Result<(), Failure> {
     match command {
         cli::Cert::List => list(root, printer),
+        cli::Cert::Obtain { hosts, agree_tos, force } => obtain::obtain(root, hosts, *agree_tos, *force, printer),
+        cli::Cert::Renew { name, force } => obtain::renew(root, name.as_deref(), *force, printer),
         cli::Cert::SelfSigned { host } => {
             let ids = root.ids().map_err(|error| Failure::temporary(error.to_string()))?;
             let made = make_self_signed(root, host.as_bytes(), &ids)?;
-            if made.iter().all(|(_, is_new)| *is_new) {
+            // Its directory may have been left empty.
+            if made.iter().skip(1).all(|(_, is_new)| *is_new) {
                 printer.done(&format!("made {}; it counts in a few seconds", root.tls().join(host).display()))
             } else {
                 Err(Failure::permanent(format!("{} is there already; nothing was changed", root.tls().join(host).display())))
@@ -46,10 +50,14 @@ fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
         ("HOSTS", "hosts"),
         ("ISSUER", "issuer"),
         ("SELF-SIGNED", "self_signed"),
+        ("SOURCE", "source"),
         ("DAYS LEFT", "days_left"),
+        ("RENEWED", "renew_s"),
         ("PROBLEM", "problem"),
     ];
-    let rows: Vec<Vec<Value>> = all(root)?.iter().map(row).collect();
+    // What is wrong with control/acme is for `qmail check`.
+    let acme = Acme::read(root).ok().flatten();
+    let rows: Vec<Vec<Value>> = all(root)?.iter().map(|found| row(found, acme.as_ref(), printer)).collect();
     printer.rows(&columns, &rows, "no certificates")
 }
 
@@ -60,6 +68,8 @@ pub(crate) struct Found {
     pub(crate) certificate: Option<Certificate>,
     /// Why qmail-keys will not use it.
     pub(crate) problem: Option<String>,
+    /// What qmail-acme has noted.
+    pub(crate) note: Note,
 }
 
 /// All directories, by name.
@@ -91,7 +101,12 @@ fn found(dir: PathBuf, purpose: Purpose) -> Found {
         Ok(certificate) => (Some(certificate), certificates::entry(&dir, purpose).err()),
         Err(problem) => (None, Some(problem)),
     };
-    Found { dir, purpose, certificate, problem }
+    // What is noted is of those that are obtained, for servers.
+    let note = match purpose {
+        Purpose::Server => std::fs::read(dir.join(NOTE)).map(|text| Note::parse(&text)).unwrap_or_default(),
+        Purpose::Client => Note::default(),
+    };
+    Found { dir, purpose, certificate, problem, note }
 }
 
 /// Days until the end; negative behind it.
@@ -100,17 +115,60 @@ pub(crate) fn days_left(certificate: &Certificate) -> i64 {
     certificate.not_after_s.saturating_sub(now).div_euclid(86_400)
 }
 
-fn row(found: &Found) -> Vec<Value> {
-    let name = found.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+impl Found {
+    /// Where the certificate comes from: its authority's directory, if it was obtained.
+    fn source(&self) -> Value {
+        match &self.certificate {
+            None => Value::Null,
+            Some(certificate) if certificate.is_self_signed => "self-signed".into(),
+            Some(_) if self.note.source.is_empty() => "file".into(),
+            Some(_) => self.note.source.clone().into(),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Did the last attempt to renew it fail, as it is to be now?
+    fn has_failed(&self, acme: &Acme) -> bool {
+        let hosts = acme.hosts(self.name().as_bytes()).unwrap_or_default().join(" ");
+        self.note.failures > 0 && self.note.directory == acme.directory_text && self.note.hosts == hosts
+    }
+
+    /// When it is renewed, or after failures tried again: UNIX seconds; 0: nobody does it.
+    fn renew_s(&self, acme: &Acme) -> u64 {
+        match acme.hosts(self.name().as_bytes()) {
+            Some(_) if self.has_failed(acme) => self.note.next_s,
+            Some(_) => self.note.renew_s,
+            None => 0,
+        }
+    }
+
+    /// Why the last attempt to renew it failed.
+    pub(crate) fn failure(&self, acme: &Acme) -> Option<String> {
+        let Note { failures, problem, .. } = &self.note;
+        self.has_failed(acme).then(|| format!("{problem} (attempts: {failures})"))
+    }
+}
+
+fn row(found: &Found, acme: Option<&Acme>, printer: Printer) -> Vec<Value> {
+    let renewed = match (acme.map_or(0, |acme| found.renew_s(acme)), printer.json) {
+        (0, _) => Value::Null,
+        (at_s, true) => at_s.into(),
+        (at_s, false) => day(at_s).into(),
+    };
     let of = |value: fn(&Certificate) -> Value| found.certificate.as_ref().map_or(Value::Null, value);
     vec![
-        name.into(),
+        found.name().into(),
         (if found.purpose == Purpose::Server { "server" } else { "client" }).into(),
         of(|c| c.hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect::<Vec<_>>().into()),
         of(|c| c.issuer.clone().into()),
         of(|c| c.is_self_signed.into()),
+        found.source(),
         of(|c| json!(days_left(c))),
-        found.problem.clone().into(),
+        renewed,
+        found.problem.clone().or_else(|| found.failure(acme?)).into(),
     ]
 }
 
@@ -134,11 +192,25 @@ pub(crate) fn make_self_signed(root: &Root, host: &[u8], ids: &Ids) -> Result<Ve
     let owner: Option<Id> = ids.get(ROLE);
     let mut made = vec![(dir, is_new)];
     // The key first: qmail-keys looks at a pair that is whole.
-    for (path, bytes, mode, owner) in [(key, secret, 0o600, owner), (certificate, chain, 0o644, None)] {
-        let is_new = make_file(&path, bytes.as_bytes(), mode, owner).map_err(|error| io_failure(&path, &error))?;
-        made.push((path, is_new));
+    for (path, bytes, mode, owner) in [(&key, secret, 0o600, owner), (&certificate, chain, 0o644, None)] {
+        match make_file(path, bytes.as_bytes(), mode, owner) {
+            Ok(is_new) => made.push((path.clone(), is_new)),
+            Err(error) => {
+                // Half a pair would be in the way of the next attempt; nobody has used it yet.
+                if made.iter().skip(1).all(|(_, is_new)| *is_new) {
+                    let _ = (std::fs::remove_file(&certificate), std::fs::remove_file(&key));
+                }
+                return Err(io_failure(path, &error));
+            }
+        }
     }
     Ok(made)
+}
+
+/// A day for people, in UTC.
+pub(crate) fn day(unix_s: u64) -> String {
+    let civil = Civil::from_unix(unix_s);
+    format!("{:04}-{:02}-{:02}", civil.year, civil.month, civil.day)
 }
 
 /// PEM of the certificate and of its key.

@@ -2,10 +2,11 @@
 //!
 //! It changes nothing. An error is what stops mail or makes it go wrong; a warning is what is surely not meant.
 
+mod acme;
 mod authnet;
 mod authsources;
 mod certificates;
-mod control_files;
+pub(crate) mod control_files;
 mod host;
 mod outgoing;
 mod places;
@@ -91,6 +92,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     tls_clients::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
+    acme::check(root, &mut found);
     host::check(root, &mut found);
     found.0.sort_by_key(|finding| finding.level);
     found.0

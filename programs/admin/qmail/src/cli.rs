@@ -56,6 +56,9 @@ pub struct Setup {
     /// Listen on 127.0.0.1 at N plus the well-known port of each service
     #[arg(long, value_name = "N")]
     pub base_port: Option<u16>,
+    /// Listen on the loopback addresses only, for mail of this host's own programs
+    #[arg(long, conflicts_with = "base_port")]
+    pub local: bool,
     /// Give numeric ids from FIRST on to roles that passwd does not know
     #[arg(long, value_name = "FIRST")]
     pub ids: Option<u32>,
@@ -389,6 +392,26 @@ pub enum Cert {
     List,
     /// Make a certificate that only its own key vouches for, for a host that has none
     SelfSigned { host: String },
+    /// Get one certificate for these hosts from the authority of control/acme, and have it renewed from then on
+    Obtain {
+        /// The first is the certificate's name
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Agree to the authority's terms of service
+        #[arg(long)]
+        agree_tos: bool,
+        /// Also if the present one is good for long
+        #[arg(long)]
+        force: bool,
+    },
+    /// Renew the certificates of control/acme that are due, or one
+    Renew {
+        /// The certificate's name
+        name: Option<String>,
+        /// Also what is not due
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[cfg(test)]
@@ -419,6 +442,9 @@ mod tests {
             "qmail domain set a --catch-all none --quota 5G",
             "qmail domain add a --alias-of b",
             "qmail domain admin add a b@c",
+            "qmail cert obtain a.b c.d --agree-tos",
+            "qmail cert renew --force --json",
+            "qmail cert renew a.b",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -439,6 +465,8 @@ mod tests {
             "qmail user limits a@b",
             "qmail domain set a",
             "qmail alias add a@b",
+            "qmail cert obtain",
+            "qmail cert renew a b",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

@@ -157,15 +157,18 @@ fn remove(root: &Root, domain: &Domain, printer: Printer) -> Result<(), Failure>
     if let Some(alias) = aliases.first() {
         return Err(Failure::permanent(format!("{alias} is an alias of {domain}; remove it first")));
     }
-    let base = {
-        let _lock = lock(root)?;
-        let mut domains = read(root)?;
-        let removed = domains.remove(domain).ok_or_else(|| not_virtual(domain))?;
-        write(root, &domains)?;
-        removed.base().to_owned()
-    };
-    admin.account(&AccountRequest::DomainForget { domain: domain.clone() })?;
-    printer.done(&format!("{domain} is no virtual domain any more; its mail stays in {}", base.display()))
+    let _lock = lock(root)?;
+    let before = read(root)?;
+    let mut domains = before.clone();
+    let removed = domains.remove(domain).ok_or_else(|| not_virtual(domain))?;
+    // The line first: with it, and without accounts, mail for users that there are would be refused.
+    write(root, &domains)?;
+    if let Err(failure) = admin.account(&AccountRequest::DomainForget { domain: domain.clone() }) {
+        // A command that failed has changed nothing: mail for the domain goes on.
+        write(root, &before)?;
+        return Err(failure);
+    }
+    printer.done(&format!("{domain} is no virtual domain any more; its mail stays in {}", removed.base().display()))
 }
 
 fn list(root: &Root, printer: Printer) -> Result<(), Failure> {

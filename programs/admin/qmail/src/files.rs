@@ -71,12 +71,21 @@ fn write_beside(path: &Path, bytes: &[u8], mode: u32, owner: Option<Id>) -> io::
     let temporary = path.with_file_name(name);
     // What an earlier process of this number left behind.
     let _ = fs::remove_file(&temporary);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    match fill(file, bytes, mode, owner) {
+        Ok(()) => Ok(temporary),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            Err(error)
+        }
+    }
+}
+
+fn fill(mut file: File, bytes: &[u8], mode: u32, owner: Option<Id>) -> io::Result<()> {
     file.write_all(bytes)?;
     give(&file, owner)?;
     file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()?;
-    Ok(temporary)
+    file.sync_all()
 }
 
 /// Only root can give away; anybody else's files are the caller's as every id is.

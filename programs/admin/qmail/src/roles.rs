@@ -199,7 +199,8 @@ mod tests {
         let names = Table(vec![("other", 64_102, 100), ("qmaild", 7, 8)], None);
         let text = choose(&names, Some(64_100)).unwrap().to_text();
         let expected = "qmailp 64101 64100\nqmaila 64103 64100\nqmaild 7 64100\nqmailq 64104 64100\nqmailr 64105 64100\n\
-            qmailx 64106 64100\nqmailk 64107 64100\nqmailn 64108 64100\nalias 64109 64109\nvmail 64110 64110\n";
+            qmailx 64106 64100\nqmailk 64107 64100\nqmailn 64108 64100\nqmailc 64109 64100\n\
+            alias 64110 64110\nvmail 64111 64111\n";
         assert_eq!(text, expected);
     }
 
@@ -211,18 +212,24 @@ mod tests {
         )
         .unwrap();
         let numbered = missing(&Table(vec![], None), &old, Some(64_100)).unwrap();
-        let both =
-            |uids: [u32; 2]| ["qmailk".to_owned(), "qmailn".to_owned()].into_iter().zip(uids.map(|uid| Id { uid, gid: 64_100 }));
-        assert_eq!(numbered, both([64_109, 64_110]).collect::<Vec<_>>());
-        let known = missing(&Table(vec![("qmailk", 7, 8), ("qmailn", 9, 8)], None), &old, None).unwrap();
-        assert_eq!(known, both([7, 9]).collect::<Vec<_>>());
+        let all = |uids: [u32; 3]| {
+            let roles = ["qmailk", "qmailn", "qmailc"].map(str::to_owned);
+            roles.into_iter().zip(uids.map(|uid| Id { uid, gid: 64_100 })).collect::<Vec<_>>()
+        };
+        assert_eq!(numbered, all([64_109, 64_110, 64_111]));
+        let known = missing(&Table(vec![("qmailk", 7, 8), ("qmailn", 9, 8), ("qmailc", 10, 8)], None), &old, None).unwrap();
+        assert_eq!(known, all([7, 9, 10]));
         let text = missing(&Table(vec![], None), &old, None).unwrap_err();
         assert!(
-            text.contains("lack: qmailk qmailn.") && text.contains("useradd --system --gid qmail") && !text.contains("groupadd"),
+            text.contains("lack: qmailk qmailn qmailc.")
+                && text.contains("useradd --system --gid qmail")
+                && !text.contains("groupadd"),
             "{text}"
         );
         assert!(
-            missing(&Table(vec![("qmailk", 64_104, 8), ("qmailn", 9, 8)], None), &old, None).unwrap_err().contains("same uid")
+            missing(&Table(vec![("qmailk", 64_104, 8), ("qmailn", 9, 8), ("qmailc", 10, 8)], None), &old, None)
+                .unwrap_err()
+                .contains("same uid")
         );
         let complete = choose(&Table(vec![], None), Some(64_100)).unwrap();
         assert_eq!(missing(&Table(vec![], None), &complete, None).unwrap(), []);

@@ -45,7 +45,7 @@ impl Report {
 /// A name or port that cannot be, ids that are missing, or a disk that does not want.
 pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Failure> {
     let me = Domain::new(options.me.as_bytes()).map_err(|error| Failure::usage(format!("--me {}: {error}", options.me)))?;
-    let listeners = listeners(options.base_port)?;
+    let listeners = if options.local { local_listeners()? } else { listeners(options.base_port)? };
     let ids = ids(root, options.ids)?;
     let mut report = Report::default();
     std::fs::create_dir_all(root.path()).map_err(|error| io_failure(root.path(), &error))?;
@@ -111,8 +111,9 @@ fn control_files(root: &Root, me: &Domain, listeners: &[Listener], report: &mut 
         ("me", line(host)),
         ("defaultdomain", line(domain)),
         ("plusdomain", line(plus)),
-        ("locals", line(host)),
-        ("rcpthosts", line(host)),
+        // Programs of this host write to root@localhost.
+        ("locals", [line(host), line(b"localhost")].concat()),
+        ("rcpthosts", [line(host), line(b"localhost")].concat()),
         ("defaultdelivery", line(b"./Maildir/")),
         ("listen", listen.into_bytes()),
     ];
@@ -164,12 +165,23 @@ fn without_first_label(host: &[u8]) -> &[u8] {
     rest.filter(|rest| rest.contains(&b'.')).unwrap_or(host)
 }
 
+fn listener(service: Service, address: &str, port: u16) -> Result<Listener, Failure> {
+    let address = format!("{address}:{port}").parse().map_err(|_| Failure::temporary("an address of setup".to_owned()))?;
+    Ok(Listener { service, address, options: Vec::new() })
+}
+
+/// With `--local`: what programs of this host look for, and nobody else reaches.
+fn local_listeners() -> Result<Vec<Listener>, Failure> {
+    let addresses = ["127.0.0.1", "[::1]"].into_iter().take(if has_ipv6() { 2 } else { 1 });
+    addresses.map(|address| listener(Service::Smtp, address, Service::Smtp.port())).collect()
+}
+
+fn has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
+}
+
 /// With `--base-port` on the loopback address; else all for everybody: no password is taken without TLS but from this host.
 fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
-    let listener = |service: Service, address: &str, port: u16| -> Result<Listener, Failure> {
-        let address = format!("{address}:{port}").parse().map_err(|_| Failure::temporary("an address of setup".to_owned()))?;
-        Ok(Listener { service, address, options: Vec::new() })
-    };
     if let Some(base) = base_port {
         let shifted = |service: Service| match base.checked_add(service.port()) {
             Some(port) => listener(service, "127.0.0.1", port),
@@ -177,8 +189,7 @@ fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
         };
         return SERVICES.into_iter().map(shifted).collect();
     }
-    let has_ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
-    let addresses = ["0.0.0.0", "[::]"].into_iter().take(if has_ipv6 { 2 } else { 1 });
+    let addresses = ["0.0.0.0", "[::]"].into_iter().take(if has_ipv6() { 2 } else { 1 });
     let on = |address: &'static str| SERVICES.into_iter().map(move |service| listener(service, address, service.port()));
     addresses.flat_map(on).collect()
 }
@@ -225,6 +236,9 @@ mod tests {
             ]
         );
         assert!(listeners(Some(65_500)).is_err());
+        let local = local_listeners().unwrap();
+        assert_eq!(local[0].to_string(), "smtp 127.0.0.1:25");
+        assert!(local.iter().all(|listener| listener.address.ip().is_loopback()));
         let own = listeners(None).unwrap();
         assert_eq!(own[0].to_string(), "smtp 0.0.0.0:25");
         assert!(

@@ -144,9 +144,9 @@ fn setup_makes_everything_with_its_owner_and_mode() {
         assert_eq!((found.1, found.2, found.3), (mode, uid, gid), "{path}: {:o}", found.1);
     }
     if is_root() {
-        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk", "qmailn"].map(id);
+        let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk", "qmailn", "qmailc"].map(id);
         let uids: std::collections::HashSet<u32> = roles.iter().map(|id| id.0).chain([id("alias").0, id("vmail").0]).collect();
-        assert_eq!(uids.len(), 10);
+        assert_eq!(uids.len(), 11);
         assert!(roles.iter().all(|role| role.1 == roles[0].1) && id("alias").1 != roles[0].1 && !uids.contains(&0));
     } else {
         assert_eq!(id("qmailq"), caller);
@@ -370,7 +370,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 45] = [
+    let cases: [(&str, &str, &str, &str); 46] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -424,6 +424,7 @@ fn check_names_file_problem_and_cure() {
         ("note", "etc/qmail/control/localz", "x\n", "no program of this version reads it"),
         ("error", "etc/qmail/users/domains", "v.example:5:6\n", "line 1"),
         ("error", "etc/qmail/users/assign", "=a:a:1:1:/a:::\n", "single dot"),
+        ("error", "etc/qmail/users/assign", "=a:a:1:1:/a:::\n=b:b:x:1:/b:::\n=c:c:y:1:/c:::\n.\n", "line 3"),
         ("error", "etc/qmail/users/assign", "=a:a:0:1:/a:::\n.\n", "uid or gid 0"),
         ("error", "etc/qmail/users/assign", "=a:a:1001:1:a:::\n.\n", "absolute path"),
     ];

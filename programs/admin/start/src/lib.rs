@@ -5,7 +5,8 @@
 //! always begins clean. A configuration that does not work is never used in place of one that does, and processes that are replaced
 //! go on with what they have under way, within bounds of time and number.
 //!
-//! stdout carries the line `ready`, nothing else; the log of all processes goes to stderr.
+//! stdout carries the line `ready`, nothing else; the log of all processes goes to stderr. Under systemd it says the same to the service
+//! manager, and takes over the listening sockets that systemd holds.
 #![forbid(unsafe_code)]
 
 pub mod child;
@@ -14,6 +15,7 @@ pub mod plan;
 pub mod reach;
 pub mod sockets;
 pub mod supervisor;
+pub mod systemd;
 
 use control::Root;
 use std::ffi::OsString;

@@ -1,5 +1,6 @@
 //! The directory run/qmail with its sockets, and the listening TCP sockets. qmail-start keeps all of them open for ever, so a
-//! process that is restarted finds the connections that waited meanwhile.
+//! process that is restarted finds the connections that waited meanwhile. Those that systemd holds (`systemd::Held`) are taken over:
+//! they outlive qmail-start too.
 //!
 //! `run/qmail` can be entered by anyone (inject.sock is in it), `roles/` by the group of the service roles only, `admin/` by the
 //! owner only.
@@ -27,11 +28,11 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes run/qmail and all sockets; what an earlier qmail-start left is replaced.
+    /// Makes run/qmail and all sockets; what an earlier qmail-start left is replaced. `inject` is inject.sock if systemd holds it.
     ///
     /// # Errors
     /// Another qmail-start runs, or a directory cannot be made: a text that says which.
-    pub fn create(root: &Root, ids: &Ids) -> Result<Self, String> {
+    pub fn create(root: &Root, ids: &Ids, mut inject: Option<OwnedFd>) -> Result<Self, String> {
         let path = root.run();
         let says = |e: io::Error| format!("{}: {e}", path.display());
         std::fs::create_dir_all(&path).map_err(says)?;
@@ -44,7 +45,11 @@ impl RunDir {
         for (name, mode, group) in [("roles", 0o710, group), ("admin", 0o700, None)] {
             directory(dir.as_fd(), Path::new(name), group, mode).map_err(says)?;
         }
-        let sockets = Socket::ALL.iter().map(|socket| Ok((*socket, serve(&dir, *socket, group)?)));
+        let mut serve_one = |socket: Socket| match inject.take_if(|_| socket == Socket::Inject) {
+            Some(held) => Ok(held),
+            None => serve(&dir, socket, group),
+        };
+        let sockets = Socket::ALL.iter().map(|socket| Ok((*socket, serve_one(*socket)?)));
         let sockets = sockets.collect::<io::Result<_>>().map_err(says)?;
         Ok(Self { dir, sockets, _lock: lock })
     }
@@ -83,7 +88,7 @@ fn serve(dir: &OwnedFd, socket: Socket, group: Option<u32>) -> io::Result<OwnedF
     let listener = sys::seqpacket::listen(dir.as_fd(), socket.path())?;
     let (mode, group) = match socket {
         Socket::Inject => (0o666, None),
-        Socket::AdminSend | Socket::AdminAuth => (0o600, None),
+        Socket::AdminSend | Socket::AdminAuth | Socket::AdminAcme => (0o600, None),
         _ => (0o660, group),
     };
     if let Some(group) = group {

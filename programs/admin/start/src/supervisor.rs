@@ -5,6 +5,7 @@ use crate::log::Log;
 use crate::plan::{self, Planned};
 use crate::reach;
 use crate::sockets::{Bound, RunDir, bind};
+use crate::systemd;
 use control::{Listener, Root};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -37,13 +38,18 @@ const REREAD: [&str; 4] = ["qmail-send", "qmail-auth", "qmail-lspawn", "qmail-ge
 /// # Errors
 /// A text for people: the system could not be started.
 pub fn run(root: &Root) -> Result<(), String> {
+    // First of all: a number that systemd does not really hand over must not be one that was opened here.
+    let held = systemd::Held::take(root)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::new(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|e| e.to_string())?;
     let planned = plan::read(root)?;
     check_directories(root, &planned)?;
-    let run = RunDir::create(root, &root.ids().map_err(|e| e.to_string())?)?;
-    let bound = bind(&listeners(&planned), &[])?;
+    let run = RunDir::create(root, &root.ids().map_err(|e| e.to_string())?, held.inject)?;
+    let bound = bind(&listeners(&planned), &held.listeners)?;
     let log = Log::start(std::io::stderr()).map_err(|e| e.to_string())?;
+    for unused in held.listeners.iter().filter(|held| !bound.iter().any(|bound| bound.address == held.address)) {
+        log.say(&format!("warning: systemd listens on {}, which control/listen does not name: it is not served", unused.address));
+    }
     let mut supervisor = Supervisor {
         root,
         run,
@@ -57,6 +63,7 @@ pub fn run(root: &Root) -> Result<(), String> {
         stirred: Vec::new(),
     };
     let result = supervisor.start(&signals).and_then(|stopped| if stopped { Ok(()) } else { supervisor.keep_running(&signals) });
+    systemd::notify("STOPPING=1");
     supervisor.stop();
     supervisor.log.flush(LOG_DEADLINE);
     result
@@ -137,6 +144,7 @@ impl Supervisor<'_> {
         }
         // Nobody may be reading: that is no reason not to run.
         let _ = writeln!(std::io::stdout(), "ready").and_then(|()| std::io::stdout().flush());
+        systemd::notify("READY=1");
         Ok(false)
     }
 

@@ -14,7 +14,7 @@ use ipc::auth::Answer;
 use ipc::field::Bytes;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use wire::{Address, Domain};
+use wire::{Address, Domain, Secret};
 use zeroize::Zeroizing;
 
 /// What a login is for.
@@ -122,11 +122,10 @@ impl Login {
 }
 
 impl Server {
-    pub(crate) fn login(&mut self, asker: Asker, service: &[u8], login: &[u8], password: Bytes, remote: Option<IpAddr>) {
-        let password = Zeroizing::new(password.0);
+    pub(crate) fn login(&mut self, asker: Asker, service: &[u8], login: &[u8], password: Secret, remote: Option<IpAddr>) {
         let Some(service) = Service::named(service) else { return self.unavailable(asker, "this service has no logins") };
         if let Some(found) = self.find(asker, service, login, remote) {
-            self.ask_sources(found, password);
+            self.ask_sources(found, password.into_bytes());
         }
     }
 

@@ -75,7 +75,7 @@ impl<T: Send + 'static> Pool<T> {
         let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, THREADS_MAX);
         let spawn = |_| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name("hash".to_owned()).stack_size(STACK_LEN).spawn(move || run(&shared))
+            std::thread::Builder::new().name("hash".to_owned()).stack_size(STACK_LEN).spawn(move || sys::vital(|| run(&shared)))
         };
         let threads = (0..count).map(spawn).collect::<io::Result<_>>()?;
         Ok(Self { shared, threads })

@@ -36,7 +36,7 @@ use std::time::Duration;
 use sys::Seqpacket;
 use sys::wake::Wake;
 use wire::{Address, Domain};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 /// Connections at a time: workers and tools, some dozens on a large machine.
 const CLIENTS_MAX: usize = 512;
@@ -330,16 +330,16 @@ impl Server {
                 self.login(Asker { client: number, id }, &service, &login, password, remote);
             }
             Request::Apop { id, login, timestamp, digest, remote } => {
-                self.apop(Asker { client: number, id }, &login, &timestamp, &digest, remote);
+                self.apop(Asker { client: number, id }, &login, &timestamp, digest.expose(), remote);
             }
             Request::SaslStart { id, service, mechanism, initial, remote, exporter, end_point, certificate } => {
                 let channel = Channel { exporter: exporter.map(|bytes| bytes.0), end_point: end_point.map(|bytes| bytes.0) };
                 let layer = Layer { channel, certificate: certificate.map(|bytes| bytes.0) };
-                let initial = initial.map(|bytes| Zeroizing::new(bytes.0));
+                let initial = initial.map(wire::Secret::into_bytes);
                 self.sasl_start(Asker { client: number, id }, &service, &mechanism, initial, remote, layer);
             }
             Request::SaslStep { id, exchange, response } => {
-                self.sasl_step(Asker { client: number, id }, exchange, &Zeroizing::new(response.0));
+                self.sasl_step(Asker { client: number, id }, exchange, &response.into_bytes());
             }
             Request::MaySend { id, login, address } => self.may_send(Asker { client: number, id }, &login, &address),
             Request::MaySubmit { id, login, recipients } => self.may_submit(Asker { client: number, id }, &login, recipients),

@@ -16,8 +16,10 @@ use ipc::Message as _;
 use ipc::checkpw::{Accepted, Verdict};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sys::Seqpacket;
-use sys::spawn::{Child, Ended, Spawn};
+use sys::spawn::Ended;
 use zeroize::Zeroizing;
+
+use crate::guard::Guarded;
 
 /// The interface says that 512 bytes are enough for everybody; a program may read no more.
 pub const LEN_MAX: usize = 512;
@@ -44,27 +46,27 @@ pub struct Login<'a> {
 ///
 /// # Errors
 /// It cannot be started.
-pub fn start(program: &Path, args: &[Vec<u8>], login: &Login<'_>) -> io::Result<Option<(Child, Seqpacket)>> {
+pub fn start(program: &Path, args: &[Vec<u8>], login: &Login<'_>) -> io::Result<Option<(Guarded, Seqpacket)>> {
     let Some(words) = credentials(login) else { return Ok(None) };
     // Far less than a pipe holds: this does not wait for the program.
     let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
     std::fs::File::from(ours).write_all(&words)?;
     let (report, report_end) = Seqpacket::pair()?;
     report.note_senders()?;
-    let stderr = io::stderr();
     let os = std::ffi::OsStr::from_bytes;
-    let mut spawn = Spawn::new(program).env("PATH", PATH).env("PROTO", "TCP").env("SERVICE", os(login.service));
-    if let Some(remote) = login.remote {
-        spawn = spawn.env("TCPREMOTEIP", remote.to_canonical().to_string());
-    }
-    for arg in args {
-        spawn = spawn.arg(os(arg));
-    }
-    let spawn = spawn.arg(control::program::sibling("qmail-checkpw")).arg("--accepted").dir(Path::new("/"));
-    let spawn = spawn.fd("credentials", theirs.as_fd()).fd("report", report_end.as_fd()).stderr(stderr.as_fd());
-    let child = spawn.dies_with_parent().leads_group().start()?;
+    let guarded = Guarded::start(program, |mut spawn| {
+        spawn = spawn.env("PATH", PATH).env("PROTO", "TCP").env("SERVICE", os(login.service));
+        if let Some(remote) = login.remote {
+            spawn = spawn.env("TCPREMOTEIP", remote.to_canonical().to_string());
+        }
+        for arg in args {
+            spawn = spawn.arg(os(arg));
+        }
+        let spawn = spawn.arg(control::program::sibling("qmail-checkpw")).arg("--accepted");
+        spawn.fd("credentials", theirs.as_fd()).fd("report", report_end.as_fd())
+    })?;
     report.set_nonblocking(true)?;
-    Ok(Some((child, report)))
+    Ok(Some((guarded, report)))
 }
 
 /// `None` if the interface has no way to say it: a NUL would move the rest into another field.

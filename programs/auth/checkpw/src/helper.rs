@@ -4,19 +4,18 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
 use control::Root;
 use control::authsources::{Source, check_program};
 use ipc::checkpw::{Request, Verdict};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
-use rustix::process::Signal;
 use sys::inherited::Inherited;
-use sys::spawn::{Child, Ended, Spawn};
+use sys::spawn::Ended;
 use sys::{Received, Seqpacket};
 use zeroize::Zeroizing;
 
 use crate::checkpassword::{self, Login, Report};
+use crate::guard::Guarded;
 use crate::{pam, shadow};
 
 /// Longer names are nobody's (useradd(8) has 32, an address 900 bytes at most).
@@ -27,7 +26,7 @@ const PASSWORD_LEN_MAX: usize = 512;
 /// A process that judges one login.
 #[derive(Debug)]
 pub struct Helper {
-    pub child: Child,
+    pub guarded: Guarded,
     report: Seqpacket,
     /// For a foreign program: the name as the client gave it. `None`: our own, which speaks of more than yes.
     login: Option<Vec<u8>>,
@@ -61,7 +60,7 @@ pub fn start(root: &Root, source: &Source, request: &Request) -> Result<Started,
             let started = checkpassword::start(program, args, &asked);
             let started = started.map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
             Ok(match started {
-                Some((child, report)) => Started::Helper(Helper { child, report, login: Some(login.to_vec()) }),
+                Some((guarded, report)) => Started::Helper(Helper { guarded, report, login: Some(login.to_vec()) }),
                 None => Started::Known(Verdict::NoSuchUser {}),
             })
         }
@@ -75,31 +74,25 @@ pub fn start(root: &Root, source: &Source, request: &Request) -> Result<Started,
 
 fn start_own(root: &Root, source: &Source, request: &Request) -> io::Result<Helper> {
     let (ours, theirs) = Seqpacket::pair()?;
-    let stderr = io::stderr();
-    let spawn = Spawn::new(&control::program::sibling("qmail-checkpw")).arg("--root").arg(root.path());
-    let spawn = spawn.arg("--helper").arg(OsStr::from_bytes(&source.line())).dir(Path::new("/"));
-    let child = spawn.stderr(stderr.as_fd()).fd("work", theirs.as_fd()).dies_with_parent().leads_group().start()?;
+    let line = source.line();
+    let guarded = Guarded::start(&control::program::sibling("qmail-checkpw"), |spawn| {
+        let spawn = spawn.arg("--root").arg(root.path()).arg("--helper").arg(OsStr::from_bytes(&line));
+        spawn.fd("work", theirs.as_fd())
+    })?;
     ours.set_nonblocking(true)?;
     let sent = ours.send(&Zeroizing::new(request.encode_bounded()?));
-    let helper = Helper { child, report: ours, login: None };
     if let Err(error) = sent {
-        helper.kill();
-        let _ = helper.child.wait();
+        let _ = guarded.give_up().wait();
         return Err(error);
     }
-    Ok(helper)
+    Ok(Helper { guarded, report: ours, login: None })
 }
 
 impl Helper {
-    /// Its verdict, if it has ended; what it has started ends with it.
+    /// Its verdict, if it has ended, and all that it has started.
     #[must_use]
     pub fn ended(&self) -> Option<Verdict> {
-        if !self.has_ended() {
-            return None;
-        }
-        // Before it is reaped its number, and so its group's, is nobody else's.
-        let _ = rustix::process::kill_process_group(self.child.pid, Signal::KILL);
-        let ended = self.child.try_wait()?;
+        let ended = self.guarded.child.try_wait()?;
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
         let (report, sender) = match self.report.recv_with_sender(&mut buf) {
             Ok((Received::Datagram(len, _), sender)) => (buf.get(..len), sender),
@@ -110,17 +103,6 @@ impl Helper {
             Some(login) => checkpassword::verdict(ended, report.map(|datagram| Report { datagram, is_ours }), login),
             None => own_verdict(ended, report),
         })
-    }
-
-    fn has_ended(&self) -> bool {
-        let mut fds = [rustix::event::PollFd::new(&self.child.pidfd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-    }
-
-    /// Ends it and what it has started.
-    pub fn kill(&self) {
-        let _ = rustix::process::kill_process_group(self.child.pid, Signal::KILL);
-        self.child.signal(Signal::KILL);
     }
 }
 

@@ -6,18 +6,20 @@
 //! holds is one: no caller can name a program. It never parses mail, never touches the network, opens no database, starts no thread. It is
 //! not confined, since what it starts would inherit that.
 //!
-//! One program with three faces:
+//! One program with four faces:
 //!
 //! | arguments | started by | does |
 //! |---|---|---|
 //! | `--service` | qmail-start | the above |
 //! | `--helper LINE` | itself | one login against [`shadow`] or [`pam`], from descriptor 3, where the verdict goes; then it ends |
+//! | `--guard PROGRAM ARGS…` | itself | runs a helper or a checkpassword program, and ends with it all that it has started ([`guard`]) |
 //! | `--accepted` | a checkpassword program that was satisfied | says so on descriptor 4 ([`checkpassword`]) |
 //!
 //! qmail-start starts it only if control/authsources names a source that needs it.
 #![forbid(unsafe_code)]
 
 pub mod checkpassword;
+pub mod guard;
 pub mod helper;
 pub mod pam;
 pub mod service;
@@ -27,6 +29,7 @@ use control::Root;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Temporary failure, as all of qmail says it.
@@ -39,6 +42,12 @@ pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args == ["--accepted"] {
         return ended(checkpassword::accepted());
+    }
+    // Before anything is taken for an argument of ours.
+    if let [face, program, args @ ..] = args.as_slice()
+        && face == "--guard"
+    {
+        return guard::run(Path::new(program), args);
     }
     let root = match Root::from_args(&mut args) {
         Ok(root) => root,

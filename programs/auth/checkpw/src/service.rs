@@ -144,7 +144,7 @@ impl Service {
                 listener = None;
                 let is_idle = self.running.is_empty() && self.waiting.is_empty();
                 if is_idle || self.stop_at.is_some_and(|stop_at| now >= stop_at) {
-                    self.running.values().for_each(|running| running.helper.kill());
+                    self.running.clear();
                     return Ok(());
                 }
             }
@@ -163,7 +163,7 @@ impl Service {
         }
         listener.into_iter().for_each(|listener| add(Event::Listener, listener.as_fd()));
         self.clients.iter().for_each(|(client, socket)| add(Event::Client(*client), socket.as_fd()));
-        self.running.iter().for_each(|(number, running)| add(Event::Helper(*number), running.helper.child.pidfd.as_fd()));
+        self.running.iter().for_each(|(number, running)| add(Event::Helper(*number), running.helper.guarded.child.pidfd.as_fd()));
         self.dying.iter().for_each(|child| add(Event::Dying, child.pidfd.as_fd()));
         let deadlines = self.running.values().map(|running| running.deadline);
         let due = deadlines.chain(self.waiting.front().map(|first| first.deadline)).chain(self.stop_at).min();
@@ -280,8 +280,7 @@ impl Service {
         let late = self.running.iter().filter(|(_, running)| now >= running.deadline);
         for number in late.map(|(number, _)| *number).collect::<Vec<_>>() {
             let Some(Running { client, id, helper, source, .. }) = self.running.remove(&number) else { continue };
-            helper.kill();
-            self.dying.push(helper.child);
+            self.dying.push(helper.guarded.give_up());
             self.failed(client, id, &source, &format!("no answer in {} s", CHECK_DEADLINE.as_secs()));
         }
         while let Some(late) = self.waiting.pop_front_if(|first| now >= first.deadline) {

@@ -151,6 +151,8 @@ printf '%s\n' "$@" >DIR/args
 shift 2
 case $login in
   hang) sleep 1000 & echo $! >DIR/hanging; wait; exit 1;;
+  escape) setsid sh -c 'echo $$ >DIR/session; { sleep 1000 & echo $! >DIR/escaped; } ; wait' & \
+    while [ ! -s DIR/escaped ]; do sleep 0.05; done; exit 1;;
   crash) kill -SEGV $$; sleep 10;;
   garbage) printf 'yes, yes' >&4; exit 0;;
   lie) exit 0;;
@@ -244,6 +246,33 @@ fn what_hangs_is_ended_with_all_it_started() {
     let is_alive = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
     wait_until("the end of the grandchild", || !is_alive());
     assert_eq!(system.check(SOURCE, "ann", "se cret"), right("ann"), "the service goes on");
+}
+
+/// A session of its own is no way out, neither when the program has ended nor when it was ended.
+#[test]
+fn what_a_program_left_in_another_session_ends_with_it() {
+    let system = program();
+    assert_eq!(system.check(SOURCE, "escape", "se cret"), Verdict::NoSuchUser {});
+    for name in ["session", "escaped"] {
+        let pid = fs::read_to_string(system.path(name)).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        assert!(stat.is_err(), "{name} is left: {stat:?}");
+    }
+    assert_eq!(system.check(SOURCE, "ann", "se cret"), right("ann"));
+}
+
+/// The system ends in the middle of a check: so does the check.
+#[test]
+fn a_check_ends_with_a_service_that_is_killed() {
+    let system = program();
+    let socket = system.connect();
+    ask(&socket, 1, &system.line(SOURCE), "hang", "se cret");
+    wait_until("the grandchild", || fs::read_to_string(system.path("hanging")).is_ok_and(|text| text.ends_with('\n')));
+    let pid = fs::read_to_string(system.path("hanging")).unwrap();
+    system.child.signal(rustix::process::Signal::KILL);
+    let stat = PathBuf::from(format!("/proc/{}/stat", pid.trim()));
+    let is_alive = || fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    wait_until("the end of the grandchild", || !is_alive());
 }
 
 #[test]

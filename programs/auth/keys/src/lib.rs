@@ -1,4 +1,5 @@
-//! qmail-keys: the one process that holds private keys. It hands out certificates and signs handshakes, and nothing else.
+//! qmail-keys: the one process that holds private keys. It hands out certificates, signs handshakes, and does for qmail-acme what needs a
+//! key (`acme`): nothing else.
 //!
 //! A key has one purpose and signs only inputs of that purpose's form ([`form`]), for the uids that the process table lets call, at a
 //! bounded rate. So a network process that is taken over can pass for this server as long as it is taken over, and can neither carry a key
@@ -6,6 +7,7 @@
 //! Never: talks to the network, reads mail, answers with a key. Runs as `qmailk`.
 #![forbid(unsafe_code)]
 
+mod acme;
 pub mod form;
 pub mod server;
 pub mod store;

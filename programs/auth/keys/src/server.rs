@@ -3,6 +3,7 @@
 //! Several threads, each with its own connections, so that an RSA signature holds up few. A connection that does not take its answer at
 //! once, says what nobody says, or comes from a uid that may not call, is closed.
 
+use crate::acme;
 use crate::form::{is_tls_client, is_tls_server};
 use crate::log;
 use crate::store::{Entries, Store};
@@ -29,32 +30,44 @@ const BURST_MAX: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Signatures of a uid: a second's worth at once, and so many each second. More than any machine does handshakes.
 const SIGNATURES_PER_S: u32 = 10_000;
+/// What qmail-acme may ask: for all certificates of a large instance within an hour, and then at this pace.
+const ACME_QUESTIONS: u32 = 5000;
+const ACME_PERIOD: Duration = Duration::from_secs(3600);
 /// Longest input of a server; the longest form has 165 bytes. A client of TLS 1.2 signs the whole handshake, with the server's certificates.
 const INPUT_LEN_MAX: usize = 512;
 
 /// What the threads share.
 #[derive(Debug)]
 pub struct Server {
+    root: Root,
     store: Mutex<Store>,
     /// What is shown to other servers.
     clients: Mutex<Store>,
     ids: Ids,
     buckets: Mutex<HashMap<u32, Bucket>>,
+    acme: Mutex<Bucket>,
 }
 
-/// A uid's signatures that are left.
+/// What is left of so many in a period.
 #[derive(Debug)]
 struct Bucket {
+    most: u32,
+    period: Duration,
     left: u32,
     filled: Duration,
 }
 
 impl Bucket {
+    fn new(most: u32, period: Duration, now: Duration) -> Self {
+        Self { most, period, left: most, filled: now }
+    }
+
     fn take(&mut self, now: Duration) -> bool {
         let passed_us = now.saturating_sub(self.filled).as_micros();
-        let more = u32::try_from(passed_us.saturating_mul(u128::from(SIGNATURES_PER_S)) / 1_000_000).unwrap_or(u32::MAX);
+        let more = passed_us.saturating_mul(u128::from(self.most)) / self.period.as_micros().max(1);
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
         if more > 0 {
-            self.left = self.left.saturating_add(more).min(SIGNATURES_PER_S);
+            self.left = self.left.saturating_add(more).min(self.most);
             self.filled = now;
         }
         let has_one = self.left > 0;
@@ -66,8 +79,9 @@ impl Bucket {
 impl Server {
     #[must_use]
     pub fn new(root: Root, ids: Ids) -> Self {
+        let acme = Mutex::new(Bucket::new(ACME_QUESTIONS, ACME_PERIOD, sys::clock::boottime()));
         let clients = Mutex::new(Store::of(root.clone(), Purpose::Client));
-        let server = Self { store: Mutex::new(Store::new(root)), clients, ids, buckets: Mutex::default() };
+        let server = Self { store: Mutex::new(Store::new(root.clone())), clients, root, ids, buckets: Mutex::default(), acme };
         server.entries();
         server.client(|clients, now| drop(clients.entries(now)));
         server
@@ -98,7 +112,27 @@ impl Server {
     fn may_sign(&self, uid: u32) -> bool {
         let now = sys::clock::boottime();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.entry(uid).or_insert(Bucket { left: SIGNATURES_PER_S, filled: now }).take(now)
+        buckets.entry(uid).or_insert_with(|| Bucket::new(SIGNATURES_PER_S, Duration::from_secs(1), now)).take(now)
+    }
+
+    /// The certificate of a directory.
+    pub(crate) fn by_directory(&self, name: &str) -> Option<Arc<Entry>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).by_directory(name, sys::clock::boottime())
+    }
+
+    /// A file was changed: it is read at the next use.
+    pub(crate) fn forget(&self) {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).forget();
+    }
+
+    /// What qmail-acme asks.
+    fn acme(&self, request: Request) -> Option<Answer> {
+        let now = sys::clock::boottime();
+        if !self.acme.lock().unwrap_or_else(PoisonError::into_inner).take(now) {
+            log("alert: qmail-acme asks too much");
+            return None;
+        }
+        acme::answer(self, &self.root, request)
     }
 
     /// Does this uid belong to the role? Without root all do.
@@ -113,6 +147,7 @@ impl Server {
         let role = match &request {
             Request::ClientCertificate { .. } | Request::Sign { purpose: TLS_CLIENT, .. } => Role::Remote,
             Request::Certificate { .. } | Request::Sign { .. } => Role::Network,
+            _ => Role::Acme,
         };
         if !self.is(role, uid) {
             return None;
@@ -124,6 +159,7 @@ impl Server {
                 entry.map_or(Answer::NoCertificate { id, generation: 0, count: 0 }, |entry| client_certificate(&entry, id))
             }
             Request::Sign { id, key, purpose, scheme, input } => self.signature(uid, id, &key, purpose, scheme, &input),
+            other => return self.acme(other),
         })
     }
 
@@ -196,7 +232,7 @@ pub fn run(server: &Arc<Server>, listener: &impl AsFd, lifeline: &impl AsFd, sig
                 let (listener, lifeline) = (listener.as_fd(), lifeline.as_fd());
                 std::thread::Builder::new()
                     .name("keys".to_owned())
-                    .spawn_scoped(scope, move || serve(server, listener, lifeline, None))
+                    .spawn_scoped(scope, move || sys::vital(|| serve(server, listener, lifeline, None)))
             })
             .collect::<io::Result<_>>()?;
         let served = serve(server, listener.as_fd(), lifeline.as_fd(), Some(signals));
@@ -281,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_uid_gets_a_seconds_worth_at_once_and_then_its_pace() {
-        let mut bucket = Bucket { left: SIGNATURES_PER_S, filled: Duration::ZERO };
+        let mut bucket = Bucket::new(SIGNATURES_PER_S, Duration::from_secs(1), Duration::ZERO);
         let at = Duration::ZERO;
         assert!((0..SIGNATURES_PER_S).all(|_| bucket.take(at)) && !bucket.take(at));
         let at = Duration::from_millis(1);

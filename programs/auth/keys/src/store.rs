@@ -150,10 +150,11 @@ impl Store {
 
     fn publish(&mut self, now: Duration) {
         let me = self.root.line("me").ok().flatten().unwrap_or_default().to_ascii_lowercase();
-        // Of several alike the first counts: the one in the directory of this host's name.
+        // Of several for a host the first counts: one that an authority vouches for before one that only its own key does, then the one in the
+        // directory of this host's name.
         let mut named: Vec<(&String, &Arc<Entry>)> = self.usable.iter().collect();
-        named.sort_by_key(|(name, _)| !name.as_bytes().eq_ignore_ascii_case(&me));
-        let all: Vec<Arc<Entry>> = named.into_iter().map(|(_, entry)| Arc::clone(entry)).collect();
+        named.sort_by_key(|(name, entry)| (entry.certificate.is_self_signed, !name.as_bytes().eq_ignore_ascii_case(&me)));
+        let all: Vec<Arc<Entry>> = named.iter().map(|(_, entry)| Arc::clone(entry)).collect();
         let is_there = |key: &[u8]| all.iter().any(|entry| entry.certificate.key_name == key);
         let gone = self.entries.all.iter().filter(|entry| !is_there(&entry.certificate.key_name));
         self.former.extend(gone.map(|entry| (now, Arc::clone(entry))));

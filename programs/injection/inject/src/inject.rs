@@ -16,10 +16,10 @@ use message::inject::{InjectError, Injection, Letters, Options, RecipientsFrom, 
 use wire::Address;
 
 use crate::env::Env;
-use crate::getopt::{self, Opt};
 use crate::outgoing::{self, Exit, Nature, Outgoing};
 use crate::program::QueueProgram;
 use crate::{EXIT_PERMANENT, EXIT_TEMPORARY};
+use tool::options::{self, Opt};
 
 const CHUNK_LEN: usize = 32 * 1024;
 /// So much of the body is looked at before the message is opened, to know whether it has bytes over 127.
@@ -80,8 +80,8 @@ const USAGE: &str = "usage: qmail-inject [ -aAhHnN ] [ -f sender ] [ recipient .
 
 impl Command {
     fn parse(args: &[OsString]) -> Result<Self, Fatal> {
-        let letters = getopt::Letters { flags: b"aAhHnN", with_value: b"f", with_glued_value: b"" };
-        let (options, arguments) = getopt::parse(args, letters);
+        let letters = options::Letters { flags: b"aAhHnN", with_value: b"f", with_glued_value: b"" };
+        let (options, arguments) = options::parse(args, letters);
         let mut command = Self { arguments, ..Self::default() };
         for option in options {
             match option {

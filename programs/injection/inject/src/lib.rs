@@ -11,7 +11,6 @@
 
 pub mod env;
 pub mod envelope;
-pub mod getopt;
 pub mod held;
 pub mod inject;
 pub mod outgoing;

@@ -12,9 +12,9 @@ use control::{Root, program::sibling};
 use message::inject::RecipientsFrom;
 
 use crate::env::Env;
-use crate::getopt::{self, Opt};
 use crate::inject::{Command, Fatal, inject, report};
 use crate::{EXIT_PERMANENT, EXIT_TEMPORARY};
+use tool::options::{self, Opt};
 
 /// sysexits(3): try again later.
 const EX_TEMPFAIL: u8 = 75;
@@ -43,8 +43,8 @@ struct Line {
 impl Line {
     /// `None`: print the usage.
     fn parse(own: &OsStr, args: &[OsString]) -> Option<Self> {
-        let letters = getopt::Letters { flags: b"vimtxnGU", with_value: b"efpoBFbrNROVLhX", with_glued_value: b"EJ" };
-        let (options, arguments) = getopt::parse(args, letters);
+        let letters = options::Letters { flags: b"vimtxnGU", with_value: b"efpoBFbrNROVLhX", with_glued_value: b"EJ" };
+        let (options, arguments) = options::parse(args, letters);
         let (mut sender, mut name, mut from_header, mut mode) = (None, None, false, b'm');
         for option in options {
             match option {

@@ -92,7 +92,7 @@ impl Service {
         let (desk, wake) = (Arc::new((Mutex::default(), Condvar::new())), Wake::new()?);
         for thread in 0..THREADS {
             let (desk, wake, alias, directory) = (Arc::clone(&desk), wake.clone(), alias.clone(), directory.clone());
-            let work = move || look_up_for_ever(thread, &desk, &wake, alias.as_ref(), &directory);
+            let work = move || sys::vital(|| look_up_for_ever(thread, &desk, &wake, alias.as_ref(), &directory));
             std::thread::Builder::new().name(format!("nss-{thread}")).spawn(work)?;
         }
         Ok(Self { ids, desk, wake, clients: HashMap::new(), open: HashMap::new(), last: 0 })

@@ -1,7 +1,8 @@
 //! `--once`: one delivery for qmail-lspawn whose `.qmail` file holds program lines, carried out whole and unconfined as the
 //! recipient, like the classic face, but asked for and answered on the socket `work` (ipc::worker).
 //!
-//! What the programs print goes into the report, so that a bounce can quote it.
+//! What the programs print goes into the report, so that a bounce can quote it. When qmail-lspawn is gone nobody hears the report, and the
+//! delivery will be tried again: so this process ends at once, with the programs of its group.
 
 use crate::carry_out::{Carrier, check_loop, dot_qmail};
 use crate::failure::Failure;
@@ -14,11 +15,15 @@ use dotqmail::Plan;
 use ipc::worker::{Recipient, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use maildir::Body;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use sys::inherited::Inherited;
 use sys::{Received, Seqpacket};
 use wire::Address;
@@ -44,10 +49,32 @@ fn serve(work: &Seqpacket) -> io::Result<()> {
     let (Request::Deliver { number, sender, recipient, default_delivery, settings }, Some(message)) = (request, fd) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a delivery"));
     };
+    let carried_out = end_with_the_asker(work)?;
     let shell = Shell::captured();
     let manner = Manner { default_delivery: default_delivery.0, settings: settings.0 };
     let result = deliver(&shell, &sender, &recipient, &manner, message);
+    carried_out.store(true, Ordering::SeqCst);
     work.send(&report(number, &shell.take_output(), result).encode())
+}
+
+/// Leads a group of processes, if it does not yet, which is killed when nobody holds the other end of `work` any more, unless all is
+/// carried out by then: what programs leave running in the background is theirs to leave.
+fn end_with_the_asker(work: &Seqpacket) -> io::Result<Arc<AtomicBool>> {
+    let own = rustix::process::getpid();
+    if rustix::process::getpgrp() != own {
+        rustix::process::setpgid(None, None)?;
+    }
+    let work = work.as_fd().try_clone_to_owned()?;
+    let carried_out = Arc::new(AtomicBool::new(false));
+    let is_carried_out = Arc::clone(&carried_out);
+    std::thread::Builder::new().spawn(move || {
+        let mut fds = [PollFd::new(&work, PollFlags::RDHUP)];
+        while rustix::event::poll(&mut fds, None).is_err() {}
+        if !is_carried_out.load(Ordering::SeqCst) {
+            let _ = rustix::process::kill_process_group(own, Signal::KILL);
+        }
+    })?;
+    Ok(carried_out)
 }
 
 fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Manner, message: OwnedFd) -> Result<String, Failure> {

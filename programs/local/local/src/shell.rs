@@ -82,7 +82,9 @@ impl Shell {
             }
             Output::Captured(kept) => {
                 let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-                let child = spawn.stdout(write.as_fd()).stderr(write.as_fd()).start().map_err(failed)?;
+                // Whoever captures is the one-shot worker: should it be killed, the line must not go on beside the next attempt.
+                let spawn = spawn.stdout(write.as_fd()).stderr(write.as_fd()).dies_with_parent();
+                let child = spawn.start().map_err(failed)?;
                 drop(write);
                 capture(&child, read, kept)
             }

@@ -287,6 +287,34 @@ fn the_one_shot_worker_runs_programs_and_reports_what_they_print() {
     worker.end();
 }
 
+/// Else they would go on beside the next attempt.
+#[test]
+fn the_programs_of_a_one_shot_worker_end_with_whoever_asked_for_them() {
+    let place = Place::new();
+    place.qmail(".qmail", "|{ sleep 1000 & }; echo $! >part; echo $$ >>part; mv part pids; sleep 1000\n");
+    let mut worker = Worker::start(&place, &["--once"]);
+    let (number, sender, recipient) = (worker.number(), Address::null(), place.recipient("", ""));
+    worker.send(&Request::Deliver { number, sender, recipient, default_delivery: "".into(), settings: "".into() }, BODY);
+    let until = Instant::now() + Duration::from_secs(60);
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(Instant::now() < until, "waited for {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let file = place.home().join("pids");
+    wait("the programs", &|| file.exists());
+    let pids = std::fs::read_to_string(file).unwrap();
+    let is_alive = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert!(pids.lines().count() == 2 && pids.lines().all(is_alive), "{pids}");
+    drop(worker.work);
+    assert_eq!(worker.child.wait(), Ended::Signal(9));
+    wait("the end of the programs", &|| !pids.lines().any(is_alive));
+}
+
 #[test]
 fn programs_of_several_deliveries_of_one_message_each_read_it_from_the_start() {
     let place = Place::new();

@@ -111,7 +111,7 @@ impl Service {
             let Some(socket) = self.workers.get(&id).and_then(|worker| worker.socket.as_ref()) else { return };
             match read(socket, &mut self.buf, false) {
                 Read::Empty => return,
-                Read::Closed => return self.worker_failed(id, "closed its connection"),
+                Read::Closed => return self.on_closed(id),
                 Read::Datagram(datagram, _) => {
                     let understood = Report::decode(&datagram).is_ok_and(|report| self.on_report(id, report));
                     if !understood {
@@ -123,6 +123,14 @@ impl Service {
                     }
                 }
             }
+        }
+    }
+
+    fn on_closed(&mut self, id: u64) {
+        match self.workers.get_mut(&id) {
+            // It has reported and ends. What its programs left running is theirs to leave.
+            Some(worker) if worker.once && worker.tasks.is_empty() => worker.socket = None,
+            _ => self.worker_failed(id, "closed its connection"),
         }
     }
 

@@ -61,14 +61,15 @@ impl Programs {
     }
 
     /// An unconfined worker for one message whose `.qmail` file holds program lines: `qmail-local --once`. It starts programs
-    /// of the recipient, so it gets no descriptor that leads anywhere but to its report, and leads the group that they are in.
+    /// of the recipient, so it gets no descriptor that leads anywhere but to its report, and leads the group that they are in. When this
+    /// process ends it ends them and itself: a signal for it alone would leave them running beside the next attempt.
     ///
     /// # Errors
     /// It cannot be started; temporary.
     pub fn start_once(&self, target: &Target) -> io::Result<(Child, Seqpacket)> {
         let (ours, theirs) = Seqpacket::pair()?;
         let spawn = self.program(&self.local, target.id).arg("--once");
-        let child = spawn.fd("work", theirs.as_fd()).dies_with_parent().leads_group().start()?;
+        let child = spawn.fd("work", theirs.as_fd()).leads_group().start()?;
         ours.set_nonblocking(true)?;
         Ok((child, ours))
     }

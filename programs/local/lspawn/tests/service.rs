@@ -81,8 +81,12 @@ impl System {
         let domain = |name: &str, id: u32| format!("{name}:{}:{}:{}\n", uid(id), gid(id), base(name));
         let domains = domain("v.example", VMAIL) + &domain("run.example", VMAIL);
         fs::write(at("etc/qmail/users/domains"), domains).unwrap();
-        let assign =
-            format!("=root:root:0:0:/root:::\n=sales:ann:{}:{}:{}:-:sales:\n.\n", uid(ANN), gid(ANN), at("home/ann").display());
+        let assign = format!(
+            "=root:root:0:0:/root:::\n=faulty:ann:l001:1:/:::\n=sales:ann:{}:{}:{}:-:sales:\n.\n",
+            uid(ANN),
+            gid(ANN),
+            at("home/ann").display()
+        );
         fs::write(at("etc/qmail/users/assign"), assign).unwrap();
         fs::write(at("etc/qmail/control/defaultdelivery"), "./Mailbox\n").unwrap();
         fs::write(at("etc/qmail/control/vmailprograms"), "run.example\n").unwrap();
@@ -334,6 +338,8 @@ fn mail_is_never_delivered_as_root_or_somebody_illegal() {
     let mut send = system.send();
     let (letter, text) = send.deliver("ok", "root@h.example");
     assert_eq!(letter, 'Z', "users/assign names uid 0: {text}");
+    let (letter, text) = send.deliver("ok", "faulty@h.example");
+    assert_eq!(letter, 'Z', "a line of users/assign that cannot be read is in the way of those that it names: {text}");
     let (letter, text) = send.deliver("ok", "nobody-here@h.example");
     assert_eq!(letter, 'K', "alias takes the rest: {text}");
     assert_said(&text, &[("user", "alias"), ("uid", &uid(ALIAS).to_string()), ("dash", "-"), ("ext", "nobody-here")]);

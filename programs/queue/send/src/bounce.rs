@@ -96,13 +96,15 @@ impl Writer {
         let (outbox, done) = channel();
         let bell = wake.clone();
         std::thread::Builder::new().name("bounce".to_owned()).spawn(move || {
-            for mut order in inbox {
-                let written = write(&mut order);
-                if outbox.send((order, written)).is_err() {
-                    return;
+            sys::vital(|| {
+                for mut order in inbox {
+                    let written = write(&mut order);
+                    if outbox.send((order, written)).is_err() {
+                        return;
+                    }
+                    bell.wake();
                 }
-                bell.wake();
-            }
+            });
         })?;
         Ok(Self { orders, done, wake })
     }

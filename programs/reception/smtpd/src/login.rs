@@ -22,23 +22,19 @@ impl Question {
         let remote = std::str::from_utf8(&peer.remote_ip).ok().and_then(|ip| ip.parse().ok());
         match self {
             Self::Password { user, password } => {
-                Request::Login { id, service: "smtp".into(), login: user.into_vec().into(), password: bytes(password), remote }
+                Request::Login { id, service: "smtp".into(), login: user.into_vec().into(), password, remote }
             }
             Self::Start { mechanism, initial } => Request::SaslStart {
                 id,
                 service: "smtp".into(),
                 mechanism: mechanism.name().into(),
-                initial: initial.map(bytes),
+                initial,
                 remote,
                 exporter: peer.tls.as_ref().and_then(|tls| tls.exporter.map(|bytes| bytes.as_slice().into())),
                 end_point: peer.tls.as_ref().and_then(|tls| tls.end_point.as_deref().map(Bytes::from)),
                 certificate: peer.tls.as_ref().and_then(|tls| Some(tls.client.as_ref()?.login.as_deref()?.into())),
             },
-            Self::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response: bytes(response) },
+            Self::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response },
         }
     }
-}
-
-fn bytes(mut secret: Secret) -> Bytes {
-    std::mem::take(&mut *secret.0).into()
 }

@@ -3,7 +3,7 @@
 //! Input is read byte by byte up to the end of a line, so that what a client pipelines behind its PASS is still there for SUBPROG. Whoever
 //! runs this decides whether the connection may carry a password.
 
-use pop3::authorization::{Action, Proof, Secret};
+use pop3::authorization::{Action, Proof};
 use pop3::{Authorization, Offer, Verdict};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -80,8 +80,8 @@ pub fn serve(classic: &Classic, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -
 
 /// Runs SUBPROG to its end; `None` when it served the client.
 fn judge(classic: &Classic, client: &Client, user: &[u8], proof: &Proof, timestamp: &str) -> Option<Verdict> {
-    let (Proof::Password(Secret(secret)) | Proof::ApopDigest(Secret(secret))) = proof;
-    let message = [user, b"\0", secret, b"\0", timestamp.as_bytes(), b"\0"].concat();
+    let (Proof::Password(secret) | Proof::ApopDigest(secret)) = proof;
+    let message = [user, b"\0", secret.expose(), b"\0", timestamp.as_bytes(), b"\0"].concat();
     Some(match run(classic, client, &message) {
         Err(_) => Verdict::Temporary,
         Ok(Ended::Code(0)) => return None,

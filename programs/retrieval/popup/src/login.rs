@@ -4,7 +4,7 @@ use ipc::auth::{Answer, Request};
 use ipc::field::Bytes;
 use ipc_async::Client;
 use pop3::Verdict;
-use pop3::authorization::{Proof, Secret};
+use pop3::authorization::Proof;
 use sasl::Mechanism;
 use std::io;
 use std::net::IpAddr;
@@ -88,30 +88,26 @@ impl Judge {
     fn request(&self, id: u64, question: Question, exchange: Option<u64>) -> Request {
         let remote = Some(self.address);
         match question {
-            Question::Proof { user, proof: Proof::Password(Secret(password)) } => {
-                Request::Login { id, service: SERVICE.into(), login: user.into(), password: password.into(), remote }
+            Question::Proof { user, proof: Proof::Password(password) } => {
+                Request::Login { id, service: SERVICE.into(), login: user.into(), password, remote }
             }
-            Question::Proof { user, proof: Proof::ApopDigest(Secret(digest)) } => {
+            Question::Proof { user, proof: Proof::ApopDigest(digest) } => {
                 let timestamp = self.timestamp.as_deref().unwrap_or_default().into();
-                Request::Apop { id, login: user.into(), timestamp, digest: digest.into(), remote }
+                Request::Apop { id, login: user.into(), timestamp, digest, remote }
             }
             Question::Start { mechanism, initial } => Request::SaslStart {
                 id,
                 service: SERVICE.into(),
                 mechanism: mechanism.name().into(),
-                initial: initial.map(bytes),
+                initial,
                 remote,
                 exporter: self.exporter.clone(),
                 end_point: self.end_point.clone(),
                 certificate: self.certificate.clone(),
             },
-            Question::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response: bytes(response) },
+            Question::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response },
         }
     }
-}
-
-fn bytes(mut secret: sasl::Secret) -> Bytes {
-    std::mem::take(&mut *secret.0).into()
 }
 
 fn stream_of(fd: OwnedFd) -> io::Result<UnixStream> {

@@ -83,7 +83,7 @@ impl Worker {
                     };
                     assert_eq!(&*service, b"pop3");
                     assert_eq!(remote.map(|ip| ip.to_string()).as_deref(), Some(client));
-                    match &*password {
+                    match password.expose() {
                         b"right" => {
                             let (near, far) = UnixStream::pair().unwrap();
                             let session = session.clone();

@@ -32,6 +32,16 @@ pub(super) fn begin(login: &Login, offered: &str) -> Option<(Secret, Step)> {
     })
 }
 
+/// Takes CRAM-MD5 out of what was offered. False: it was not offered, so it was not what failed, or there is nothing else to try.
+pub(super) fn strike_digest(offered: &mut String) -> bool {
+    let names = || offered.split(' ');
+    if !names().any(|name| name == "CRAM-MD5") || !names().any(|name| matches!(name, "PLAIN" | "LOGIN")) {
+        return false;
+    }
+    *offered = names().filter(|name| *name != "CRAM-MD5").collect::<Vec<_>>().join(" ");
+    true
+}
+
 /// The answer to a 334, and what comes after it. `None`: it asks for nothing that there is.
 pub(super) fn answer(login: &Login, step: Step, reply: &Reply) -> Option<(Secret, Step)> {
     let (bytes, next) = match step {

@@ -97,6 +97,8 @@ impl Client {
                 None => self.refuse("its login asks for what it should not. (#4.7.0)", actions),
             },
             _ if repeats(reply, login) => self.refuse("it refused the login, and repeated the password. (#4.7.8)", actions),
+            // Many that offer CRAM-MD5 do not have what it takes to check it, the password itself; by TLS that may go out.
+            504 | 535 if self.security.tls == Tls::Started && sasl::strike_digest(&mut self.offers.auth) => self.log_in(actions),
             _ => self.unusable("the login was refused", reply, actions),
         }
     }

@@ -108,17 +108,17 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                 }
                 Action::LogIn { user, password } => {
                     assert!(session.peer().logins == Logins::Offered && session.user().is_none() && open.is_none());
-                    answers.push(Input::Login(judge(&user, &password.0)));
-                    seen.logins.push((user.into(), password.0.to_vec()));
+                    answers.push(Input::Login(judge(&user, password.expose())));
+                    seen.logins.push((user.into(), password.expose().to_vec()));
                 }
                 Action::SaslStart { mechanism, initial } => {
                     assert!(session.peer().logins == Logins::Offered && session.user().is_none() && open.is_none());
                     assert!(session.peer().tls.is_some() || !mechanism.binds_channel());
-                    answers.push(Input::Login(relay(initial.as_ref().map_or(b"", |initial| &initial.0))));
+                    answers.push(Input::Login(relay(initial.as_ref().map_or(b"", |initial| initial.expose()))));
                 }
                 Action::SaslStep { response } => {
                     assert!(session.user().is_none() && open.is_none());
-                    answers.push(Input::Login(relay(&response.0)));
+                    answers.push(Input::Login(relay(response.expose())));
                 }
                 Action::CheckSender { sender } => {
                     assert!(session.user().is_some() && open.is_none() && !session.wants_input());

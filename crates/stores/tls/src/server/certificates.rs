@@ -93,7 +93,7 @@ impl Certificates {
         let certificates = Arc::new(Self { keys, table: RwLock::default() });
         certificates.refresh();
         let weak = Arc::downgrade(&certificates);
-        std::thread::Builder::new().name("certificates".to_owned()).spawn(move || follow(&weak))?;
+        std::thread::Builder::new().name("certificates".to_owned()).spawn(move || sys::vital(|| follow(&weak)))?;
         Ok(certificates)
     }
 

@@ -4,6 +4,7 @@ use rustls::server::ServerConnection;
 use rustls::{ConnectionCommon, SideData};
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -111,9 +112,15 @@ fn run(shared: &Shared) {
         if done.is_closed() {
             continue;
         }
-        let processed = process(&mut tls, &input);
-        // The receiver may be gone meanwhile.
-        let _ = done.send((tls, processed));
+        // A step that panics costs its own session, not the thread that all the others need.
+        let step = AssertUnwindSafe(move || {
+            let processed = process(&mut tls, &input);
+            (tls, processed)
+        });
+        if let Ok(stepped) = catch_unwind(step) {
+            // The receiver may be gone meanwhile.
+            let _ = done.send(stepped);
+        }
     }
 }
 
@@ -129,4 +136,80 @@ pub(crate) fn process<S: SideData>(tls: &mut ConnectionCommon<S>, mut input: &[u
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+    use std::future::Future as _;
+    use std::task::{Context, Poll, Waker};
+
+    /// Has no certificate for anybody, or panics when it is asked.
+    #[derive(Debug)]
+    struct Nobody {
+        panics: bool,
+    }
+
+    impl ResolvesServerCert for Nobody {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            assert!(!self.panics, "struck");
+            None
+        }
+    }
+
+    fn connection(panics: bool) -> Box<ServerConnection> {
+        let config =
+            rustls::ServerConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_cert_resolver(Arc::new(Nobody { panics }));
+        Box::new(ServerConnection::new(Arc::new(config)).unwrap())
+    }
+
+    #[test]
+    fn so_many_steps_wait_and_one_more_is_refused_at_once() {
+        let pool = Pool { shared: Arc::default(), threads: Vec::new() };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting: Vec<_> = (0..QUEUE_MAX).map(|_| Box::pin(pool.process(connection(false), Vec::new()))).collect();
+        for step in &mut waiting {
+            assert!(step.as_mut().poll(&mut context).is_pending());
+        }
+        let mut late = Box::pin(pool.process(connection(false), Vec::new()));
+        assert!(matches!(late.as_mut().poll(&mut context), Poll::Ready(None)));
+        drop(late);
+        // Who gave up waiting is passed over by the first thread that is free.
+        drop(waiting);
+        let shared = Arc::clone(&pool.shared);
+        let thread = std::thread::spawn(move || run(&shared));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let begun = loop {
+            let stepped = runtime.block_on(pool.process(connection(false), Vec::new()));
+            if stepped.is_some() {
+                break stepped;
+            }
+            std::thread::yield_now();
+        };
+        assert!(begun.is_some_and(|(_, processed)| processed.is_ok()));
+        drop(pool);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_step_that_panics_costs_its_own_session_alone() {
+        let pool = Pool { shared: Arc::default(), threads: Vec::new() };
+        let shared = Arc::clone(&pool.shared);
+        let thread = std::thread::spawn(move || run(&shared));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let builder =
+            rustls::ClientConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions().unwrap();
+        let config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), "host.example".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        assert!(runtime.block_on(pool.process(connection(true), hello.clone())).is_none());
+        let refused = runtime.block_on(pool.process(connection(false), hello));
+        assert!(refused.is_some_and(|(_, processed)| processed.is_err()), "nobody has a certificate");
+        drop(pool);
+        thread.join().unwrap();
+    }
 }

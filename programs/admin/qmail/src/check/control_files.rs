@@ -26,7 +26,8 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 48] = [
+const OTHERS: [&str; 49] = [
+    "acme",
     "apppasswordsonly",
     "authcleartext",
     "authlimits",
@@ -252,9 +253,17 @@ fn unknown(root: &Root, found: &mut Findings) {
     let Ok(entries) = std::fs::read_dir(root.control()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let known = name.to_str().is_some_and(|name| NUMBERS.contains(&name) || OTHERS.contains(&name));
-        if !known && !super::authnet::secrets(root).contains(&entry.path()) {
+        if !name.to_str().is_some_and(|name| is_known(root, name)) {
             found.note(&entry.path(), "no program of this version reads it");
         }
     }
+}
+
+/// Does a program of this version read `control/NAME`?
+pub(crate) fn is_known(root: &Root, name: &str) -> bool {
+    let path = root.control_file(name);
+    NUMBERS.contains(&name)
+        || OTHERS.contains(&name)
+        || super::authnet::secrets(root).contains(&path)
+        || super::acme::files(root).contains(&path)
 }

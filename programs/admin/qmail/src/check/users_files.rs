@@ -63,6 +63,9 @@ fn assign(root: &Root, ids: Option<&Ids>, found: &mut Findings) {
     match Assign::parse(&bytes) {
         Err(error) => found.error(&text, error.to_string()),
         Ok(parsed) => {
+            for fault in parsed.faults() {
+                found.error(&text, format!("{fault}; mail for those that it names waits"));
+            }
             for entry in parsed.entries() {
                 entry_is_legal(&text, &entry, ids, found);
             }

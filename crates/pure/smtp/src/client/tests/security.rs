@@ -283,6 +283,38 @@ fn no_password_in_the_clear_unless_that_is_allowed() {
     assert_eq!(sent(&client.handle(Input::Bytes(b"250-mx\r\n250 AUTH LOGIN\r\n"))), "!AUTH LOGIN\r\n");
 }
 
+/// Servers offer CRAM-MD5 without the passwords that it needs. The next mechanism is tried once, by TLS alone, and not after other refusals.
+#[test]
+fn a_digest_that_is_refused_is_no_wrong_password_yet() {
+    let begin = |tls, offered: &str| {
+        let mut client = greeted(tls, Some(login()), true);
+        let said = sent(&client.handle(Input::Bytes(format!("250-mx\r\n250 AUTH {offered}\r\n").as_bytes())));
+        assert_eq!(said, "!AUTH CRAM-MD5\r\n");
+        client
+    };
+    let plain = "!AUTH PLAIN AGpvZQB4eXp6eQ==\r\n";
+    for code in ["535 5.7.8", "504 5.5.4"] {
+        let mut client = begin(Tls::Started, "PLAIN CRAM-MD5 LOGIN");
+        client.handle(Input::Bytes(b"334 PDEuMkBteD4=\r\n"));
+        assert_eq!(sent(&client.handle(Input::Bytes(format!("{code} no\r\n").as_bytes()))), plain);
+        let refused = sent(&client.handle(Input::Bytes(b"535 5.7.8 no\r\n")));
+        assert!(refused.starts_with("(unusable ") && !refused.contains("AUTH"), "no third one: {refused}");
+    }
+    let mut client = begin(Tls::Started, "CRAM-MD5 LOGIN");
+    assert_eq!(sent(&client.handle(Input::Bytes(b"504 what\r\n"))), "!AUTH LOGIN\r\n");
+    for (tls, offered, reply) in [
+        (Tls::No, "CRAM-MD5 PLAIN", "535 no"),
+        (Tls::Started, "CRAM-MD5", "535 no"),
+        (Tls::Started, "CRAM-MD5 XOAUTH2", "535 no"),
+        (Tls::Started, "CRAM-MD5 PLAIN", "454 4.7.0 later"),
+        (Tls::Started, "CRAM-MD5 PLAIN", "534 5.7.9 too weak"),
+        (Tls::Started, "CRAM-MD5 PLAIN", "535 what is xyzzy"),
+    ] {
+        let said = sent(&begin(tls, offered).handle(Input::Bytes(format!("{reply}\r\n").as_bytes())));
+        assert!(said.starts_with("(unusable ") && !said.contains("AUTH"), "{reply}: {said}");
+    }
+}
+
 #[test]
 fn requiretls_is_said_by_tls_to_a_server_that_knows_it() {
     let begin = |tls: Tls, ehlo: &[u8]| {

@@ -1,7 +1,9 @@
-//! Classic option parsing: letters behind one `-`, values glued or in the next argument, up to `--` or the first other argument.
+//! Option parsing as the classic programs have it: letters behind one `-`, values glued or in the next argument, up to `--` or the first other argument.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
+
+use crate::Name;
 
 /// One option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,18 @@ pub fn parse(args: &[OsString], letters: Letters<'_>) -> (Vec<Opt>, Vec<Vec<u8>>
         parse_cluster(cluster, letters, &mut rest, &mut options);
     }
     (options, rest.map(<[u8]>::to_vec).collect())
+}
+
+/// As [`parse`]; `None` if one is unknown or lacks its value, after a line on standard error that names it.
+#[must_use]
+pub fn known(me: Name, args: &[OsString], letters: Letters<'_>) -> Option<(Vec<Opt>, Vec<Vec<u8>>)> {
+    let (options, rest) = parse(args, letters);
+    let unknown = options.iter().find_map(|option| if let Opt::Unknown(letter) = option { Some(*letter) } else { None });
+    let Some(letter) = unknown else { return Some((options, rest)) };
+    let what: &[u8] =
+        if letters.with_value.contains(&letter) { b": option requires an argument -- " } else { b": illegal option -- " };
+    crate::end::say(&[me.0.as_bytes(), what, &[letter]].concat());
+    None
 }
 
 fn parse_cluster<'a>(cluster: &[u8], letters: Letters<'_>, rest: &mut impl Iterator<Item = &'a [u8]>, options: &mut Vec<Opt>) {

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    qmail::classic::run("qmail-qread", qmail::classic::queue::qread)
+}

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    qmail::classic::run("qmail-showctl", qmail::classic::showctl::showctl)
+}

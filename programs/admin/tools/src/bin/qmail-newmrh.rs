@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    tool::run(admin_tools::newmrh::main)
+}

@@ -1,0 +1,3 @@
+fn main() -> std::process::ExitCode {
+    tool::run(remote_tools::maildirserial::smtp)
+}

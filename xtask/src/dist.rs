@@ -1,0 +1,288 @@
+//! `cargo xtask dist`: packages for those who do not build. One tree of files, as it is installed, is the source of all of them.
+//!
+//! All programs lie in usr/lib/qmail, where they find each other; what people call has a link in usr/bin or usr/sbin. `var/qmail/bin`
+//! leads there too, for what was written for the classic paths. What Debian's tools know (archives, which libraries a program needs,
+//! policy) is left to them: dpkg-deb, dpkg-shlibdeps, lintian.
+
+use crate::cargo::{cargo, must, output, target, workspace};
+use anyhow::{Context, Result, bail};
+use std::fs::{Permissions, create_dir_all, read_to_string, set_permissions, write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use users::ids::{GROUP, SERVICE_ROLES};
+
+const PACKAGE: &str = "qmail-rs";
+const LIBEXEC: &str = "usr/lib/qmail";
+/// What people and programs call by these names; a path below usr/ and the program it is.
+const LINKS: [(&str, &str); 5] = [
+    ("bin/qmail", "qmail"),
+    ("bin/mailq", "sendmail"),
+    ("sbin/sendmail", "sendmail"),
+    ("lib/sendmail", "sendmail"),
+    ("sbin/qmail-inject", "qmail-inject"),
+];
+/// The classic places of things (qmail's conf-qmail), and where they are now.
+const CLASSIC: [(&str, &str); 5] = [
+    ("bin", "/usr/lib/qmail"),
+    ("control", "/etc/qmail/control"),
+    ("alias", "/etc/qmail/alias"),
+    ("users", "/etc/qmail/users"),
+    ("queue", "../spool/qmail"),
+];
+/// Documents for /usr/share/doc, beside docs/.
+const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"];
+
+struct Options {
+    /// Programs that are built already.
+    programs: Option<PathBuf>,
+    profile: String,
+}
+
+/// The command.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let options = parse(args)?;
+    let programs = match options.programs {
+        Some(programs) => programs,
+        None => build(&options.profile)?,
+    };
+    let out = target().join("packages");
+    let _ = std::fs::remove_dir_all(&out);
+    let tree = out.join("tree");
+    lay_out(&programs, &tree)?;
+    let version = version()?;
+    let deb = debian(&tree, &out, &version)?;
+    let tarball = tarball(&tree, &out, &version)?;
+    std::fs::remove_dir_all(&tree)?;
+    for package in [&deb, &tarball] {
+        println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
+    }
+    lint(&deb)
+}
+
+fn parse(args: &[String]) -> Result<Options> {
+    let mut options = Options { programs: None, profile: "dist".to_owned() };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--profile" => value()?.clone_into(&mut options.profile),
+            "--programs" => options.programs = Some(value()?.into()),
+            other => bail!("unknown option {other}"),
+        }
+    }
+    Ok(options)
+}
+
+fn build(profile: &str) -> Result<PathBuf> {
+    println!("building the programs ({profile})");
+    must(&mut cargo(&["build", "--locked", "--workspace", "--bins", "--profile", profile]))?;
+    Ok(target().join(if profile == "dev" { "debug" } else { profile }))
+}
+
+fn version() -> Result<String> {
+    let manifest = read_to_string(workspace().join("Cargo.toml"))?;
+    let line = manifest.lines().find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
+    Ok(line.context("no version in Cargo.toml")?.to_owned())
+}
+
+/// The names of the programs: the files in src/bin of everything below programs/.
+fn program_names() -> Result<Vec<String>> {
+    let files = output(Command::new("git").args(["ls-files", "programs/*/*/src/bin/*.rs"]).current_dir(workspace()))?;
+    let names = files.lines().filter_map(|file| Path::new(file).file_stem()?.to_str().map(str::to_owned));
+    Ok(names.collect())
+}
+
+/// All files as they are installed, below `tree`.
+fn lay_out(programs: &Path, tree: &Path) -> Result<()> {
+    let names = program_names()?;
+    for name in &names {
+        let built = programs.join(name);
+        let placed =
+            place(tree, &format!("{LIBEXEC}/{name}"), &std::fs::read(&built).with_context(|| built.display().to_string())?)?;
+        set_permissions(&placed, Permissions::from_mode(0o755))?;
+        // The tables of a debug build are many times the program.
+        must(
+            Command::new("strip").args(["--strip-unneeded", "--remove-section=.comment", "--remove-section=.note"]).arg(&placed),
+        )?;
+    }
+    for (path, program) in LINKS.into_iter().filter(|(_, program)| names.iter().any(|name| name == program)) {
+        let up = if path.starts_with("lib/") { "qmail" } else { "../lib/qmail" };
+        link(tree, &format!("usr/{path}"), &format!("{up}/{program}"))?;
+    }
+    for (path, now) in CLASSIC {
+        link(tree, &format!("var/qmail/{path}"), now)?;
+    }
+    let packaging = workspace().join("packaging");
+    for (file, to) in [
+        ("systemd/qmail.service", "lib/systemd/system/qmail.service"),
+        ("systemd/qmail-inject.socket", "lib/systemd/system/qmail-inject.socket"),
+        ("qmail.tmpfiles", "usr/lib/tmpfiles.d/qmail.conf"),
+    ] {
+        place(tree, to, &std::fs::read(packaging.join(file))?)?;
+    }
+    place(tree, "usr/lib/sysusers.d/qmail.conf", sysusers().as_bytes())?;
+    documents(tree)?;
+    manuals(tree)
+}
+
+fn place(tree: &Path, path: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let path = tree.join(path);
+    create_dir_all(path.parent().unwrap_or(tree))?;
+    write(&path, bytes).with_context(|| path.display().to_string())?;
+    set_permissions(&path, Permissions::from_mode(0o644))?;
+    Ok(path)
+}
+
+fn link(tree: &Path, path: &str, to: &str) -> Result<()> {
+    let path = tree.join(path);
+    create_dir_all(path.parent().unwrap_or(tree))?;
+    symlink(to, &path).with_context(|| path.display().to_string())
+}
+
+/// sysusers.d(5): the roles share a group; alias and vmail, whom mail belongs to, have one each.
+fn sysusers() -> String {
+    let roles = SERVICE_ROLES.map(|role| format!("u {role} -:{GROUP} \"qmail\" /\n")).concat();
+    format!(
+        "# A user for each kind of process, so that none can reach into another.\ng {GROUP} -\n{roles}\
+         # Whose deliveries are: addresses without an owner, and virtual domains.\n\
+         g alias -\nu alias -:alias \"qmail aliases\" /etc/qmail/alias\n\
+         g vmail -\nu vmail -:vmail \"virtual mailboxes\" /var/mail\n"
+    )
+}
+
+fn documents(tree: &Path) -> Result<()> {
+    let home = format!("usr/share/doc/{PACKAGE}");
+    let docs = output(Command::new("git").args(["ls-files", "docs/*.md", "docs/adr/*.md"]).current_dir(workspace()))?;
+    for file in DOCUMENTS.into_iter().chain(docs.lines()) {
+        place(tree, &format!("{home}/{file}"), &std::fs::read(workspace().join(file))?)?;
+    }
+    Ok(())
+}
+
+/// docs/man/NAME.SECTION, packed as man(1) reads them.
+fn manuals(tree: &Path) -> Result<()> {
+    let pages = output(Command::new("git").args(["ls-files", "docs/man/*"]).current_dir(workspace()))?;
+    for page in pages.lines() {
+        let name = page.rsplit('/').next().unwrap_or_default();
+        let Some(section) = name.rsplit('.').next().filter(|section| section.bytes().all(|b| b.is_ascii_digit())) else {
+            continue;
+        };
+        let placed = place(tree, &format!("usr/share/man/man{section}/{name}"), &std::fs::read(workspace().join(page))?)?;
+        must(Command::new("gzip").args(["-9n"]).arg(placed))?;
+    }
+    Ok(())
+}
+
+/// The Debian package of the tree.
+fn debian(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
+    let root = out.join("debian");
+    must(Command::new("cp").arg("-a").arg(tree).arg(&root))?;
+    let packaging = workspace().join("packaging/debian");
+    let home = format!("usr/share/doc/{PACKAGE}");
+    let copyright = read_to_string(packaging.join("copyright"))?.replace("@MIT@", &mit()?);
+    place(&root, &format!("{home}/copyright"), copyright.as_bytes())?;
+    place(&root, &format!("{home}/README.Debian"), &std::fs::read(packaging.join("README.Debian"))?)?;
+    let changes = place(&root, &format!("{home}/changelog.Debian"), changelog(version)?.as_bytes())?;
+    // Policy wants this name for it.
+    let changelog = root.join(&home).join("changelog");
+    std::fs::rename(root.join(&home).join("CHANGELOG.md"), &changelog)?;
+    must(Command::new("gzip").arg("-9n").arg(changes).arg(changelog))?;
+    if packaging.join("lintian-overrides").is_file() {
+        place(&root, &format!("usr/share/lintian/overrides/{PACKAGE}"), &std::fs::read(packaging.join("lintian-overrides"))?)?;
+    }
+    let size = output(Command::new("du").args(["-sk", "--apparent-size"]).arg(&root))?;
+    let size = size.split_whitespace().next().unwrap_or("0").to_owned();
+    let sums = "find . -type f ! -path './DEBIAN/*' -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 md5sum";
+    let sums = output(Command::new("sh").args(["-c", sums]).current_dir(&root))?;
+    let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
+    let values = [
+        ("@VERSION@", format!("{version}-1")),
+        ("@ARCHITECTURE@", architecture.trim().to_owned()),
+        ("@SIZE@", size),
+        ("@LIBRARIES@", libraries(&root)?),
+    ];
+    let template = read_to_string(packaging.join("control"))?;
+    let control = values.iter().fold(template, |text, (name, value)| text.replace(name, value));
+    place(&root, "DEBIAN/control", control.as_bytes())?;
+    place(&root, "DEBIAN/md5sums", sums.as_bytes())?;
+    for script in ["postinst", "prerm", "postrm"] {
+        let placed = place(&root, &format!("DEBIAN/{script}"), &std::fs::read(packaging.join(script))?)?;
+        set_permissions(placed, Permissions::from_mode(0o755))?;
+    }
+    let deb = out.join(format!("{PACKAGE}_{version}-1_{}.deb", architecture.trim()));
+    must(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&root))?;
+    must(Command::new("dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]).arg(&root).arg(&deb))?;
+    std::fs::remove_dir_all(&root)?;
+    Ok(deb)
+}
+
+/// The licence as a paragraph of debian/copyright: lines set in, empty ones as a dot.
+fn mit() -> Result<String> {
+    let text = read_to_string(workspace().join("LICENSE-MIT"))?;
+    let lines = text.trim_end().lines().map(|line| if line.trim().is_empty() { " .".to_owned() } else { format!(" {line}") });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// debian/changelog has one entry, for the version that is built; CHANGELOG.md says what changed.
+fn changelog(version: &str) -> Result<String> {
+    let day = output(Command::new("git").args(["log", "-1", "--format=%aD"]).current_dir(workspace()))?;
+    Ok(format!(
+        "{PACKAGE} ({version}-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- The qmail-rs developers <postmaster@localhost>  {day}"
+    ))
+}
+
+/// What the programs need of the system's libraries, as dpkg-shlibdeps finds it.
+fn libraries(root: &Path) -> Result<String> {
+    // It reads debian/control of a source package.
+    let source = root.with_extension("source");
+    place(&source, "debian/control", format!("Source: {PACKAGE}\n\nPackage: {PACKAGE}\nArchitecture: any\n").as_bytes())?;
+    let mut find = Command::new("dpkg-shlibdeps");
+    find.arg("-O").current_dir(&source);
+    for name in program_names()? {
+        find.arg(root.join(LIBEXEC).join(name));
+    }
+    let found = output(&mut find).context("dpkg-shlibdeps is in Debian's package dpkg-dev")?;
+    std::fs::remove_dir_all(&source)?;
+    let found = found.trim().strip_prefix("shlibs:Depends=").context("dpkg-shlibdeps found no libraries")?;
+    Ok(found.to_owned())
+}
+
+/// The same tree for other systems.
+fn tarball(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
+    let name = format!("{PACKAGE}-{version}-{}-linux.tar.xz", std::env::consts::ARCH);
+    let tarball = out.join(name);
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-cJf"]).arg(&tarball).arg("-C").arg(tree).arg(".");
+    must(&mut tar)?;
+    Ok(tarball)
+}
+
+fn lint(deb: &Path) -> Result<()> {
+    if Command::new("lintian").arg("--version").output().is_err() {
+        println!("lintian is not installed: the package was not looked at");
+        return Ok(());
+    }
+    must(Command::new("lintian").args(["--fail-on", "error,warning", "--allow-root"]).arg(deb))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_role_gets_its_user() {
+        let text = sysusers();
+        for role in SERVICE_ROLES {
+            assert!(text.contains(&format!("u {role} -:qmail ")), "{role}");
+        }
+    }
+
+    #[test]
+    fn what_is_linked_is_a_program() {
+        let names = program_names().unwrap();
+        for (path, program) in LINKS {
+            assert!(names.iter().any(|name| name == program), "{path}");
+        }
+    }
+}
