@@ -13,6 +13,7 @@ pub mod pebble;
 pub mod peer;
 pub mod postfix;
 pub mod postgres;
+pub mod s_client;
 pub mod slapd;
 pub mod strace;
 pub mod targets;

@@ -33,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smtp_lmtp", smtp::server::fuzz::lmtp),
     ("smtp_lmtp_client", smtp::client::fuzz::lmtp),
     ("smtp_session", smtp::server::fuzz::session),
+    ("tls_client_certificates", tls::fuzz::client_certificates),
     ("users_assign", users::fuzz::assign),
     ("users_names", users::fuzz::names),
     ("users_routing", users::fuzz::routing),

@@ -3,7 +3,9 @@
 
 use sasl::scram::{Hash, client};
 use std::process::Command;
+use system_tests::instance::ME;
 use system_tests::line::{Pop3, Smtp};
+use system_tests::s_client::{Inside, s_client};
 use system_tests::{Instance, tools};
 
 const BOB: &str = "bob@example.test";
@@ -131,6 +133,87 @@ fn scram_by_pop3(instance: &Instance, hash: Hash, user: &str, password: &str) ->
     assert_eq!(wire::base64::decode(proof.as_bytes()).unwrap(), signature, "the server proves itself");
     let done = pop3.ask("").unwrap();
     format!("{done} {}", pop3.ask("STAT").unwrap())
+}
+
+/// The next line that is POP3's, of a client that also tells of its TLS.
+fn answer(inside: &mut Inside) -> String {
+    loop {
+        let line = inside.line().unwrap();
+        assert!(!line.is_empty(), "closed");
+        if line.starts_with("+") || line.starts_with("-ERR") {
+            return line.trim_end().to_owned();
+        }
+    }
+}
+
+/// POP3 by TLS 1.3, and what OpenSSL says can bind an exchange to it (RFC 9266).
+fn bound_pop3(instance: &Instance, port: u16, starttls: Option<&str>) -> (Inside, Vec<u8>) {
+    let mut command = s_client(instance, port, starttls);
+    command.args(["-tls1_3", "-nocommands", "-ign_eof", "-keymatexport", "EXPORTER-Channel-Binding", "-keymatexportlen", "32"]);
+    let mut inside = Inside::of(command).unwrap();
+    let hex = loop {
+        let line = inside.line().unwrap();
+        assert!(!line.is_empty(), "closed");
+        if let Some(hex) = line.trim().strip_prefix("Keying material: ") {
+            break hex.to_owned();
+        }
+    };
+    let bytes = (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect();
+    if starttls.is_none() {
+        assert!(answer(&mut inside).starts_with("+OK"));
+    }
+    (inside, bytes)
+}
+
+/// A -PLUS exchange over POP3; the last line heard.
+fn plus_by_pop3(inside: &mut Inside, hash: Hash, binding: (&str, &[u8]), password: &str) -> String {
+    let (header, bare) = (format!("p={},,", binding.0), format!("n={BOB},r=abcdef"));
+    let first = wire::base64::encode(format!("{header}{bare}").as_bytes());
+    inside.say(&format!("AUTH {}-PLUS {first}\r\n", hash.name())).unwrap();
+    let said = answer(inside);
+    let Some(challenge) = said.strip_prefix("+ ") else { return said };
+    let challenge = wire::base64::decode(challenge.as_bytes()).unwrap();
+    let header = [header.as_bytes(), binding.1].concat();
+    let (last, signature) = client::prove(hash, password.as_bytes(), &bare, &challenge, &header).unwrap();
+    inside.say(&format!("{}\r\n", wire::base64::encode(&last))).unwrap();
+    let said = answer(inside);
+    let Some(proof) = said.strip_prefix("+ ") else { return said };
+    assert_eq!(wire::base64::decode(proof.as_bytes()).unwrap(), signature, "the server proves itself");
+    inside.say("\r\n").unwrap();
+    assert!(answer(inside).starts_with("+OK"));
+    inside.say("STAT\r\n").unwrap();
+    answer(inside)
+}
+
+#[test]
+fn scram_plus_opens_the_mailbox_on_the_connection_that_it_is_bound_to() {
+    let instance = instance(&[("authlimits", "failures=0\naccount=0\npause=0\n")]);
+    let exporter = "tls-exporter";
+    for (port, starttls) in [(995, None), (110, Some("pop3"))] {
+        for hash in Hash::ALL {
+            let (mut inside, bytes) = bound_pop3(&instance, port, starttls);
+            assert_eq!(bytes.len(), 32);
+            let refused = "-ERR [AUTH] authorization failed";
+            // Somebody in between has another connection, and so other bytes.
+            let (_other, others) = bound_pop3(&instance, port, starttls);
+            assert_ne!(bytes, others);
+            assert_eq!(plus_by_pop3(&mut inside, hash, (exporter, &others), "bob-password"), refused);
+            assert_eq!(plus_by_pop3(&mut inside, hash, (exporter, &bytes), "wrong"), refused);
+            assert_eq!(plus_by_pop3(&mut inside, hash, (exporter, &bytes), "bob-password"), "+OK 0 0", "{port} {hash:?}");
+        }
+    }
+    // The certificate binds, too (RFC 5929), which TLS 1.2 has; this host's is signed by SHA-256.
+    let pem = instance.root.join(format!("etc/qmail/tls/{ME}/cert.pem"));
+    let line = format!("openssl x509 -in {} -outform DER | openssl dgst -sha256 -binary", pem.display());
+    let end_point = Command::new("sh").args(["-c", &line]).output().unwrap().stdout;
+    for version in ["-tls1_2", "-tls1_3"] {
+        let mut inside = Inside::open(&instance, 995, None, &[version]).unwrap();
+        assert!(answer(&mut inside).starts_with("+OK"));
+        let bind =
+            |inside: &mut Inside, hash: &[u8]| plus_by_pop3(inside, Hash::Sha256, ("tls-server-end-point", hash), "bob-password");
+        assert_eq!(bind(&mut inside, &[0; 32]), "-ERR [AUTH] authorization failed");
+        assert_eq!(bind(&mut inside, &end_point), "+OK 0 0", "{version}");
+    }
 }
 
 #[test]

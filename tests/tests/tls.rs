@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use rustix::process::Signal;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use system_tests::instance::ME;
 use system_tests::line::{Line, Smtp};
+use system_tests::s_client::{Inside, s_client};
 use system_tests::{Instance, Peer, facts, tools, wait_for};
 
 const BOB: &str = "bob@example.test";
@@ -25,53 +25,10 @@ fn instance() -> (Instance, Peer) {
     (instance, peer)
 }
 
-/// `openssl s_client` to a listener.
-fn s_client(instance: &Instance, port: u16, starttls: Option<&str>) -> Command {
-    let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", &format!("127.0.0.1:{}", instance.port(port)), "-servername", ME]);
-    command.args(starttls.into_iter().flat_map(|protocol| ["-starttls", protocol]));
-    command
-}
-
 /// Exit code and all it said.
 fn run(command: &mut Command) -> (Option<i32>, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-}
-
-/// A session inside TLS.
-struct Inside {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Inside {
-    fn open(instance: &Instance, port: u16, starttls: Option<&str>) -> Self {
-        let mut command = s_client(instance, port, starttls);
-        let mut child = command.arg("-quiet").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, stdin, stdout }
-    }
-
-    fn say(&mut self, text: &str) {
-        self.stdin.write_all(text.as_bytes()).unwrap();
-        self.stdin.flush().unwrap();
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line
-    }
-
-    /// All that comes until the server closes.
-    fn rest(mut self) -> String {
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).unwrap();
-        self.child.wait().unwrap();
-        rest
-    }
 }
 
 fn keys(instance: &Instance) -> u32 {
@@ -204,16 +161,16 @@ fn what_is_sent_in_the_clear_behind_starttls_is_never_read_as_a_command() {
 fn what_was_said_before_starttls_is_forgotten() {
     let (instance, _peer) = instance();
     // s_client itself says EHLO before STARTTLS.
-    let mut inside = Inside::open(&instance, 587, Some("smtp"));
-    inside.say("AUTH PLAIN AGEAYg==\r\n");
-    let mut first = inside.line();
+    let mut inside = Inside::open(&instance, 587, Some("smtp"), &[]).unwrap();
+    inside.say("AUTH PLAIN AGEAYg==\r\n").unwrap();
+    let mut first = inside.line().unwrap();
     // It may show the server's last line before TLS.
     if first.starts_with("250 ") {
-        first = inside.line();
+        first = inside.line().unwrap();
     }
     assert!(first.starts_with("503 5.5.1 EHLO first"), "{first}");
-    inside.say("EHLO inside.test\r\nSTARTTLS\r\nQUIT\r\n");
-    let rest = inside.rest();
+    inside.say("EHLO inside.test\r\nSTARTTLS\r\nQUIT\r\n").unwrap();
+    let rest = inside.rest().unwrap();
     assert!(rest.contains("250-AUTH ") && !rest.contains("250-STARTTLS") && rest.contains("\r\n503 5.5.1 "), "{rest}");
     assert!(rest.ends_with(&format!("221 2.0.0 {ME}\r\n")), "{rest}");
 }
@@ -222,8 +179,8 @@ fn what_was_said_before_starttls_is_forgotten() {
 fn a_key_process_that_hangs_holds_up_nobody_else() {
     let (instance, _peer) = instance();
     let pid = keys(&instance);
-    let mut before = Inside::open(&instance, 465, None);
-    assert!(before.line().starts_with("220 "));
+    let mut before = Inside::open(&instance, 465, None, &[]).unwrap();
+    assert!(before.line().unwrap().starts_with("220 "));
     facts::signal(pid, Signal::STOP);
     let hung: Vec<Child> = (0..20)
         .flat_map(|_| LISTENERS)
@@ -234,8 +191,8 @@ fn a_key_process_that_hangs_holds_up_nobody_else() {
         .collect();
     // Sessions in the clear and those that have TLS already go on.
     instance.smtp().unwrap().send("a@elsewhere.test", &[BOB], "Subject: in the clear\n\ntext\n").unwrap();
-    before.say("EHLO x.test\r\nQUIT\r\n");
-    assert!(before.rest().contains("\r\n221 2.0.0 "));
+    before.say("EHLO x.test\r\nQUIT\r\n").unwrap();
+    assert!(before.rest().unwrap().contains("\r\n221 2.0.0 "));
     instance.wait_mail(BOB, 1).unwrap();
     let started = Instant::now();
     for mut child in hung {
@@ -281,8 +238,8 @@ fn stored(instance: &Instance, name: &str) -> String {
 #[test]
 fn each_host_gets_its_certificate_and_new_ones_are_used_while_old_sessions_go_on() {
     let (instance, _peer) = instance();
-    let mut before = Inside::open(&instance, 465, None);
-    assert!(before.line().starts_with("220 "));
+    let mut before = Inside::open(&instance, 465, None, &[]).unwrap();
+    assert!(before.line().unwrap().starts_with("220 "));
     let other = "pop.example.test";
     instance.must(&["cert", "self-signed", other]).unwrap();
     let is_shown = |port: u16, host: &str, name: &str| {
@@ -305,8 +262,8 @@ fn each_host_gets_its_certificate_and_new_ones_are_used_while_old_sessions_go_on
         is_shown(port, ME, ME);
         is_shown(port, other, other);
     }
-    before.say("EHLO x.test\r\nQUIT\r\n");
-    assert!(before.rest().contains("\r\n221 2.0.0 "));
+    before.say("EHLO x.test\r\nQUIT\r\n").unwrap();
+    assert!(before.rest().unwrap().contains("\r\n221 2.0.0 "));
     // Nobody was started anew for it.
     assert!(!instance.log().contains("is started again"), "{}", instance.log());
 }
@@ -321,9 +278,9 @@ fn no_process_but_qmail_keys_holds_a_private_key() {
     for (port, starttls) in LISTENERS {
         assert_eq!(run(s_client(&instance, port, starttls).arg("-brief")).0, Some(0));
     }
-    let mut smtp = Inside::open(&instance, 465, None);
-    let mut pop3 = Inside::open(&instance, 995, None);
-    assert!(smtp.line().starts_with("220 ") && pop3.line().starts_with("+OK"));
+    let mut smtp = Inside::open(&instance, 465, None, &[]).unwrap();
+    let mut pop3 = Inside::open(&instance, 995, None, &[]).unwrap();
+    assert!(smtp.line().unwrap().starts_with("220 ") && pop3.line().unwrap().starts_with("+OK"));
     instance.smtp().unwrap().send("a@example.test", &[BOB], "Subject: x\n\ntext\n").unwrap();
     instance.wait_mail(BOB, 1).unwrap();
     let secrets = facts::secrets(&instance.root.join(format!("etc/qmail/tls/{ME}/key.pem"))).unwrap();

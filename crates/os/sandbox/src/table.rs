@@ -315,7 +315,7 @@ pub const TABLE: &[Process] = &[
         count: Count::One,
         listens: &[],
         serves: &[Socket::Remote],
-        calls: &[Socket::Resolve],
+        calls: &[Socket::Resolve, Socket::Keys],
         confinement: Some(Confinement {
             limits: limits(4 * GIB, 16_384),
             files: NO_FILES,

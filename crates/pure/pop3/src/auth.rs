@@ -5,7 +5,7 @@
 
 use crate::authorization::{Action, Authorization, NO_CLEARTEXT, Proof, State, USER_LEN_MAX};
 use crate::command::{COMMAND_LEN_MAX, Command, err, multi_line};
-use sasl::{Exchange, Fault, First, Mechanisms, Step};
+use sasl::{Exchange, Fault, First, Mechanisms, Protection, Step};
 use wire::line::{Ending, Lines};
 use zeroize::Zeroizing;
 
@@ -16,15 +16,14 @@ pub(crate) const RESPONSE_LEN_MAX: usize = 12_286;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sasl {
     mechanisms: Mechanisms,
-    /// The connection can be bound to.
-    is_bound: bool,
+    protection: Protection,
 }
 
 impl Authorization {
-    /// Offers AUTH with these mechanisms, where a password may be sent; `is_bound`: the connection has TLS that an exchange can be bound to.
+    /// Offers AUTH with these mechanisms, where a password may be sent; `protection`: what the connection's TLS gives to a login.
     #[must_use]
-    pub fn with_sasl(mut self, mechanisms: Mechanisms, is_bound: bool) -> Self {
-        self.sasl = Some(Sasl { mechanisms, is_bound });
+    pub fn with_sasl(mut self, mechanisms: Mechanisms, protection: Protection) -> Self {
+        self.sasl = Some(Sasl { mechanisms, protection });
         self
     }
 
@@ -38,7 +37,7 @@ impl Authorization {
     /// `SASL` of CAPA (RFC 5034 §3): only where it works.
     pub(crate) fn sasl_capability(&self) -> Option<String> {
         let sasl = self.sasl.filter(|_| self.offer.cleartext)?;
-        sasl.mechanisms.list(sasl.is_bound).map(|list| format!("SASL {list}"))
+        sasl.mechanisms.list(sasl.protection).map(|list| format!("SASL {list}"))
     }
 
     pub(crate) fn auth(&mut self, command: &Command<'_>, actions: &mut Vec<Action>) {
@@ -62,7 +61,7 @@ impl Authorization {
             return Err(err(NO_CLEARTEXT));
         }
         if words.next().is_none() {
-            let list = self.sasl.and_then(|sasl| sasl.mechanisms.list(sasl.is_bound)).unwrap_or_default();
+            let list = self.sasl.and_then(|sasl| sasl.mechanisms.list(sasl.protection)).unwrap_or_default();
             return Err(multi_line("mechanisms follow", &list.split_whitespace().collect::<Vec<_>>()));
         }
         let Some(mechanism) = self.named(command) else { return Err(err("that mechanism is not known here")) };
@@ -77,7 +76,7 @@ impl Authorization {
 
     fn named(&self, command: &Command<'_>) -> Option<sasl::Mechanism> {
         let sasl = self.sasl?;
-        sasl.mechanisms.find(command.arguments().next()?, sasl.is_bound)
+        sasl.mechanisms.find(command.arguments().next()?, sasl.protection)
     }
 
     /// A line of the client in an exchange. Unless it leads on, the exchange is over.
@@ -151,7 +150,7 @@ mod tests {
 
     fn machine(cleartext: bool) -> Authorization {
         let offer = Offer { cleartext, stls: false, apop_timestamp: None, response_codes: true, failures_max: 3 };
-        Authorization::new(offer).with_sasl(Mechanisms::default(), false)
+        Authorization::new(offer).with_sasl(Mechanisms::default(), Protection::default())
     }
 
     fn b64(text: &str) -> String {
@@ -235,9 +234,13 @@ mod tests {
         let offer = Offer { cleartext: true, stls: false, apop_timestamp: None, response_codes: true, failures_max: 3 };
         let mut without = Authorization::new(offer.clone());
         assert!(!run(&mut without, "AUTH PLAIN\nCAPA\n", 99).contains("SASL"));
-        let mut bound = Authorization::new(offer).with_sasl(Mechanisms::default(), true);
+        let protection = Protection { channel: true, certificate: true };
+        let mut bound = Authorization::new(offer).with_sasl(Mechanisms::default(), protection);
         let plus = run(&mut bound, "CAPA\nAUTH SCRAM-SHA-1-PLUS =\n", 99);
-        assert!(plus.contains("SASL SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256") && plus.contains("\n+ "), "{plus}");
+        assert!(
+            plus.contains("SASL EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256") && plus.contains("\n+ "),
+            "{plus}"
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ fn judge(seed: u8, input: &[u8], chunk_len: usize) -> (Vec<u8>, usize) {
         failures_max: u32::from(seed >> 6),
     };
     let cleartext = offer.cleartext;
-    let mut machine = Authorization::new(offer).with_sasl(sasl::Mechanisms::default(), seed & 16 == 0);
+    let mut machine = Authorization::new(offer)
+        .with_sasl(sasl::Mechanisms::default(), sasl::Protection { channel: seed & 16 == 0, certificate: seed & 32 == 0 });
     let (mut said, mut unread) = (machine.greeting(), 0usize);
     for chunk in input.chunks(chunk_len.max(1)) {
         let mut rest = chunk;

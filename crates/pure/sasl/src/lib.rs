@@ -18,7 +18,7 @@ pub mod oauth;
 pub mod scram;
 
 pub use exchange::{Exchange, Fault, First, Step};
-pub use mechanism::{Mechanism, Mechanisms};
+pub use mechanism::{Mechanism, Mechanisms, Protection};
 pub use wire::Secret;
 
 /// Longest message of a client, decoded: RFC 4954 §4 has lines of 12288 octets, three quarters of which are the message.

@@ -18,11 +18,23 @@ pub enum Mechanism {
     Xoauth2,
     /// What everybody does and no RFC describes (draft-murchison-sasl-login).
     Login,
+    /// RFC 4422 App. A: TLS has shown already who it is, by the client's certificate.
+    External,
+}
+
+/// What a connection's TLS gives to a login.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// There is a channel that an exchange can be bound to.
+    pub channel: bool,
+    /// The client has shown a certificate that stands for an account.
+    pub certificate: bool,
 }
 
 impl Mechanism {
     /// As they are listed: what shows less of the password comes first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::External,
         Self::ScramSha256Plus,
         Self::ScramSha1Plus,
         Self::ScramSha256,
@@ -47,6 +59,7 @@ impl Mechanism {
             Self::Xoauth2 => "XOAUTH2",
             Self::Plain => "PLAIN",
             Self::Login => "LOGIN",
+            Self::External => "EXTERNAL",
         }
     }
 
@@ -91,9 +104,9 @@ const APOP_BIT: u16 = 1 << 15;
 pub struct Mechanisms(u16);
 
 impl Default for Mechanisms {
-    /// PLAIN, LOGIN and SCRAM: what works without a password in clear on the disk.
+    /// PLAIN, LOGIN, SCRAM and EXTERNAL: what works without a password in clear on the disk.
     fn default() -> Self {
-        let all = [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha1, Mechanism::ScramSha256];
+        let all = [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha1, Mechanism::ScramSha256, Mechanism::External];
         Self(all.into_iter().fold(0, |set, mechanism| set | mechanism.bit()))
     }
 }
@@ -128,22 +141,28 @@ impl Mechanisms {
         self.0 & APOP_BIT != 0
     }
 
-    /// What a connection is offered; `bound`: it has a channel that can be bound.
-    pub fn offered(self, bound: bool) -> impl Iterator<Item = Mechanism> {
-        Mechanism::ALL.into_iter().filter(move |mechanism| self.contains(*mechanism) && (bound || !mechanism.binds_channel()))
+    /// What a connection is offered.
+    pub fn offered(self, by: Protection) -> impl Iterator<Item = Mechanism> {
+        Mechanism::ALL.into_iter().filter(move |mechanism| {
+            let works = match mechanism {
+                Mechanism::External => by.certificate,
+                other => by.channel || !other.binds_channel(),
+            };
+            works && self.contains(*mechanism)
+        })
     }
 
     /// Their names in one line, as EHLO and CAPA have them; `None` if there are none.
     #[must_use]
-    pub fn list(self, bound: bool) -> Option<String> {
-        let names: Vec<_> = self.offered(bound).map(Mechanism::name).collect();
+    pub fn list(self, by: Protection) -> Option<String> {
+        let names: Vec<_> = self.offered(by).map(Mechanism::name).collect();
         (!names.is_empty()).then(|| names.join(" "))
     }
 
     /// The mechanism that a client named, if it is offered.
     #[must_use]
-    pub fn find(self, name: &[u8], bound: bool) -> Option<Mechanism> {
-        Mechanism::named(name).filter(|found| self.offered(bound).any(|offered| offered == *found))
+    pub fn find(self, name: &[u8], by: Protection) -> Option<Mechanism> {
+        Mechanism::named(name).filter(|found| self.offered(by).any(|offered| offered == *found))
     }
 }
 
@@ -154,19 +173,28 @@ mod tests {
     #[test]
     fn what_is_offered() {
         let default = Mechanisms::default();
-        assert_eq!(default.list(false).unwrap(), "SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN");
-        assert_eq!(default.list(true).unwrap(), "SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN");
+        let [clear, bound] = [false, true].map(|channel| Protection { channel, certificate: false });
+        let shown = Protection { channel: false, certificate: true };
+        assert_eq!(default.list(clear).unwrap(), "SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN");
+        assert_eq!(default.list(bound).unwrap(), "SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN");
         assert!(!default.has_apop() && !default.contains(Mechanism::CramMd5) && !default.contains(Mechanism::Oauthbearer));
-        assert_eq!(default.find(b"scram-sha-1-plus", true), Some(Mechanism::ScramSha1Plus));
-        for (name, bound) in
-            [(&b"SCRAM-SHA-1-PLUS"[..], false), (b"CRAM-MD5", true), (b"", true), (b"PLAIN ", true), (b"X", true)]
-        {
-            assert_eq!(default.find(name, bound), None, "{}", name.escape_ascii());
+        assert_eq!(default.find(b"scram-sha-1-plus", bound), Some(Mechanism::ScramSha1Plus));
+        assert_eq!(default.list(shown).unwrap(), "EXTERNAL SCRAM-SHA-256 SCRAM-SHA-1 PLAIN LOGIN");
+        assert_eq!(default.find(b"external", shown), Some(Mechanism::External));
+        for (name, by) in [
+            (&b"SCRAM-SHA-1-PLUS"[..], clear),
+            (b"EXTERNAL", bound),
+            (b"CRAM-MD5", bound),
+            (b"", bound),
+            (b"PLAIN ", bound),
+            (b"X", bound),
+        ] {
+            assert_eq!(default.find(name, by), None, "{}", name.escape_ascii());
         }
         let lines = |text: &str| text.lines().map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>();
         let some = Mechanisms::parse(Some(&lines("cram-md5\nAPOP\nxoauth2\nPLAIN "))).unwrap();
-        assert_eq!((some.list(true).unwrap().as_str(), some.has_apop()), ("CRAM-MD5 XOAUTH2 PLAIN", true));
-        assert_eq!(Mechanisms::parse(Some(&[])).unwrap().list(true), None);
+        assert_eq!((some.list(bound).unwrap().as_str(), some.has_apop()), ("CRAM-MD5 XOAUTH2 PLAIN", true));
+        assert_eq!(Mechanisms::parse(Some(&[])).unwrap().list(shown), None);
         assert_eq!(Mechanisms::parse(None), Ok(default));
         assert_eq!(Mechanisms::parse(Some(&lines("PLAIN\nGSSAPI"))), Err(b"GSSAPI".to_vec()));
     }

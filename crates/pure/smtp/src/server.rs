@@ -38,8 +38,8 @@ mod xclient;
 
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
-    Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, LoginAnswer, Logins, Now,
-    QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
+    Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, ListedClient, LoginAnswer,
+    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
 };
 pub use parameters::{PriorityOffer, TransferRules};
 pub use policy::{BadMailFrom, RcptHosts};
@@ -148,6 +148,8 @@ pub struct Session {
     helo: Option<Helo>,
     /// Who logged in.
     user: Option<Box<[u8]>>,
+    /// XCLIENT was used.
+    is_told: bool,
     /// `user` was told by XCLIENT.
     is_login_told: bool,
     failed_logins: u32,
@@ -175,6 +177,7 @@ impl Session {
             is_draining: false,
             helo: None,
             user: None,
+            is_told: false,
             is_login_told: false,
             failed_logins: 0,
             questions: 0,
@@ -503,7 +506,7 @@ impl Session {
         let size = format!("SIZE {}", self.databytes());
         let verp = self.is_relay_client().then_some("XVERP");
         // Not where it would be refused (RFC 4954 §4), and so not once more.
-        let mechanisms = self.config.mechanisms.list(self.binds_channel());
+        let mechanisms = self.config.mechanisms.list(self.protection());
         let mechanisms = mechanisms.filter(|_| self.peer.logins == Logins::Offered && self.user.is_none());
         let auth = mechanisms.map(|list| format!("AUTH {list}"));
         let starttls = (self.peer.starttls == StartTls::Offered && self.peer.tls.is_none()).then_some("STARTTLS");

@@ -32,6 +32,8 @@ pub struct Received<'a> {
     pub tls: Option<&'a str>,
     /// What MAIL gave as MT-PRIORITY, as this server takes it (RFC 6710 §3.3).
     pub priority: Option<Priority>,
+    /// By what the client's certificate is known here; a comment behind `tls`.
+    pub certificate: Option<&'a str>,
     pub unix_s: u64,
 }
 
@@ -53,6 +55,11 @@ impl Received<'_> {
         if let Some(cipher) = self.tls {
             line.extend_from_slice(b" tls ");
             line.extend(cipher.bytes().filter(|b| b.is_ascii_alphanumeric() || *b == b'_'));
+            if let Some(certificate) = self.certificate {
+                line.extend_from_slice(b" (client certificate ");
+                push_safe(&mut line, certificate.as_bytes());
+                line.push(b')');
+            }
         }
         if let Some(priority) = self.priority {
             line.extend_from_slice(format!(" PRIORITY {priority}").as_bytes());
@@ -98,6 +105,7 @@ mod tests {
         protocol: "ESMTP",
         tls: None,
         priority: None,
+        certificate: None,
         unix_s: 0,
     };
 
@@ -110,6 +118,10 @@ mod tests {
         );
         let tls = Received { protocol: "ESMTPS", tls: Some("TLS_AES_256_GCM_SHA384"), ..PLAIN };
         assert!(text(tls).contains("\n  by mx.example.org with ESMTPS tls TLS_AES_256_GCM_SHA384; 1 Jan"));
+        let shown = Received { certificate: Some("joe@a.b"), ..tls };
+        assert!(text(shown).contains("ESMTPS tls TLS_AES_256_GCM_SHA384 (client certificate joe@a.b); 1 Jan"));
+        let odd = Received { certificate: Some("a (b)\r\nc\u{e4}"), ..tls };
+        assert!(text(odd).contains("(client certificate a??b???c??); 1 Jan"));
         let all = Received { remote_host: b"a.b", helo: Some(b"c.d"), remote_info: Some(b"joe"), ..PLAIN };
         assert_eq!(
             text(all),

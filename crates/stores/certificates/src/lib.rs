@@ -1,4 +1,5 @@
-//! The certificates and private keys below etc/qmail/tls: `NAME/cert.pem` with the chain, `NAME/key.pem` with the key.
+//! The certificates and private keys below etc/qmail/tls: `NAME/cert.pem` with the chain, `NAME/key.pem` with the key; and, to be shown to
+//! other servers, `NAME/clientcert.pem` with `NAME/clientkey.pem`.
 //!
 //! Guarantees: a key belongs to its certificate and can be read by its owner alone, or is refused; files have bounds. A private key is
 //! wiped from the memory of this code when it has been handed to the library that signs by it, and never printed.
@@ -90,15 +91,48 @@ pub const CERTIFICATE: &str = "cert.pem";
 /// The file with the private key: PKCS #8, SEC 1 or PKCS #1.
 pub const KEY: &str = "key.pem";
 
+/// What we show as a client of other servers, and its key.
+pub const CLIENT_CERTIFICATE: &str = "clientcert.pem";
+pub const CLIENT_KEY: &str = "clientkey.pem";
+
+/// What a certificate is for. The key of one purpose is not used for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// We are the server.
+    #[default]
+    Server,
+    /// We are the client.
+    Client,
+}
+
+impl Purpose {
+    /// The files of certificate and key in their directory.
+    #[must_use]
+    pub const fn files(self) -> [&'static str; 2] {
+        match self {
+            Self::Server => [CERTIFICATE, KEY],
+            Self::Client => [CLIENT_CERTIFICATE, CLIENT_KEY],
+        }
+    }
+
+    /// Is a directory with these files meant for this purpose? One without any is meant for a server.
+    #[must_use]
+    pub fn is_of(self, dir: &Path) -> bool {
+        let has = |purpose: Self| purpose.files().iter().any(|file| dir.join(file).exists());
+        has(self) || self == Self::Server && !has(Self::Client)
+    }
+}
+
 /// The certificate of a directory.
 ///
 /// # Errors
 /// It cannot be read, or cannot be used; the text says why.
-pub fn certificate(dir: &Path) -> Result<Certificate, String> {
-    let pem = read(&dir.join(CERTIFICATE), false)?;
+pub fn certificate(dir: &Path, purpose: Purpose) -> Result<Certificate, String> {
+    let [file, _] = purpose.files();
+    let pem = read(&dir.join(file), false)?;
     let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{CERTIFICATE}: {error}"))?;
-    parse(chain.iter().map(|der| der.to_vec()).collect()).map_err(|problem| format!("{CERTIFICATE} {problem}"))
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| format!("{file}: {error}"))?;
+    parse(chain.iter().map(|der| der.to_vec()).collect()).map_err(|problem| format!("{file} {problem}"))
 }
 
 /// A certificate of a chain (DER), the host's own first.
@@ -129,24 +163,39 @@ pub fn parse(chain: Vec<Vec<u8>>) -> Result<Certificate, String> {
     })
 }
 
+/// How many certificates there are in the text of a PEM file of authorities.
+///
+/// # Errors
+/// One of them is none.
+pub fn authorities(pem: &[u8]) -> Result<usize, String> {
+    let mut count = 0usize;
+    for der in CertificateDer::pem_slice_iter(pem) {
+        let der = der.map_err(|error| error.to_string())?;
+        X509Certificate::from_der(&der).map_err(|error| format!("holds something that is no certificate: {error}"))?;
+        count = count.saturating_add(1);
+    }
+    Ok(count)
+}
+
 /// A certificate with its key.
 ///
 /// # Errors
 /// As [`certificate`], or the key cannot be used or is another's.
-pub fn entry(dir: &Path) -> Result<Entry, String> {
-    let certificate = certificate(dir)?;
-    let text = Zeroizing::new(read(&dir.join(KEY), true)?);
-    let blocks = pem::blocks(&text).map_err(|error| format!("{KEY}: {error}"))?;
-    let der = private_key(&blocks).map_err(|error| format!("{KEY} {error}"))?;
+pub fn entry(dir: &Path, purpose: Purpose) -> Result<Entry, String> {
+    let certificate = certificate(dir, purpose)?;
+    let [file, secret] = purpose.files();
+    let text = Zeroizing::new(read(&dir.join(secret), true)?);
+    let blocks = pem::blocks(&text).map_err(|error| format!("{secret}: {error}"))?;
+    let der = private_key(&blocks).map_err(|error| format!("{secret} {error}"))?;
     let unusable =
-        || format!("{KEY}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can");
+        || format!("{secret}: no key that can be used; ECDSA on P-256 or P-384, Ed25519, and RSA of 2048 bits or more can");
     let key = any_supported_type(&der).map_err(|_| unusable())?;
     let schemes: Vec<SignatureScheme> = SCHEMES.into_iter().filter(|scheme| key.choose_scheme(&[*scheme]).is_some()).collect();
     if schemes.is_empty() {
         return Err(unusable());
     }
     let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{KEY} is not the key of {CERTIFICATE}"))?;
+    CertifiedKey::new(chain, Arc::clone(&key)).keys_match().map_err(|_| format!("{secret} is not the key of {file}"))?;
     Ok(Entry { certificate, schemes, key })
 }
 
@@ -274,7 +323,7 @@ mod tests {
             ("genrsa -traditional -out key.pem 2048", S::RSA_PSS_SHA256),
         ] {
             let dir = made(make);
-            let entry = entry(dir.path()).unwrap_or_else(|error| panic!("{make}: {error}"));
+            let entry = entry(dir.path(), Purpose::Server).unwrap_or_else(|error| panic!("{make}: {error}"));
             assert_eq!(entry.schemes.first(), Some(&scheme), "{make}");
             assert_eq!(entry.certificate.hosts, [b"old.example"], "without subjectAltName");
             assert!(entry.certificate.is_self_signed && !format!("{entry:?}").contains("PRIVATE"));
@@ -289,7 +338,7 @@ mod tests {
             ("genpkey -algorithm ED448 -out key.pem", "no key that can be used"),
         ] {
             let dir = made(make);
-            let error = entry(dir.path()).unwrap_err();
+            let error = entry(dir.path(), Purpose::Server).unwrap_err();
             assert!(error.starts_with("key.pem") && error.contains(why), "{make}: {error}");
         }
         let dir = made("genrsa -out key.pem 2048");
@@ -297,10 +346,10 @@ mod tests {
         let (key, locked) = (dir.path().join(KEY), dir.path().join("locked.pem"));
         std::fs::rename(&locked, &key).unwrap();
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o400)).unwrap();
-        assert!(entry(dir.path()).unwrap_err().contains("without a password"));
+        assert!(entry(dir.path(), Purpose::Server).unwrap_err().contains("without a password"));
         for mode in [0o440, 0o404, 0o420] {
             std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert!(entry(dir.path()).unwrap_err().contains("by others"), "{mode:o}");
+            assert!(entry(dir.path(), Purpose::Server).unwrap_err().contains("by others"), "{mode:o}");
         }
     }
 
@@ -311,8 +360,8 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let pem = rcgen::CertificateParams::new(hosts).unwrap().self_signed(&key).unwrap().pem();
         std::fs::write(dir.path().join(CERTIFICATE), &pem).unwrap();
-        assert_eq!(certificate(dir.path()).unwrap().hosts.len(), 100);
+        assert_eq!(certificate(dir.path(), Purpose::Server).unwrap().hosts.len(), 100);
         std::fs::write(dir.path().join(CERTIFICATE), pem.repeat(3)).unwrap();
-        assert!(certificate(dir.path()).unwrap_err().contains("longer than"));
+        assert!(certificate(dir.path(), Purpose::Server).unwrap_err().contains("longer than"));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use users::Networks;
 
+use crate::tlsclients::TlsClients;
 use crate::{ControlError, Root};
 
 /// Sessions in all, divided among the workers (`concurrencypop3`).
@@ -29,6 +30,10 @@ pub struct Popup {
     pub me: Vec<u8>,
     /// Do addresses that open a mailbox may relay (`control/popbeforesmtp` is not 0)?
     pub opens_relay: bool,
+    /// `None`: clients are not asked for certificates.
+    pub tls_clients: Option<TlsClients>,
+    /// PEM of the authorities for them.
+    pub client_authorities: Vec<u8>,
     /// Of all workers together.
     pub sessions_max: usize,
     /// Of each worker: up to so many times the number of workers in all.
@@ -52,6 +57,8 @@ impl Popup {
             mechanisms: root.lines("authmechanisms")?,
             me: root.line("me")?.unwrap_or_default(),
             opens_relay: root.int("popbeforesmtp")?.unwrap_or(0) > 0,
+            tls_clients: TlsClients::read(root)?,
+            client_authorities: TlsClients::authorities(root)?,
             sessions_max: count("concurrencypop3", SESSIONS_DEFAULT, SESSIONS_MAX)?,
             sessions_per_address_max: count("concurrencypop3ip", SESSIONS_PER_ADDRESS_DEFAULT, SESSIONS_MAX)?,
             idle: Duration::from_secs(idle_s),

@@ -11,6 +11,7 @@
 //! | `authmechanisms` | PLAIN, LOGIN, SCRAM | SASL mechanisms that are offered |
 //! | `popbeforesmtp` | 0 | not 0: addresses that opened a mailbox by POP3 may relay; qmail-auth knows them |
 //! | `xclient` | nobody | networks whose clients may say for whom they stand (XCLIENT) |
+//! | `tlsclients`, `clientca.pem` | nobody is asked | certificates of clients that may relay, or log in ([`crate::tlsclients`]) |
 //! | `badmailfrom` | – | envelope senders that are refused |
 //! | `submission` | see [`crate::submission`] | what holds for who is logged in |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
@@ -25,6 +26,7 @@
 use users::Networks;
 
 use crate::submission::Submission;
+use crate::tlsclients::TlsClients;
 use crate::{ControlError, Root};
 
 /// Recipients of a message by default (RFC 5321 §4.5.3.1.8 asks for 100 at least): a list of usual size passes in one transaction.
@@ -60,6 +62,10 @@ pub struct Smtpd {
     pub xclient: Networks,
     /// Is qmail-auth asked whether an address opened a mailbox (`popbeforesmtp`)?
     pub pop_before_smtp: bool,
+    /// `None`: clients are not asked for certificates.
+    pub tls_clients: Option<TlsClients>,
+    /// PEM of the authorities for them.
+    pub client_authorities: Vec<u8>,
     pub badmailfrom: Vec<Vec<u8>>,
     pub submission: Submission,
     pub normalizes_bare_lf: bool,
@@ -103,6 +109,8 @@ impl Smtpd {
             mechanisms: root.lines("authmechanisms")?,
             xclient: root.networks("xclient")?.unwrap_or_default(),
             pop_before_smtp: number("popbeforesmtp", 0)? > 0,
+            tls_clients: TlsClients::read(root)?,
+            client_authorities: TlsClients::authorities(root)?,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
             submission: Submission::read(root)?,
             normalizes_bare_lf: choice(root, "barelf", ["reject", "normalize"])?,

@@ -4,7 +4,8 @@
 //! the port) where smtproutes or authsenders has one: the host that is meant, whatever the DNS says of it. `.domain` means all names
 //! below it, the empty destination all others; the most specific line counts. Policies are `none`, `may`, `encrypt` and `verify`
 //! ([`Level`]). Behind `verify` may stand the names that the certificate must have one of; `.name` means the host's own name if that is
-//! below it. `implicit`: TLS from the first byte on (always so at port 465); `cleartext`: credentials may go without TLS.
+//! below it. `implicit`: TLS from the first byte on (always so at port 465); `cleartext`: credentials may go without TLS;
+//! `clientcert=NAME`: we show the certificate in etc/qmail/tls/NAME.
 //! Used by qmail-remote; a file with an error is not used at all.
 
 use std::collections::HashMap;
@@ -42,13 +43,15 @@ pub struct TlsPolicy {
     pub implicit: bool,
     /// Credentials may go in the clear.
     pub cleartext: bool,
+    /// The name of the certificate that we show; with [`Level::Encrypt`] and [`Level::Verify`] alone.
+    pub certificate: Option<String>,
 }
 
 impl TlsPolicy {
     /// A level without any word.
     #[must_use]
     pub fn of(level: Level) -> Self {
-        Self { level, names: Vec::new(), implicit: false, cleartext: false }
+        Self { level, names: Vec::new(), implicit: false, cleartext: false, certificate: None }
     }
 
     fn parse(value: &[u8]) -> Result<Self, String> {
@@ -65,6 +68,10 @@ impl TlsPolicy {
             match word {
                 "implicit" => policy.implicit = true,
                 "cleartext" => policy.cleartext = true,
+                word if word.starts_with(CERTIFICATE) => {
+                    let name = word.strip_prefix(CERTIFICATE).filter(|name| is_directory(name));
+                    policy.certificate = Some(name.ok_or(format!("`{word}` names no directory below etc/qmail/tls"))?.to_owned());
+                }
                 name if name.contains('.') => policy.names.push(name.to_ascii_lowercase()),
                 other => return Err(format!("`{other}` is neither implicit nor cleartext nor a name with a dot")),
             }
@@ -74,6 +81,11 @@ impl TlsPolicy {
         }
         if policy.implicit && policy.level == Level::None {
             return Err("is `none` and `implicit`; it cannot be both".to_owned());
+        }
+        if policy.certificate.is_some() && policy.level < Level::Encrypt {
+            return Err(
+                "has a certificate to show, which needs `encrypt` or `verify`: without TLS nobody would see it".to_owned()
+            );
         }
         if policy.names.len() > NAMES_MAX {
             return Err(format!("has more than {NAMES_MAX} names"));
@@ -123,11 +135,24 @@ impl TlsPolicies {
         suffixes(&host).chain(std::iter::once(&b""[..])).find_map(|key| self.0.get(key))
     }
 
+    /// Names of certificates that we show somewhere.
+    pub fn certificates(&self) -> impl Iterator<Item = &str> {
+        self.0.values().filter_map(|policy| policy.certificate.as_deref())
+    }
+
     /// Does a line demand certificates?
     #[must_use]
     pub fn verifies(&self) -> bool {
         self.0.values().any(|policy| policy.level == Level::Verify)
     }
+}
+
+/// The word of a certificate to show, before its name.
+const CERTIFICATE: &str = "clientcert=";
+
+/// As directories are taken below etc/qmail/tls.
+fn is_directory(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && !name.starts_with('.') && !name.contains('/')
 }
 
 /// Lower case, an address without its brackets, a name without a dot at its end.
@@ -162,6 +187,10 @@ mod tests {
         }
         assert_eq!(policies.lookup(b"exact.example").unwrap().names, ["mx.other.example", ".mx.example"]);
         assert!(policies.lookup(b"2001:db8::1").unwrap().implicit);
+        let shown = TlsPolicies::parse(b"r.example:verify r.example clientcert=Mx.a.example implicit\nb:encrypt\n").unwrap();
+        let policy = shown.lookup(b"r.example").unwrap();
+        assert_eq!((policy.certificate.as_deref(), policy.names.len(), policy.implicit), (Some("Mx.a.example"), 1, true));
+        assert_eq!(shown.certificates().collect::<Vec<_>>(), ["Mx.a.example"]);
         assert!(policies.lookup(b"relay.org").unwrap().cleartext && policies.verifies());
         assert_eq!(TlsPolicies::parse(b"").unwrap().lookup(b"a.example"), None);
     }
@@ -176,6 +205,10 @@ mod tests {
             ("a.example:verify mx\n", "`mx` is neither"),
             ("a.example:encrypt mx.a.example\n", "only `verify`"),
             ("a.example:none implicit\n", "cannot be both"),
+            ("a.example:may clientcert=mx\n", "needs `encrypt` or `verify`"),
+            ("a.example:encrypt clientcert=\n", "`clientcert=` names no directory"),
+            ("a.example:encrypt clientcert=../x\n", "names no directory"),
+            ("a.example:encrypt clientcert=a/b\n", "names no directory"),
             ("a.example:may\nA.example:none\n", "line 2: `A.example:none` is the second line"),
             ("a.example:verify \u{e4}.example\n", "not ASCII"),
         ] {

@@ -18,10 +18,11 @@ messages! {
         /// As `Recipient`, for a message of so many bytes.
         4 => Fits { id: u64, address: Address, size: u64 },
         /// The first message of an exchange by a mechanism other than PLAIN and LOGIN, by qmaild. `initial`: what the client sent along;
-        /// `exporter`, `end_point`: what the connection can be bound to (RFC 9266, RFC 5929), where it has TLS.
+        /// `exporter`, `end_point`: what the connection can be bound to (RFC 9266, RFC 5929), where it has TLS; `certificate`: the name
+        /// in control/tlsclients, written as that file is looked up by, of the certificate that the client has shown.
         10 => SaslStart {
             id: u64, service: Bytes, mechanism: Bytes, initial: Option<Secret>, remote: Option<IpAddr>,
-            exporter: Option<Bytes>, end_point: Option<Bytes>,
+            exporter: Option<Bytes>, end_point: Option<Bytes>, certificate: Option<Bytes>,
         },
         /// The client's answer to `Challenge`; on the same connection.
         11 => SaslStep { id: u64, exchange: u64, response: Secret },
@@ -130,6 +131,7 @@ mod tests {
                 remote: None,
                 exporter: None,
                 end_point: None,
+                certificate: None,
             },
             Request::SaslStep { id: 3, exchange: 4, response: xyzzy() },
             Request::Apop { id: 5, login: "joe".into(), timestamp: "<1@h>".into(), digest: xyzzy(), remote: None },

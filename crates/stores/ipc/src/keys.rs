@@ -8,6 +8,8 @@ use crate::field::Bytes;
 
 /// The purpose of a key for TLS servers.
 pub const TLS: u8 = 1;
+/// The purpose of a key with which we are a TLS client.
+pub const TLS_CLIENT: u8 = 2;
 
 messages! {
     /// A question; `id` comes back in the answer.
@@ -17,6 +19,8 @@ messages! {
         /// Sign `input`, which must have the form of the key's purpose. `key`: as in the certificate; `scheme`: TLS SignatureScheme
         /// (RFC 8446 §4.2.3).
         2 => Sign { id: u64, key: Bytes, purpose: u8, scheme: u16, input: Bytes },
+        /// The certificate that we show as a client, by the name of its directory. For qmail-remote alone.
+        3 => ClientCertificate { id: u64, name: Bytes },
         /// The public half of the ACME account's key. This and what follows is for qmail-acme alone.
         10 => AcmeAccount { id: u64 },
         /// Sign a request to the certificate authority (RFC 8555 §6.2). `url` must be below control/acme's directory host. `account`: its

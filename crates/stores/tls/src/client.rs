@@ -3,13 +3,17 @@
 //! Two kinds of connections. Without names any certificate does, and nothing about it is looked at: that keeps out who only listens
 //! (RFC 7435). With names the certificate must be valid now, come from an authority that is trusted here, and be for one of them.
 //! Sessions are resumed within their kind, and with names only for the same list of names: rustls resumes a session only with the
-//! verifier that has seen its certificate. All of it is in memory, and ends with the process. No revocation lists are asked for.
+//! verifier that has seen its certificate. A certificate of our own (`own`) is shown where the caller says so, and sessions in which it was
+//! shown are another kind again. All of it is in memory, and ends with the process. No revocation lists are asked for.
 //! Used by qmail-remote.
+
+mod own;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +23,7 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_sig
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore,
     SignatureScheme,
@@ -26,11 +31,13 @@ use rustls::{
 use tokio::net::TcpStream;
 
 use crate::Stream;
+use crate::keys::Keys;
+use own::{Own, Shows};
 
 /// Servers whose sessions are remembered, without names and for each list of names.
 const SESSIONS_MAX: usize = 1024;
 const SESSIONS_OF_NAMES_MAX: usize = 32;
-/// Lists of names whose configuration is kept.
+/// Lists of names, and certificates of ours, whose configuration is kept.
 const LISTS_MAX: usize = 512;
 /// Longest text of an error, in bytes.
 const TEXT_LEN_MAX: usize = 300;
@@ -60,58 +67,92 @@ pub fn roots(file: Option<&Path>) -> io::Result<RootCertStore> {
 pub struct Client {
     roots: Arc<RootCertStore>,
     any: Arc<ClientConfig>,
-    named: RefCell<HashMap<Vec<String>, Arc<ClientConfig>>>,
+    others: RefCell<HashMap<Kind, Arc<ClientConfig>>>,
+    own: Option<Own>,
+}
+
+/// What connections share that may resume each other's sessions.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Kind {
+    names: Option<Vec<String>>,
+    /// Our certificate (DER).
+    shown: Option<Vec<u8>>,
 }
 
 impl Client {
     /// # Errors
     /// The library has no TLS 1.2 and 1.3: it was built wrongly.
     pub fn new(roots: RootCertStore) -> Result<Self, Error> {
-        let any = config(Arc::new(Anyone(crate::provider())), SESSIONS_MAX)?;
-        Ok(Self { roots: Arc::new(roots), any, named: RefCell::default() })
+        let any = config(Arc::new(Anyone(crate::provider())), None, SESSIONS_MAX)?;
+        Ok(Self { roots: Arc::new(roots), any, others: RefCell::default(), own: None })
+    }
+
+    /// With qmail-keys, which has our certificates: its socket below the directory `run`.
+    #[must_use]
+    pub fn with_keys(self, run: Arc<OwnedFd>, socket: &'static str) -> Self {
+        Self { own: Some(Own::new(Keys::new(run, socket))), ..self }
     }
 
     /// Starts TLS over `tcp`. `host` is the server's name as we know it (SNI; an address is not said). With `names`, the certificate
-    /// must be for one of them. Not bounded in time.
+    /// must be for one of them. `certificate`: the name of ours that is shown if the server asks for one; without it there is no
+    /// connection. Not bounded in time.
     ///
     /// # Errors
     /// Why there is no TLS, in words: printable ASCII without line ends, at most 300 bytes. The connection is closed.
-    pub async fn connect(&self, tcp: TcpStream, host: &str, names: Option<&[String]>) -> Result<Stream, String> {
+    pub async fn connect(
+        &self,
+        tcp: TcpStream,
+        host: &str,
+        names: Option<&[String]>,
+        certificate: Option<&str>,
+    ) -> Result<Stream, String> {
         let address = tcp.peer_addr().map_err(|error| said(&error))?.ip();
-        let config = match names {
-            Some(_) if self.roots.is_empty() => {
-                return Err("no certificates of authorities are installed on this host".to_owned());
-            }
-            Some(names) => self.named(names).map_err(|error| described(&error))?,
-            None => Arc::clone(&self.any),
-        };
-        let tls = ClientConnection::new(config, server_name(host, address)).map_err(|error| described(&error))?;
-        let mut stream = Stream::new(tcp, tls);
-        match stream.handshake().await {
-            Ok(()) => Ok(stream),
-            Err(error) => Err(match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-                Some(error) => described(error),
-                None => said(&error),
-            }),
+        if names.is_some() && self.roots.is_empty() {
+            return Err("no certificates of authorities are installed on this host".to_owned());
         }
+        let shown = match (certificate, &self.own) {
+            (Some(name), Some(own)) => Some(own.get(name).await.map_err(|why| said(&why))?),
+            (Some(_), None) => return Err("there is nobody to sign for a certificate of ours".to_owned()),
+            (None, _) => None,
+        };
+        let is_shown = shown.is_some();
+        let config = self.config(names, shown).map_err(|error| described(&error))?;
+        let tls = ClientConnection::new(config, server_name(host, address)).map_err(|error| described(&error))?;
+        let shaken = if is_shown {
+            own::handshake(&tcp, tls).await.map(|tls| Stream::new(tcp, tls))
+        } else {
+            let mut stream = Stream::new(tcp, tls);
+            stream.handshake().await.map(|()| stream)
+        };
+        shaken.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(error) => described(error),
+            None => said(&error),
+        })
     }
 
-    fn named(&self, names: &[String]) -> Result<Arc<ClientConfig>, Error> {
-        let mut all = self.named.borrow_mut();
-        if let Some(config) = all.get(names) {
+    fn config(&self, names: Option<&[String]>, shown: Option<Arc<CertifiedKey>>) -> Result<Arc<ClientConfig>, Error> {
+        if names.is_none() && shown.is_none() {
+            return Ok(Arc::clone(&self.any));
+        }
+        let der = shown.as_ref().map(|shown| shown.cert.first().map(|der| der.to_vec()).unwrap_or_default());
+        let kind = Kind { names: names.map(<[String]>::to_vec), shown: der };
+        let mut all = self.others.borrow_mut();
+        if let Some(config) = all.get(&kind) {
             return Ok(Arc::clone(config));
         }
-        let parse = |name: &String| ServerName::try_from(name.clone()).ok();
-        let verifier = Named {
-            roots: Arc::clone(&self.roots),
-            names: names.iter().filter_map(parse).collect(),
-            algorithms: crate::provider().signature_verification_algorithms,
+        let verifier: Arc<dyn ServerCertVerifier> = match names {
+            Some(names) => Arc::new(Named {
+                roots: Arc::clone(&self.roots),
+                names: names.iter().filter_map(|name| ServerName::try_from(name.clone()).ok()).collect(),
+                algorithms: crate::provider().signature_verification_algorithms,
+            }),
+            None => Arc::new(Anyone(crate::provider())),
         };
-        let config = config(Arc::new(verifier), SESSIONS_OF_NAMES_MAX)?;
+        let config = config(verifier, shown, SESSIONS_OF_NAMES_MAX)?;
         if all.len() >= LISTS_MAX {
             all.clear();
         }
-        all.insert(names.to_vec(), Arc::clone(&config));
+        all.insert(kind, Arc::clone(&config));
         Ok(config)
     }
 }
@@ -126,9 +167,17 @@ pub fn version(stream: &Stream) -> &'static str {
     }
 }
 
-fn config(verifier: Arc<dyn ServerCertVerifier>, sessions_max: usize) -> Result<Arc<ClientConfig>, Error> {
+fn config(
+    verifier: Arc<dyn ServerCertVerifier>,
+    shown: Option<Arc<CertifiedKey>>,
+    sessions_max: usize,
+) -> Result<Arc<ClientConfig>, Error> {
     let builder = ClientConfig::builder_with_provider(crate::provider()).with_safe_default_protocol_versions()?;
-    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = match shown {
+        Some(shown) => builder.with_client_cert_resolver(Arc::new(Shows(shown))),
+        None => builder.with_no_client_auth(),
+    };
     config.resumption = Resumption::in_memory_sessions(sessions_max);
     Ok(Arc::new(config))
 }

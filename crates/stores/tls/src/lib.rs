@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[doc(hidden)]
+pub mod fuzz;
+mod keys;
 pub mod server;
 pub mod stream;
 pub mod transport;
 
-pub use server::{Acceptor, ClientCertificates, Facts};
+pub use server::{Acceptor, ClientCertificate, ClientCertificates, Facts, Shown};
 pub use stream::Stream;
 pub use transport::Transport;
 

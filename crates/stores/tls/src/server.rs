@@ -8,16 +8,18 @@
 
 mod certificates;
 mod clients;
-mod keys;
 mod pool;
 mod record;
 
-pub use clients::{Authorities, ClientCertificate, ClientCertificates};
+pub(crate) use clients::names_of;
+pub use clients::{Authorities, ClientCertificate, ClientCertificates, NAMES_MAX, Shown};
 
+use crate::keys::Keys;
+pub use crate::keys::ORACLE_MAX;
 use crate::{Stream, provider};
 use certificates::{Certificates, Choice};
-use keys::Keys;
 use pool::Pool;
+pub(crate) use pool::process;
 use rustls::server::{NoServerSessionStorage, ServerConnection};
 use rustls::{HandshakeKind, ServerConfig};
 use std::fmt;
@@ -30,8 +32,6 @@ use tokio::time::timeout;
 
 /// For the whole handshake: as long as a client may take over one command of a slow link.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
-/// For one signature.
-pub const ORACLE_MAX: Duration = Duration::from_secs(2);
 /// What a client may send before its handshake is done, in bytes; a hello with post-quantum key shares has 2 KiB.
 pub const INPUT_LEN_MAX: usize = 64 * 1024;
 /// How often a handshake may ask for a thread; three or four times is usual.
@@ -64,7 +64,7 @@ pub struct Facts {
     /// An earlier session went on.
     pub is_resumed: bool,
     /// The client's certificate, if it was asked for one and has one.
-    pub client: Option<ClientCertificate>,
+    pub client: Option<Shown>,
 }
 
 /// Why there is no TLS.

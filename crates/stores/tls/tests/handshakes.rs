@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ipc::keys::{Answer, Request, TLS};
+use ipc::keys::{Answer, Request, TLS, TLS_CLIENT};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use sys::{Received, Seqpacket};
 use tls::server::Refused;
-use tls::{Acceptor, ClientCertificates, Facts, Stream};
+use tls::{Acceptor, ClientCertificate, ClientCertificates, Facts, Shown, Stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -121,13 +121,19 @@ fn serve(client: &Seqpacket, held: &Mutex<Held>, signed: &AtomicUsize) {
                 None => Answer::NoCertificate { id, generation: held.generation, count },
             },
             Request::Sign { id, key, purpose, input, .. } => {
-                assert_eq!(purpose, TLS);
+                // As the contexts of TLS 1.3 say, and the hellos of 1.2.
+                let is_client = input.get(73..79) == Some(b"client") || input.starts_with(&[1, 0]);
+                assert_eq!(purpose, if is_client { TLS_CLIENT } else { TLS });
                 signed.fetch_add(1, Ordering::Relaxed);
                 match held.all.iter().find(|own| own.end_point() == *key) {
                     Some(own) => Answer::Signature { id, signature: own.sign(&input).into() },
                     None => Answer::UnknownKey { id },
                 }
             }
+            Request::ClientCertificate { id, name } => match held.all.iter().find(|own| own.names[0].as_bytes() == &name[..]) {
+                Some(own) => own.listed(id, 0, 0, 1),
+                None => Answer::NoCertificate { id, generation: 0, count: 0 },
+            },
             other => panic!("nothing that a TLS server asks: {other:?}"),
         };
         drop(held);
@@ -454,12 +460,12 @@ fn clients_are_known_by_their_certificates_if_they_are_asked() {
             for is_resumed in [false, true] {
                 let (mut near, mut far, facts) = shake(&acceptor, &known, "mx.example.org").await.unwrap();
                 talk(&mut near, &mut far).await;
-                let who = facts.client.unwrap();
-                assert_eq!((facts.is_resumed, who.sha256, who.verified), (is_resumed, known_hash, true), "{version:?}");
-                assert_eq!((who.emails, who.common_name.as_deref()), (vec!["joe@example.org".to_owned()], Some("Joe")));
+                let who = certificate(&facts);
+                assert_eq!((facts.is_resumed, who.fingerprints[0], who.verified), (is_resumed, known_hash, true), "{version:?}");
+                assert_eq!(who.names, ["joe@example.org", "Joe"]);
             }
-            let who = shake(&acceptor, &with(other, version), "mx.example.org").await.unwrap().2.client.unwrap();
-            assert_eq!((who.sha256, who.verified, who.emails.len(), who.common_name), (other_hash, false, 0, None));
+            let who = certificate(&shake(&acceptor, &with(other, version), "mx.example.org").await.unwrap().2);
+            assert_eq!((who.fingerprints[0], who.verified, who.names.len()), (other_hash, false, 0));
             let nobody = shake(&acceptor, &client(&[&der], &[version]), "mx.example.org").await.unwrap();
             assert_eq!(nobody.2.client, None);
         }
@@ -467,8 +473,146 @@ fn clients_are_known_by_their_certificates_if_they_are_asked() {
         let asked = ClientCertificates::asked(b"").unwrap();
         let acceptor = Acceptor::start_asking(Arc::clone(&oracle.run), "keys", asked).unwrap();
         let known = || with(person(Some(&authority)), &rustls::version::TLS13);
-        assert!(!shake(&acceptor, &known(), "mx.example.org").await.unwrap().2.client.unwrap().verified);
+        assert!(!certificate(&shake(&acceptor, &known(), "mx.example.org").await.unwrap().2).verified);
         assert_eq!(shake(&oracle.acceptor(), &known(), "mx.example.org").await.unwrap().2.client, None);
         assert!(ClientCertificates::asked(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
     });
+}
+
+fn certificate(facts: &Facts) -> ClientCertificate {
+    match &facts.client {
+        Some(Shown::Certificate(certificate)) => certificate.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a certificate cannot be used for is no reason to refuse its client: mail comes from hosts with all sorts of certificates.
+#[test]
+fn certificates_that_count_for_nothing_end_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let openssl = |args: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command.args(args.split(' ')).current_dir(&dir).output().unwrap();
+        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    // Keys that are too short or of another curve, and the form of before extensions.
+    for (name, key) in [
+        ("short", "genrsa -out short.key 1024"),
+        ("bitcoin", "ecparam -name secp256k1 -genkey -noout -out bitcoin.key"),
+        ("version1", "ecparam -name prime256v1 -genkey -noout -out version1.key"),
+    ] {
+        openssl(key);
+        openssl(&format!("req -new -key {name}.key -subj /CN={name} -out {name}.csr"));
+        let form = if name == "version1" { "" } else { " -extfile ext" };
+        std::fs::write(dir.path().join("ext"), "subjectAltName=DNS:joe.example.org\n").unwrap();
+        openssl(&format!("x509 -req -in {name}.csr -signkey {name}.key -days 2{form} -out {name}.pem"));
+    }
+    run(async {
+        let own = Own::new(&["mx.example.org"]);
+        let der = own.der.clone();
+        let oracle = Oracle::with(vec![own]);
+        let acceptor = Acceptor::start_asking(Arc::clone(&oracle.run), "keys", ClientCertificates::asked(b"").unwrap()).unwrap();
+        let timed = |from: i32, to: i32| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(["joe.example.org".to_owned()]).unwrap();
+            (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+            let made = params.self_signed(&key).unwrap().der().clone();
+            (made, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        };
+        for version in BOTH {
+            for (from, to) in [(2001, 2002), (4000, 4001)] {
+                let (chain, key) = timed(from, to);
+                let hash = <[u8; 32]>::try_from(digest(&SHA256, &chain).as_ref()).unwrap();
+                let config = Arc::new(builder(&[&der], &[version]).with_client_auth_cert(vec![chain], key).unwrap());
+                for is_resumed in [false, true] {
+                    let (mut near, mut far, facts) = shake(&acceptor, &config, "mx.example.org").await.unwrap();
+                    talk(&mut near, &mut far).await;
+                    let expected = Shown::Useless { fingerprint: hash, why: "it has expired, or is not valid yet" };
+                    assert_eq!((facts.is_resumed, facts.client), (is_resumed, Some(expected)), "{from}");
+                }
+            }
+        }
+        // rustls will not show them; OpenSSL does.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (name, version) in [("short", "-tls1_3"), ("short", "-tls1_2"), ("bitcoin", "-tls1_2"), ("version1", "-tls1_3")] {
+            let mut client = std::process::Command::new("openssl")
+                .args(["s_client", "-quiet", version, "-cipher", "DEFAULT:@SECLEVEL=0", "-connect"])
+                .arg(listener.local_addr().unwrap().to_string())
+                .args(["-sigalgs", "RSA-PSS+SHA256:RSA+SHA256:ECDSA+SHA256"])
+                .arg("-cert")
+                .arg(dir.path().join(format!("{name}.pem")))
+                .arg("-key")
+                .arg(dir.path().join(format!("{name}.key")))
+                .stdin(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let accepted = acceptor.accept(listener.accept().await.unwrap().0).await;
+            drop(client.stdin.take());
+            let (_stream, facts) = accepted.unwrap_or_else(|error| panic!("{name} {version}: {error}"));
+            assert!(matches!(facts.client, Some(Shown::Useless { .. })), "{name} {version}: {:?}", facts.client);
+            let _ = client.kill();
+            client.wait().unwrap();
+        }
+    });
+}
+
+/// Our own client shows a certificate whose key it has not.
+#[test]
+fn a_certificate_of_ours_is_shown_where_it_is_asked_for() {
+    run(async {
+        let (server, shown) = (Own::new(&["mx.example.org"]), Own::new(&["client.example.org"]));
+        let (der, shown_der) = (server.der.clone(), shown.der.clone());
+        let oracle = Oracle::with(vec![server, shown]);
+        let mut roots = RootCertStore::empty();
+        roots.add(der).unwrap();
+        let asked = ClientCertificates::asked(shown_der_pem(&shown_der).as_bytes()).unwrap();
+        let asking = Acceptor::start_asking(Arc::clone(&oracle.run), "keys", asked).unwrap();
+        let names = ["mx.example.org".to_owned()];
+        let client = || tls::client::Client::new(roots.clone()).unwrap().with_keys(Arc::clone(&oracle.run), "keys");
+        let shake = async |acceptor: &Acceptor, client: &tls::client::Client, names: Option<&[String]>, certificate| {
+            let (near, far) = tcp().await;
+            let (shaken, accepted) =
+                tokio::join!(client.connect(near, "mx.example.org", names, certificate), acceptor.accept(far));
+            Ok::<_, String>((shaken?, accepted.map_err(|error| error.to_string())?))
+        };
+        let hash = <[u8; 32]>::try_from(digest(&SHA256, &shown_der).as_ref()).unwrap();
+        let own = client();
+        for names in [None, Some(&names[..])] {
+            for is_resumed in [false, true] {
+                let (mut near, (mut far, facts)) = shake(&asking, &own, names, Some("client.example.org")).await.unwrap();
+                talk(&mut near, &mut far).await;
+                assert_eq!((facts.is_resumed, certificate(&facts).fingerprints[0]), (is_resumed, hash), "{names:?}");
+            }
+            // Sessions without it are others.
+            let (mut near, (mut far, facts)) = shake(&asking, &own, names, None).await.unwrap();
+            talk(&mut near, &mut far).await;
+            assert_eq!((facts.is_resumed, facts.client), (false, None));
+        }
+        // Who does not ask does not hear of it.
+        let (_, (_, facts)) = shake(&oracle.acceptor(), &own, None, Some("client.example.org")).await.unwrap();
+        assert_eq!(facts.client, None);
+        // There must be one.
+        let failed = shake(&asking, &own, None, Some("other.example.org")).await.err().unwrap();
+        assert_eq!(failed, "there is no certificate other.example.org to be shown here");
+        let keyless = tls::client::Client::new(roots.clone()).unwrap();
+        assert!(shake(&asking, &keyless, None, Some("client.example.org")).await.is_err());
+        // A key process that hangs delays its own connections, not the others.
+        oracle.stop(true);
+        let waiting = client();
+        let (near, _far) = tcp().await;
+        let mut hangs = std::pin::pin!(waiting.connect(near, "mx.example.org", None, Some("client.example.org")));
+        // The runtime is free meanwhile.
+        tokio::select! {
+            biased;
+            () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
+            _ = &mut hangs => panic!("nobody signs"),
+        }
+        assert_eq!(hangs.await.err().unwrap(), "qmail-keys does not answer");
+        oracle.stop(false);
+    });
+}
+
+fn shown_der_pem(der: &[u8]) -> String {
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", wire::base64::encode(der))
 }

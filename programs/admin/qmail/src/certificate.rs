@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use certificates::{CERTIFICATE, Certificate, KEY};
+use certificates::{CERTIFICATE, Certificate, KEY, Purpose};
 use control::acme::{NOTE, Note};
 use control::{Acme, Id, Ids, Root};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -46,6 +46,7 @@ pub fn run(root: &Root, command: &cli::Cert, printer: Printer) -> Result<(), Fai
 fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
     let columns = [
         ("NAME", "name"),
+        ("FOR", "for"),
         ("HOSTS", "hosts"),
         ("ISSUER", "issuer"),
         ("SELF-SIGNED", "self_signed"),
@@ -63,6 +64,7 @@ fn list(root: &Root, printer: Printer) -> Result<(), Failure> {
 /// A directory below etc/qmail/tls and what is in it.
 pub(crate) struct Found {
     pub(crate) dir: PathBuf,
+    pub(crate) purpose: Purpose,
     pub(crate) certificate: Option<Certificate>,
     /// Why qmail-keys will not use it.
     pub(crate) problem: Option<String>,
@@ -80,7 +82,12 @@ pub(crate) fn all(root: &Root) -> Result<Vec<Found>, Failure> {
     let mut dirs: Vec<PathBuf> =
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_certificate(path)).collect();
     dirs.sort();
-    Ok(dirs.into_iter().map(found).collect())
+    let mut all = Vec::new();
+    for dir in dirs {
+        let purposes = [Purpose::Server, Purpose::Client].into_iter().filter(|purpose| purpose.is_of(&dir));
+        all.extend(purposes.map(|purpose| found(dir.clone(), purpose)));
+    }
+    Ok(all)
 }
 
 /// As qmail-keys chooses.
@@ -89,13 +96,17 @@ fn is_certificate(path: &Path) -> bool {
     path.is_dir() && name.is_some_and(|name| !name.starts_with('.'))
 }
 
-fn found(dir: PathBuf) -> Found {
-    let (certificate, problem) = match certificates::certificate(&dir) {
-        Ok(certificate) => (Some(certificate), certificates::entry(&dir).err()),
+fn found(dir: PathBuf, purpose: Purpose) -> Found {
+    let (certificate, problem) = match certificates::certificate(&dir, purpose) {
+        Ok(certificate) => (Some(certificate), certificates::entry(&dir, purpose).err()),
         Err(problem) => (None, Some(problem)),
     };
-    let note = std::fs::read(dir.join(NOTE)).map(|text| Note::parse(&text)).unwrap_or_default();
-    Found { dir, certificate, problem, note }
+    // What is noted is of those that are obtained, for servers.
+    let note = match purpose {
+        Purpose::Server => std::fs::read(dir.join(NOTE)).map(|text| Note::parse(&text)).unwrap_or_default(),
+        Purpose::Client => Note::default(),
+    };
+    Found { dir, purpose, certificate, problem, note }
 }
 
 /// Days until the end; negative behind it.
@@ -150,6 +161,7 @@ fn row(found: &Found, acme: Option<&Acme>, printer: Printer) -> Vec<Value> {
     let of = |value: fn(&Certificate) -> Value| found.certificate.as_ref().map_or(Value::Null, value);
     vec![
         found.name().into(),
+        (if found.purpose == Purpose::Server { "server" } else { "client" }).into(),
         of(|c| c.hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect::<Vec<_>>().into()),
         of(|c| c.issuer.clone().into()),
         of(|c| c.is_self_signed.into()),

@@ -12,6 +12,7 @@ mod host;
 mod lmtproutes;
 mod outgoing;
 mod places;
+mod tls_clients;
 mod users_files;
 
 use std::path::Path;
@@ -92,6 +93,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     accounts::check(root, &mut found);
     outgoing::check(root, &mut found);
     lmtproutes::check(root, &mut found);
+    tls_clients::check(root, &mut found);
     users_files::check(root, &mut found);
     certificates::check(root, &mut found);
     acme::check(root, &mut found);

@@ -381,7 +381,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 42] = [
+    let cases: [(&str, &str, &str, &str); 46] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -409,6 +409,20 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/authsenders", "@a.test|joe|xyzzy\n", "`@a.test` has no colon"),
         ("warning", "etc/qmail/control/authsenders", "@a.test:r:smtp|joe|xyzzy\n", "`@a.test:r:smtp`: the port"),
         ("error", "etc/qmail/control/tlspolicy", "a.test:verfiy\n", "line 1: `a.test:verfiy` has no policy"),
+        (
+            "error",
+            "etc/qmail/control/tlsclients",
+            "mx.b.test\nb.test joe\n",
+            "line 2: `b.test joe` names `joe`, which is no account",
+        ),
+        ("warning", "etc/qmail/control/tlsclients", "mx.b.test\n", "only under an authority"),
+        ("warning", "etc/qmail/control/tlsclients", "mx.b.test joe@b.test\n", "joe@b.test is in no virtual domain"),
+        (
+            "error",
+            "etc/qmail/control/clientca.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "no certificate",
+        ),
         ("error", "etc/qmail/control/tlscafile", "/nonexistent/ca.pem\n", "/nonexistent/ca.pem does not exist"),
         ("error", "etc/qmail/control/tlscafile", "control/me\n", "has no certificate"),
         ("error", "etc/qmail/control/resolvers", "localhost\n", "not ADDRESS:PORT"),

@@ -1,4 +1,4 @@
-//! SASL exchanges (RFC 4422) whose messages qmail-smtpd and qmail-popup relay: SCRAM, CRAM-MD5, OAUTHBEARER and XOAUTH2.
+//! SASL exchanges (RFC 4422) whose messages qmail-smtpd and qmail-popup relay: SCRAM, CRAM-MD5, OAUTHBEARER, XOAUTH2 and EXTERNAL.
 //!
 //! An exchange belongs to the connection that began it, lives [`LIFETIME`] at most, and there are at most [`EXCHANGES_MAX`] of them: one more
 //! ends the oldest, of the same address if that has [`PER_ADDRESS_MAX`]. A name that nobody has, a suspended account and one without the
@@ -14,7 +14,7 @@ use control::authsources::Source;
 use ipc::auth::Answer;
 use sasl::oauth::{self, Form};
 use sasl::scram::{Channel, Hash, Keys, Proof, Salt};
-use sasl::{Mechanism, cram_md5, scram};
+use sasl::{Mechanism, Protection, cram_md5, scram};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -38,6 +38,8 @@ enum State {
     CramMd5 { challenge: Vec<u8> },
     /// OAUTHBEARER's and XOAUTH2's one message.
     Token { form: Form },
+    /// EXTERNAL's one message, whom the client wants to be; its certificate has this name in control/tlsclients.
+    External { certificate: Vec<u8> },
     /// Anything: the client has heard why its token does not count, and hears next that there is no login (RFC 7628 §3.2.3).
     Refused { login: Box<Login> },
 }
@@ -92,6 +94,13 @@ impl Exchanges {
     }
 }
 
+/// What the client's TLS gives to the exchange.
+pub(crate) struct Layer {
+    pub(crate) channel: Channel,
+    /// The name of its certificate in control/tlsclients.
+    pub(crate) certificate: Option<Vec<u8>>,
+}
+
 impl Server {
     pub(crate) fn sasl_start(
         &mut self,
@@ -100,18 +109,24 @@ impl Server {
         mechanism: &[u8],
         initial: Option<Zeroizing<Vec<u8>>>,
         remote: Option<IpAddr>,
-        channel: Channel,
+        layer: Layer,
     ) {
+        let Layer { channel, certificate } = layer;
         let Some(service) = Service::named(service) else { return self.unavailable(asker, "this service has no logins") };
         let scram = |hash, plus| (State::First { hash, plus, channel: channel.clone() }, Vec::new());
-        let mechanism = self.mechanisms().find(mechanism, channel.is_bound());
+        let mechanism =
+            self.mechanisms().find(mechanism, Protection { channel: channel.is_bound(), certificate: certificate.is_some() });
         let sources = match self.sources() {
             Ok(sources) => sources,
             Err(text) => return self.unavailable(asker, &text),
         };
-        let judge = |mechanism: &Mechanism| if mechanism.is_oauth() { Source::Oauth } else { Source::Accounts };
+        let is_judged = |mechanism: &Mechanism| match mechanism {
+            // By control/tlsclients, which is no source of passwords.
+            Mechanism::External => true,
+            mechanism => sources.contains(if mechanism.is_oauth() { &Source::Oauth } else { &Source::Accounts }),
+        };
         let token = |form| (State::Token { form }, Vec::new());
-        let (state, challenge) = match mechanism.filter(|mechanism| sources.contains(&judge(mechanism))) {
+        let (state, challenge) = match mechanism.filter(is_judged) {
             Some(Mechanism::Oauthbearer) => token(Form::Oauthbearer),
             Some(Mechanism::Xoauth2) => token(Form::Xoauth2),
             Some(Mechanism::ScramSha256Plus) => scram(Hash::Sha256, true),
@@ -122,12 +137,15 @@ impl Server {
                 Ok(challenge) => (State::CramMd5 { challenge: challenge.clone() }, challenge),
                 Err(_) => return self.unavailable(asker, "no random bytes"),
             },
+            Some(Mechanism::External) => (State::External { certificate: certificate.unwrap_or_default() }, Vec::new()),
             Some(Mechanism::Plain | Mechanism::Login) | None => return self.unavailable(asker, "no such mechanism here"),
         };
         let due = sys::clock::boottime().saturating_add(LIFETIME);
         let exchange = Exchange { client: asker.client, service, remote, due, state };
         match (initial, &exchange.state) {
-            (Some(initial), State::First { .. } | State::Token { .. }) => self.sasl_message(asker, exchange, &initial),
+            (Some(initial), State::First { .. } | State::Token { .. } | State::External { .. }) => {
+                self.sasl_message(asker, exchange, &initial)
+            }
             // Here the server begins (RFC 4422 §3.1): nobody has said who it is.
             (Some(_), _) => self.nobody(asker, service, remote),
             (None, _) => self.challenge(asker, exchange, challenge),
@@ -159,6 +177,7 @@ impl Server {
             }
             State::CramMd5 { challenge } => self.cram_md5(asker, service, remote, &challenge, message),
             State::Token { form } => self.token(asker, service, remote, form, message),
+            State::External { certificate } => self.external(asker, service, remote, &certificate, message),
             State::Refused { mut login } => {
                 login.asker = asker;
                 self.judged(*login, false);
@@ -260,6 +279,25 @@ impl Server {
             Exchange { client: asker.client, service, remote, due, state },
             oauth::failure(form, why, "").into(),
         );
+    }
+
+    /// EXTERNAL (RFC 4422 App. A). Whoever relays the exchange says which line the client's certificate has; whose account that is, is
+    /// looked up here. An empty message means that account; it may also be named, and nobody else may.
+    fn external(&mut self, asker: Asker, service: Service, remote: Option<IpAddr>, certificate: &[u8], message: &[u8]) {
+        let account = match self.tls_clients.get() {
+            Ok(clients) => clients.account(certificate).cloned(),
+            Err(error) => {
+                let error = error.to_string();
+                self.trouble(&error);
+                return self.unavailable(asker, "the certificates of clients cannot be looked up");
+            }
+        };
+        let Some(account) = account else { return self.nobody(asker, service, remote) };
+        let Some(found) = self.find(asker, service, account.as_bytes(), remote) else { return };
+        let own_name = found.login.account().map(|(domain, user)| [user.as_bytes(), b"@", domain.as_bytes()].concat());
+        let names = [account.as_bytes(), own_name.as_deref().unwrap_or_default()];
+        let is_own = message.is_empty() || names.iter().any(|name| name.eq_ignore_ascii_case(message));
+        self.judged(found.login, is_own);
     }
 
     /// `<random.time@host>` (RFC 2195 §2, after RFC 1939's timestamp).

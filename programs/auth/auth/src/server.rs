@@ -6,7 +6,7 @@ use crate::admin::Listing;
 use crate::authnet::Waiter;
 use crate::clients::{Client, Heard, Rights};
 use crate::elsewhere::{Following, StoreWaiter};
-use crate::exchange::Exchanges;
+use crate::exchange::{Exchanges, Layer};
 use crate::hashing::HashJob;
 use crate::limits::{Attempt, Limits};
 use crate::login::Login;
@@ -23,7 +23,7 @@ use accounts::{Accounts, Directory, Generation, Quota, UserName};
 use control::auth::Places;
 use control::authsources;
 use control::read::lines_of;
-use control::{AuthLimits, Ids, Root, Watched};
+use control::{AuthLimits, Ids, Root, TlsClients, Watched};
 use ipc::auth::{Answer, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
@@ -110,6 +110,8 @@ pub struct Server {
     pub(crate) renewals: BTreeSet<(Domain, UserName)>,
     auth_limits: Watched<AuthLimits>,
     mechanisms: Watched<Mechanisms>,
+    /// For which certificates clients are which accounts.
+    pub(crate) tls_clients: Watched<TlsClients>,
     /// Domains whose accounts do not log in with their main password once they have app passwords.
     app_passwords_only: Watched<BTreeSet<Vec<u8>>>,
     pub(crate) rules: Rules,
@@ -155,6 +157,7 @@ impl Server {
             auth_limits: AuthLimits::watched(&setup.root),
             auth_sources: authsources::watched(&setup.root),
             mechanisms: Watched::new(setup.root.control_file("authmechanisms"), mechanisms),
+            tls_clients: TlsClients::watch(&setup.root),
             app_passwords_only: Watched::new(setup.root.control_file("apppasswordsonly"), |text| {
                 Ok(lines_of(text.unwrap_or_default()).into_iter().map(|line| line.to_ascii_lowercase()).collect())
             }),
@@ -379,10 +382,11 @@ impl Server {
             Request::Apop { id, login, timestamp, digest, remote } => {
                 self.apop(Asker { client: number, id }, &login, &timestamp, digest.expose(), remote);
             }
-            Request::SaslStart { id, service, mechanism, initial, remote, exporter, end_point } => {
+            Request::SaslStart { id, service, mechanism, initial, remote, exporter, end_point, certificate } => {
                 let channel = Channel { exporter: exporter.map(|bytes| bytes.0), end_point: end_point.map(|bytes| bytes.0) };
+                let layer = Layer { channel, certificate: certificate.map(|bytes| bytes.0) };
                 let initial = initial.map(wire::Secret::into_bytes);
-                self.sasl_start(Asker { client: number, id }, &service, &mechanism, initial, remote, channel);
+                self.sasl_start(Asker { client: number, id }, &service, &mechanism, initial, remote, layer);
             }
             Request::SaslStep { id, exchange, response } => {
                 self.sasl_step(Asker { client: number, id }, exchange, &response.into_bytes());

@@ -164,6 +164,21 @@ impl Client {
             remote: self.remote(),
             exporter: bound.then(|| EXPORTER.into()),
             end_point: None,
+            certificate: None,
+        })
+    }
+
+    /// EXTERNAL, with whom the client wants to be; `certificate`: what the caller says of the client's.
+    fn external(&self, certificate: Option<&str>, identity: Option<&str>) -> Answer {
+        self.ask(&Request::SaslStart {
+            id: 5,
+            service: self.service.into(),
+            mechanism: "EXTERNAL".into(),
+            initial: identity.map(Into::into),
+            remote: self.remote(),
+            exporter: None,
+            end_point: None,
+            certificate: certificate.map(Into::into),
         })
     }
 
@@ -793,4 +808,60 @@ fn tokens() {
     assert_eq!(end(client.start("OAUTHBEARER", Some(no_user), false)), End::In(ANN.to_owned()));
     let system = with_sources(&[("authmechanisms", "OAUTHBEARER\n")]);
     assert_eq!(end(system.client().start("OAUTHBEARER", Some(no_user), false)), End::Unavailable, "nobody judges tokens here");
+}
+
+/// RFC 4422 App. A: the certificate says who it is, the client may say the same, and nothing else.
+#[test]
+fn a_certificate_is_the_account_that_the_file_says() {
+    let file = "joe.client.example ann@a.example\nsue@client.example sue@a.example\nrelay.example\n\
+                lost.example nobody@a.example\nlocal.example root@host.example\n";
+    // Passwords by accounts or not: this is none.
+    for sources in [("authsources", "accounts\n"), ("authsources", "shadow\n")] {
+        let system = system(&[("tlsclients", file), ("authlimits", NO_LIMITS), sources]);
+        system.user(ANN, "x", false);
+        system.user("sue@a.example", "x", false);
+        let client = system.client();
+        let login = |certificate, identity| end(client.external(certificate, identity));
+        let ann = End::In(ANN.to_owned());
+        for (certificate, identity, expected) in [
+            (Some("joe.client.example"), "", ann.clone()),
+            (Some("joe.client.example"), ANN, ann.clone()),
+            (Some("joe.client.example"), "Ann@A.example", ann.clone()),
+            (Some("joe.client.example"), "sue@a.example", End::Refused),
+            (Some("joe.client.example"), "ann", End::Refused),
+            (Some("sue@client.example"), "", End::In("sue@a.example".to_owned())),
+            // One that may relay is nobody, and so is one that is not listed, or whose account is not there or no account.
+            (Some("relay.example"), "", End::Refused),
+            (Some("other.example"), "", End::Refused),
+            (Some("other.example"), ANN, End::Refused),
+            (Some("lost.example"), "", End::Refused),
+            (Some("local.example"), "", End::Refused),
+            (None, ANN, End::Unavailable),
+        ] {
+            assert_eq!(login(certificate, Some(identity)), expected, "{certificate:?} {identity}");
+        }
+        // The server asks if the client does not begin.
+        let Answer::Challenge { exchange, data, .. } = client.external(Some("joe.client.example"), None) else { panic!() };
+        assert!(data.0.is_empty());
+        assert_eq!(end(client.step(exchange, b"")), ann);
+        // Suspended, or gone from the file: at once.
+        let (mut accounts, domain, _) = system.accounts();
+        let suspended = accounts::UserChange::Suspension { suspended: true, refuses_mail: false };
+        accounts.change_user(&domain, &UserName::new(b"sue").unwrap(), &suspended).unwrap();
+        assert_eq!(login(Some("sue@client.example"), Some("")), End::Refused);
+        std::fs::write(system.root.control_file("tlsclients"), "# nobody\n").unwrap();
+        assert_eq!(login(Some("joe.client.example"), Some("")), End::Refused);
+        std::fs::write(system.root.control_file("tlsclients"), "joe.client.example ann\n").unwrap();
+        assert_eq!(login(Some("joe.client.example"), Some("")), End::Unavailable);
+    }
+}
+
+/// Where the mechanisms are named, EXTERNAL is one of them or there is none.
+#[test]
+fn external_is_a_mechanism_like_the_others() {
+    for (mechanisms, expected) in [("PLAIN\n", End::Unavailable), ("EXTERNAL\n", End::In(ANN.to_owned()))] {
+        let system = system(&[("tlsclients", "joe.example ann@a.example\n"), ("authmechanisms", mechanisms)]);
+        system.user(ANN, "x", false);
+        assert_eq!(end(system.client().external(Some("joe.example"), Some(""))), expected, "{mechanisms}");
+    }
 }

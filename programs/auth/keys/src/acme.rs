@@ -53,7 +53,7 @@ pub(crate) fn answer(server: &Server, root: &Root, request: Request) -> Option<A
             let noted = Certified::find(root, server, &name).and_then(|found| found.note(root, &text));
             (id, noted.map(|()| Answer::AcmeDone { id }))
         }
-        Request::Certificate { .. } | Request::Sign { .. } => return None,
+        Request::Certificate { .. } | Request::ClientCertificate { .. } | Request::Sign { .. } => return None,
     };
     Some(answer.unwrap_or_else(|problem| Answer::Refused { id, text: ipc::clip(problem.as_bytes()).into() }))
 }

@@ -4,12 +4,12 @@
 //! once, says what nobody says, or comes from a uid that may not call, is closed.
 
 use crate::acme;
-use crate::form::is_tls_server;
+use crate::form::{is_tls_client, is_tls_server};
 use crate::log;
 use crate::store::{Entries, Store};
-use certificates::Entry;
+use certificates::{Entry, Purpose};
 use control::{Ids, Root};
-use ipc::keys::{Answer, Request, TLS};
+use ipc::keys::{Answer, Request, TLS, TLS_CLIENT};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustix::event::{PollFd, PollFlags};
 use sandbox::{Role, Socket};
@@ -33,7 +33,7 @@ const SIGNATURES_PER_S: u32 = 10_000;
 /// What qmail-acme may ask: for all certificates of a large instance within an hour, and then at this pace.
 const ACME_QUESTIONS: u32 = 5000;
 const ACME_PERIOD: Duration = Duration::from_secs(3600);
-/// Longest input; the longest form has 165 bytes.
+/// Longest input of a server; the longest form has 165 bytes. A client of TLS 1.2 signs the whole handshake, with the server's certificates.
 const INPUT_LEN_MAX: usize = 512;
 
 /// What the threads share.
@@ -41,6 +41,8 @@ const INPUT_LEN_MAX: usize = 512;
 pub struct Server {
     root: Root,
     store: Mutex<Store>,
+    /// What is shown to other servers.
+    clients: Mutex<Store>,
     ids: Ids,
     buckets: Mutex<HashMap<u32, Bucket>>,
     acme: Mutex<Bucket>,
@@ -78,8 +80,10 @@ impl Server {
     #[must_use]
     pub fn new(root: Root, ids: Ids) -> Self {
         let acme = Mutex::new(Bucket::new(ACME_QUESTIONS, ACME_PERIOD, sys::clock::boottime()));
-        let server = Self { store: Mutex::new(Store::new(root.clone())), root, ids, buckets: Mutex::default(), acme };
+        let clients = Mutex::new(Store::of(root.clone(), Purpose::Client));
+        let server = Self { store: Mutex::new(Store::new(root.clone())), clients, root, ids, buckets: Mutex::default(), acme };
         server.entries();
+        server.client(|clients, now| drop(clients.entries(now)));
         server
     }
 
@@ -91,10 +95,18 @@ impl Server {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).by_key(name, sys::clock::boottime())
     }
 
+    fn client<T>(&self, look: impl FnOnce(&mut Store, Duration) -> T) -> T {
+        look(&mut self.clients.lock().unwrap_or_else(PoisonError::into_inner), sys::clock::boottime())
+    }
+
     /// Everything is read again.
     fn reread(&self) {
         self.store.lock().unwrap_or_else(PoisonError::into_inner).forget();
         self.entries();
+        self.client(|clients, now| {
+            clients.forget();
+            clients.entries(now);
+        });
     }
 
     fn may_sign(&self, uid: u32) -> bool {
@@ -131,32 +143,56 @@ impl Server {
     /// The answer to what `uid` sent; `None` for what nobody says, or not this one.
     fn answer(&self, uid: u32, datagram: &[u8]) -> Option<Answer> {
         let request = Request::decode(datagram).ok()?;
-        // What the others ask is not for qmail-acme either.
-        let may = match &request {
-            Request::Certificate { .. } | Request::Sign { .. } => self.is(Role::Network, uid) || !self.is(Role::Acme, uid),
-            _ => self.is(Role::Acme, uid),
+        // Who is a server is no client, and the other way round: each can have signed what its own handshakes need.
+        let role = match &request {
+            Request::ClientCertificate { .. } | Request::Sign { purpose: TLS_CLIENT, .. } => Role::Remote,
+            Request::Certificate { .. } | Request::Sign { .. } => Role::Network,
+            _ => Role::Acme,
         };
-        if !may {
+        if !self.is(role, uid) {
             return None;
         }
         Some(match request {
             Request::Certificate { id, number } => certificate(&self.entries(), id, number),
-            Request::Sign { id, key, purpose, scheme, input } => {
-                let refused = |text: &str| Answer::Refused { id, text: text.into() };
-                match self.by_key(&key) {
-                    _ if purpose != TLS || input.len() > INPUT_LEN_MAX || !is_tls_server(&input) => {
-                        refused("not an input of this purpose")
-                    }
-                    None => Answer::UnknownKey { id },
-                    Some(_) if !self.may_sign(uid) => refused("too many signatures at once"),
-                    Some(entry) => match sign(&entry, scheme, &input) {
-                        Some(signature) => Answer::Signature { id, signature: signature.into() },
-                        None => refused("not a scheme of this key"),
-                    },
-                }
+            Request::ClientCertificate { id, name } => {
+                let entry = std::str::from_utf8(&name).ok().and_then(|name| self.client(|all, now| all.by_directory(name, now)));
+                entry.map_or(Answer::NoCertificate { id, generation: 0, count: 0 }, |entry| client_certificate(&entry, id))
             }
+            Request::Sign { id, key, purpose, scheme, input } => self.signature(uid, id, &key, purpose, scheme, &input),
             other => return self.acme(other),
         })
+    }
+
+    fn signature(&self, uid: u32, id: u64, key: &[u8], purpose: u8, scheme: u16, input: &[u8]) -> Answer {
+        let refused = |text: &str| Answer::Refused { id, text: text.into() };
+        let (has_form, entry) = match purpose {
+            TLS => (input.len() <= INPUT_LEN_MAX && is_tls_server(input), self.by_key(key)),
+            TLS_CLIENT => (is_tls_client(input), self.client(|clients, now| clients.by_key(key, now))),
+            _ => (false, None),
+        };
+        match entry {
+            _ if !has_form => refused("not an input of this purpose"),
+            None => Answer::UnknownKey { id },
+            Some(_) if !self.may_sign(uid) => refused("too many signatures at once"),
+            Some(entry) => match sign(&entry, scheme, input) {
+                Some(signature) => Answer::Signature { id, signature: signature.into() },
+                None => refused("not a scheme of this key"),
+            },
+        }
+    }
+}
+
+fn client_certificate(entry: &Entry, id: u64) -> Answer {
+    Answer::Certificate {
+        id,
+        generation: 0,
+        count: 1,
+        key: entry.certificate.key_name.as_slice().into(),
+        schemes: entry.schemes.iter().map(|scheme| u16::from(*scheme)).collect(),
+        names: Vec::new(),
+        is_default: false,
+        end_point: Vec::new().into(),
+        chain: entry.certificate.chain.iter().map(|der| der.as_slice().into()).collect(),
     }
 }
 
@@ -173,7 +209,7 @@ fn certificate(entries: &Entries, id: u64, number: u32) -> Answer {
         key: entry.certificate.key_name.as_slice().into(),
         schemes: entry.schemes.iter().map(|scheme| u16::from(*scheme)).collect(),
         names: bytes(&entry.certificate.hosts),
-        is_default: usize::try_from(number).is_ok_and(|number| number == entries.default),
+        is_default: entries.defaults.iter().any(|default| usize::try_from(number) == Ok(*default)),
         end_point: entry.certificate.end_point.as_slice().into(),
         chain: bytes(&entry.certificate.chain),
     }

@@ -4,7 +4,7 @@
 //! that are replaced one after the other stop nobody.
 
 use crate::log;
-use certificates::{CERTIFICATE, Entry, KEY};
+use certificates::{Entry, Purpose};
 use control::Root;
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,8 +31,8 @@ const SETTLE_S: i64 = 1;
 pub struct Entries {
     pub generation: u64,
     pub all: Vec<Arc<Entry>>,
-    /// Which one is for clients that name no host: that of `control/me`, else the first.
-    pub default: usize,
+    /// Which are for clients that name no host: those of `control/me`, else the first.
+    pub defaults: Vec<usize>,
 }
 
 /// Which files there are, and which they were when they were read.
@@ -49,6 +49,7 @@ type Mark = (u64, u64, i64, i64);
 #[derive(Debug)]
 pub struct Store {
     root: Root,
+    purpose: Purpose,
     seen: Option<Seen>,
     looked: Option<Duration>,
     /// By the name of the directory.
@@ -61,11 +62,18 @@ pub struct Store {
 }
 
 impl Store {
-    /// Nothing is read yet.
+    /// Those for clients of ours. Nothing is read yet.
     #[must_use]
     pub fn new(root: Root) -> Self {
+        Self::of(root, Purpose::Server)
+    }
+
+    /// As [`Store::new`], for another purpose.
+    #[must_use]
+    pub fn of(root: Root, purpose: Purpose) -> Self {
         Self {
             root,
+            purpose,
             seen: None,
             looked: None,
             usable: BTreeMap::new(),
@@ -104,7 +112,7 @@ impl Store {
     }
 
     fn look(&mut self, now: Duration) {
-        let seen = match Seen::of(&self.root) {
+        let seen = match Seen::of(&self.root, self.purpose) {
             Ok(seen) => seen,
             // What was read goes on counting.
             Err(error) => return log(&format!("{}: {error}", self.root.tls().display())),
@@ -125,7 +133,7 @@ impl Store {
     /// Reads one, and says so if that is new.
     fn read(&mut self, name: String) {
         let dir = self.root.tls().join(&name);
-        let line = match certificates::entry(&dir) {
+        let line = match certificates::entry(&dir, self.purpose) {
             Ok(entry) => {
                 let line = about(&entry);
                 self.usable.insert(name.clone(), Arc::new(entry));
@@ -142,19 +150,25 @@ impl Store {
 
     fn publish(&mut self, now: Duration) {
         let me = self.root.line("me").ok().flatten().unwrap_or_default().to_ascii_lowercase();
-        // Of several for a host the first counts: one that an authority vouches for before one that only its own key does.
+        // Of several for a host the first counts: one that an authority vouches for before one that only its own key does, then the one in the
+        // directory of this host's name.
         let mut named: Vec<(&String, &Arc<Entry>)> = self.usable.iter().collect();
-        named.sort_by_key(|(_, entry)| entry.certificate.is_self_signed);
+        named.sort_by_key(|(name, entry)| (entry.certificate.is_self_signed, !name.as_bytes().eq_ignore_ascii_case(&me)));
         let all: Vec<Arc<Entry>> = named.iter().map(|(_, entry)| Arc::clone(entry)).collect();
         let is_there = |key: &[u8]| all.iter().any(|entry| entry.certificate.key_name == key);
         let gone = self.entries.all.iter().filter(|entry| !is_there(&entry.certificate.key_name));
         self.former.extend(gone.map(|entry| (now, Arc::clone(entry))));
-        // Of those the one in the directory of that name before others that are for it, too.
-        let candidates = named.iter().enumerate().filter(|(_, (_, entry))| entry.certificate.covers(&me));
-        let rank = |name: &str, entry: &Entry| (entry.certificate.is_self_signed, !name.as_bytes().eq_ignore_ascii_case(&me));
-        let default = candidates.min_by_key(|(_, (name, entry))| rank(name, entry)).map_or(0, |(at, _)| at);
-        log(&format!("certificates: {}", all.len()));
-        self.entries = Arc::new(Entries { generation: generation(), all, default });
+        let mut defaults: Vec<usize> =
+            all.iter().enumerate().filter(|(_, entry)| entry.certificate.covers(&me)).map(|(at, _)| at).collect();
+        if defaults.is_empty() {
+            defaults.push(0);
+        }
+        match self.purpose {
+            Purpose::Server => log(&format!("certificates: {}", all.len())),
+            Purpose::Client if all.is_empty() && self.entries.all.is_empty() => {}
+            Purpose::Client => log(&format!("certificates of clients: {}", all.len())),
+        }
+        self.entries = Arc::new(Entries { generation: generation(), all, defaults });
     }
 }
 
@@ -169,7 +183,7 @@ fn generation() -> u64 {
 }
 
 impl Seen {
-    fn of(root: &Root) -> io::Result<Self> {
+    fn of(root: &Root, purpose: Purpose) -> io::Result<Self> {
         let dir = root.tls();
         let mut names = Vec::new();
         for entry in fs::read_dir(&dir)?.take(NAMES_MAX) {
@@ -177,8 +191,9 @@ impl Seen {
             if let Ok(name) = entry?.file_name().into_string()
                 && !name.starts_with('.')
                 && dir.join(&name).is_dir()
+                && purpose.is_of(&dir.join(&name))
             {
-                let marks = [CERTIFICATE, KEY].map(|file| mark(&dir.join(&name).join(file)));
+                let marks = purpose.files().map(|file| mark(&dir.join(&name).join(file)));
                 names.push((name, marks));
             }
         }

@@ -4,7 +4,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use control::{Id, Ids, Root};
-use ipc::keys::{Answer, Request, TLS};
+use ipc::keys::{Answer, Request, TLS, TLS_CLIENT};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use qmail_keys::server::{Server, run};
 use rcgen::{CertificateParams, KeyPair};
@@ -207,6 +207,73 @@ fn each_kind_of_key_signs_handshakes_by_its_schemes_and_nothing_else() {
         }
     }
     assert!(matches!(client.sign(b"no key's name", ECDSA, &handshake()), Answer::UnknownKey { .. }));
+}
+
+/// `NAME/clientcert.pem` and `NAME/clientkey.pem`.
+fn put_client(root: &Root, name: &str, key: &KeyPair) {
+    put(root, name, &["client.test"], key);
+    for (from, to) in [("cert.pem", "clientcert.pem"), ("key.pem", "clientkey.pem")] {
+        fs::rename(root.tls().join(name).join(from), root.tls().join(name).join(to)).unwrap();
+    }
+}
+
+/// What a client signs in a handshake of TLS 1.3.
+fn client_handshake() -> Vec<u8> {
+    [&[b' '; 64][..], b"TLS 1.3, client CertificateVerify\0", &[7; 32]].concat()
+}
+
+#[test]
+fn a_key_that_is_shown_elsewhere_signs_as_a_client_alone() {
+    let (dir, root) = instance();
+    let (own, shown) = (ecdsa(), ecdsa());
+    put_client(&root, "relay", &shown);
+    put_client(&root, "both.test", &ecdsa());
+    put(&root, "both.test", &["both.test"], &own);
+    let system = system(root, dir, caller());
+    let client = system.connect();
+    let ask = |name: &str| client.ask(&Request::ClientCertificate { id: 3, name: name.into() }).unwrap();
+    // It is shown to nobody who comes to us.
+    let listed = client.all();
+    assert_eq!(listed.iter().map(|listed| listed.hosts[0].as_str()).collect::<Vec<_>>(), ["both.test"]);
+    let Answer::Certificate { id: 3, key, schemes, chain, .. } = ask("relay") else { panic!() };
+    assert_eq!((schemes[0], chain.len()), (u16::from(ECDSA), 1));
+    for nobody in ["", "other", "../tls/relay", "relay/", ".", "/etc"] {
+        assert!(matches!(ask(nobody), Answer::NoCertificate { .. }), "{nobody}");
+    }
+    let sign = |key: &[u8], purpose, input: &[u8]| {
+        let request = Request::Sign { id: 7, key: key.into(), purpose, scheme: u16::from(ECDSA), input: input.into() };
+        client.ask(&request).unwrap()
+    };
+    let Answer::Signature { signature, .. } = sign(&key, TLS_CLIENT, &client_handshake()) else { panic!() };
+    let public = UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, shown.public_key_raw());
+    public.verify(&client_handshake(), &signature).unwrap();
+    assert!(matches!(sign(&key, TLS_CLIENT, &handshake()), Answer::Refused { .. }));
+    assert!(matches!(sign(&key, TLS, &client_handshake()), Answer::Refused { .. }));
+    assert!(matches!(sign(&key, TLS, &handshake()), Answer::UnknownKey { .. }), "no server's key");
+    assert!(matches!(sign(&listed[0].key, TLS_CLIENT, &client_handshake()), Answer::UnknownKey { .. }), "no client's key");
+}
+
+#[test]
+fn who_serves_is_no_client_and_the_other_way_round() {
+    let own = rustix::process::geteuid().as_raw();
+    let roles = ["qmailp", "qmaila", "qmaild", "qmailq", "qmailr", "qmailx", "qmailk"];
+    for (caller, serves) in [("qmaild", true), ("qmailr", false)] {
+        let (dir, root) = instance();
+        put(&root, "a.test", &["a.test"], &ecdsa());
+        put_client(&root, "relay", &ecdsa());
+        let ids = roles.iter().zip(own.wrapping_add(4711)..).map(|(role, uid)| {
+            let uid = if *role == caller { own } else { uid };
+            ((*role).to_owned(), Id { uid, gid: uid })
+        });
+        let system = system(root, dir, Ids::Table(ids.collect()));
+        let is_answered = |request: Request| system.connect().ask(&request).is_some();
+        let sign =
+            |purpose, input: Vec<u8>| Request::Sign { id: 7, key: "x".into(), purpose, scheme: 0x0403, input: input.into() };
+        assert_eq!(is_answered(Request::Certificate { id: 1, number: 0 }), serves, "{caller}");
+        assert_eq!(is_answered(sign(TLS, handshake())), serves, "{caller}");
+        assert_eq!(is_answered(Request::ClientCertificate { id: 1, name: "relay".into() }), !serves, "{caller}");
+        assert_eq!(is_answered(sign(TLS_CLIENT, client_handshake())), !serves, "{caller}");
+    }
 }
 
 #[test]

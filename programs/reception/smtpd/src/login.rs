@@ -32,6 +32,7 @@ impl Question {
                 remote,
                 exporter: peer.tls.as_ref().and_then(|tls| tls.exporter.map(|bytes| bytes.as_slice().into())),
                 end_point: peer.tls.as_ref().and_then(|tls| tls.end_point.as_deref().map(Bytes::from)),
+                certificate: peer.tls.as_ref().and_then(|tls| Some(tls.client.as_ref()?.login.as_deref()?.into())),
             },
             Self::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response },
         }

@@ -10,6 +10,7 @@ use crate::log_line;
 use crate::queue::Pool;
 use crate::session::{Worker, serve, serve_tls};
 use crate::trust::Trust;
+use control::tlsclients::AUTHORITIES;
 use control::{Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
-use tls::{Acceptor, Transport};
+use tls::{Acceptor, ClientCertificates, Transport};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
@@ -61,6 +62,8 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let keys = Arc::new(run.try_clone()?);
         let run = Rc::new(run);
         let trust = Trust::new(&control);
+        let clients = ClientCertificates::of(control.tls_clients.is_some(), &control.client_authorities)
+            .map_err(|error| io::Error::other(format!("control/{AUTHORITIES}: {error}")))?;
         let gate = Gate {
             admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
             bounds_this_host: control.bounds_this_host,
@@ -69,7 +72,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
                 trust,
                 Pool::new(Rc::clone(&run), Socket::Queue.path()),
                 Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
-                Acceptor::start(keys, Socket::Keys.path())?,
+                Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
             )),
         };
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;

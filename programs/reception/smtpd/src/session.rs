@@ -71,7 +71,7 @@ impl Worker {
 
 /// A connection whose first byte is TLS already.
 pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, origin: Origin, mut peer: Connection, place: Place) {
-    match handshake(&worker.tls, stream, &peer).await {
+    match handshake(&worker, stream, &peer).await {
         Some((stream, tls)) => {
             peer.protect(tls);
             Box::pin(serve(worker, Transport::Tls(stream), origin, peer, place)).await;
@@ -81,14 +81,25 @@ pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, origin: Ori
 }
 
 /// TLS on a connection, or a line in the log.
-async fn handshake(acceptor: &Acceptor, stream: TcpStream, peer: &Connection) -> Option<(tls::Stream, Box<Tls>)> {
-    match acceptor.accept(stream).await {
+async fn handshake(worker: &Worker, stream: TcpStream, peer: &Connection) -> Option<(tls::Stream, Box<Tls>)> {
+    let ip = wire::escape::visible(&peer.remote_ip);
+    match worker.tls.accept(stream).await {
         Ok((stream, facts)) => {
             let end_point = facts.end_point.map(Into::into);
-            Some((stream, Box::new(Tls { cipher: facts.cipher.into(), exporter: facts.exporter, end_point })))
+            let client = match facts.client.as_ref().map(|shown| worker.trust.listed(shown)) {
+                Some(Ok(listed)) => listed,
+                Some(Err(why)) => {
+                    log_line(format_args!("{ip} TLS: the client certificate is listed, but {why}"));
+                    None
+                }
+                None => None,
+            };
+            if let Some(line) = client.as_ref().and_then(|listed| listed.line()) {
+                log_line(format_args!("{ip} TLS: client certificate {}", wire::escape::visible(line.as_bytes())));
+            }
+            Some((stream, Box::new(Tls { cipher: facts.cipher.into(), exporter: facts.exporter, end_point, client })))
         }
         Err(refused) => {
-            let ip = wire::escape::visible(&peer.remote_ip);
             log_line(format_args!("{ip} TLS: {}", wire::escape::visible(refused.to_string().as_bytes())));
             None
         }
@@ -254,7 +265,7 @@ impl Talk {
             return TlsAnswer::Failed;
         }
         let Some(stream) = self.stream.take_clear() else { return TlsAnswer::Failed };
-        match handshake(&self.worker.tls, stream, self.session.peer()).await {
+        match handshake(&self.worker, stream, self.session.peer()).await {
             Some((stream, tls)) => {
                 self.stream = Transport::Tls(stream);
                 TlsAnswer::Started(tls)

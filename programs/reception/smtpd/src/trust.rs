@@ -1,9 +1,10 @@
-//! What a client may do for its address alone: relay, log in without TLS, speak for others.
+//! What a client may do for its address or its certificate: relay, log in without TLS, speak for others.
 
-use control::{Networks, Origin, Smtpd};
+use control::{Networks, Origin, Smtpd, TlsClients};
 use ipc::auth::{Answer, Request};
 use ipc_async::Client;
-use smtp::server::Logins;
+use smtp::server::{ListedClient, Logins};
+use tls::Shown;
 
 /// The networks of the control files.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub(crate) struct Trust {
     pub(crate) xclient: Networks,
     /// Is qmail-auth to be asked who has opened a mailbox?
     pop_before_smtp: bool,
+    /// Whose certificates count, if clients are asked for them.
+    clients: TlsClients,
 }
 
 impl Trust {
@@ -24,6 +27,22 @@ impl Trust {
             cleartext: control.cleartext.clone(),
             xclient: control.xclient.clone(),
             pop_before_smtp: control.pop_before_smtp,
+            clients: control.tls_clients.clone().unwrap_or_default(),
+        }
+    }
+
+    /// What the certificate gives that a client has shown; `Err`: nothing, though it is listed, for the reason in the text.
+    pub(crate) fn listed(&self, shown: &Shown) -> Result<Option<Box<ListedClient>>, &'static str> {
+        match shown {
+            Shown::Certificate(certificate) => {
+                let rights = self.clients.rights(&certificate.fingerprints, &certificate.names);
+                let (relay, login) = (rights.relay.map(Into::into), rights.login.map(Into::into));
+                Ok((relay.is_some() || login.is_some()).then(|| Box::new(ListedClient { relay, login })))
+            }
+            Shown::Useless { fingerprint, why } => {
+                let is_listed = self.clients.rights(&[*fingerprint], &[]) != control::tlsclients::Rights::default();
+                if is_listed { Err(why) } else { Ok(None) }
+            }
         }
     }
 

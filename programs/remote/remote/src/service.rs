@@ -67,6 +67,7 @@ fn start(root: &Root) -> io::Result<()> {
     let interfaces = sys::interfaces::addresses()?;
     let mut inherited = Inherited::take()?;
     let (lifeline, listener, run) = (inherited.one("lifeline")?, inherited.one("serve:remote")?, inherited.one("run")?);
+    let tls = tls.with_keys(Arc::new(run.try_clone()?), Socket::Keys.path());
     let signals = Signals::new(&[Signal::TERM])?;
     sandbox::enter_as("qmail-remote", root.path(), &[])?;
     service::run(async move {

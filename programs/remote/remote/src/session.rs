@@ -258,7 +258,7 @@ impl Session {
     /// The handshake, until the deadline. Why it failed, for the report.
     async fn start_tls(&mut self) -> Result<(), String> {
         let Some(tcp) = self.transport.take_clear() else { return Err("it was started already".to_owned()) };
-        let handshake = self.tls.connect(tcp, &self.host, self.key.terms.names());
+        let handshake = self.tls.connect(tcp, &self.host, self.key.terms.names(), self.key.terms.certificate.as_deref());
         let stream =
             timeout_at(self.deadline, handshake).await.unwrap_or_else(|_| Err("the handshake took too long".to_owned()))?;
         self.transport = Transport::Tls(stream);

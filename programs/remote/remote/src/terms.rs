@@ -28,6 +28,8 @@ pub struct Terms {
     pub login: Option<Rc<Login>>,
     /// Log in without TLS, too.
     pub cleartext: bool,
+    /// The certificate that we show, by its name below etc/qmail/tls.
+    pub certificate: Option<String>,
 }
 
 /// What holds for all hosts that a job may go to.
@@ -43,7 +45,7 @@ pub struct Wishes {
 
 impl Wishes {
     /// `requiretls`: the message needs it (RFC 8689 §4.2); `relaxed` is asked whether it says `TLS-Required: no` (§5), and only if
-    /// that makes a difference.
+    /// that makes a difference: not where a relay knows us by our password or our certificate.
     pub fn new(policies: &TlsPolicies, route: Route, requiretls: bool, relaxed: impl FnOnce() -> bool) -> Self {
         let protocol = match route {
             Route::Mx { .. } | Route::Relay { .. } => Protocol::Smtp,
@@ -66,7 +68,7 @@ impl Wishes {
                 // RFC 8689 §4.2.1 takes no mail host's name from an unsigned DNS: the certificate has to speak for the domain.
                 policy.names = vec![destination.clone(), format!(".{destination}")];
             }
-        } else if policy.level > Level::May && login.is_none() && relaxed() {
+        } else if policy.level > Level::May && login.is_none() && policy.certificate.is_none() && relaxed() {
             (policy.level, policy.names) = (Level::May, Vec::new());
         }
         Self { policy, is_explicit: is_explicit || requiretls, destination, protocol, login }
@@ -94,6 +96,7 @@ impl Wishes {
             names: if level == Level::Verify { self.names(&candidate.host) } else { Vec::new() },
             login: self.login.clone(),
             cleartext: self.login.is_some() && cleartext,
+            certificate: self.policy.certificate.clone().filter(|_| level >= Level::Encrypt),
         }
     }
 
@@ -244,6 +247,25 @@ mod tests {
         // What the sender of a message says is nothing to our password.
         assert_eq!(of(relay(true), false, true).level, Level::Verify);
         assert_eq!(of(relay(false), false, true).level, Level::May);
+    }
+
+    #[test]
+    fn a_certificate_is_shown_where_the_line_says_so() {
+        let policies = "relay.example:encrypt clientcert=mx\n";
+        let found = terms(policies, relay(false), "127.0.0.1:25", "relay.example");
+        assert_eq!((found.certificate.as_deref(), found.level), (Some("mx"), Level::Encrypt));
+        assert_eq!(terms(policies, mx(), "192.0.2.1:25", "relay.example").certificate, None);
+        // Who sends cannot have it go without.
+        let candidate = Candidate {
+            endpoint: "192.0.2.1:25".parse::<std::net::SocketAddr>().unwrap().into(),
+            rank: 0,
+            host: "relay.example".into(),
+        };
+        let policies = TlsPolicies::parse(policies.as_bytes()).unwrap();
+        let relaxed = Wishes::new(&policies, relay(false), false, || true).terms(&candidate);
+        assert_eq!((relaxed.certificate.as_deref(), relaxed.level), (Some("mx"), Level::Encrypt));
+        // One that was opened without it serves nobody who has to show it.
+        assert_ne!(relaxed, Terms { certificate: None, ..relaxed.clone() });
     }
 
     #[test]

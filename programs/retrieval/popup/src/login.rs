@@ -41,15 +41,18 @@ pub(crate) struct Judge {
     /// What the connection can be bound to, with TLS.
     exporter: Option<Bytes>,
     end_point: Option<Bytes>,
+    /// The name for which the client's certificate stands for an account.
+    certificate: Option<Bytes>,
 }
 
 impl Judge {
     pub(crate) fn new(address: IpAddr, timestamp: Option<String>) -> Self {
-        Self { address, timestamp, exchange: None, exporter: None, end_point: None }
+        Self { address, timestamp, exchange: None, exporter: None, end_point: None, certificate: None }
     }
 
     /// TLS has started.
-    pub(crate) fn bind(&mut self, exporter: Option<[u8; 32]>, end_point: Option<Vec<u8>>) {
+    pub(crate) fn bind(&mut self, exporter: Option<[u8; 32]>, end_point: Option<Vec<u8>>, certificate: Option<String>) {
+        self.certificate = certificate.map(|name| name.as_str().into());
         self.exporter = exporter.map(|bytes| bytes.as_slice().into());
         self.end_point = end_point.map(Bytes::from);
     }
@@ -100,6 +103,7 @@ impl Judge {
                 remote,
                 exporter: self.exporter.clone(),
                 end_point: self.end_point.clone(),
+                certificate: self.certificate.clone(),
             },
             Question::Step { response } => Request::SaslStep { id, exchange: exchange.unwrap_or(0), response },
         }

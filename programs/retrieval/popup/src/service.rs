@@ -4,6 +4,7 @@
 use crate::session::Session;
 use crate::start::log;
 use control::popup::Popup;
+use control::tlsclients::AUTHORITIES;
 use control::{Networks, Origin};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
@@ -18,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tls::Acceptor;
+use tls::{Acceptor, ClientCertificates};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -136,10 +137,12 @@ pub(crate) fn mechanisms(config: &Popup) -> io::Result<Mechanisms> {
 /// # Errors
 /// A listener cannot be watched.
 pub async fn serve(service: Service, lifeline: Lifeline) -> io::Result<()> {
+    let clients = ClientCertificates::of(service.config.tls_clients.is_some(), &service.config.client_authorities)
+        .map_err(|error| io::Error::other(format!("control/{AUTHORITIES}: {error}")))?;
     let shared = Rc::new(Shared {
         mechanisms: mechanisms(&service.config)?,
         config: service.config,
-        tls: Acceptor::start(Arc::new(service.run.try_clone()?), Socket::Keys.path())?,
+        tls: Acceptor::start_asking(Arc::new(service.run.try_clone()?), Socket::Keys.path(), clients)?,
         auth: Client::new(service.run, Socket::Auth.path(), LOGIN_DEADLINE),
         places: RefCell::default(),
         sessions: Cell::new(0),

@@ -8,8 +8,9 @@ use control::Origin;
 use ipc::auth::Request;
 use pop3::authorization::Action;
 use pop3::{Authorization, Offer};
+use sasl::Protection;
 use std::io;
-use tls::Transport;
+use tls::{Shown, Transport};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -36,7 +37,7 @@ impl<'a> Session<'a> {
     pub(crate) fn new(stream: TcpStream, origin: Origin, shared: &'a Shared) -> Self {
         let timestamp = Some(shared).filter(|shared| origin.allows_cleartext(&shared.config.cleartext)).and_then(timestamp);
         let stream = Transport::Clear(stream);
-        let machine = machine(shared, offer(shared, origin, &stream, timestamp.clone()), false);
+        let machine = machine(shared, offer(shared, origin, &stream, timestamp.clone()), Protection::default());
         Self { stream, origin, shared, machine, judge: Judge::new(origin.client, timestamp) }
     }
 
@@ -151,13 +152,29 @@ impl<'a> Session<'a> {
             Ok((stream, facts)) => {
                 self.stream = Transport::Tls(stream);
                 let offer = offer(self.shared, self.origin, &self.stream, self.judge.timestamp());
-                self.machine = machine(self.shared, offer, facts.exporter.is_some() || facts.end_point.is_some());
-                self.judge.bind(facts.exporter, facts.end_point);
+                let certificate = facts.client.as_ref().and_then(|shown| self.certificate(shown));
+                let channel = facts.exporter.is_some() || facts.end_point.is_some();
+                self.machine = machine(self.shared, offer, Protection { channel, certificate: certificate.is_some() });
+                self.judge.bind(facts.exporter, facts.end_point, certificate);
                 true
             }
             Err(refused) => {
                 log(&format!("TLS: remote={} {}", self.origin.client, wire::escape::visible(refused.to_string().as_bytes())));
                 false
+            }
+        }
+    }
+
+    /// The name in control/tlsclients for which the client may log in.
+    fn certificate(&self, shown: &Shown) -> Option<String> {
+        let clients = self.shared.config.tls_clients.as_ref()?;
+        match shown {
+            Shown::Certificate(certificate) => clients.rights(&certificate.fingerprints, &certificate.names).login,
+            Shown::Useless { fingerprint, why } => {
+                if clients.rights(&[*fingerprint], &[]).login.is_some() {
+                    log(&format!("TLS: remote={} the client certificate is listed, but {why}", self.origin.client));
+                }
+                None
             }
         }
     }
@@ -204,9 +221,8 @@ fn try_read(stream: &Transport) -> io::Result<Vec<u8>> {
     Ok(buf.get(..len).unwrap_or_default().to_vec())
 }
 
-/// `is_bound`: it has TLS that an exchange can be bound to.
-fn machine(shared: &Shared, offer: Offer, is_bound: bool) -> Authorization {
-    Authorization::new(offer).with_sasl(shared.mechanisms, is_bound)
+fn machine(shared: &Shared, offer: Offer, protection: Protection) -> Authorization {
+    Authorization::new(offer).with_sasl(shared.mechanisms, protection)
 }
 
 /// The banner's timestamp where there is APOP. No other banner has it: that makes a digest worthless the next time. Without random bytes

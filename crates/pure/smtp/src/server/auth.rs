@@ -10,7 +10,7 @@
 
 use super::exchange::{Action, Actions, LoginAnswer, Logins};
 use super::{End, Session, State, replies};
-use sasl::{Exchange, Fault, First, Mechanism, Step};
+use sasl::{Exchange, Fault, First, Mechanism, Protection, Step};
 use zeroize::Zeroizing;
 
 /// Longest response without its line end (RFC 4954 §4: 12288 octets with it).
@@ -40,9 +40,12 @@ impl Session {
         }
     }
 
-    /// Is there TLS that a login can be bound to?
-    pub(super) fn binds_channel(&self) -> bool {
-        self.peer.tls.as_ref().is_some_and(|tls| tls.exporter.is_some() || tls.end_point.is_some())
+    /// What TLS gives to a login.
+    pub(super) fn protection(&self) -> Protection {
+        self.peer.tls.as_ref().map_or_else(Protection::default, |tls| Protection {
+            channel: tls.exporter.is_some() || tls.end_point.is_some(),
+            certificate: tls.client.as_ref().is_some_and(|listed| listed.login.is_some()),
+        })
     }
 
     /// The mechanism and the initial response of a command that may come now.
@@ -64,7 +67,7 @@ impl Session {
         let mut words = argument.split(|b| *b == b' ').filter(|word| !word.is_empty());
         match (words.next(), words.next(), words.next()) {
             (Some(name), response, None) => {
-                let mechanism = self.config.mechanisms.find(name, self.binds_channel());
+                let mechanism = self.config.mechanisms.find(name, self.protection());
                 Ok((mechanism.ok_or(replies::AUTH_MECHANISM)?, response))
             }
             _ => Err(replies::AUTH_SYNTAX),

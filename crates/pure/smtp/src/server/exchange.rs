@@ -119,6 +119,25 @@ pub struct Tls {
     pub exporter: Option<[u8; 32]>,
     /// Channel binding `tls-server-end-point` (RFC 5929), where the certificate's signature has a hash.
     pub end_point: Option<Box<[u8]>>,
+    /// The client's certificate, if it is a listed one.
+    pub client: Option<Box<ListedClient>>,
+}
+
+/// What a client may do for the certificate that it has shown (`control/tlsclients`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListedClient {
+    /// The line for which it may relay.
+    pub relay: Option<Box<str>>,
+    /// The line that names the account for which it may log in by EXTERNAL.
+    pub login: Option<Box<str>>,
+}
+
+impl ListedClient {
+    /// The line that is shown in Received and in the log.
+    #[must_use]
+    pub fn line(&self) -> Option<&str> {
+        self.relay.as_deref().or(self.login.as_deref())
+    }
 }
 
 /// What the queue said to a commit. Texts are for the client; an enhanced status code at their start, or in qmail's `(#x.y.z)`

@@ -178,7 +178,7 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
 /// TLS of these tests.
 #[must_use]
 pub fn tls() -> Box<Tls> {
-    Box::new(Tls { cipher: "TLS_AES_128_GCM_SHA256".into(), exporter: Some([7; 32]), end_point: None })
+    Box::new(Tls { cipher: "TLS_AES_128_GCM_SHA256".into(), exporter: Some([7; 32]), end_point: None, client: None })
 }
 
 fn without_received(text: &[u8]) -> Vec<u8> {

@@ -49,17 +49,25 @@ impl Session {
         self.end_if_draining(out);
     }
 
-    fn tls_started(&mut self, tls: Box<Tls>) {
+    fn tls_started(&mut self, mut tls: Box<Tls>) {
         self.held = Vec::new();
         self.helo = None;
         self.user = None;
+        // A certificate is of who connected, not of whom he has told since.
+        if self.is_told {
+            tls.client = None;
+        }
         self.peer.protect(tls);
     }
 }
 
 impl super::Connection {
-    /// The connection has TLS from here on, or from its first byte: passwords may be sent.
+    /// The connection has TLS from here on, or from its first byte: passwords may be sent, and a listed certificate may give a client
+    /// the right to relay.
     pub fn protect(&mut self, tls: Box<Tls>) {
+        if self.relay_client.is_none() && tls.client.as_ref().is_some_and(|listed| listed.relay.is_some()) {
+            self.relay_client = Some(Box::default());
+        }
         self.tls = Some(tls);
         if self.logins == Logins::NotInClear {
             self.logins = Logins::Offered;

@@ -1301,3 +1301,51 @@ fn lmtp_does_not_relay() {
     );
     assert_eq!(seen.messages.len(), 1);
 }
+
+/// A submitter over TLS who has shown a certificate.
+fn shown(relay: bool, login: bool) -> Connection {
+    let line = |is_there: bool, line: &str| is_there.then(|| line.into());
+    let client = ListedClient { relay: line(relay, "mx.b.example"), login: line(login, "joe@b.example") };
+    let mut peer = submitter();
+    peer.protect(Box::new(Tls { client: Some(Box::new(client)), ..*fuzz::tls() }));
+    peer
+}
+
+#[test]
+fn a_listed_certificate_relays_or_logs_in() {
+    let letter = "MAIL FROM:<a@b>\nRCPT TO:<far@y.z>\nDATA\r\n.\r\n";
+    let hello = format!("EHLO x\n{letter}");
+    let seen = deliver(config(), shown(true, false), hello.as_bytes());
+    assert!(!String::from_utf8_lossy(&seen.replies).contains("EXTERNAL"));
+    assert_eq!((seen.messages.len(), seen.user), (1, None));
+    // One that stands for an account has to log in as that first.
+    let seen = deliver(config(), shown(false, true), hello.as_bytes());
+    assert!(seen.messages.is_empty());
+    assert!(String::from_utf8(seen.replies).unwrap().contains("250-AUTH EXTERNAL SCRAM-SHA-256-PLUS "));
+    let login = format!("EHLO x\nAUTH EXTERNAL =\n{}\n{letter}", wire::base64::encode(b"ok"));
+    let seen = deliver(config(), shown(false, true), login.as_bytes());
+    assert_eq!(seen.messages.len(), 1, "{}", String::from_utf8_lossy(&seen.replies));
+    assert!(seen.user.is_some());
+}
+
+#[test]
+fn a_certificate_is_not_that_of_whom_xclient_tells() {
+    let mail = "EHLO x\nMAIL FROM:<>\nRCPT TO:<far@y.z>\n";
+    let proxy = |peer: Connection| Connection { xclient: true, is_submission: false, ..peer };
+    let relays = |input: &str| {
+        let text = replies(config(), proxy(shown(true, true)), format!("{input}{mail}").as_bytes());
+        (text.ends_with("250 2.1.0 ok\n250 2.1.5 ok\n"), text.rsplit("220 ").next().unwrap().contains("EXTERNAL"))
+    };
+    assert_eq!(relays(""), (true, true));
+    assert_eq!(relays("EHLO x\nXCLIENT ADDR=192.0.2.2\n"), (false, false));
+    // Nor is one that is shown behind it.
+    let mut out = Actions::default();
+    let peer = Connection { starttls: StartTls::Offered, logins: Logins::NotInClear, xclient: true, ..Connection::default() };
+    let mut session = Session::new(Arc::new(config()), peer, T0, &mut out);
+    session.step(T0, Input::Bytes(b"EHLO x\r\nXCLIENT ADDR=192.0.2.2\r\n"), &mut out);
+    session.step(T0, Input::Admitted { relays: false, logins: Logins::NotInClear }, &mut out);
+    session.step(T0, Input::Bytes(b"EHLO x\r\nSTARTTLS\r\n"), &mut out);
+    let tls = shown(true, true).tls.unwrap();
+    session.step(T0, Input::Tls(TlsAnswer::Started(tls)), &mut out);
+    assert!(session.peer().relay_client.is_none() && session.peer().tls.as_ref().unwrap().client.is_none());
+}

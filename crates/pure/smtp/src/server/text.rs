@@ -123,6 +123,7 @@ impl Session {
             protocol,
             tls: self.peer.tls.as_ref().map(|tls| &*tls.cipher),
             priority,
+            certificate: self.peer.tls.as_ref().and_then(|tls| tls.client.as_ref()?.line()),
             unix_s: self.now.unix_s,
         };
         out.body(received.line());

@@ -56,6 +56,11 @@ impl Session {
             None if self.is_login_told => {}
             None => self.user = None,
         }
+        self.is_told = true;
+        // What it gave to relay goes with the answer that is due.
+        if let Some(tls) = &mut self.peer.tls {
+            tls.client = None;
+        }
         (self.helo, self.failed_logins, self.errors, self.bad_recipients) = (None, 0, 0, 0);
     }
 

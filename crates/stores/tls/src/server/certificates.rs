@@ -1,15 +1,19 @@
 //! The certificates that qmail-keys has, by the names in them. A thread looks for changes; handshakes never wait for it.
+//!
+//! Of several for a name a client gets one that it can check, by the algorithm that it likes best: one that has not expired before one that
+//! has, one that an authority vouches for before one that only its own key does.
 
-use super::keys::{Keys, RemoteKey};
-use ipc::keys::{Answer, Request};
+use crate::keys::{Keys, RemoteKey};
+use ipc::keys::{Answer, Request, TLS};
 use rustls::SignatureScheme;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Certificates of one host; an operator of more domains than this has a proxy of his own.
 const COUNT_MAX: u32 = 10_000;
@@ -23,25 +27,53 @@ const REFRESH: Duration = Duration::from_secs(5);
 struct Entry {
     key: Arc<CertifiedKey>,
     end_point: Option<Vec<u8>>,
+    is_self_signed: bool,
+    /// UNIX seconds.
+    not_after_s: i64,
+}
+
+impl Entry {
+    /// What stands before the client's liking; the smaller, the better.
+    fn rank(&self, now_s: i64) -> (bool, bool) {
+        (self.not_after_s < now_s, self.is_self_signed)
+    }
+
+    /// At which of the offered schemes its key signs first.
+    fn place(&self, offered: &[SignatureScheme]) -> Option<usize> {
+        offered.iter().position(|scheme| self.key.key.choose_scheme(&[*scheme]).is_some())
+    }
+}
+
+/// The one for a client that checks signatures by these schemes, which it likes best first.
+fn choose<'a>(entries: &'a [Arc<Entry>], offered: &[SignatureScheme], now_s: i64) -> Option<&'a Arc<Entry>> {
+    if let [only] = entries {
+        return Some(only);
+    }
+    entries.iter().min_by_key(|entry| {
+        let place = entry.place(offered);
+        (place.is_none(), entry.rank(now_s), place)
+    })
 }
 
 /// All certificates of a generation.
 #[derive(Debug, Default)]
 struct Table {
     generation: u64,
-    names: HashMap<Vec<u8>, Arc<Entry>>,
-    default: Option<Arc<Entry>>,
+    names: HashMap<Vec<u8>, Vec<Arc<Entry>>>,
+    default: Vec<Arc<Entry>>,
+    /// The default is no makeshift.
+    has_default: bool,
 }
 
 impl Table {
-    /// The host's own, one for all hosts of its domain, or the default one.
-    fn find(&self, name: Option<&str>) -> Option<&Arc<Entry>> {
+    /// The host's own, those for all hosts of its domain, or the default ones.
+    fn find(&self, name: Option<&str>) -> &[Arc<Entry>] {
         let name = name.map(str::to_ascii_lowercase);
         let own = name.as_ref().and_then(|name| {
             let wildcard = name.split_once('.').map(|(_, domain)| format!("*.{domain}"));
             self.names.get(name.as_bytes()).or_else(|| self.names.get(wildcard?.as_bytes()))
         });
-        own.or(self.default.as_ref())
+        own.map_or(&self.default, Vec::as_slice)
     }
 }
 
@@ -66,7 +98,7 @@ impl Certificates {
     }
 
     pub(super) fn are_available(&self) -> bool {
-        self.keys.is_answering() && self.table.read().unwrap_or_else(PoisonError::into_inner).default.is_some()
+        self.keys.is_answering() && !self.table.read().unwrap_or_else(PoisonError::into_inner).default.is_empty()
     }
 
     /// Takes what qmail-keys has, if that is another generation. What cannot be had now leaves the old.
@@ -105,16 +137,23 @@ impl Table {
         if schemes.is_empty() || chain.is_empty() {
             return Some(());
         }
-        let key = Arc::new(RemoteKey { keys: Arc::clone(keys), name: key.0, schemes });
-        let chain = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
+        let key = Arc::new(RemoteKey { keys: Arc::clone(keys), purpose: TLS, name: key.0, schemes });
+        let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
         let end_point = Some(end_point.0).filter(|hash| !hash.is_empty());
-        let entry = Arc::new(Entry { key: Arc::new(CertifiedKey::new(chain, key)), end_point });
+        let (is_self_signed, not_after_s) = chain.first().map_or((true, 0), about);
+        let key = Arc::new(CertifiedKey::new(chain, key));
+        let entry = Arc::new(Entry { key, end_point, is_self_signed, not_after_s });
         for name in names {
-            self.names.entry(name.0).or_insert_with(|| Arc::clone(&entry));
+            self.names.entry(name.0).or_default().push(Arc::clone(&entry));
         }
-        if is_default || self.default.is_none() {
-            self.default = Some(entry);
+        // Until one comes that is meant for it, the first one.
+        if is_default && !self.has_default {
+            self.default.clear();
         }
+        if is_default || self.default.is_empty() {
+            self.default.push(entry);
+        }
+        self.has_default |= is_default;
         Some(())
     }
 }
@@ -140,10 +179,21 @@ impl Choice {
 impl ResolvesServerCert for Choice {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let table = self.certificates.table.read().unwrap_or_else(PoisonError::into_inner);
-        let entry = table.find(hello.server_name())?;
+        let entry = choose(table.find(hello.server_name()), hello.signature_schemes(), now_s())?;
         // After a HelloRetryRequest it is asked for again; what was said first stays.
         Some(Arc::clone(&self.entry.get_or_init(|| Arc::clone(entry)).key))
     }
+}
+
+/// Is it self-signed, and when does it end, in UNIX seconds?
+fn about(der: &CertificateDer<'static>) -> (bool, i64) {
+    X509Certificate::from_der(der).map_or((true, 0), |(_, certificate)| {
+        (certificate.issuer() == certificate.subject(), certificate.validity().not_after.timestamp())
+    })
+}
+
+fn now_s() -> i64 {
+    UnixTime::now().as_secs().try_into().unwrap_or(i64::MAX)
 }
 
 fn follow(certificates: &Weak<Certificates>) {

@@ -1,6 +1,7 @@
 //! The threads on which handshakes compute.
 
 use rustls::server::ServerConnection;
+use rustls::{ConnectionCommon, SideData};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -123,7 +124,8 @@ fn run(shared: &Shared) {
     }
 }
 
-fn process(tls: &mut ServerConnection, mut input: &[u8]) -> Result<(), rustls::Error> {
+/// Gives rustls all of `input`, and lets it compute.
+pub(crate) fn process<S: SideData>(tls: &mut ConnectionCommon<S>, mut input: &[u8]) -> Result<(), rustls::Error> {
     while !input.is_empty() {
         match tls.read_tls(&mut input) {
             Ok(0) => break,

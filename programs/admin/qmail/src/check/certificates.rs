@@ -3,10 +3,11 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use certificates::Purpose;
 use control::{Ids, Root, Service};
 
 use super::Findings;
-use crate::certificate::{all, days_left};
+use crate::certificate::{Found, all, days_left};
 
 /// An authority's certificate lasts 47 to 90 days and is renewed a month before; this is late.
 const EXPIRY_WARNING_DAYS: i64 = 21;
@@ -30,7 +31,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         if let Some(problem) = &directory.problem {
             found.error(&directory.dir, problem.clone());
         }
-        key_owner(&directory.dir, ids, found);
+        key_owner(&directory.dir, directory.purpose, ids, found);
         let Some(certificate) = &directory.certificate else { continue };
         match days_left(certificate) {
             ..0 => found.error(&directory.dir, "the certificate has expired; clients that look will not accept it: renew it"),
@@ -40,8 +41,9 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
             _ => {}
         }
     }
-    let usable =
-        || list.iter().filter(|directory| directory.problem.is_none()).filter_map(|directory| directory.certificate.as_ref());
+    let usable = |purpose| list.iter().filter(move |directory| directory.purpose == purpose && directory.problem.is_none());
+    shown_elsewhere(root, usable(Purpose::Client), found);
+    let usable = || usable(Purpose::Server).filter_map(|directory| directory.certificate.as_ref());
     if usable().next().is_none() {
         let problem = "holds no certificate that can be used, so there is no STARTTLS; make one with `qmail cert self-signed HOST`, or put one here as HOST/cert.pem and HOST/key.pem";
         return if begins_with_tls {
@@ -61,9 +63,21 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     }
 }
 
+/// Certificates that control/tlspolicy has shown to others must be there: without them that mail waits.
+fn shown_elsewhere<'a>(root: &Root, usable: impl Iterator<Item = &'a Found>, found: &mut Findings) {
+    let there: Vec<_> = usable.filter_map(|directory| directory.dir.file_name()?.to_str()).collect();
+    // What is wrong with the file is said elsewhere.
+    for name in control::TlsPolicies::read(root).unwrap_or_default().certificates().filter(|name| !there.contains(name)) {
+        let files = Purpose::Client.files().join(" and ");
+        let problem =
+            format!("{name} is no certificate that we could show; put {files} into {}", root.tls().join(name).display());
+        found.error(&root.control_file("tlspolicy"), problem);
+    }
+}
+
 /// A key is its owner's alone, so it has to be the one who signs by it. The administrator, who can read it anyway, would not notice.
-fn key_owner(dir: &Path, ids: Option<&Ids>, found: &mut Findings) {
-    let key = dir.join(certificates::KEY);
+fn key_owner(dir: &Path, purpose: Purpose, ids: Option<&Ids>, found: &mut Findings) {
+    let [_, key] = purpose.files().map(|file| dir.join(file));
     let (Some(wanted), Ok(metadata)) = (ids.and_then(|ids| ids.get("qmailk")), std::fs::metadata(&key)) else { return };
     if metadata.uid() != wanted.uid {
         found.error(

@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 55] = [
+const OTHERS: [&str; 57] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -41,6 +41,7 @@ const OTHERS: [&str; 55] = [
     "barelf",
     "bouncefrom",
     "bouncehost",
+    "clientca.pem",
     "defaultdelivery",
     "defaultdomain",
     "defaulthost",
@@ -78,6 +79,7 @@ const OTHERS: [&str; 55] = [
     "submissionlimits",
     "submissionsenders",
     "tlscafile",
+    "tlsclients",
     "tlspolicy",
     "virtualdomains",
     "vmailprograms",

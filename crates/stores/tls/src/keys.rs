@@ -1,7 +1,6 @@
 //! Asking qmail-keys, from threads that may wait.
 
-use super::ORACLE_MAX;
-use ipc::keys::{Answer, Request, TLS};
+use ipc::keys::{Answer, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use rustls::sign::{Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -12,9 +11,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use sys::{Received, Seqpacket};
 
+/// For one signature.
+pub const ORACLE_MAX: Duration = Duration::from_secs(2);
+
 /// The way to qmail-keys.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     run: Arc<OwnedFd>,
     socket: &'static str,
     /// Connections that nobody uses now: one question at a time on each, so there are as many as threads that ask.
@@ -28,7 +30,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(run: Arc<OwnedFd>, socket: &'static str) -> Self {
+    pub(crate) fn new(run: Arc<OwnedFd>, socket: &'static str) -> Self {
         Self {
             run,
             socket,
@@ -40,12 +42,12 @@ impl Keys {
         }
     }
 
-    pub(super) fn is_answering(&self) -> bool {
+    pub(crate) fn is_answering(&self) -> bool {
         self.is_answering.load(Ordering::Relaxed)
     }
 
     /// Waits until something is wrong, or for so long.
-    pub(super) fn wait(&self, most: Duration) {
+    pub(crate) fn wait(&self, most: Duration) {
         let attention = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut attention, _) =
             self.called.wait_timeout_while(attention, most, |is_called| !*is_called).unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +64,7 @@ impl Keys {
     ///
     /// # Errors
     /// Nobody answers in time, or with something else.
-    pub(super) fn ask(&self, question: impl FnOnce(u64) -> Request) -> io::Result<Answer> {
+    pub(crate) fn ask(&self, question: impl FnOnce(u64) -> Request) -> io::Result<Answer> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let datagram = question(id).encode_bounded().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -101,18 +103,20 @@ impl Keys {
 
 /// A key that is elsewhere.
 #[derive(Debug)]
-pub(super) struct RemoteKey {
-    pub(super) keys: Arc<Keys>,
+pub(crate) struct RemoteKey {
+    pub(crate) keys: Arc<Keys>,
+    /// `ipc::keys::TLS` or `TLS_CLIENT`.
+    pub(crate) purpose: u8,
     /// SHA-256 of its public half.
-    pub(super) name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// At least one.
-    pub(super) schemes: Vec<SignatureScheme>,
+    pub(crate) schemes: Vec<SignatureScheme>,
 }
 
 impl SigningKey for RemoteKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let scheme = *self.schemes.iter().find(|scheme| offered.contains(scheme))?;
-        Some(Box::new(RemoteSigner { keys: Arc::clone(&self.keys), name: self.name.clone(), scheme }))
+        Some(Box::new(RemoteSigner { keys: Arc::clone(&self.keys), name: self.name.clone(), purpose: self.purpose, scheme }))
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {
@@ -128,6 +132,7 @@ impl SigningKey for RemoteKey {
 struct RemoteSigner {
     keys: Arc<Keys>,
     name: Vec<u8>,
+    purpose: u8,
     scheme: SignatureScheme,
 }
 
@@ -136,7 +141,7 @@ impl Signer for RemoteSigner {
         let question = |id| Request::Sign {
             id,
             key: self.name.as_slice().into(),
-            purpose: TLS,
+            purpose: self.purpose,
             scheme: u16::from(self.scheme),
             input: message.into(),
         };
