@@ -121,7 +121,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     std::fs::remove_dir_all(&tree)?;
     for package in packages {
-        println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
+        println!("{} ({} MiB)", package.display(), std::fs::metadata(&package)?.len() >> 20);
     }
     lint(&deb)
 }
@@ -378,7 +378,8 @@ mod tests {
     #[test]
     fn every_small_program_is_linked_or_left_to_others() {
         let linked: Vec<&str> = links().into_iter().map(|(_, program)| program).collect();
-        let files = output(Command::new("git").args(["ls-files", "programs/*/tools/src/bin/*.rs"]).current_dir(workspace())).unwrap();
+        let files =
+            output(Command::new("git").args(["ls-files", "programs/*/tools/src/bin/*.rs"]).current_dir(workspace())).unwrap();
         for name in files.lines().filter_map(|file| Path::new(file).file_stem()?.to_str()) {
             assert!(linked.contains(&name) != OF_OTHERS.contains(&name), "{name}");
         }

@@ -38,7 +38,9 @@ pub(crate) fn control_files(markdown: &str) -> String {
             }
             let _ = writeln!(page, ".Pp\n\\(bu {}", inline(&item));
         } else if line.trim().is_empty() {
-            if lines.peek().is_some_and(|next| next.starts_with(|c: char| c.is_alphanumeric() || "`\"*[".contains(c))) && !page.ends_with(HEAD) {
+            if lines.peek().is_some_and(|next| next.starts_with(|c: char| c.is_alphanumeric() || "`\"*[".contains(c)))
+                && !page.ends_with(HEAD)
+            {
                 page.push_str(".Pp\n");
             }
         } else {
@@ -107,7 +109,9 @@ fn without_links(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, link)) = rest.split_once('[') {
-        let Some((label, (_, behind))) = link.split_once("](").and_then(|(label, to)| Some((label, to.split_once(')')?))) else { break };
+        let Some((label, (_, behind))) = link.split_once("](").and_then(|(label, to)| Some((label, to.split_once(')')?))) else {
+            break;
+        };
         out = out + before + label;
         rest = behind;
     }

@@ -472,7 +472,10 @@ mod tests {
             });
             let entry = entry.unwrap_or_else(|| panic!("no `.It Cm {path}`"));
             for option in command.get_arguments().filter_map(clap::Arg::get_long) {
-                assert!(entry.contains(&format!("Fl -{option}\n")) || entry.contains(&format!("Fl -{option} ")), "{path} --{option}");
+                assert!(
+                    entry.contains(&format!("Fl -{option}\n")) || entry.contains(&format!("Fl -{option} ")),
+                    "{path} --{option}"
+                );
             }
         }
     }

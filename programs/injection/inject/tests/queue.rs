@@ -509,7 +509,7 @@ fn mailq_newaliases_and_bs_run_their_siblings() {
     // A copy, a link or a second name of sendmail itself makes no aliases, and does not run itself for ever.
     let own = (100, "sendmail: fatal: the program newaliases is not installed\n".to_owned());
     assert_eq!(output("newaliases", &[]), own);
-    for make in [|from: &Path, to: &Path| fs::hard_link(from, to), |from, to| symlink(from, to)] {
+    for make in [|from: &Path, to: &Path| fs::hard_link(from, to), |from: &Path, to: &Path| symlink(from, to)] {
         fs::remove_file(bin.join("newaliases")).unwrap();
         make(&bin.join("sendmail"), &bin.join("newaliases")).unwrap();
         assert_eq!(output("newaliases", &[]), own);
