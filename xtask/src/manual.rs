@@ -38,9 +38,9 @@ pub(crate) fn control_files(markdown: &str) -> String {
             }
             let _ = writeln!(page, ".Pp\n\\(bu {}", inline(&item));
         } else if line.trim().is_empty() {
-            if lines.peek().is_some_and(|next| next.starts_with(|c: char| c.is_alphanumeric() || "`\"*[".contains(c)))
-                && !page.ends_with(HEAD)
-            {
+            let is_text =
+                |next: &&str| !next.starts_with("```") && next.starts_with(|c: char| c.is_alphanumeric() || "`\"*[".contains(c));
+            if lines.peek().is_some_and(is_text) && !page.ends_with(HEAD) {
                 page.push_str(".Pp\n");
             }
         } else {
