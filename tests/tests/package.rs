@@ -43,7 +43,9 @@ impl Drop for Debian {
 impl Debian {
     fn new() -> Result<Self> {
         let dir = must(Command::new("mktemp").args(["-d", "/var/tmp/qmail-test.package.XXXXXX"]))?;
-        Ok(Self(dir.trim().into()))
+        let tree = Self(dir.trim().into());
+        must(Command::new("chmod").arg("755").arg(&tree.0))?;
+        Ok(tree)
     }
 
     /// Runs a script in the tree, for at most four minutes; what it prints. Without a network of the host but loopback if `is_alone`.
