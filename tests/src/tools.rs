@@ -58,7 +58,10 @@ pub fn get(test: &str, package: &str, path: &str) -> Result<Option<Tool>> {
 }
 
 /// target/test-tools, whatever the profile.
-fn folder() -> Result<PathBuf> {
+///
+/// # Errors
+/// The programs are not built.
+pub fn folder() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
     let built = exe.ancestors().find(|dir| dir.join("qmail-send").is_file()).context("the programs are not built")?;
     Ok(built.parent().context("no directory above the build")?.join("test-tools"))

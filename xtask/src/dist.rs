@@ -1,7 +1,8 @@
 //! `cargo xtask dist`: packages for those who do not build. One tree of files, as it is installed, is the source of all of them.
 //!
 //! All programs lie in usr/lib/qmail, where they find each other; what people call has a link in usr/bin or usr/sbin. `var/qmail/bin`
-//! leads there too, for what was written for the classic paths. What Debian's tools know (archives, which libraries a program needs,
+//! leads there too, for what was written for the classic paths. A name that another package of Debian has, too, has no link and its
+//! page lies apart, so that both can be installed. What Debian's tools know (archives, which libraries a program needs,
 //! policy) is left to them: dpkg-deb, dpkg-shlibdeps, lintian.
 
 use crate::cargo::{cargo, must, output, target, workspace};
@@ -14,17 +15,75 @@ use users::ids::{GROUP, SERVICE_ROLES};
 
 const PACKAGE: &str = "qmail-rs";
 const LIBEXEC: &str = "usr/lib/qmail";
-/// What people and programs call by these names; a path below usr/ and the program it is.
-const LINKS: [(&str, &str); 5] = [
-    ("bin/qmail", "qmail"),
-    ("bin/mailq", "sendmail"),
-    ("sbin/sendmail", "sendmail"),
-    ("lib/sendmail", "sendmail"),
-    ("sbin/qmail-inject", "qmail-inject"),
+/// What people and programs call by another name, or at a classic place; a path below usr/ and the program it is.
+const LINKS: [(&str, &str); 3] = [("bin/mailq", "sendmail"), ("sbin/sendmail", "sendmail"), ("lib/sendmail", "sendmail")];
+/// Commands of people and of their `.qmail` files: usr/bin.
+const COMMANDS: [&str; 24] = [
+    "qmail",
+    "autorespond",
+    "bouncesaying",
+    "condredirect",
+    "datemail",
+    "elq",
+    "except",
+    "forward",
+    "maildir2mbox",
+    "maildirqmtp",
+    "maildirserial",
+    "maildirsmtp",
+    "maildirwatch",
+    "mailsubj",
+    "newaliases",
+    "pinq",
+    "predate",
+    "preline",
+    "qail",
+    "qbiff",
+    "qreceipt",
+    "serialqmtp",
+    "serialsmtp",
+    "tcp-env",
+];
+/// Commands of administrators: usr/sbin.
+const ADMIN_COMMANDS: [&str; 11] = [
+    "qmail-inject",
+    "qmail-newmrh",
+    "qmail-newu",
+    "qmail-pw2u",
+    "qmail-qread",
+    "qmail-qstat",
+    "qmail-queue",
+    "qmail-showctl",
+    "qmail-tcpok",
+    "qmail-tcpto",
+    "splogger",
+];
+/// Names that packages of Debian have which may be installed beside this one: dot-forward, fastforward, ucspi-tcp; and courier-base and
+/// maildrop, which share theirs by update-alternatives.
+const OF_OTHERS: [&str; 10] = [
+    "dot-forward",
+    "fastforward",
+    "maildirmake",
+    "newinclude",
+    "printforward",
+    "printmaillist",
+    "setforward",
+    "setmaillist",
+    "tcprules",
+    "tcprulescheck",
+];
+/// Where the pages of those are; `man -M /var/qmail/man` reads them.
+const MAN_APART: &str = "usr/share/qmail/man";
+/// What shells read to complete `qmail`.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/qmail"),
+    ("zsh", "usr/share/zsh/vendor-completions/_qmail"),
+    ("fish", "usr/share/fish/vendor_completions.d/qmail.fish"),
 ];
 /// The classic places of things (qmail's conf-qmail), and where they are now.
-const CLASSIC: [(&str, &str); 5] = [
+const CLASSIC: [(&str, &str); 6] = [
     ("bin", "/usr/lib/qmail"),
+    ("man", "/usr/share/qmail/man"),
     ("control", "/etc/qmail/control"),
     ("alias", "/etc/qmail/alias"),
     ("users", "/etc/qmail/users"),
@@ -37,6 +96,10 @@ struct Options {
     /// Programs that are built already.
     programs: Option<PathBuf>,
     profile: String,
+    /// Where the packages go, instead of target/packages. Emptied before.
+    out: Option<PathBuf>,
+    /// For a look at the Debian package: packed fast, and alone.
+    quick: bool,
 }
 
 /// The command.
@@ -46,28 +109,33 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         Some(programs) => programs,
         None => build(&options.profile)?,
     };
-    let out = target().join("packages");
+    let out = options.out.unwrap_or_else(|| target().join("packages"));
     let _ = std::fs::remove_dir_all(&out);
     let tree = out.join("tree");
     lay_out(&programs, &tree)?;
     let version = version()?;
-    let deb = debian(&tree, &out, &version)?;
-    let tarball = tarball(&tree, &out, &version)?;
+    let deb = debian(&tree, &out, &version, if options.quick { &["-Zgzip", "-z1"] } else { &["-Zxz"] })?;
+    let mut packages = vec![deb.clone()];
+    if !options.quick {
+        packages.push(tarball(&tree, &out, &version)?);
+    }
     std::fs::remove_dir_all(&tree)?;
-    for package in [&deb, &tarball] {
-        println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
+    for package in packages {
+        println!("{} ({} MiB)", package.display(), std::fs::metadata(&package)?.len() >> 20);
     }
     lint(&deb)
 }
 
 fn parse(args: &[String]) -> Result<Options> {
-    let mut options = Options { programs: None, profile: "dist".to_owned() };
+    let mut options = Options { programs: None, profile: "dist".to_owned(), out: None, quick: false };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--profile" => value()?.clone_into(&mut options.profile),
             "--programs" => options.programs = Some(value()?.into()),
+            "--out" => options.out = Some(value()?.into()),
+            "--quick" => options.quick = true,
             other => bail!("unknown option {other}"),
         }
     }
@@ -93,6 +161,14 @@ fn program_names() -> Result<Vec<String>> {
     Ok(names.collect())
 }
 
+/// All links below usr/, and to which program each leads.
+fn links() -> Vec<(String, &'static str)> {
+    let renamed = LINKS.into_iter().map(|(path, program)| (path.to_owned(), program));
+    let commands = COMMANDS.into_iter().map(|name| (format!("bin/{name}"), name));
+    let admin_commands = ADMIN_COMMANDS.into_iter().map(|name| (format!("sbin/{name}"), name));
+    renamed.chain(commands).chain(admin_commands).collect()
+}
+
 /// All files as they are installed, below `tree`.
 fn lay_out(programs: &Path, tree: &Path) -> Result<()> {
     let names = program_names()?;
@@ -106,9 +182,13 @@ fn lay_out(programs: &Path, tree: &Path) -> Result<()> {
             Command::new("strip").args(["--strip-unneeded", "--remove-section=.comment", "--remove-section=.note"]).arg(&placed),
         )?;
     }
-    for (path, program) in LINKS.into_iter().filter(|(_, program)| names.iter().any(|name| name == program)) {
+    for (path, program) in links() {
         let up = if path.starts_with("lib/") { "qmail" } else { "../lib/qmail" };
         link(tree, &format!("usr/{path}"), &format!("{up}/{program}"))?;
+    }
+    for (shell, path) in COMPLETIONS {
+        let script = output(Command::new(programs.join("qmail")).args(["completions", shell]))?;
+        place(tree, path, script.as_bytes())?;
     }
     for (path, now) in CLASSIC {
         link(tree, &format!("var/qmail/{path}"), now)?;
@@ -160,22 +240,26 @@ fn documents(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// docs/man/NAME.SECTION, packed as man(1) reads them.
+/// docs/man/NAME.SECTION and qmail-control(5), packed as man(1) reads them.
 fn manuals(tree: &Path) -> Result<()> {
+    let control = read_to_string(workspace().join("docs/control.md"))?;
+    page(tree, "qmail-control.5", crate::manual::control_files(&control).as_bytes())?;
     let pages = output(Command::new("git").args(["ls-files", "docs/man/*"]).current_dir(workspace()))?;
-    for page in pages.lines() {
-        let name = page.rsplit('/').next().unwrap_or_default();
-        let Some(section) = name.rsplit('.').next().filter(|section| section.bytes().all(|b| b.is_ascii_digit())) else {
-            continue;
-        };
-        let placed = place(tree, &format!("usr/share/man/man{section}/{name}"), &std::fs::read(workspace().join(page))?)?;
-        must(Command::new("gzip").args(["-9n"]).arg(placed))?;
+    for file in pages.lines() {
+        page(tree, file.rsplit('/').next().unwrap_or_default(), &std::fs::read(workspace().join(file))?)?;
     }
     Ok(())
 }
 
+fn page(tree: &Path, file: &str, text: &[u8]) -> Result<()> {
+    let (name, section) = file.rsplit_once('.').with_context(|| format!("{file} has no section"))?;
+    let man = if OF_OTHERS.contains(&name) { MAN_APART } else { "usr/share/man" };
+    let placed = place(tree, &format!("{man}/man{section}/{file}"), text)?;
+    must(Command::new("gzip").arg("-9n").arg(placed))
+}
+
 /// The Debian package of the tree.
-fn debian(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
+fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<PathBuf> {
     let root = out.join("debian");
     must(Command::new("cp").arg("-a").arg(tree).arg(&root))?;
     let packaging = workspace().join("packaging/debian");
@@ -212,7 +296,7 @@ fn debian(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
     }
     let deb = out.join(format!("{PACKAGE}_{version}-1_{}.deb", architecture.trim()));
     must(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&root))?;
-    must(Command::new("dpkg-deb").args(["--root-owner-group", "-Zxz", "--build"]).arg(&root).arg(&deb))?;
+    must(Command::new("dpkg-deb").arg("--root-owner-group").args(packing).arg("--build").arg(&root).arg(&deb))?;
     std::fs::remove_dir_all(&root)?;
     Ok(deb)
 }
@@ -279,10 +363,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_linked_is_a_program() {
+    fn what_is_linked_is_a_program_with_a_page() {
         let names = program_names().unwrap();
-        for (path, program) in LINKS {
+        for (path, program) in links() {
             assert!(names.iter().any(|name| name == program), "{path}");
+            let called = path.rsplit('/').next().unwrap();
+            let page = |section| workspace().join(format!("docs/man/{called}.{section}"));
+            assert!(page(1).is_file() || page(8).is_file(), "{path} has no page");
+            assert!(!OF_OTHERS.contains(&called), "{path} is another package's");
+        }
+    }
+
+    /// A program that nobody decided about is in neither list.
+    #[test]
+    fn every_small_program_is_linked_or_left_to_others() {
+        let linked: Vec<&str> = links().into_iter().map(|(_, program)| program).collect();
+        let files =
+            output(Command::new("git").args(["ls-files", "programs/*/tools/src/bin/*.rs"]).current_dir(workspace())).unwrap();
+        for name in files.lines().filter_map(|file| Path::new(file).file_stem()?.to_str()) {
+            assert!(linked.contains(&name) != OF_OTHERS.contains(&name), "{name}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod dist;
 mod docs;
 mod layers;
 mod letter;
+mod manual;
 mod skipped;
 mod trial;
 
@@ -22,8 +23,8 @@ usage: cargo xtask COMMAND
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
   bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME | --programs DIR]
             as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
-  dist [--profile NAME | --programs DIR]
-            packages of the release build below target/packages: Debian's and a tarball
+  dist [--profile NAME | --programs DIR] [--out DIR] [--quick]
+            packages of the release build below target/packages: Debian's and a tarball; --quick: Debian's alone, packed fast
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";

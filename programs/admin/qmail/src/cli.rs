@@ -52,6 +52,8 @@ pub enum Command {
     Cert(Cert),
     /// Look for mistakes in the configuration and say what to do about them. Exit code 1 if there are errors.
     Check,
+    /// Print what completes this command in a shell
+    Completions { shell: clap_complete::Shell },
 }
 
 #[derive(Debug, Args)]
@@ -444,6 +446,40 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// All commands below `command` with their arguments, as `user add`.
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        for below in command.get_subcommands() {
+            let path = format!("{path} {}", below.get_name()).trim_start().to_owned();
+            if below.has_subcommands() {
+                leaves(below, &path, found);
+            } else {
+                found.push((path, below.clone()));
+            }
+        }
+    }
+
+    /// `.It Cm PATH` begins a command in docs/man/qmail.8, and all its options stand before the next one.
+    #[test]
+    fn the_manual_page_has_every_command_and_option() {
+        let page = include_str!("../../../../docs/man/qmail.8");
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        assert!(found.len() > 30, "{}", found.len());
+        for (path, command) in found {
+            let entry = page.split(".It Cm ").find(|entry| {
+                entry.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with(['\n', ' ']))
+                    && !entry.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with(" Cm"))
+            });
+            let entry = entry.unwrap_or_else(|| panic!("no `.It Cm {path}`"));
+            for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(
+                    entry.contains(&format!("Fl -{option}\n")) || entry.contains(&format!("Fl -{option} ")),
+                    "{path} --{option}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
@@ -473,6 +509,7 @@ mod tests {
             "qmail cert obtain a.b c.d --agree-tos",
             "qmail cert renew --force --json",
             "qmail cert renew a.b",
+            "qmail completions zsh",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -495,6 +532,8 @@ mod tests {
             "qmail alias add a@b",
             "qmail cert obtain",
             "qmail cert renew a b",
+            "qmail completions",
+            "qmail completions csh",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

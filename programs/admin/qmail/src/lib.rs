@@ -31,7 +31,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use control::Root;
 
 use crate::cli::{Cli, Command};
@@ -117,8 +117,16 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::Queue(command) => queue::run(&root, command, printer)?,
         Command::Cert(command) => certificate::run(&root, command, printer)?,
         Command::Check => return check::run(&root, printer),
+        Command::Completions { shell } => print::line(&completions(*shell))?,
     }
     Ok(true)
+}
+
+/// A script for `shell`.
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "qmail", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// What an administrator of a domain may ask for is said to qmail-auth as him; all else is root's.

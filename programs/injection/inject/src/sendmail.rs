@@ -5,6 +5,7 @@
 //! that change nothing here are accepted.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process;
@@ -21,7 +22,6 @@ use tool::options::{self, Opt};
 const EX_TEMPFAIL: u8 = 75;
 
 const USAGE: &str = "usage: sendmail [ -t ] [ -fsender ] [ -Fname ] [ -bp ] [ -bs ] [ arg ... ]";
-const NEWALIASES: &str = "the alias database is made by newaliases of fastforward; /etc/aliases is not used otherwise";
 
 /// What sendmail is asked to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub fn run(own: &OsStr, args: &mut Vec<OsString>, mut env: Env) -> u8 {
         Task::Send { from_header } => from_header,
         Task::Queue => return list_queue(&root),
         Task::Smtp => return serve_smtp(env),
-        Task::Aliases => return say(&format!("fatal: {NEWALIASES}"), EXIT_PERMANENT),
+        Task::Aliases => return make_aliases(&root),
     };
     let recipients_from = if from_header { RecipientsFrom::Both } else { RecipientsFrom::Arguments };
     let command = Command { recipients_from, sender, print: false, arguments };
@@ -134,6 +134,18 @@ fn list_queue(root: &Root) -> u8 {
         process::Command::new(admin).arg("--root").arg(root.path()).args(["queue", "list"]).exec()
     };
     say(&format!("fatal: unable to list the queue: {error}"), EXIT_TEMPORARY)
+}
+
+/// `-bi`: newaliases(1) makes the database of aliases. Where that name leads back here, nobody would ever make it.
+fn make_aliases(root: &Root) -> u8 {
+    let program = sibling("newaliases");
+    let file = |path: &Path| std::fs::metadata(path).map(|about| (about.dev(), about.ino()));
+    let (there, here) = (file(&program), file(Path::new("/proc/self/exe")));
+    if there.is_err() || there.ok() == here.ok() {
+        return say("fatal: the program newaliases is not installed", EXIT_PERMANENT);
+    }
+    let error = process::Command::new(program).env(control::root::ROOT_VARIABLE, root.path()).exec();
+    say(&format!("fatal: unable to run newaliases: {error}"), EX_TEMPFAIL)
 }
 
 /// `-bs`: the classic face of qmail-smtpd on standard input and output, as a client on this host that may relay.

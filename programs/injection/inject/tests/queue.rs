@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -506,7 +506,18 @@ fn mailq_newaliases_and_bs_run_their_siblings() {
     assert_eq!(output("mailq", &[]), (0, "qmail queue list\n".to_owned()));
     sibling("qmail-qread", "echo qread $# $QMAIL_ROOT");
     assert_eq!(output("sendmail", &["-bp"]), (0, format!("qread 0 {}\n", instance.dir.path().display())));
-    assert_eq!(output("newaliases", &[]).0, 100);
+    // A copy, a link or a second name of sendmail itself makes no aliases, and does not run itself for ever.
+    let own = (100, "sendmail: fatal: the program newaliases is not installed\n".to_owned());
+    assert_eq!(output("newaliases", &[]), own);
+    for make in [|from: &Path, to: &Path| fs::hard_link(from, to), |from: &Path, to: &Path| symlink(from, to)] {
+        fs::remove_file(bin.join("newaliases")).unwrap();
+        make(&bin.join("sendmail"), &bin.join("newaliases")).unwrap();
+        assert_eq!(output("newaliases", &[]), own);
+        assert_eq!(output("sendmail", &["-bi"]), own);
+    }
+    fs::remove_file(bin.join("newaliases")).unwrap();
+    sibling("newaliases", "echo newaliases $# $QMAIL_ROOT");
+    assert_eq!(output("sendmail", &["-bi", "-v"]), (0, format!("newaliases 0 {}\n", instance.dir.path().display())));
     sibling("qmail-smtpd", "echo $PROTO $TCPREMOTEIP $TCPREMOTEHOST $TCPREMOTEINFO $DATABYTES ${RELAYCLIENT-unset}. $USER");
     assert_eq!(output("sendmail", &["-bs"]), (0, "TCP 127.0.0.1 localhost sendmail-bs 0 . joe\n".to_owned()));
 }
