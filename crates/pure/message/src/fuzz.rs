@@ -167,6 +167,22 @@ pub fn bounces(data: &[u8]) {
     assert!(std::str::from_utf8(&built.prologue).is_ok() && !built.prologue.contains(&b'\r'));
 }
 
+/// Forwarding tables read back as they were printed; alias files and mailing lists give no target that is empty.
+pub fn forwarding(data: &[u8]) {
+    if let Ok(records) = forwarding::compile(data) {
+        let printed: Option<Vec<Vec<u8>>> = records.iter().map(|(key, data)| forwarding::print(key, data)).collect();
+        assert_eq!(forwarding::compile(&printed.unwrap_or_default().concat()).as_ref(), Ok(&records));
+    }
+    if let Ok(list) = forwarding::compile_list(data) {
+        assert!(forwarding::list_commands(&list).all(|command| !command.is_empty()));
+    }
+    for entry in aliases::entries(data) {
+        for target in aliases::targets(&entry).unwrap_or_default() {
+            assert!(!matches!(target, aliases::Target::Address(text) | aliases::Target::Include(text) if text.is_empty()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -212,22 +228,6 @@ mod tests {
             for target in TARGETS {
                 target(&text);
             }
-        }
-    }
-}
-
-/// Forwarding tables read back as they were printed; alias files and mailing lists give no target that is empty.
-pub fn forwarding(data: &[u8]) {
-    if let Ok(records) = forwarding::compile(data) {
-        let printed: Option<Vec<Vec<u8>>> = records.iter().map(|(key, data)| forwarding::print(key, data)).collect();
-        assert_eq!(forwarding::compile(&printed.unwrap_or_default().concat()).as_ref(), Ok(&records));
-    }
-    if let Ok(list) = forwarding::compile_list(data) {
-        assert!(forwarding::list_commands(&list).all(|command| !command.is_empty()));
-    }
-    for entry in aliases::entries(data) {
-        for target in aliases::targets(&entry).unwrap_or_default() {
-            assert!(!matches!(target, aliases::Target::Address(text) | aliases::Target::Include(text) if text.is_empty()));
         }
     }
 }

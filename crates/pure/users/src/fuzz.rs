@@ -65,6 +65,20 @@ pub fn routing(data: &[u8]) {
     let _ = routing::parse_map(data);
 }
 
+/// Rules of tcprules(1): what compiles is found again, and nothing else is.
+pub fn rules(data: &[u8]) {
+    for line in data.split_inclusive(|b| *b == b'\n') {
+        let Ok(records) = crate::rules::compile(line) else { continue };
+        assert!(records.len() <= 256);
+        for (address, data) in &records {
+            let client = crate::rules::Client { ip: address, host: None, info: None };
+            let get = |key: &[u8]| Ok::<_, ()>((key == &address[..]).then(|| data.clone()));
+            let found = crate::rules::find(client, get).ok().flatten();
+            assert!(found.is_some_and(|rule| rule.is_denied == data.starts_with(b"D")));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,20 +115,6 @@ mod tests {
         #[test]
         fn bytes_of_the_formats(data in "[=+.:%@a/\\-0-9 \n\\[\\]#]{0,200}") {
             all(data.as_bytes());
-        }
-    }
-}
-
-/// Rules of tcprules(1): what compiles is found again, and nothing else is.
-pub fn rules(data: &[u8]) {
-    for line in data.split_inclusive(|b| *b == b'\n') {
-        let Ok(records) = crate::rules::compile(line) else { continue };
-        assert!(records.len() <= 256);
-        for (address, data) in &records {
-            let client = crate::rules::Client { ip: address, host: None, info: None };
-            let get = |key: &[u8]| Ok::<_, ()>((key == &address[..]).then(|| data.clone()));
-            let found = crate::rules::find(client, get).ok().flatten();
-            assert!(found.is_some_and(|rule| rule.is_denied == data.starts_with(b"D")));
         }
     }
 }
