@@ -76,8 +76,8 @@ impl ClientRules {
         let Some(rule) = found else { return ClientRule::default() };
         let value = |name: &[u8]| {
             // The last one counts, as in an environment.
-            let values = rule.variables.iter().filter_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"="));
-            values.last().map(<[u8]>::to_vec)
+            let mut values = rule.variables.iter().filter_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"="));
+            values.next_back().map(<[u8]>::to_vec)
         };
         ClientRule {
             is_denied: rule.is_denied,
