@@ -153,8 +153,14 @@ fn setup_makes_everything_with_its_owner_and_mode() {
     }
     let control = |name: &str| fs::read_to_string(instance.at("etc/qmail/control").join(name)).unwrap();
     let values = ["me", "defaultdomain", "plusdomain", "locals", "rcpthosts", "defaultdelivery", "listen"].map(control);
-    let expected =
-        ["mail.example.org\n", "example.org\n", "example.org\n", "mail.example.org\n", "mail.example.org\n", "./Maildir/\n"];
+    let expected = [
+        "mail.example.org\n",
+        "example.org\n",
+        "example.org\n",
+        "mail.example.org\nlocalhost\n",
+        "mail.example.org\nlocalhost\n",
+        "./Maildir/\n",
+    ];
     assert_eq!(values[..6], expected);
     assert_eq!(
         values[6],
@@ -170,7 +176,7 @@ fn setup_never_overwrites() {
     let before = instance.tree();
     let report = instance.json(&["setup", "--me", "new.example.org", "--base-port", "100"]);
     assert_eq!(fs::read_to_string(instance.at("etc/qmail/control/me")).unwrap(), "other.example\n");
-    assert_eq!(fs::read_to_string(instance.at("etc/qmail/control/locals")).unwrap(), "new.example.org\n");
+    assert_eq!(fs::read_to_string(instance.at("etc/qmail/control/locals")).unwrap(), "new.example.org\nlocalhost\n");
     assert_eq!(report["made"], json!([instance.at("etc/qmail/control/locals").to_str().unwrap()]));
     let changed: Vec<_> = instance.tree().into_iter().filter(|entry| !before.contains(entry)).collect();
     assert_eq!(changed.len(), 1, "{changed:?}");

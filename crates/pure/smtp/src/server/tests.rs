@@ -1245,7 +1245,7 @@ fn lmtp_has_its_own_greeting_and_no_login() {
         "HELO x\nEHLO x\nAUTH PLAIN AGEAYg==\nXCLIENT ADDR=1.2.3.4\nLHLO x\nQUIT\n",
         "500 5.5.1 this is LMTP: say LHLO; there is no login\n500 5.5.1 this is LMTP: say LHLO; there is no login\n\
          500 5.5.1 this is LMTP: say LHLO; there is no login\n502 5.5.1 unimplemented\n250-mx.example.org\n250-PIPELINING\n\
-         250-SIZE 0\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-ENHANCEDSTATUSCODES\n250-DSN\n250-STARTTLS\n250 HELP\n\
+         250-SIZE 0\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-ENHANCEDSTATUSCODES\n250-STARTTLS\n250 HELP\n\
          221 2.0.0 mx.example.org\n",
     );
     says("LHLO x\n", "502 5.5.1 unimplemented\n");
@@ -1266,7 +1266,7 @@ fn lmtp_answers_for_each_recipient() {
         ),
         &format!(
             "250-mx.example.org\n250-PIPELINING\n250-SIZE 0\n250-8BITMIME\n250-SMTPUTF8\n250-CHUNKING\n250-ENHANCEDSTATUSCODES\n\
-             250-DSN\n250-STARTTLS\n250 HELP\n250 2.1.0 ok\n{rcpt_replies}354 go ahead\n{ok}{ok}{ok}{noop}250 2.1.0 ok\n{rcpt_replies}\
+             250-STARTTLS\n250 HELP\n250 2.1.0 ok\n{rcpt_replies}354 go ahead\n{ok}{ok}{ok}{noop}250 2.1.0 ok\n{rcpt_replies}\
              250 2.0.0 1 bytes received\n{ok}{ok}{ok}{noop}"
         ),
     );
