@@ -2,8 +2,9 @@
 
 use crate::PATIENCE;
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketType};
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 
 /// A connection that is read by lines.
 #[derive(Debug)]
@@ -16,7 +17,21 @@ impl Line {
     /// # Errors
     /// Nobody listens.
     pub fn open(port: u16) -> Result<Self> {
-        let writer = TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("port {port}"))?;
+        Self::on(TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("port {port}"))?)
+    }
+
+    /// The same as a client at another address of this host.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn open_from(client: Ipv4Addr, port: u16) -> Result<Self> {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        rustix::net::bind(&socket, &SocketAddrV4::new(client, 0))?;
+        rustix::net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).with_context(|| format!("port {port}"))?;
+        Self::on(TcpStream::from(socket))
+    }
+
+    fn on(writer: TcpStream) -> Result<Self> {
         writer.set_read_timeout(Some(PATIENCE))?;
         writer.set_write_timeout(Some(PATIENCE))?;
         writer.set_nodelay(true)?;

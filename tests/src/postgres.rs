@@ -1,9 +1,9 @@
 //! A real PostgreSQL server with a cluster of the test's own, on a port of 127.0.0.1 and a Unix socket; nothing of the system's is touched.
 
-use crate::slapd::{Certificate, free_port};
+use crate::slapd::{Certificate, free_port, on_free_ports};
 use crate::tools::{self, Tool, must};
 use crate::{facts, is_root, wait_for};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Postgres {
         let Some(tool) = tools::get(test, "postgresql-15", &format!("{BIN}/postgres"))? else { return Ok(None) };
         let dir = dir.join("postgres");
         std::fs::create_dir_all(&dir)?;
-        let mut postgres = Self { tool, dir, port: free_port()?, has_tls: certificate.is_some(), server: None };
+        let mut postgres = Self { tool, dir, port: 0, has_tls: certificate.is_some(), server: None };
         let password_file = postgres.dir.join("password");
         std::fs::write(&password_file, ROOT_PASSWORD)?;
         for (file, name) in certificate.into_iter().flat_map(|c| [(&c.chain, "chain.pem"), (&c.key, "key.pem")]) {
@@ -51,7 +51,10 @@ impl Postgres {
         let mut initdb = postgres.command("initdb");
         initdb.args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
         must(initdb.arg(postgres.data()).arg(format!("--pwfile={}", password_file.display())))?;
-        postgres.run()?;
+        on_free_ports(|| {
+            postgres.port = free_port()?;
+            postgres.run()
+        })?;
         postgres.admin(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"))?;
         postgres.admin(&format!("CREATE DATABASE {ROLE} OWNER {ROLE}"))?;
         Ok(Some(postgres))
@@ -77,6 +80,12 @@ impl Postgres {
         self.server = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
         wait_for("PostgreSQL to answer", || self.psql("postgres", ROOT_PASSWORD, "postgres", "SELECT 1").ok())
             .with_context(|| std::fs::read_to_string(self.dir.join("log")).unwrap_or_default())?;
+        let log = std::fs::read_to_string(self.dir.join("log"))?;
+        // It goes on without an address that it cannot have.
+        if log.contains("could not bind") {
+            self.kill();
+            bail!("PostgreSQL has no port: {log}");
+        }
         Ok(())
     }
 

@@ -4,7 +4,8 @@ use crate::tools::{self, Tool};
 use crate::{facts, wait_for};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -41,14 +42,16 @@ impl Slapd {
         let Some(tool) = tools::get(test, "slapd", "usr/sbin/slapd")? else { return Ok(None) };
         let dir = dir.join("slapd");
         std::fs::create_dir_all(dir.join("db"))?;
-        let (port, tls_port) = (free_port()?, free_port()?);
-        let mut slapd = Self { tool, dir, port, tls_port, has_tls: certificate.is_some(), server: None };
+        let mut slapd = Self { tool, dir, port: 0, tls_port: 0, has_tls: certificate.is_some(), server: None };
         std::fs::write(slapd.dir.join("slapd.conf"), slapd.config(certificate)?)?;
         std::fs::write(slapd.dir.join("people.ldif"), entries(people))?;
         let mut load = slapd.tool.command();
         load.args(["-T", "add", "-f"]).arg(slapd.dir.join("slapd.conf")).arg("-l").arg(slapd.dir.join("people.ldif"));
         tools::must(&mut load)?;
-        slapd.run()?;
+        on_free_ports(|| {
+            (slapd.port, slapd.tls_port) = (free_port()?, free_port()?);
+            slapd.run()
+        })?;
         Ok(Some(slapd))
     }
 
@@ -57,18 +60,26 @@ impl Slapd {
     /// # Errors
     /// It does not listen.
     pub fn run(&mut self) -> Result<()> {
-        let mut urls = vec![format!("ldap://127.0.0.1:{}/", self.port), format!("ldapi://{}", self.socket().replace('/', "%2F"))];
+        let mut urls = vec![format!("ldap://127.0.0.1:{}/", self.port)];
         if self.has_tls {
             urls.push(format!("ldaps://127.0.0.1:{}/", self.tls_port));
         }
+        // The last of its listeners: who reaches it knows that the ports are its own.
+        urls.push(format!("ldapi://{}", self.socket().replace('/', "%2F")));
         let log = std::fs::File::create(self.dir.join("log"))?;
         // With a debug level, if only 0, it stays in the foreground.
         let mut command = self.tool.command();
         command.arg("-f").arg(self.dir.join("slapd.conf")).args(["-d", "0", "-h", &urls.join(" ")]);
-        self.server = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
-        wait_for("slapd to listen", || TcpStream::connect(("127.0.0.1", self.port)).ok())
-            .with_context(|| std::fs::read_to_string(self.dir.join("log")).unwrap_or_default())?;
-        Ok(())
+        let mut server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
+        let socket = self.socket();
+        let listens = || match server.try_wait() {
+            Ok(None) => UnixStream::connect(&socket).ok().map(|_| true),
+            _ => Some(false),
+        };
+        let listens = wait_for("slapd to listen", listens);
+        self.server = Some(server);
+        let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        if listens.with_context(log)? { Ok(()) } else { bail!("slapd ended: {}", log()) }
     }
 
     /// Kills it; [`Slapd::run`] starts it again.
@@ -143,6 +154,14 @@ pub fn person(uid: &str, mail: &str, password: &str, more: &str) -> String {
         "dn: uid={uid},ou=people,{BASE}\nobjectClass: inetOrgPerson\nobjectClass: shadowAccount\nuid: {uid}\ncn: {uid}\nsn: {uid}\n\
          mail: {mail}\nuserPassword: {password}\n{more}\n"
     )
+}
+
+/// Starts a server on ports that are free now; on others if somebody was faster.
+///
+/// # Errors
+/// As the last of some attempts.
+pub fn on_free_ports(mut start: impl FnMut() -> Result<()>) -> Result<()> {
+    (1..5).find_map(|_| start().ok()).map_or_else(start, Ok)
 }
 
 /// A port of 127.0.0.1 that is free now.

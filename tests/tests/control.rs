@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use system_tests::dns::{self, Record};
 use system_tests::instance::feed;
-use system_tests::line::Line;
+use system_tests::line::{Line, Smtp};
 use system_tests::users::letters;
 use system_tests::{Instance, Peer, Person, facts, is_root, skip, tools, wait_for};
 
@@ -146,6 +146,44 @@ fn relayclients_may_send_anywhere_and_nobody_else() {
         smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
         smtp.must("RCPT TO:<x@elsewhere.test>", code).unwrap();
     }
+}
+
+/// Rules of tcprules(1) for the service `smtp`: who is denied, who may relay, a range, the rule for all others; other rules by SIGHUP.
+#[test]
+fn tcp_smtp_says_who_may_connect_and_relay() {
+    const RULES: &str = "127.0.0.2:allow,RELAYCLIENT=\"\",DATABYTES=\"77\"\n127.0.0.3:allow\n127.0.0.10-12:allow\n:deny\n";
+    let instance = Instance::started(&[("tcp.smtp", RULES)]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    let greeted = |last: u8, port: u16| {
+        let mut line = Line::open_from(Ipv4Addr::new(127, 0, 0, last), instance.port(port)).unwrap();
+        let greeting = String::from_utf8(line.line().unwrap()).unwrap();
+        (line, greeting)
+    };
+    // 250 for whom it is, if it may connect.
+    let relays = |last: u8| {
+        let (line, greeting) = greeted(last, 25);
+        if !greeting.starts_with("220 ") {
+            assert!(greeting.starts_with("554 5.7.1 "), "{greeting}");
+            return None;
+        }
+        let mut smtp = Smtp(line, greeting);
+        let offers = smtp.must("EHLO c", "250").unwrap();
+        assert_eq!(offers.contains("SIZE 77\n"), last == 2, "{offers}");
+        smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
+        smtp.must("RCPT TO:<bob@example.test>", "250").unwrap();
+        Some(smtp.ask("RCPT TO:<x@elsewhere.test>").unwrap().starts_with("250 "))
+    };
+    let expected = [(1, None), (2, Some(true)), (3, Some(false)), (9, None), (10, Some(false)), (12, Some(false)), (13, None)];
+    for (last, expected) in expected {
+        assert_eq!(relays(last), expected, "127.0.0.{last}");
+    }
+    instance.wait_log("127.0.0.13 refused: 554 5.7.1 ").unwrap();
+    // Submission is not for networks but for logins.
+    assert!(greeted(13, 587).1.starts_with("220 "));
+    instance.control("tcp.smtp", "127.0.0.13:allow,RELAYCLIENT=//\n127.0.0.2:deny\n").unwrap();
+    facts::signal(instance.pid(), Signal::HUP);
+    wait_for("the new rules", || (relays(2).is_none()).then_some(())).unwrap();
+    assert_eq!((relays(13), relays(9)), (Some(true), Some(false)));
 }
 
 #[test]

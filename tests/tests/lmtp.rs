@@ -286,6 +286,56 @@ fn what_was_answered_before_the_connection_broke_is_not_delivered_again() {
     assert!(instance.wait_mail(ANN, 1).unwrap()[0].contains("<b@store.test>:\n"));
 }
 
+/// An LMTP server that takes everything; what it heard in each session.
+fn willing(listener: UnixListener) -> std::sync::Arc<std::sync::Mutex<String>> {
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let said = std::sync::Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"220 x LMTP\r\n");
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stream.try_clone().unwrap()));
+            let mut is_text = false;
+            while let Some(Ok(line)) = lines.next() {
+                said.lock().unwrap().push_str(&format!("{line}\n"));
+                let reply: &[u8] = match (is_text, line.get(..4).unwrap_or(&line)) {
+                    (true, ".") => b"250 ok\r\n",
+                    (true, _) => b"",
+                    (false, "LHLO") => b"250 x\r\n",
+                    (false, "DATA") => b"354 go\r\n",
+                    (false, _) => b"250 ok\r\n",
+                };
+                is_text = reply.starts_with(b"354") || is_text && reply.is_empty();
+                let _ = stream.write_all(reply);
+            }
+        }
+    });
+    heard
+}
+
+/// RFC 2852, RFC 3461: an LMTP server is the mailbox. BY=…;R reaches it though it knows nothing of that, and the report says delivered.
+#[test]
+fn by_lmtp_a_letter_is_delivered_in_time_and_not_relayed() {
+    let mut instance = Instance::new().unwrap();
+    let socket = instance.dir().join("lmtp");
+    let heard = willing(UnixListener::bind(&socket).unwrap());
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    instance.control("lmtproutes", &format!("store.test:unix:{}\n", socket.display())).unwrap();
+    instance.control("relayclients", "127.0.0.0/8\n").unwrap();
+    instance.start().unwrap();
+    instance.virtual_domain("example.test", &["ann"]).unwrap();
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("EHLO c", "250").unwrap();
+    smtp.must(&format!("MAIL FROM:<{ANN}> BY=1000;R"), "250").unwrap();
+    smtp.must("RCPT TO:<a@store.test> NOTIFY=SUCCESS,FAILURE", "250").unwrap();
+    smtp.must("DATA", "354").unwrap();
+    smtp.0.raw(b"Subject: x\r\n\r\ntext\r\n.\r\n").unwrap();
+    assert!(smtp.reply().unwrap().starts_with("250 "));
+    let report = instance.wait_mail(ANN, 1).unwrap().remove(0);
+    assert!(report.contains("\nFinal-Recipient: rfc822; a@store.test\nAction: delivered\n"), "{report}");
+    let heard = heard.lock().unwrap().clone();
+    assert!(heard.contains("RCPT TO:<a@store.test>") && !heard.contains("BY="), "{heard}");
+}
+
 /// Our own listener: LHLO, a reply for each, nothing for anybody else, STARTTLS, and not on SMTP's port.
 #[test]
 fn our_listener_speaks_lmtp_for_our_recipients() {

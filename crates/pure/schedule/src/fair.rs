@@ -166,6 +166,13 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         place.site.dead_until_s(now_s)
     }
 
+    /// Is the site's back-off the longest? ([`crate::site::Site::is_long_dead`])
+    #[must_use]
+    pub fn is_long_dead(&self, key: &K, now_s: u64) -> bool {
+        let place = self.keys.get(key).and_then(|at| self.places.get(*at)?.as_ref());
+        place.is_some_and(|place| place.site.is_long_dead(now_s))
+    }
+
     /// Ends every back-off: the administrator wants to know now.
     pub fn revive(&mut self) {
         for place in self.places.iter_mut().flatten() {

@@ -22,6 +22,8 @@ pub enum Feedback {
 pub const WINDOW_START: u32 = 5;
 /// Attempts in a row that must fail before a site is left alone.
 const DOWN_COUNT: u32 = 2;
+/// Attempts in a row that must fail before the back-off is the longest.
+const LONG_DOWN_COUNT: u32 = DOWN_COUNT + 6;
 /// The first back-off.
 pub const BACKOFF_MIN_S: u64 = 60;
 /// The longest back-off, so that a site that comes back is noticed within the hour.
@@ -58,6 +60,12 @@ impl Site {
     pub fn dead_until_s(&self, now_s: u64) -> Option<u64> {
         // A clock that was set back does not make a back-off longer than it can be.
         (self.dead_until_s > now_s && self.dead_until_s <= now_s.saturating_add(BACKOFF_MAX_S)).then_some(self.dead_until_s)
+    }
+
+    /// Has it been out of reach for so many attempts that the back-off is the longest? They take two hours at least.
+    #[must_use]
+    pub fn is_long_dead(&self, now_s: u64) -> bool {
+        self.dead_until_s(now_s).is_some() && self.down >= LONG_DOWN_COUNT
     }
 
     /// Ends the back-off; one attempt at a time is made until one gets through.

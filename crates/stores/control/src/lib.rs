@@ -10,6 +10,7 @@ pub mod acme;
 pub mod auth;
 pub mod authlimits;
 pub mod authsources;
+pub mod clientrules;
 pub mod error;
 pub mod inject;
 pub mod keyed;
@@ -35,6 +36,7 @@ pub mod watched;
 
 pub use acme::Acme;
 pub use authlimits::AuthLimits;
+pub use clientrules::{ClientRule, ClientRules};
 pub use error::ControlError;
 pub use inject::Inject;
 pub use ldap::Ldap;

@@ -7,6 +7,7 @@
 //! | `localiphost` | me | the domain of `user@[address the client connected to]` |
 //! | `rcpthosts`, `morercpthosts.cdb` | nobody | domains anybody may send to, beside those we deliver for |
 //! | `relayclients` | nobody | networks whose clients may send anywhere (RELAYCLIENT set to nothing) |
+//! | `tcp.smtp`, `tcp.smtp.cdb` | everybody | clients of the service `smtp` that may not connect, or may relay ([`crate::clientrules`]) |
 //! | `authcleartext` | this host | networks whose clients may log in without TLS |
 //! | `authmechanisms` | PLAIN, LOGIN, SCRAM | SASL mechanisms that are offered |
 //! | `popbeforesmtp` | 0 | not 0: addresses that opened a mailbox by POP3 may relay; qmail-auth knows them |
@@ -25,6 +26,7 @@
 
 use users::Networks;
 
+use crate::clientrules::ClientRules;
 use crate::submission::Submission;
 use crate::tlsclients::TlsClients;
 use crate::{ControlError, Root};
@@ -54,6 +56,8 @@ pub struct Smtpd {
     /// The bytes of the cdb: nothing is opened once strangers talk.
     pub morercpthosts: Option<Vec<u8>>,
     pub relayclients: Networks,
+    /// Rules for clients of the service `smtp`.
+    pub client_rules: ClientRules,
     /// Networks whose clients may send a password without TLS.
     pub cleartext: Networks,
     /// Names of SASL mechanisms; `None`: the default ones.
@@ -105,6 +109,7 @@ impl Smtpd {
             rcpthosts: root.lines("rcpthosts")?.unwrap_or_default(),
             morercpthosts: root.text("morercpthosts.cdb")?,
             relayclients: root.networks("relayclients")?.unwrap_or_default(),
+            client_rules: ClientRules::read(root)?,
             cleartext: root.authcleartext()?,
             mechanisms: root.lines("authmechanisms")?,
             xclient: root.networks("xclient")?.unwrap_or_default(),

@@ -52,6 +52,7 @@ pub struct Entry {
     is_new: bool,
     /// When it arrived, in seconds and nanoseconds: as its name says, otherwise its mtime.
     arrived: (i64, u64),
+    inode: u64,
 }
 
 impl Entry {
@@ -65,6 +66,12 @@ impl Entry {
     #[must_use]
     pub fn place(&self) -> (bool, &[u8]) {
         (self.is_new, &self.name)
+    }
+
+    /// The number of its file, which stays when it moves within the Maildir.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// Is it in `new/`, never marked?
@@ -229,7 +236,7 @@ fn entry(dir: BorrowedFd<'_>, item: &rustix::fs::DirEntry, is_new: bool) -> Opti
         }
         _ => return None,
     };
-    Some(Entry { name: name.to_vec(), is_new, arrived })
+    Some(Entry { name: name.to_vec(), is_new, arrived, inode: item.ino() })
 }
 
 /// `SECONDS.` begins the name of a delivery, `M` and microseconds stand in the part behind it (maildir(5)).

@@ -22,6 +22,9 @@ pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Pauses between attempts to get the lock: short at first, then this.
 const LOCK_PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// How often the file may be replaced while its lock is waited for.
+const REPLACED_MAX: u32 = 8;
+
 /// An mbox to deliver into.
 #[derive(Debug, Clone, Copy)]
 pub struct Mbox<'a> {
@@ -42,8 +45,7 @@ pub fn deliver_mbox(mbox: &Mbox<'_>, letter: &Letter<'_>) -> Result<(), Error> {
 }
 
 fn deliver_waiting(mbox: &Mbox<'_>, letter: &Letter<'_>, lock_wait: Duration) -> Result<(), Error> {
-    let file = open(mbox).map_err(|e| Error::OpenMbox(mbox.path.to_vec(), e))?;
-    let is_locked = lock(&file, lock_wait)?;
+    let (file, is_locked) = open_locked(mbox, lock_wait)?;
     let file = RealFile::new(file);
     let append = Append { file: &file, is_locked, from_line: mbox.from_line, sync_name: &|| sync_name(&file, mbox) };
     append.carry_out(letter).map_err(|stopped| match stopped {
@@ -62,6 +64,29 @@ fn open(mbox: &Mbox<'_>) -> io::Result<File> {
         result => result?,
     };
     Ok(File::from(fd))
+}
+
+/// The file that has the name, with its lock. Whoever held that may have put another file in its place (maildir2mbox) or taken it away:
+/// a letter behind it would be lost with the old one.
+fn open_locked(mbox: &Mbox<'_>, lock_wait: Duration) -> Result<(File, bool), Error> {
+    let failed = |e| Error::OpenMbox(mbox.path.to_vec(), e);
+    for _ in 0..REPLACED_MAX {
+        let file = open(mbox).map_err(failed)?;
+        let is_locked = lock(&file, lock_wait)?;
+        if has_the_name(&file, mbox).map_err(failed)? {
+            return Ok((file, is_locked));
+        }
+    }
+    Err(Error::Locked)
+}
+
+fn has_the_name(file: &File, mbox: &Mbox<'_>) -> io::Result<bool> {
+    let named = match open_at(mbox.home, mbox.path, OFlags::PATH, Mode::empty(), mbox.bounds) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        named => named?,
+    };
+    let (ours, named) = (rustix::fs::fstat(file)?, rustix::fs::fstat(&named)?);
+    Ok((ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino))
 }
 
 /// Gets the lock, or says that this file cannot be locked (`false`; the classic program goes on then).
@@ -272,6 +297,52 @@ mod tests {
             drop(held);
             waiting.join().unwrap().unwrap();
         });
+    }
+
+    /// As maildir2mbox does: under the lock another file takes the name, or nothing has it any more.
+    #[test]
+    fn a_letter_that_waited_goes_into_the_file_that_has_the_name_then() {
+        for replaced in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("m");
+            std::fs::write(&path, OLD).unwrap();
+            let held = File::options().append(true).open(&path).unwrap();
+            rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
+            std::thread::scope(|scope| {
+                let home = File::open(dir.path()).unwrap();
+                let waiting = scope.spawn(move || {
+                    let body = body(b"a\nb");
+                    let mbox = Mbox { home: home.as_fd(), path: b"m", bounds: Bounds::Anywhere, from_line: b"From s date\n" };
+                    deliver_mbox(&mbox, &Letter { trace: b"T: t\n", body: &body })
+                });
+                // Not before it has the old file open: it is then in this process twice.
+                let has_opened = || links_to(&path) >= 2;
+                (0..10_000)
+                    .find(|_| {
+                        has_opened() || {
+                            std::thread::sleep(Duration::from_millis(1));
+                            false
+                        }
+                    })
+                    .expect("it waits");
+                if replaced {
+                    std::fs::write(dir.path().join("m2"), OLD).unwrap();
+                    std::fs::rename(dir.path().join("m2"), &path).unwrap();
+                } else {
+                    std::fs::remove_file(&path).unwrap();
+                }
+                drop(held);
+                waiting.join().unwrap().unwrap();
+            });
+            let expected = if replaced { NEW } else { NEW.strip_prefix(OLD).unwrap() };
+            assert_eq!(std::fs::read(&path).unwrap().escape_ascii().to_string(), expected.escape_ascii().to_string());
+        }
+    }
+
+    /// Descriptors of this process that are this file.
+    fn links_to(path: &Path) -> usize {
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        fds.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == path)).count()
     }
 
     #[test]

@@ -387,7 +387,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 46] = [
+    let cases: [(&str, &str, &str, &str); 49] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -405,6 +405,9 @@ fn check_names_file_problem_and_cure() {
         ("warning", "etc/qmail/control/concurrencyremote", "0\n", "held"),
         ("error", "etc/qmail/control/relayclients", "10.0.0.0/8\n0.0.0.0/0\n", "lets every host"),
         ("error", "etc/qmail/control/relayclients", "10.\n", "line 1"),
+        ("error", "etc/qmail/control/tcp.smtp", "10.:allow\n10.1.:denied\n", "line 2: `10.1.:denied` is no rule"),
+        ("error", "etc/qmail/control/tcp.smtp", ":allow,RELAYCLIENT=\"\"\n", "lets every host"),
+        ("warning", "etc/qmail/control/tcp.smtp", "10.:allow,QMAILQUEUE=\"/x\"\n", "QMAILQUEUE says nothing here"),
         ("error", "etc/qmail/control/barelf", "allow\n", "`reject` or `normalize`"),
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
         ("error", "etc/qmail/control/smtproutes", "a.test:r|joe|xyzzy\n", "has passwords in it, and others"),

@@ -11,7 +11,7 @@ use crate::queue::Pool;
 use crate::session::{Worker, serve, serve_tls};
 use crate::trust::Trust;
 use control::tlsclients::AUTHORITIES;
-use control::{Networks, Root};
+use control::{ClientRule, Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
@@ -36,6 +36,8 @@ const NAME: &str = "qmail-smtpd";
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(5);
 /// For messages under way at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// To whom a rule of control/tcp.smtp denies the service (RFC 5321 §3.1).
+const DENIED: &str = "554 5.7.1 Sorry, this server takes no mail from your address.";
 /// After an error of accept (out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -162,7 +164,14 @@ impl Gate {
     fn admit(&self, arrival: Arrival, stream: TcpStream, door: Door) {
         let (origin, client) = (arrival.origin, arrival.origin.client);
         let trust = &self.worker.trust;
-        let is_relay = origin.is_in(&trust.relayclients);
+        let rule = if door == Door::Smtp { trust.rules.of(client) } else { ClientRule::default() };
+        if rule.is_denied {
+            log_line(format_args!("{client} refused: {DENIED}"));
+            return refuse(&stream, DENIED);
+        }
+        let relay_client = rule.relay_client.filter(|_| origin.is_this_host() || !client.is_loopback()).map(Into::into);
+        let relay_client = relay_client.or_else(|| origin.is_in(&trust.relayclients).then(Box::default));
+        let is_relay = relay_client.is_some();
         let is_trusted = is_relay || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
             log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
@@ -176,7 +185,8 @@ impl Gate {
             remote_ip: client.to_string().into_bytes().into(),
             local_ip: arrival.local,
             is_lmtp,
-            relay_client: (is_relay && !is_lmtp).then(Box::default),
+            relay_client: relay_client.filter(|_| !is_lmtp),
+            databytes: rule.databytes,
             logins: if is_lmtp { Logins::NotHere } else { trust.logins(origin) },
             xclient: !is_lmtp && origin.is_in(&trust.xclient),
             starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },

@@ -1,6 +1,6 @@
 //! What a client may do for its address or its certificate: relay, log in without TLS, speak for others.
 
-use control::{Networks, Origin, Smtpd, TlsClients};
+use control::{ClientRules, Networks, Origin, Smtpd, TlsClients};
 use ipc::auth::{Answer, Request};
 use ipc_async::Client;
 use smtp::server::{ListedClient, Logins};
@@ -10,6 +10,8 @@ use tls::Shown;
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
     pub(crate) relayclients: Networks,
+    /// For clients of the service `smtp`.
+    pub(crate) rules: ClientRules,
     /// Who may send a password without TLS.
     cleartext: Networks,
     /// Who may say for whom it stands.
@@ -24,6 +26,7 @@ impl Trust {
     pub(crate) fn new(control: &Smtpd) -> Self {
         Self {
             relayclients: control.relayclients.clone(),
+            rules: control.client_rules.clone(),
             cleartext: control.cleartext.clone(),
             xclient: control.xclient.clone(),
             pop_before_smtp: control.pop_before_smtp,

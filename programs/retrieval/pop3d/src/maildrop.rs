@@ -143,28 +143,30 @@ impl Drop {
 }
 
 /// The unique-ids that differ from the names: names that are too long or hold other bytes than RFC 1939 §7 allows, and names that
-/// stand twice, which no delivery makes. A hash of the name is as lasting as the name.
+/// stand twice, which no delivery makes. A hash of the name is as lasting as the name. All of those with one name have one with the number of
+/// the file, so that none gets the id of another when that is gone: a client would take it for what it has. (At worst it gets one again.)
 fn unique_ids(entries: &[Entry]) -> Vec<Option<Box<[u8]>>> {
-    let mut seen: HashSet<&[u8]> = HashSet::with_capacity(entries.len());
-    let mut again: HashMap<&[u8], u32> = HashMap::new();
+    let mut counts: HashMap<&[u8], u32> = HashMap::with_capacity(entries.len());
+    for entry in entries {
+        let count = counts.entry(entry.uid()).or_default();
+        *count = count.saturating_add(1);
+    }
     let id = |entry| {
         let name = Entry::uid(entry);
-        let legal = (1..=UNIQUE_ID_LEN_MAX).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic);
-        if seen.insert(name) {
-            return (!legal).then(|| hashed(name, 0));
+        if counts.get(name).is_some_and(|count| *count > 1) {
+            return Some(hashed(name, &entry.inode().to_le_bytes()));
         }
-        let times = again.entry(name).or_default();
-        *times = times.saturating_add(1);
-        Some(hashed(name, *times))
+        let legal = (1..=UNIQUE_ID_LEN_MAX).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic);
+        (!legal).then(|| hashed(name, &[0; 4]))
     };
     entries.iter().map(id).collect()
 }
 
 /// FNV-1a with 128 bits, in hexadecimal. Names are made by the mailbox's owner, who has nothing to gain from a collision.
-fn hashed(name: &[u8], times: u32) -> Box<[u8]> {
+fn hashed(name: &[u8], more: &[u8]) -> Box<[u8]> {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let bytes = name.iter().copied().chain(times.to_le_bytes());
+    let bytes = name.iter().chain(more).copied();
     let hash = bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
     format!("{hash:032x}").into_bytes().into()
 }
@@ -214,8 +216,8 @@ mod tests {
 
     #[test]
     fn hashes_are_legal_and_lasting() {
-        assert_eq!(&*hashed(b"a name", 0), b"27404b1848819abf46f785912a82df77");
-        assert_ne!(hashed(b"a", 0), hashed(b"a", 1));
-        assert_ne!(hashed(b"a", 0), hashed(b"b", 0));
+        assert_eq!(&*hashed(b"a name", &[0; 4]), b"27404b1848819abf46f785912a82df77");
+        assert_ne!(hashed(b"a", &[0; 4]), hashed(b"a", &[1; 8]));
+        assert_ne!(hashed(b"a", &[0; 4]), hashed(b"b", &[0; 4]));
     }
 }

@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 57] = [
+const OTHERS: [&str; 59] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -78,6 +78,8 @@ const OTHERS: [&str; 57] = [
     "submission",
     "submissionlimits",
     "submissionsenders",
+    "tcp.smtp",
+    "tcp.smtp.cdb",
     "tlscafile",
     "tlsclients",
     "tlspolicy",
@@ -91,6 +93,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     listeners(root, found);
     numbers(root, found);
     networks(root, found);
+    client_rules(root, found);
     hosts(root, found);
     values(root, found);
     programs(root, found);
@@ -191,6 +194,24 @@ fn networks(root: &Root, found: &mut Findings) {
         if everybody.iter().flatten().any(|address| networks.contains(*address)) {
             found.error(&root.control_file(name), danger);
         }
+    }
+}
+
+/// control/tcp.smtp: a faulty line, an open relay, and what is written in vain.
+fn client_rules(root: &Root, found: &mut Findings) {
+    use control::clientrules::{DATABASE, TEXT};
+    let Some(rules) = found.take(control::ClientRules::read(root)) else { return };
+    let name = if root.control_file(TEXT).exists() { TEXT } else { DATABASE };
+    let file = root.control_file(name);
+    if rules.of(std::net::IpAddr::from([198, 51, 100, 1])).relay_client.is_some() {
+        found.error(&file, "lets every host of the Internet relay; set RELAYCLIENT for your own networks only");
+    }
+    for variable in rules.without_effect() {
+        let shown = wire::escape::visible(&variable);
+        found.warning(&file, format!("{shown} says nothing here: RELAYCLIENT and DATABYTES do; take it away"));
+    }
+    if name == TEXT && root.control_file(DATABASE).exists() {
+        found.warning(&root.control_file(DATABASE), "does not count beside tcp.smtp; remove one of them");
     }
 }
 

@@ -297,23 +297,25 @@ impl<S: Spool> Engine<S> {
         let (mut parts, mut unreached) = (Vec::new(), Vec::new());
         for ((site, route), recipients) in groups {
             if let Some(until_s) = self.remote.dead_until_s(&site, self.now.s) {
-                unreached.push((recipients.into(), until_s));
+                unreached.push((recipients.into(), until_s, self.remote.is_long_dead(&site, self.now.s)));
                 continue;
             }
             active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
             parts.push((site, Work { message: id, route, recipients, batch_max: job::RECIPIENTS_MAX, rank }));
         }
         self.remote.push(lane, parts);
-        for (recipients, until_s) in unreached {
-            self.leave_alone(id, recipients, until_s);
+        for (recipients, until_s, is_long_dead) in unreached {
+            self.leave_alone(id, recipients, until_s, is_long_dead);
         }
     }
 
-    /// These recipients' site is dead until `until_s`: what was never tried waits for that, the rest goes by the schedule. It is final if
-    /// the message has had its time, since the attempts that killed the site were made since this start.
-    pub(super) fn leave_alone(&mut self, id: u64, recipients: Vec<u32>, until_s: u64) {
+    /// These recipients' site is dead until `until_s`: what was never tried waits for that, the rest goes by the schedule. A message that
+    /// has had its time waits for its last attempt too, unless the site has been dead for hours: all those attempts were made since this
+    /// start, and where many wait behind one probe an hour, some would never come to an end. A moment's trouble is no such reason: the
+    /// message may have been held until now, or this host may have been down.
+    pub(super) fn leave_alone(&mut self, id: u64, recipients: Vec<u32>, until_s: u64, is_long_dead: bool) {
         let Some(active) = self.active.get_mut(&id) else { return };
-        if active.dying && !recipients.is_empty() && active.wish == Wish::Nothing {
+        if active.dying && is_long_dead && !recipients.is_empty() && active.wish == Wish::Nothing {
             self.give_up(id, &recipients, UNREACHABLE);
             return;
         }
@@ -321,7 +323,7 @@ impl<S: Spool> Engine<S> {
         for recipient in recipients {
             let state = active.recipients.get(recipient as usize).map(|recipient| &recipient.state);
             let untried = matches!(state, Some(RecipientState::Pending { attempts: 0, .. }));
-            active.put_off(recipient, if untried { until_s } else { due_s }, self.now.s);
+            active.put_off(recipient, if untried || active.dying { until_s } else { due_s }, self.now.s);
         }
     }
 }

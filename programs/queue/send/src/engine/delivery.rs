@@ -65,10 +65,15 @@ impl Job {
         !self.over && self.channel == channel && self.connection == Some(connection)
     }
 
-    /// Has a recipient who was delivered left the servers that keep the time to deliver by, or is each of them to be told of?
+    /// Has a recipient who was taken left the servers that keep the time to deliver by, or is each of them to be told of?
     fn leaves(&self, recipient: u32, by: Option<DeliverBy>) -> bool {
         let is_told = |by: DeliverBy| by.traces || !by.returns && !self.time_kept.contains(&recipient);
-        self.channel == Channel::Remote && by.is_some_and(is_told)
+        self.channel == Channel::Remote && !self.is_final() && by.is_some_and(is_told)
+    }
+
+    /// Is the place that qmail-remote brings it to the mailbox itself? Behind an LMTP server there is no next one (RFC 2033 §5).
+    fn is_final(&self) -> bool {
+        matches!(self.route.as_deref(), Some(Route::To(job::Route::Lmtp { .. } | job::Route::LmtpSocket { .. })))
     }
 
     /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. Of what is forwarded by a `.qmail`
@@ -76,6 +81,7 @@ impl Job {
     fn how(&self, recipient: u32, text: &[u8]) -> Option<How> {
         match self.channel {
             Channel::Remote if self.passed_on.contains(&recipient) => None,
+            Channel::Remote if self.is_final() => Some(How::Delivered),
             Channel::Remote => Some(How::Relayed),
             Channel::Local if matches!(self.target, Some(Target::Forward { .. })) || has_forwarded(text) => Some(How::Expanded),
             Channel::Local => Some(How::Delivered),
@@ -552,12 +558,13 @@ impl<S: Spool> Engine<S> {
         let site = self.remote.key(&slot).cloned();
         let homeless = self.remote.done(slot, feedback, self.now.s);
         let until_s = site.as_ref().and_then(|site| self.remote.dead_until_s(site, self.now.s)).unwrap_or(self.now.s);
+        let is_long_dead = site.as_ref().is_some_and(|site| self.remote.is_long_dead(site, self.now.s));
         for work in homeless {
             let recipients: Vec<u32> = work.recipients.into();
             if let Some(active) = self.active.get_mut(&work.message) {
                 active.queued = active.queued.saturating_sub(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
             }
-            self.leave_alone(work.message, recipients, until_s);
+            self.leave_alone(work.message, recipients, until_s, is_long_dead);
             self.settle(work.message);
         }
         self.unpark(channel, site.as_ref());

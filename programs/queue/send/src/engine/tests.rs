@@ -144,6 +144,15 @@ impl Rig {
         self.turn();
     }
 
+    /// Recipients whose message had its time, as the log tells: no worker said that it is over.
+    fn given_up(&self) -> Vec<String> {
+        let starts = self.log.lines().filter_map(|line| line.strip_prefix("starting delivery ")?.split_once(": "));
+        let of: HashMap<&str, &str> = starts.filter_map(|(delivery, what)| Some((delivery, what.rsplit(' ').next()?))).collect();
+        let failures = self.log.lines().filter_map(|line| line.strip_prefix("delivery ")?.split_once(": failure: "));
+        let given_up = failures.filter(|(_, text)| text.ends_with("this_message_has_been_in_the_queue_too_long./"));
+        given_up.map(|(delivery, _)| of[delivery].to_owned()).collect()
+    }
+
     /// The worker takes no more jobs on its connection; another one does.
     fn retire(&mut self, channel: Channel) {
         self.engine.disconnected(channel);
@@ -264,6 +273,39 @@ fn a_message_that_had_its_time_at_a_dead_site_bounces() {
     rig.answer(at, down);
     assert!(rig.log.contains("failure: No_route._(#4.4.1)/I'm_not_going_to_try_again;"), "{}", rig.log);
     assert!(rig.log.contains("\nbounce msg "));
+}
+
+/// A moment's trouble of a site is no reason to give up a message that nobody tried: it was held, or this host was down.
+#[test]
+fn a_message_that_had_its_time_is_tried_once_unless_its_site_is_dead_for_hours() {
+    let down = |_: &Address| (Verdict::Deferral, "No route. (#4.4.1)\n");
+    let mut rig = Rig::new(&[("queuelifetime", "100\n"), ("concurrencyremote", "0\n")]);
+    let client = rig.submit("s@here.example", &["held@dead.example"]);
+    let id = rig.id(client);
+    rig.ask(&QueueRequest::Hold { id });
+    rig.pass(1000);
+    rig.engine.remote.set_limit(10);
+    for n in 0..2 {
+        rig.submit("", &[&format!("r{n}@dead.example")]);
+    }
+    rig.answer(0, down);
+    rig.answer(0, down);
+    rig.ask(&QueueRequest::Release { id });
+    assert!(rig.jobs.is_empty() && rig.given_up().is_empty(), "{}", rig.log);
+    rig.pass(61);
+    assert_eq!(of(&rig.jobs[0].1).2, [a("held@dead.example")]);
+    rig.answer(0, down);
+    assert_eq!(rig.given_up(), ["held@dead.example"], "{}", rig.log);
+    // The site stays dead, and what waits behind it comes to its end, tried or not.
+    let clients: Vec<u64> = (0..20).map(|n| rig.submit("s@here.example", &[&format!("w{n}@dead.example")])).collect();
+    for _ in 0..12 {
+        rig.pass(3601);
+        while let Some(at) = rig.jobs.iter().position(|(channel, _)| *channel == Channel::Remote) {
+            rig.answer(at, down);
+        }
+    }
+    let given_up = rig.given_up();
+    assert_eq!(given_up.iter().filter(|recipient| recipient.starts_with('w')).count(), clients.len(), "{}", rig.log);
 }
 
 #[test]
@@ -453,6 +495,7 @@ proptest! {
             rig.pass(1000);
         }
         ended.remove("postmaster@here.example");
+        for recipient in rig.given_up() { *ended.entry(recipient).or_default() += 1; }
         prop_assert_eq!(ended, wanted);
         prop_assert_eq!(rig.engine.backlog.len(), 0);
         prop_assert!(rig.engine.active.is_empty() && rig.engine.jobs.is_empty() && rig.engine.tickets.is_empty());
@@ -701,6 +744,30 @@ fn beyond_its_time_a_message_goes_back_and_is_tried_no_more() {
         rig.pass(1000);
         rig.pass(1000);
         assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{}", rig.log);
+    }
+}
+
+/// Behind an LMTP server there is no next one that could tell, or keep the time.
+#[test]
+fn who_gets_it_by_lmtp_is_delivered() {
+    for (route, action) in [
+        ("y.example:127.0.0.1:24\n", "delivered"),
+        ("y.example:unix:/run/lmtp\n", "delivered"),
+        ("z.example:127.0.0.1\n", "relayed"),
+    ] {
+        for options in [asked(&[("SUCCESS", "")]), Options { recipients: asked(&[("SUCCESS", "")]).recipients, ..by(1000, "RT") }]
+        {
+            let mut rig = Rig::new(&[("lmtproutes", route)]);
+            rig.submit_with("s@here.example", &["r@y.example"], options);
+            let is_lmtp = matches!(
+                &rig.jobs[0].1,
+                JobMessage::Remote { route: ipc::job::Route::Lmtp { .. } | ipc::job::Route::LmtpSocket { .. }, .. }
+            );
+            assert_eq!(is_lmtp, action == "delivered");
+            rig.answer(0, |_| (Verdict::Success, "192.0.2.1 accepted message.\n"));
+            let text = rig.report();
+            assert!(text.contains(&format!("Final-Recipient: rfc822; r@y.example\nAction: {action}\n")), "{route}: {text}");
+        }
     }
 }
 

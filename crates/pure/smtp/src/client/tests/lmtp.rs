@@ -85,6 +85,18 @@ fn there_is_no_way_back_to_helo() {
     assert!(matches!(&actions[0], Action::Unusable(text) if text.contains("my name was rejected")), "{actions:?}");
 }
 
+/// Who delivers needs no time to be kept (RFC 2852 §4.1.3 is of relays): it is not asked for, and the message not refused.
+#[test]
+fn what_must_be_delivered_by_a_time_is_taken() {
+    let by = wire::By::parse(b"60;R");
+    let mut client = open();
+    let (sent, finished, _) = run(&mut client, vec![Input::Begin(Transaction { by, ..transaction(1) })]);
+    assert!(sent.starts_with("MAIL FROM:<s@a.example>\r\n") && finished.is_empty(), "{sent} {:?}", texts(&finished));
+    let mut relay = ready("250-mx\r\n250 PIPELINING\r\n");
+    let (sent, finished, _) = run(&mut relay, vec![Input::Begin(Transaction { by, ..transaction(1) })]);
+    assert!(sent.is_empty() && texts(&finished)[0].contains("does not support DELIVERBY"), "{sent}");
+}
+
 /// The second message of a session begins as the first.
 #[test]
 fn a_session_is_used_again() {
