@@ -716,7 +716,7 @@ fn a_retired_server_ends_with_its_last_session_which_hears_nothing_of_it() {
     let mut rest = String::new();
     session.read_to_string(&mut rest).unwrap();
     assert_eq!(
-        (rest.matches(" qp 42").count(), rest.matches("\r\n221 ").count(), rest.matches("421").count()),
+        (rest.matches(" qp 42").count(), rest.matches("\r\n221 ").count(), rest.matches("\r\n421 ").count()),
         (2, 1, 0),
         "{rest}"
     );
