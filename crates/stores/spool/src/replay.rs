@@ -2,8 +2,9 @@
 //!
 //! First everything is looked at (a newer format is refused with nothing changed), then `incoming/` is emptied, segments are
 //! replayed in their order, voids are heeded, what is damaged is set aside in `quarantine/`, side files without a message go.
-//! A segment, or a page of one, that the disk does not give now is left where it is, whole, until a later start can read it; the
-//! messages in it wait for that. What has to do with all of the spool (a directory that cannot be read or synced) stops the start.
+//! A page of a segment that the disk does not give now is left where it is, with its segment, until a later start can read it; the
+//! messages in it wait for that. A whole segment that cannot be read stops the start, as what has to do with all of the spool does (a
+//! directory that cannot be read or synced): it may hold the ends of any number of messages, which would be delivered once more.
 //! It never writes into a segment of an earlier start.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use sys::fs::{Access, Disk, DiskFile};
 
 use crate::bytes::low32;
 use crate::reader::side_path;
-use crate::record::{Head, Located, Nonce, Note};
-use crate::segment::{self, DIR, Damage, Header, HeaderFault, RECORDS_AT, SEGMENT_BYTES_MAX, SPARE_NAME};
+use crate::record::{Head, Located, Note};
+use crate::segment::{self, DIR, Damage, Header, HeaderFault, RECORDS_AT, SPARE_NAME};
 use crate::shared::Ready;
 use crate::state::{Phase, Segment, State};
 use crate::table::Table;
@@ -52,7 +53,6 @@ struct Names {
     /// Their files are opened one at a time: a long backlog has more of them than a process may have descriptors.
     segments: Vec<Header>,
     damaged: Vec<String>,
-    unreadable: Vec<(u64, io::Error)>,
     free: Vec<String>,
     unfinished: Vec<String>,
     has_spare: bool,
@@ -80,9 +80,6 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, SpoolError> {
     for name in names.damaged {
         replay.damaged_header(disk, &name);
     }
-    for (number, error) in names.unreadable {
-        replay.unreadable(number, SEGMENT_BYTES_MAX, &error);
-    }
     for header in &names.segments {
         // Where this fails the next loop says so.
         if let Ok(file) = open_segment(disk, header) {
@@ -90,10 +87,8 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, SpoolError> {
         }
     }
     for header in &names.segments {
-        match open_segment(disk, header).and_then(|file| replay.segment(disk, header, file.as_ref())) {
-            Err(error) if segment::is_damage(&error) => replay.unreadable(header.number, header.bytes, &error),
-            result => result.map_err(io("read a segment"))?,
-        }
+        let replayed = open_segment(disk, header).and_then(|file| replay.segment(disk, header, file.as_ref()));
+        replayed.map_err(|error| unreadable(&segment::name(header.number), &error))?;
     }
     replay.free_the_empty(disk)?;
     replay.remove_orphans(disk)?;
@@ -113,7 +108,6 @@ fn look(disk: &dyn Disk) -> Result<Names, SpoolError> {
     let mut names = Names {
         segments: Vec::new(),
         damaged: Vec::new(),
-        unreadable: Vec::new(),
         free: Vec::new(),
         unfinished: Vec::new(),
         has_spare: false,
@@ -173,11 +167,16 @@ fn look_at_segment(disk: &dyn Disk, names: &mut Names, number: u64, name: String
         Err(HeaderFault::Newer(found)) => {
             return Err(SpoolError::NewerFormat { file: format!("{DIR}/{name}"), found, supported: segment::FORMAT });
         }
-        Err(HeaderFault::Io(error)) if segment::is_damage(&error) => names.unreadable.push((number, error)),
-        Err(HeaderFault::Io(error)) => return Err(io("read a segment")(error)),
+        Err(HeaderFault::Io(error)) => return Err(unreadable(&name, &error)),
         Ok(_) | Err(HeaderFault::Damaged) => names.damaged.push(name),
     }
     Ok(())
+}
+
+fn unreadable(name: &str, error: &io::Error) -> SpoolError {
+    let text =
+        format!("{DIR}/{name}: {error}; nothing starts without it unless it is moved away, and then its messages are lost");
+    SpoolError::Io { doing: "read a segment", error: io::Error::new(error.kind(), text) }
 }
 
 fn open_segment(disk: &dyn Disk, header: &Header) -> io::Result<Box<dyn DiskFile>> {
@@ -243,13 +242,6 @@ impl Replay {
         if let Err(error) = disk.unlink(path) {
             self.alerts.push(format!("{} cannot be removed: {error}", path.display()));
         }
-    }
-
-    /// A segment of which nothing can be read now. It keeps its place: it may hold messages, and ends elsewhere may speak of it.
-    fn unreadable(&mut self, number: u64, bytes: u64, error: &io::Error) {
-        self.alerts.push(format!("segment {number:016x} cannot be read: {error}; what is in it waits for a start that can"));
-        self.state.segments.entry(number).or_insert_with(|| Segment::new(Nonce([0; 16]), bytes, Phase::Sealed));
-        self.leave_alone(number);
     }
 
     /// Not freed, not emptied, as long as this process runs.
