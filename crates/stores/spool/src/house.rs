@@ -225,9 +225,6 @@ impl House {
         let file = self.shared.disk.open(&segment::path(&segment::name(number)), Access::Read).ok()?;
         let header = Header { number, bytes, nonce };
         let found = segment::read_index(file.as_ref(), &header).or_else(|| segment::scan(file.as_ref(), &header).ok())?;
-        if !found.unreadable.is_empty() {
-            return None;
-        }
         // What stands behind was voided.
         Some(found.records.into_iter().filter(|record| record.offset < used).collect())
     }

@@ -2,9 +2,8 @@
 //!
 //! First everything is looked at (a newer format is refused with nothing changed), then `incoming/` is emptied, segments are
 //! replayed in their order, voids are heeded, what is damaged is set aside in `quarantine/`, side files without a message go.
-//! A page of a segment that the disk does not give now is left where it is, with its segment, until a later start can read it; the
-//! messages in it wait for that. A whole segment that cannot be read stops the start, as what has to do with all of the spool does (a
-//! directory that cannot be read or synced): it may hold the ends of any number of messages, which would be delivered once more.
+//! What the disk does not give at all stops the start, which names it: there may be ends of messages in it, which would be delivered
+//! once more, and voids, without which messages would be that were answered 451. What cannot be removed or set aside does not.
 //! It never writes into a segment of an earlier start.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,10 +80,8 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, SpoolError> {
         replay.damaged_header(disk, &name);
     }
     for header in &names.segments {
-        // Where this fails the next loop says so.
-        if let Ok(file) = open_segment(disk, header) {
-            replay.read_void(header, file.as_ref());
-        }
+        let void = open_segment(disk, header).and_then(|file| replay.read_void(header, file.as_ref()));
+        void.map_err(|error| unreadable(&segment::name(header.number), &error))?;
     }
     for header in &names.segments {
         let replayed = open_segment(disk, header).and_then(|file| replay.segment(disk, header, file.as_ref()));
@@ -216,8 +213,6 @@ struct Replay {
     damaged_segments: BTreeSet<u64>,
     damaged: u64,
     headers_damaged: u64,
-    /// Something cannot be read now: what it may need stays.
-    is_partial: bool,
 }
 
 impl Replay {
@@ -233,7 +228,6 @@ impl Replay {
             damaged_segments: BTreeSet::new(),
             damaged: 0,
             headers_damaged: 0,
-            is_partial: false,
         }
     }
 
@@ -241,16 +235,6 @@ impl Replay {
     fn remove(&mut self, disk: &dyn Disk, path: &Path) {
         if let Err(error) = disk.unlink(path) {
             self.alerts.push(format!("{} cannot be removed: {error}", path.display()));
-        }
-    }
-
-    /// Not freed, not emptied, as long as this process runs.
-    fn leave_alone(&mut self, number: u64) {
-        self.damaged += 1;
-        self.is_partial = true;
-        self.damaged_segments.insert(number);
-        if let Some(segment) = self.state.segments.get_mut(&number) {
-            segment.pins = segment.pins.saturating_add(1);
         }
     }
 
@@ -264,15 +248,16 @@ impl Replay {
         }
     }
 
-    /// A void is the first record of its segment and speaks of an earlier one.
-    fn read_void(&mut self, header: &Header, file: &dyn DiskFile) {
+    /// A void is the first record of its segment and speaks of an earlier one. One that is not heeded would have messages delivered that
+    /// were answered 451.
+    fn read_void(&mut self, header: &Header, file: &dyn DiskFile) -> io::Result<()> {
         let mut bytes = [0; 128];
-        let Ok(_) = file.read_at(&mut bytes, RECORDS_AT) else { return };
-        let Some(head) = Head::decode(&bytes, header.nonce, RECORDS_AT) else { return };
-        let Some((located, _)) = head.open(&bytes, header.nonce, RECORDS_AT) else { return };
-        if let Note::Void { segment, from } = located.summary.note {
+        file.read_at(&mut bytes, RECORDS_AT)?;
+        let first = Head::decode(&bytes, header.nonce, RECORDS_AT).and_then(|head| head.open(&bytes, header.nonce, RECORDS_AT));
+        if let Some(Note::Void { segment, from }) = first.map(|(located, _)| located.summary.note) {
             self.voids.insert(segment, u64::from(from));
         }
+        Ok(())
     }
 
     fn segment(&mut self, disk: &dyn Disk, header: &Header, file: &dyn DiskFile) -> io::Result<()> {
@@ -288,14 +273,6 @@ impl Replay {
         };
         let phase = if void_from.is_some() { Phase::Failed } else { Phase::Sealed };
         self.state.segments.insert(header.number, Segment::new(header.nonce, header.bytes, phase));
-        if let Some(first) = found.unreadable.first() {
-            let pages = found.unreadable.len();
-            self.alerts.push(format!(
-                "segment {:016x} cannot be read at {first} ({pages} pages in all); what is there waits for a start that can",
-                header.number
-            ));
-            self.leave_alone(header.number);
-        }
         if !found.damage.is_empty() {
             self.damaged_segments.insert(header.number);
         }
@@ -383,9 +360,6 @@ impl Replay {
     /// Side files that belong to no message go. When this start found damage they may be all that is left of a message whose record
     /// it was: then they are put beside it.
     fn remove_orphans(&mut self, disk: &dyn Disk) -> Result<(), SpoolError> {
-        if self.is_partial {
-            return Ok(());
-        }
         let wanted: BTreeSet<u64> = self.state.side_numbers().collect();
         let mut kept: u64 = 0;
         for name in list(disk, "bodies")? {

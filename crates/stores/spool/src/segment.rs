@@ -26,12 +26,6 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Below this not even one message with 64 KiB of body and envelope would fit.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 
-/// What a disk loses at once, and what is read at once around it.
-const PAGE: usize = 4096;
-const CAREFUL_BYTES: usize = 256 * 1024;
-/// More pages that cannot be read are no bad place but a bad disk; each may cost seconds.
-const UNREADABLE_MAX: usize = 64;
-
 const MAGIC: &[u8; 8] = b"qmailspl";
 pub(crate) const HEADER_BYTES: usize = 48;
 const FOOTER_BYTES: usize = 24;
@@ -183,7 +177,7 @@ pub(crate) fn read_index(file: &dyn DiskFile, header: &Header) -> Option<Found> 
     while !take.0.is_empty() {
         records.push(Located::decode(&mut take)?);
     }
-    Some(Found { records, used, damage: Vec::new(), unreadable: Vec::new(), indexed: true })
+    Some(Found { records, used, damage: Vec::new(), indexed: true })
 }
 
 /// Does an error say that the bytes there are lost, or that the disk cannot give them now? Others (no descriptors, no memory, no
@@ -202,8 +196,6 @@ pub(crate) struct Found {
     /// Where the last of them ends.
     pub(crate) used: u64,
     pub(crate) damage: Vec<Damage>,
-    /// Pages that the disk does not give; they count as zeros.
-    pub(crate) unreadable: Vec<u64>,
     /// By the index block (else by a scan).
     pub(crate) indexed: bool,
 }
@@ -217,36 +209,18 @@ pub(crate) struct Damage {
     pub(crate) at_end: bool,
 }
 
-/// The bytes of a segment, and the pages of it that cannot be read.
-///
-/// # Errors
-/// One that is no damage; or there is so much of that that the disk itself seems to be gone.
-fn read_all(file: &dyn DiskFile, bytes_in_all: u64) -> io::Result<(Vec<u8>, Vec<u64>)> {
-    let mut bytes = vec![0; index(bytes_in_all)];
-    let mut unreadable = Vec::new();
-    let (mut filled, mut careful_until) = (0, 0);
+/// Reads a whole segment and finds its records; behind a damaged part it finds the next whole one.
+pub(crate) fn scan(file: &dyn DiskFile, header: &Header) -> io::Result<Found> {
+    let mut bytes = vec![0; index(header.bytes)];
+    let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let len = if filled < careful_until { rest.len().min(PAGE - filled % PAGE) } else { rest.len() };
-        match file.read_at(rest.get_mut(..len).unwrap_or_default(), filled as u64) {
-            Ok(0) => break,
-            Ok(got) => filled += got,
-            // Somewhere in there: page by page.
-            Err(error) if is_damage(&error) && filled >= careful_until => careful_until = filled + CAREFUL_BYTES,
-            Err(error) if is_damage(&error) && unreadable.len() < UNREADABLE_MAX => {
-                unreadable.push(filled as u64);
-                filled += len;
-            }
-            Err(error) => return Err(error),
+        match file.read_at(rest, filled as u64)? {
+            0 => break,
+            got => filled += got,
         }
     }
     bytes.truncate(filled);
-    Ok((bytes, unreadable))
-}
-
-/// Reads a whole segment and finds its records; behind a damaged part it finds the next whole one.
-pub(crate) fn scan(file: &dyn DiskFile, header: &Header) -> io::Result<Found> {
-    let (bytes, unreadable) = read_all(file, header.bytes)?;
-    let mut found = Found { records: Vec::new(), used: RECORDS_AT, damage: Vec::new(), unreadable, indexed: false };
+    let mut found = Found { records: Vec::new(), used: RECORDS_AT, damage: Vec::new(), indexed: false };
     let mut offset = RECORDS_AT;
     while let Some(next) = next_record(&bytes, header.nonce, offset) {
         note_damage(&mut found, &bytes, offset, next, false);
