@@ -1,9 +1,12 @@
-//! `cargo xtask dist`: packages for those who do not build. One tree of files, as it is installed, is the source of all of them.
+//! `cargo xtask dist`: packages for those who do not build: Debian's, an rpm, a tarball. One tree of files, as it is installed, is the source of all of them.
 //!
 //! All programs lie in usr/lib/qmail, where they find each other; what people call has a link in usr/bin or usr/sbin. `var/qmail/bin`
 //! leads there too, for what was written for the classic paths. A name that another package of Debian has, too, has no link and its
 //! page lies apart, so that both can be installed. What Debian's tools know (archives, which libraries a program needs,
 //! policy) is left to them: dpkg-deb, dpkg-shlibdeps, lintian.
+
+mod apparmor;
+mod rpm;
 
 use crate::cargo::{cargo, must, output, target, workspace};
 use anyhow::{Context, Result, bail};
@@ -89,6 +92,8 @@ const CLASSIC: [(&str, &str); 6] = [
     ("users", "/etc/qmail/users"),
     ("queue", "../spool/qmail"),
 ];
+/// The profiles of the service.
+const APPARMOR: &str = "etc/apparmor.d/qmail";
 /// Documents for /usr/share/doc, beside docs/.
 const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"];
 
@@ -98,8 +103,10 @@ struct Options {
     profile: String,
     /// Where the packages go, instead of target/packages. Emptied before.
     out: Option<PathBuf>,
-    /// For a look at the Debian package: packed fast, and alone.
+    /// Packed fast, and Debian's alone unless `rpm` says otherwise.
     quick: bool,
+    /// The rpm alone.
+    rpm: bool,
 }
 
 /// The command.
@@ -114,20 +121,27 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let tree = out.join("tree");
     lay_out(&programs, &tree)?;
     let version = version()?;
-    let deb = debian(&tree, &out, &version, if options.quick { &["-Zgzip", "-z1"] } else { &["-Zxz"] })?;
-    let mut packages = vec![deb.clone()];
-    if !options.quick {
+    let mut packages = Vec::new();
+    if !options.rpm {
+        packages.push(debian(&tree, &out, &version, if options.quick { &["-Zgzip", "-z1"] } else { &["-Zxz"] })?);
+    }
+    if options.rpm || !options.quick && rpm::is_possible() {
+        packages.push(rpm::build(&tree, &out, &version, if options.quick { "w1.gzdio" } else { "w19.zstdio" })?);
+    } else if !options.quick {
+        println!("rpmbuild is not installed: no rpm was made");
+    }
+    if !options.rpm && !options.quick {
         packages.push(tarball(&tree, &out, &version)?);
     }
     std::fs::remove_dir_all(&tree)?;
-    for package in packages {
-        println!("{} ({} MiB)", package.display(), std::fs::metadata(&package)?.len() >> 20);
+    for package in &packages {
+        println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
     }
-    lint(&deb)
+    packages.iter().filter(|package| package.extension().is_some_and(|end| end == "deb")).try_for_each(|deb| lint(deb))
 }
 
 fn parse(args: &[String]) -> Result<Options> {
-    let mut options = Options { programs: None, profile: "dist".to_owned(), out: None, quick: false };
+    let mut options = Options { programs: None, profile: "dist".to_owned(), out: None, quick: false, rpm: false };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -136,6 +150,7 @@ fn parse(args: &[String]) -> Result<Options> {
             "--programs" => options.programs = Some(value()?.into()),
             "--out" => options.out = Some(value()?.into()),
             "--quick" => options.quick = true,
+            "--rpm" => options.rpm = true,
             other => bail!("unknown option {other}"),
         }
     }
@@ -275,6 +290,9 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     if packaging.join("lintian-overrides").is_file() {
         place(&root, &format!("usr/share/lintian/overrides/{PACKAGE}"), &std::fs::read(packaging.join("lintian-overrides"))?)?;
     }
+    // Debian's AppArmor reads it from there; whether it refuses or only notes is said beside it.
+    place(&root, APPARMOR, apparmor::profiles().as_bytes())?;
+    place(&root, "DEBIAN/conffiles", format!("/{APPARMOR}\n").as_bytes())?;
     let size = output(Command::new("du").args(["-sk", "--apparent-size"]).arg(&root))?;
     let size = size.split_whitespace().next().unwrap_or("0").to_owned();
     let sums = "find . -type f ! -path './DEBIAN/*' -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 md5sum";
@@ -290,8 +308,10 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     let control = values.iter().fold(template, |text, (name, value)| text.replace(name, value));
     place(&root, "DEBIAN/control", control.as_bytes())?;
     place(&root, "DEBIAN/md5sums", sums.as_bytes())?;
+    let setup = read_to_string(workspace().join("packaging/setup.sh"))?;
     for script in ["postinst", "prerm", "postrm"] {
-        let placed = place(&root, &format!("DEBIAN/{script}"), &std::fs::read(packaging.join(script))?)?;
+        let text = read_to_string(packaging.join(script))?.replace("@SETUP@", setup.trim_end());
+        let placed = place(&root, &format!("DEBIAN/{script}"), text.as_bytes())?;
         set_permissions(placed, Permissions::from_mode(0o755))?;
     }
     let deb = out.join(format!("{PACKAGE}_{version}-1_{}.deb", architecture.trim()));

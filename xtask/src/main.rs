@@ -23,8 +23,9 @@ usage: cargo xtask COMMAND
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
   bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME | --programs DIR]
             as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
-  dist [--profile NAME | --programs DIR] [--out DIR] [--quick]
-            packages of the release build below target/packages: Debian's and a tarball; --quick: Debian's alone, packed fast
+  dist [--profile NAME | --programs DIR] [--out DIR] [--rpm] [--quick]
+            packages of the release build below target/packages: Debian's, an rpm where rpmbuild is installed, and a tarball;
+            --rpm: the rpm alone; --quick: packed fast, and Debian's alone without --rpm
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
