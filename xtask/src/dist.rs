@@ -107,32 +107,22 @@ struct Options {
     quick: bool,
     /// The rpm alone.
     rpm: bool,
+    /// A tarball of programs that need no library, alone.
+    linked_whole: bool,
 }
 
 /// The command.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = parse(args)?;
-    let programs = match options.programs {
-        Some(programs) => programs,
-        None => build(&options.profile)?,
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
+        None => build(&options.profile, options.linked_whole)?,
     };
-    let out = options.out.unwrap_or_else(|| target().join("packages"));
+    let out = options.out.clone().unwrap_or_else(|| target().join("packages"));
     let _ = std::fs::remove_dir_all(&out);
     let tree = out.join("tree");
     lay_out(&programs, &tree)?;
-    let version = version()?;
-    let mut packages = Vec::new();
-    if !options.rpm {
-        packages.push(debian(&tree, &out, &version, if options.quick { &["-Zgzip", "-z1"] } else { &["-Zxz"] })?);
-    }
-    if options.rpm || !options.quick && rpm::is_possible() {
-        packages.push(rpm::build(&tree, &out, &version, if options.quick { "w1.gzdio" } else { "w19.zstdio" })?);
-    } else if !options.quick {
-        println!("rpmbuild is not installed: no rpm was made");
-    }
-    if !options.rpm && !options.quick {
-        packages.push(tarball(&tree, &out, &version)?);
-    }
+    let packages = pack(&options, &tree, &out)?;
     std::fs::remove_dir_all(&tree)?;
     for package in &packages {
         println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
@@ -140,8 +130,31 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     packages.iter().filter(|package| package.extension().is_some_and(|end| end == "deb")).try_for_each(|deb| lint(deb))
 }
 
+/// The packages that are asked for.
+fn pack(options: &Options, tree: &Path, out: &Path) -> Result<Vec<PathBuf>> {
+    let version = version()?;
+    if options.linked_whole {
+        whole(tree)?;
+        return Ok(vec![tarball(tree, out, &version, "linux-static")?]);
+    }
+    if options.rpm {
+        return Ok(vec![rpm::build(tree, out, &version, if options.quick { "w1.gzdio" } else { "w19.zstdio" })?]);
+    }
+    if options.quick {
+        return Ok(vec![debian(tree, out, &version, &["-Zgzip", "-z1"])?]);
+    }
+    let mut packages = vec![debian(tree, out, &version, &["-Zxz"])?, tarball(tree, out, &version, "linux")?];
+    if rpm::is_possible() {
+        packages.push(rpm::build(tree, out, &version, "w19.zstdio")?);
+    } else {
+        println!("rpmbuild is not installed: no rpm was made");
+    }
+    Ok(packages)
+}
+
 fn parse(args: &[String]) -> Result<Options> {
-    let mut options = Options { programs: None, profile: "dist".to_owned(), out: None, quick: false, rpm: false };
+    let mut options =
+        Options { programs: None, profile: "dist".to_owned(), out: None, quick: false, rpm: false, linked_whole: false };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -151,16 +164,39 @@ fn parse(args: &[String]) -> Result<Options> {
             "--out" => options.out = Some(value()?.into()),
             "--quick" => options.quick = true,
             "--rpm" => options.rpm = true,
+            "--static" => options.linked_whole = true,
             other => bail!("unknown option {other}"),
         }
     }
     Ok(options)
 }
 
-fn build(profile: &str) -> Result<PathBuf> {
+/// Builds the programs; where they are then. `linked_whole`: with the C library in them, in a folder of their own (a target that is named
+/// has one, and what runs while building is not linked so).
+fn build(profile: &str, linked_whole: bool) -> Result<PathBuf> {
     println!("building the programs ({profile})");
-    must(&mut cargo(&["build", "--locked", "--workspace", "--bins", "--profile", profile]))?;
-    Ok(target().join(if profile == "dev" { "debug" } else { profile }))
+    let mut build = cargo(&["build", "--locked", "--workspace", "--bins", "--exclude", "xtask", "--profile", profile]);
+    let mut folder = target();
+    if linked_whole {
+        let said = output(Command::new("rustc").arg("-vV"))?;
+        let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+        let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+        build.args(["--target", host]).env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"));
+        folder.push(host);
+    }
+    must(&mut build)?;
+    Ok(folder.join(if profile == "dev" { "debug" } else { profile }))
+}
+
+/// Fails if a program asks for a dynamic linker.
+fn whole(tree: &Path) -> Result<()> {
+    for name in program_names()? {
+        let headers = output(Command::new("readelf").args(["--wide", "--program-headers"]).arg(tree.join(LIBEXEC).join(&name)))?;
+        if headers.contains("INTERP") {
+            bail!("{name} needs libraries: it was not built by --static");
+        }
+    }
+    Ok(())
 }
 
 fn version() -> Result<String> {
@@ -353,8 +389,8 @@ fn libraries(root: &Path) -> Result<String> {
 }
 
 /// The same tree for other systems.
-fn tarball(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
-    let name = format!("{PACKAGE}-{version}-{}-linux.tar.xz", std::env::consts::ARCH);
+fn tarball(tree: &Path, out: &Path, version: &str, system: &str) -> Result<PathBuf> {
+    let name = format!("{PACKAGE}-{version}-{}-{system}.tar.xz", std::env::consts::ARCH);
     let tarball = out.join(name);
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-cJf"]).arg(&tarball).arg("-C").arg(tree).arg(".");

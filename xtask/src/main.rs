@@ -23,9 +23,10 @@ usage: cargo xtask COMMAND
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
   bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME | --programs DIR]
             as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
-  dist [--profile NAME | --programs DIR] [--out DIR] [--rpm] [--quick]
+  dist [--profile NAME | --programs DIR] [--out DIR] [--rpm | --static] [--quick]
             packages of the release build below target/packages: Debian's, an rpm where rpmbuild is installed, and a tarball;
-            --rpm: the rpm alone; --quick: packed fast, and Debian's alone without --rpm
+            --rpm: the rpm alone; --static: a tarball alone, of programs that need no library; --quick: packed fast, and
+            Debian's alone without --rpm
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
