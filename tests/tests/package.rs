@@ -235,20 +235,3 @@ fn mail_systems_take_each_others_place() {
     host.run("qmail check; start; echo second | mail -s second root; letters 2; stop");
     assert_eq!(host.letters().keys().collect::<Vec<_>>(), ["first", "second"]);
 }
-
-/// The kernel of a test need not have AppArmor: the compiler of profiles says whether they are ones.
-#[test]
-fn the_profiles_are_ones() {
-    let Some(parser) = tools::get("the_profiles_are_ones", "apparmor", "sbin/apparmor_parser").unwrap() else { return };
-    let out = must(Command::new("mktemp").args(["-d", "/var/tmp/qmail-test.apparmor.XXXXXX"])).unwrap();
-    let out = PathBuf::from(out.trim());
-    must(Command::new("dpkg-deb").arg("-x").arg(packed()).arg(&out)).unwrap();
-    let profiles = out.join("etc/apparmor.d/qmail");
-    let mut parse = parser.command();
-    parse.arg("--base").arg(parser.prefix.join("etc/apparmor.d")).args(["--skip-kernel-load", "--skip-cache", "--names"]);
-    let names = must(parse.arg(&profiles)).unwrap();
-    std::fs::remove_dir_all(&out).unwrap();
-    for row in sandbox::TABLE.iter().filter(|row| row.confinement.is_some()) {
-        assert!(names.lines().any(|name| name == row.name), "{names}");
-    }
-}

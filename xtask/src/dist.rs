@@ -152,6 +152,11 @@ fn pack(options: &Options, tree: &Path, out: &Path) -> Result<Vec<PathBuf>> {
     Ok(packages)
 }
 
+/// AppArmor's profiles alone, for systems that the packages are not for.
+pub(crate) fn print_profiles() -> Result<()> {
+    Ok(std::io::Write::write_all(&mut std::io::stdout(), apparmor::profiles().as_bytes())?)
+}
+
 fn parse(args: &[String]) -> Result<Options> {
     let mut options =
         Options { programs: None, profile: "dist".to_owned(), out: None, quick: false, rpm: false, linked_whole: false };

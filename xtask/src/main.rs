@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench|dist`.
+//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench|dist|apparmor`.
 
 mod bench;
 mod cargo;
@@ -27,6 +27,7 @@ usage: cargo xtask COMMAND
             packages of the release build below target/packages: Debian's, an rpm where rpmbuild is installed, and a tarball;
             --rpm: the rpm alone; --static: a tarball alone, of programs that need no library; --quick: packed fast, and
             Debian's alone without --rpm
+  apparmor  print the AppArmor profiles that the Debian package has
   layers    check crate layers, what root programs link, licences
   docs      check that the documentation says what the code does
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         "layers" => layers::check(),
         "docs" => docs::check(),
         "dist" => dist::run(&rest),
+        "apparmor" => dist::print_profiles(),
         "ci" => ci::run(),
         _ => {
             eprintln!("{USAGE}");
