@@ -149,12 +149,14 @@ fn the_package_installs_delivers_and_leaves_mail_alone() {
         "etc/apparmor.d/qmail",
     ];
     let before = kept.map(|file| host.read(file));
+    std::fs::remove_file(host.debian.0.join("etc/apparmor.d/force-complain/qmail")).unwrap();
     host.run(&format!("apt-get remove -y -qq qmail-rs; {AUDIT}; ! command -v sendmail"));
     assert_eq!(kept.map(|file| host.read(file)), before);
     let fail = "mkdir /tmp/fail; ln -s /bin/false /tmp/fail/systemd-tmpfiles; if PATH=/tmp/fail:$PATH dpkg --configure qmail-rs; then exit 1; fi";
     host.run(&format!("dpkg --unpack {}; {fail}; dpkg --configure qmail-rs; {AUDIT}", host.inside(&host.package)));
     assert_eq!(kept.map(|file| host.read(file)), before);
     assert_eq!(host.state("qmail-rs"), "ii");
+    assert!(!host.debian.has("etc/apparmor.d/force-complain/qmail"));
 
     // A purge takes the configuration, and no mail.
     host.run(&format!("{PURGE}; {AUDIT}"));
@@ -166,6 +168,7 @@ fn the_package_installs_delivers_and_leaves_mail_alone() {
             && !host.debian.has("etc/systemd/system/multi-user.target.wants/qmail.service")
     );
     host.install(&["ours"]);
+    assert!(host.debian.has("etc/apparmor.d/force-complain/qmail"));
     host.run("qmail check; start; echo again | sendmail root; letters 3; stop");
     assert!(host.debian.has("etc/systemd/system/multi-user.target.wants/qmail.service"));
     assert_eq!(pages, "", "programs without a page");

@@ -350,7 +350,7 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     place(&root, "DEBIAN/control", control.as_bytes())?;
     place(&root, "DEBIAN/md5sums", sums.as_bytes())?;
     let setup = read_to_string(workspace().join("packaging/setup.sh"))?;
-    for script in ["postinst", "prerm", "postrm"] {
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
         let text = read_to_string(packaging.join(script))?.replace("@SETUP@", setup.trim_end());
         let placed = place(&root, &format!("DEBIAN/{script}"), text.as_bytes())?;
         set_permissions(placed, Permissions::from_mode(0o755))?;
