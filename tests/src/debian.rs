@@ -16,7 +16,7 @@ const OTHERS: [&str; 2] = ["bsd-mailx s-nail man-db postfix systemd libpam0g", "
 /// Without questions, and of what is there.
 pub const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends";
 /// Longer than anything takes on a busy machine.
-const DEADLINE: &str = "240";
+const DEADLINE: &str = "400";
 
 /// A tree with a Debian in it, removed in the end. Nothing is mounted there but in namespaces that have ended by then.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Debian {
     /// Runs a script in the tree; what it prints. It has no network but loopback.
     ///
     /// # Errors
-    /// It fails, or takes more than four minutes; what it said is in the error.
+    /// It fails, or takes too long; what it said is in the error.
     pub fn run(&self, script: &str) -> Result<String> {
         self.enter(View::Inside, script)
     }
