@@ -180,7 +180,9 @@ fn parse(args: &[String]) -> Result<Options> {
 /// has one, and what runs while building is not linked so).
 fn build(profile: &str, linked_whole: bool) -> Result<PathBuf> {
     println!("building the programs ({profile})");
-    let mut build = cargo(&["build", "--locked", "--workspace", "--bins", "--exclude", "xtask", "--profile", profile]);
+    let mut build = cargo(&["build", "--locked", "--workspace", "--bins", "--profile", profile]);
+    // Whose programs are not installed.
+    build.args(["xtask", "system-tests", "bench"].map(|package| format!("--exclude={package}")));
     let mut folder = target();
     if linked_whole {
         let said = output(Command::new("rustc").arg("-vV"))?;
