@@ -18,10 +18,10 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let mut verifies = false;
     for (name, form) in RELAYS {
-        let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
+        let Some(Some(text)) = found.take(root.text(name)) else { continue };
         let file = root.control_file(name);
-        lines.iter().for_each(|line| relay(line, form, &file, found));
-        let values = read::map_of(&lines.join(&b'\n'));
+        users::list_lines(&text).for_each(|(number, line)| relay(number, line, form, &file, found));
+        let values = read::map_of(&text);
         if values.iter().any(|(_, value)| has_credentials(value)) {
             verifies = true;
             secret(root, &file, found);
@@ -32,16 +32,19 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
 }
 
 /// A relay whose port is not what was written gets the mail at another one. Credentials are never shown.
-fn relay(line: &[u8], form: &str, file: &Path, found: &mut Findings) {
+fn relay(number: usize, line: &[u8], form: &str, file: &Path, found: &mut Findings) {
     let shown = visible(without_credentials(line));
     let Some(colon) = line.iter().position(|b| *b == b':') else {
-        return found.error(file, format!("`{shown}` has no colon and does not count; write {form}"));
+        return found.error(file, format!("line {number}: `{shown}` has no colon and does not count; write {form}"));
     };
     let route = without_credentials(line.get(colon.saturating_add(1)..).unwrap_or_default());
     let relay = route.rsplit(|b| *b == b']').next().unwrap_or_default();
     let Some(port) = relay.splitn(2, |b| *b == b':').nth(1) else { return };
     if !std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok()) {
-        found.warning(file, format!("`{shown}`: the port is no number up to 65535; 25 is used"));
+        found.warning(
+            file,
+            format!("line {number}: `{shown}`: the port is no number up to 65535, and 25 is used; write the number"),
+        );
     }
 }
 
@@ -63,9 +66,9 @@ fn authorities(root: &Root, verifies: bool, found: &mut Findings) {
     let Some(remote) = control::Remote::read(root).ok() else { return };
     match remote.tlscafile {
         Some(file) => match found.take(read::file(&file)) {
-            Some(None) => found.error(&name, format!("{} does not exist", file.display())),
+            Some(None) => found.error(&name, format!("{} does not exist; name a file of certificates (PEM)", file.display())),
             Some(Some(text)) if !text.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") => {
-                found.error(&name, format!("{} has no certificate (PEM) in it", file.display()));
+                found.error(&name, format!("{} has no certificate (PEM) in it; name another file", file.display()));
             }
             _ => {}
         },
