@@ -1,6 +1,5 @@
 //! Addresses of this host that are named: can the listeners of control/listen have theirs, and is control/outgoingip one of ours?
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -16,14 +15,8 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     let text = root.text("listen").ok().flatten().unwrap_or_default();
     let numbers: Vec<usize> = users::list_lines(&text).map(|(number, _)| number).collect();
     let is_running = Admin::send(root).is_ok();
-    let mut seen: HashMap<SocketAddr, usize> = HashMap::new();
     for (listener, number) in listeners.iter().zip(numbers) {
-        if let Some(first) = seen.insert(listener.address, number) {
-            let problem = format!("line {number}: {} is taken by line {first}, and nothing starts", listener.address);
-            found.error(&root.control_file("listen"), format!("{problem}; give each listener another address or port"));
-        } else {
-            bindable(root, listener, number, is_running, found);
-        }
+        bindable(root, listener, number, is_running, found);
     }
     outgoing(root, found);
 }

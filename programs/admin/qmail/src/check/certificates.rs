@@ -32,7 +32,9 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         .any(|listener| matches!(listener.service, Service::Submissions | Service::Pop3s));
     for directory in &list {
         if let Some(problem) = &directory.problem {
-            found.error(&directory.dir, problem.clone());
+            let has_cure = problem.contains("; ");
+            let cure = "; put the certificate and its own key there, the key qmailk's with mode 600";
+            found.error(&directory.dir, format!("{problem}{}", if has_cure { "" } else { cure }));
         }
         key_owner(&directory.dir, directory.purpose, ids, found);
         let Some(certificate) = &directory.certificate else { continue };
