@@ -166,7 +166,8 @@ fn what_is_wrong_around_the_control_files_is_named() {
         (|i| write(etc(i, "users/domains"), "a.test:5:6\n").unwrap(), (domains, Some(1), "error", "", "")),
         (
             |i| {
-                i.virtual_domain("mail.example.test", &[]).unwrap();
+                let base = i.root.join("var/mail").display().to_string();
+                write(etc(i, "users/domains"), format!("mail.example.test:61000:61000:{base}\n")).unwrap();
             },
             ("etc/qmail/control/locals", Some(1), "error", "in users/domains too", "take it out"),
         ),

@@ -26,8 +26,9 @@ const INNER_OPTIONS: [&str; 11] = [
     "--worker",
 ];
 /// Pages of other packages that ours may name.
-const PAGES_OF_OTHERS: [&str; 22] = [
+const PAGES_OF_OTHERS: [&str; 23] = [
     "aliases 5",
+    "biff 1",
     "ezmlm 1",
     "flock 2",
     "fsync 2",
@@ -154,7 +155,7 @@ impl Manual {
 
     /// What each is about, by name and section.
     fn subjects(&self) -> Vec<(&str, &str, String)> {
-        let of = |(page, text): &(&str, &str)| {
+        let of = |text: &str| {
             let to =
                 text.strip_prefix(".so ").and_then(|to| to.trim().rsplit('/').next()).map(|to| to.replacen('.', "(", 1) + ")");
             let said = text.lines().find_map(|line| line.strip_prefix(".Nd "));
@@ -162,7 +163,7 @@ impl Manual {
         };
         let mut all: Vec<_> = self.pages.iter().map(|(page, text)| (page.as_str(), text.as_str())).collect();
         all.sort_by_key(|(page, _)| page.rsplit_once(' ').map(|(name, section)| (section, name)));
-        all.into_iter().filter_map(|page| Some((page.0.split_once(' ')?.0, page.0.split_once(' ')?.1, of(&page)))).collect()
+        all.into_iter().filter_map(|page| Some((page.0.split_once(' ')?.0, page.0.split_once(' ')?.1, of(page.1)))).collect()
     }
 }
 
@@ -373,58 +374,72 @@ fn flags(page: &str) -> (BTreeSet<char>, BTreeSet<String>) {
 
 /// Options that a program takes and its page lacks.
 fn options(code_files: &[Source], manual: &Manual) -> Vec<String> {
+    [letters(code_files, manual), words(code_files, manual)].concat()
+}
+
+/// The files of a program's package, but for the mains.
+fn package_of<'a>(bin: &Source, code_files: &'a [Source]) -> Vec<&'a Source> {
+    let package = bin.path.split("bin/").next().unwrap_or_default();
+    code_files.iter().filter(|source| source.path.starts_with(package) && !source.path.contains("/bin/")).collect()
+}
+
+/// Options of one letter. Where several programs share a file, the page of one of them will do.
+fn letters(code_files: &[Source], manual: &Manual) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut seen = BTreeSet::new();
     let all = programs(code_files);
-    for (name, bin) in &all {
-        let package = bin.path.split("/bin/").next().unwrap_or_default();
-        let files: Vec<&Source> =
-            code_files.iter().filter(|source| source.path.starts_with(package) && !source.path.contains("/bin/")).collect();
-        let is_alone = all.iter().filter(|(_, other)| other.path.starts_with(package)).count() == 1;
-        // Said elsewhere.
-        let Some(page) = manual.of_program(name) else { continue };
-        let (letters, long) = flags(page);
-        for source in source_of(bin, name, &files) {
-            for letter in letters_read(code(source)) {
-                seen.insert(source.path.clone());
-                if !letters.contains(&letter) {
-                    wrong.push(format!(
-                        "{} takes -{letter}, which the page of {name} lacks: write `.It Fl {letter}`",
-                        source.path
-                    ));
-                }
-            }
+    for source in code_files.iter().filter(|source| source.path.starts_with("programs/")) {
+        let read = letters_read(code(source));
+        let reads = |(name, bin): &&(&str, &Source)| {
+            source_of(bin, name, &package_of(bin, code_files)).iter().any(|one| one.path == source.path)
+        };
+        let of: Vec<&str> = all.iter().filter(|_| !read.is_empty()).filter(reads).map(|(name, _)| *name).collect();
+        if of.is_empty() && !read.is_empty() {
+            wrong.push(format!(
+                "{} reads options, and whose they are is not clear: give the file the name of its program, or of the module that its \
+                 program's main names",
+                source.path
+            ));
         }
-        // The options of `qmail` itself are compared one by one where its command line is (cli.rs).
-        for source in files.iter().filter(|_| is_alone && *name != "qmail") {
-            for option in long_options(code(source)) {
-                if !long.contains(&option) && !INNER_OPTIONS.contains(&option.as_str()) {
-                    wrong.push(format!(
-                        "{} takes {option}, which the page of {name} lacks: write `.It Fl {}`, or if only our programs give it to each \
-                         other put it into INNER_OPTIONS in xtask/src/documented.rs",
-                        source.path,
-                        option.trim_start_matches('-').to_owned().replacen("", "-", 1)
-                    ));
-                }
+        let pages: Vec<&str> = of.iter().filter_map(|name| manual.of_program(name)).collect();
+        let documented: BTreeSet<char> = pages.iter().flat_map(|page| flags(page).0).collect();
+        // Programs without any page are named elsewhere.
+        for letter in read.into_iter().filter(|letter| !pages.is_empty() && !documented.contains(letter)) {
+            let of = of.join(", ");
+            wrong.push(format!("{} takes -{letter}, which the page of {of} lacks: write `.It Fl {letter}`", source.path));
+        }
+    }
+    wrong
+}
+
+/// Long options of programs that are alone in their package. Those of `qmail` are compared one by one where its command line is (cli.rs).
+fn words(code_files: &[Source], manual: &Manual) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let all = programs(code_files);
+    for (name, bin) in all.iter().filter(|(name, _)| *name != "qmail") {
+        let package = bin.path.split("bin/").next().unwrap_or_default();
+        let is_alone = all.iter().filter(|(_, other)| other.path.starts_with(package)).count() == 1;
+        let Some(page) = manual.of_program(name).filter(|_| is_alone) else { continue };
+        let documented = flags(page).1;
+        for source in package_of(bin, code_files) {
+            let is_missing = |option: &String| !documented.contains(option) && !INNER_OPTIONS.contains(&option.as_str());
+            for option in long_options(code(source)).into_iter().filter(is_missing) {
+                let written = option.strip_prefix('-').unwrap_or_default();
+                wrong.push(format!(
+                    "{} takes {option}, which the page of {name} lacks: write `.It Fl {written}`, or if only our programs give it to \
+                     each other put it into INNER_OPTIONS in xtask/src/documented.rs",
+                    source.path
+                ));
             }
         }
     }
-    let unseen =
-        code_files.iter().filter(|source| source.path.starts_with("programs/") && !letters_read(code(source)).is_empty());
-    wrong.extend(unseen.filter(|source| !seen.contains(&source.path)).map(|source| {
-        format!(
-            "{} reads options, and whose page has them is not clear: give the file the name of its program's module",
-            source.path
-        )
-    }));
     wrong
 }
 
 /// `Letters { flags: b"…", with_value: b"…", with_glued_value: b"…" }`.
-fn letters_read(text: &str) -> Vec<char> {
+fn letters_read(text: &str) -> BTreeSet<char> {
     let tables =
         text.split("Letters {").skip(1).filter_map(|rest| rest.split('}').next()).filter(|table| table.contains("flags:"));
-    tables.flat_map(|table| table.split("b\"").skip(1)).filter_map(|rest| rest.split('"').next()).flat_map(str::chars).collect()
+    tables.flat_map(|table| table.split('"').skip(1).step_by(2)).flat_map(str::chars).collect()
 }
 
 /// Strings that are nothing but a long option, where they are not handed to another program.
@@ -462,24 +477,33 @@ fn has_word(text: &str, word: &str) -> bool {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|known| known == word)
 }
 
-/// Variables that are read, and that no page of the package's programs names (of any program, where a library reads them).
+/// Variables that are read, and that no page of the programs names which read them: those whose module the file is, else all of its
+/// package, else (a library) any.
 fn variables(code_files: &[Source], manual: &Manual) -> Vec<String> {
     let all = programs(code_files);
     let mut wrong = Vec::new();
     for source in code_files {
+        let read = variables_read(code(source));
+        if read.is_empty() {
+            continue;
+        }
         let package = source.path.split("/src/").next().unwrap_or_default();
-        let of_package = all.iter().filter(|(_, bin)| bin.path.starts_with(&format!("{package}/"))).map(|(name, _)| *name);
-        let names: Vec<&str> = of_package.collect();
-        let pages: Vec<&str> = match names.is_empty() {
+        let of_package: Vec<_> = all.iter().filter(|(_, bin)| bin.path.starts_with(&format!("{package}/"))).collect();
+        let is_its = |(name, bin): &&&(&str, &Source)| {
+            source_of(bin, name, &package_of(bin, code_files)).iter().any(|one| one.path == source.path)
+        };
+        let mut of: Vec<&str> = of_package.iter().filter(is_its).map(|(name, _)| *name).collect();
+        if of.is_empty() {
+            of = of_package.iter().map(|(name, _)| *name).collect();
+        }
+        let pages: Vec<&str> = match of_package.is_empty() {
             true => manual.pages.values().map(String::as_str).collect(),
-            false => names.iter().filter_map(|name| manual.of_program(name)).collect(),
+            false => of.iter().filter_map(|name| manual.of_program(name)).collect(),
         };
         // Programs without any page are named elsewhere.
-        for name in variables_read(code(source)).into_iter().filter(|_| !pages.is_empty()) {
-            if !pages.iter().any(|page| has_word(page, &name)) {
-                let of = if names.is_empty() { "any program".to_owned() } else { names.join(", ") };
-                wrong.push(format!("{} reads the variable {name}: write it under ENVIRONMENT in the page of {of}", source.path));
-            }
+        for name in read.into_iter().filter(|name| !pages.is_empty() && !pages.iter().any(|page| has_word(page, name))) {
+            let of = if of.is_empty() { "any program".to_owned() } else { of.join(", ") };
+            wrong.push(format!("{} reads the variable {name}: write it under ENVIRONMENT in the page of {of}", source.path));
         }
     }
     wrong
@@ -532,7 +556,7 @@ mod tests {
             source("programs/a/alone/src/bin/alone.rs", "fn main() { alone::main() }"),
             source(
                 "programs/a/alone/src/lib.rs",
-                "if arg == \"--dovecot\" { } spawn.arg(\"--other\"); // \"--no\"\nface == \"--service\"; var_os(\"EXTRA\")",
+                "if arg == \"--dovecot\" { } \nspawn.arg(\"--other\");\n// \"--no\"\nface == \"--service\"; var_os(\"EXTRA\")",
             ),
         ];
         let bad =
@@ -543,7 +567,7 @@ mod tests {
         assert!(wrong[1].contains("takes --dovecot, which the page of alone lacks: write `.It Fl -dovecot`"), "{wrong:?}");
         let wrong = variables(&files, &bad);
         assert_eq!(wrong.len(), 2, "{wrong:?}");
-        assert!(wrong[0].contains("reads the variable SENDER") && wrong[0].contains("one-two, three"), "{wrong:?}");
+        assert!(wrong[0].contains("reads the variable SENDER") && wrong[0].contains("page of one-two"), "{wrong:?}");
         let good = manual(&[
             ("one-two 1", ".Op Fl rR\n.Op Fl t Ar seconds\n.Ev SENDER\n"),
             ("alone 8", ".It Fl -dovecot\n.Ev EXTRA\n"),
@@ -577,5 +601,11 @@ mod tests {
         let letters = files.iter().filter(|source| !letters_read(code(source)).is_empty()).count();
         let read: BTreeSet<String> = files.iter().flat_map(|source| variables_read(code(source))).collect();
         assert!(letters >= 8 && read.len() > 30 && read.contains("QMAIL_ROOT"), "{letters} {read:?}");
+    }
+
+    #[test]
+    fn the_manual_is_in_order() {
+        let wrong = check().unwrap();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

@@ -440,7 +440,7 @@ fn check_names_file_problem_and_cure() {
         ),
         ("error", "etc/qmail/control/tlscafile", "/nonexistent/ca.pem\n", "/nonexistent/ca.pem does not exist"),
         ("error", "etc/qmail/control/tlscafile", "control/me\n", "has no certificate"),
-        ("error", "etc/qmail/control/resolvers", "localhost\n", "not ADDRESS:PORT"),
+        ("error", "etc/qmail/control/resolvers", "localhost\n", "write ADDRESS:PORT"),
         ("error", "etc/qmail/control/resolvers", "\n", "1 to 8 lines"),
         ("error", "etc/qmail/control/outgoingip", "192.0.2.300\n", "no IP address"),
         ("error", "etc/qmail/control/moreipme", "here\n", "line 1"),
