@@ -78,7 +78,7 @@ fn each_broken_control_file_is_named_with_line_problem_and_cure() {
         ("me", "192.0.2.1\n", ("me", Some(1), "error", "is an address", "the name that DNS has")),
         ("me", "mail example org\n", ("me", Some(1), "error", "`mail example org`", "full name")),
         ("me", "\n", ("me", None, "error", "missing", "qmail setup")),
-        ("listen", "# ours\nsmtp 127.0.0.1\n", ("listen", Some(2), "error", "", "write")),
+        ("listen", "# ours\nsmtp 127.0.0.1\n", ("listen", Some(2), "error", "is not ADDRESS:PORT", "write 0.0.0.0:25")),
         ("listen", "smpt 127.0.0.1:2\n", ("listen", Some(1), "error", "unknown service `smpt`", "there are smtp")),
         (
             "listen",
@@ -90,14 +90,18 @@ fn each_broken_control_file_is_named_with_line_problem_and_cure() {
         ("relayclients", "127.0.0.1\n10.0.0.0/33\n", ("relayclients", Some(2), "error", "`10.0.0.0/33`", "ADDRESS/BITS")),
         ("relayclients", "0.0.0.0/0\n", ("relayclients", None, "error", "lets every host of the Internet relay", "your own")),
         ("tlspolicy", "\na.test:verfiy\n", ("tlspolicy", Some(2), "error", "`a.test:verfiy`", "write")),
+        ("tlspolicy", "a.test\n", ("tlspolicy", Some(1), "error", "no colon", "DESTINATION:POLICY")),
         ("resolvers", "127.0.0.1\ndns.example.org\n", ("resolvers", Some(2), "error", "`dns.example.org`", "192.0.2.53:53")),
         ("outgoingip", "192.0.2.1\n", ("outgoingip", Some(1), "error", "no address of this host", "`ip address` lists")),
         ("databytes", "10M\n", ("databytes", Some(1), "warning", "only the digits", "take the rest away")),
+        ("databytes", "25\n", ("databytes", Some(1), "warning", "25 bytes are less than most messages have", "number of bytes")),
+        ("queuelifetime", "7\n", ("queuelifetime", Some(1), "warning", "after 7 seconds mail comes back", "604800")),
+        ("concurrencyremote", "5000\n", ("concurrencyremote", Some(1), "warning", "counts as 2000", "2000 or less")),
         ("databytes", "ten\n", ("databytes", Some(1), "error", "`ten` is no number", "digits only")),
         ("concurrencyremote", "0\n", ("concurrencyremote", Some(1), "warning", "deliveries are held", "how many")),
         ("barelf", "allow\n", ("barelf", Some(1), "error", "neither", "`normalize`")),
         ("authsources", "accounts\nacounts\n", ("authsources", Some(2), "error", "`acounts`", "write")),
-        ("tcp.smtp", "10.:allow\n10.1.:denied\n", ("tcp.smtp", Some(2), "error", "`10.1.:denied`", "")),
+        ("tcp.smtp", "10.:allow\n10.1.:denied\n", ("tcp.smtp", Some(2), "error", "`10.1.:denied` is no rule", "ADDRESS:allow")),
         (
             "rcpthosts",
             "mail.example.test\nexample.org example.net\n",
@@ -163,7 +167,10 @@ fn what_is_wrong_around_the_control_files_is_named() {
             |i| mode(&etc(i, "control/rcpthosts"), 0o666),
             ("etc/qmail/control/rcpthosts", None, "error", "everybody may write it", "chmod o-w"),
         ),
-        (|i| write(etc(i, "users/domains"), "a.test:5:6\n").unwrap(), (domains, Some(1), "error", "", "")),
+        (
+            |i| write(etc(i, "users/domains"), "a.test:5:6\n").unwrap(),
+            (domains, Some(1), "error", "no line of this file", "domain:uid:gid:base"),
+        ),
         (
             |i| {
                 let base = i.root.join("var/mail").display().to_string();
@@ -264,7 +271,10 @@ fn what_only_root_has_is_named() {
             &|i| ids(i, "qmailx ", &|line| format!("qmailx 1 {}\n", line.rsplit(' ').next().unwrap())),
             ("etc/qmail/ids", None, "error", "is the user daemon's in passwd", "a uid of its own"),
         ),
-        (&|i| ids(i, "qmailx ", &|line| format!("{line} 7\n")), ("etc/qmail/ids", Some(6), "error", "role uid gid", "")),
+        (
+            &|i| ids(i, "qmailx ", &|line| format!("{line} 7\n")),
+            ("etc/qmail/ids", Some(6), "error", "no line of this file", "`role uid gid`"),
+        ),
         (&|i| std::fs::remove_file(etc(i, "ids")).unwrap(), ("etc/qmail/ids", None, "error", "missing", "run qmail setup")),
     ];
     for (damage, expected) in cases {
@@ -287,6 +297,15 @@ fn a_port_that_somebody_has_is_named_while_the_system_is_down() {
     // Its own ports are no others'.
     let instance = Instance::started(&[]).unwrap();
     assert!(!findings(&instance).iter().any(|finding| finding["problem"].as_str().unwrap().contains("listens there")));
+}
+
+#[test]
+fn a_relay_that_is_this_host_is_named() {
+    let expected = ("etc/qmail/control/smtproutes", Some(2), "error", "round in circles", "name another relay");
+    let port = |instance: &Instance| instance.port(25);
+    broken(&|i| control(i, "smtproutes", &format!("a.test:b.test\n:127.0.0.1:{}\n", port(i))), &[expected]);
+    broken(&|i| control(i, "smtproutes", &format!("a.test:b.test\n:Mail.example.TEST:{}\n", port(i))), &[expected]);
+    broken(&|i| control(i, "smtproutes", &format!("a.test:b.test\n:[127.0.0.1]:{}\n", port(i))), &[expected]);
 }
 
 #[test]
@@ -330,8 +349,8 @@ fn certificates_that_clients_will_not_take_are_named() {
     broken(&|i| certificate(i, [-90, -1], false), &[(dir, None, "error", "has expired", "renew it")]);
     broken(&|i| certificate(i, [5, 90], false), &[(dir, None, "error", "not valid yet", "clock")]);
     broken(&|i| certificate(i, [-90, 9], false), &[(dir, None, "warning", "expires in", "renew it")]);
-    broken(&|i| certificate(i, [-9, 90], true), &[(dir, None, "error", "key", "")]);
-    broken(&|i| mode(&i.root.join(key), 0o644), &[(dir, None, "error", "key.pem", "")]);
+    broken(&|i| certificate(i, [-9, 90], true), &[(dir, None, "error", "key.pem is not the key of cert.pem", "its own key")]);
+    broken(&|i| mode(&i.root.join(key), 0o644), &[(dir, None, "error", "key.pem can be read by others", "chmod 600")]);
     broken(
         &|i| std::fs::remove_dir_all(i.root.join(dir)).unwrap(),
         &[("etc/qmail/tls", None, "error", "no certificate that can be used", "qmail cert self-signed")],

@@ -74,10 +74,10 @@ impl Source {
             }
             (b"checkpassword", _) => Err("`checkpassword` needs the absolute path of a program".to_owned()),
             (b"accounts" | b"shadow" | b"pam" | b"ldap" | b"oauth", _) => Err("too many words".to_owned()),
-            _ => {
-                Err("there are `accounts`, `checkpassword PROGRAM [ARGS]`, `shadow`, `pam [SERVICE]`, `ldap` and `oauth`"
-                    .to_owned())
-            }
+            _ => Err(
+                "no such source; write `accounts`, `checkpassword PROGRAM [ARGS]`, `shadow`, `pam [SERVICE]`, `ldap` or `oauth`"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -5,6 +5,10 @@ use wire::Domain;
 
 use super::Findings;
 
+/// Below it `databytes` is meant in another unit.
+const SMALLEST_MESSAGE: u64 = 16 * 1024;
+/// A host that greylists takes mail after some minutes; one that is being mended, after some hours.
+const SHORTEST_LIFE_S: u64 = 6 * 3600;
 /// Files that hold a number.
 const NUMBERS: [&str; 17] = [
     "bouncemaxbytes",
@@ -196,9 +200,29 @@ fn numbers(root: &Root, found: &mut Findings) {
             found.warning(&file, "line 1: only the digits at its front count; take the rest away");
         }
     }
+    sizes(root, found);
     for name in ["concurrencylocal", "concurrencyremote"] {
         if let Some(Some(0)) = found.take(root.int(name)) {
             found.warning(&root.control_file(name), "line 1: is 0: deliveries are held; write how many there may be at a time");
+        }
+    }
+}
+
+/// Numbers that are meant in another unit, or more than there is.
+fn sizes(root: &Root, found: &mut Findings) {
+    let number = |name: &str| root.int(name).ok().flatten();
+    if let Some(bytes @ 1..SMALLEST_MESSAGE) = number("databytes") {
+        let problem = format!("line 1: {bytes} bytes are less than most messages have, and those are refused");
+        found.warning(&root.control_file("databytes"), format!("{problem}; write the number of bytes, or 0 for no bound"));
+    }
+    if let Some(seconds) = number("queuelifetime").filter(|seconds| *seconds < SHORTEST_LIFE_S) {
+        let problem = format!("line 1: after {seconds} seconds mail comes back that another host only asked to wait with");
+        found.warning(&root.control_file("queuelifetime"), format!("{problem}; write seconds, 604800 for a week"));
+    }
+    for name in ["concurrencylocal", "concurrencyremote"] {
+        if number(name).is_some_and(|at_a_time| at_a_time > control::send::CONCURRENCY_MAX.into()) {
+            let most = control::send::CONCURRENCY_MAX;
+            found.warning(&root.control_file(name), format!("line 1: counts as {most}, which is the most; write {most} or less"));
         }
     }
 }

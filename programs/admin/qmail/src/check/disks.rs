@@ -32,7 +32,12 @@ fn room(path: &Path, found: &mut Findings) {
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let mib = free >> 20;
     if free < ROOM_NEEDED {
-        found.error(path, format!("has {mib} MiB of room left, and mail is refused for now; make room"));
+        found.error(
+            path,
+            format!(
+                "has {mib} MiB of room left, of which the spool takes 64 at a time, and mail is refused when it cannot; make room"
+            ),
+        );
     } else if disk.f_bavail < disk.f_blocks / NEARLY_FULL {
         found.warning(path, format!("is nearly full, {mib} MiB are left; make room"));
     }

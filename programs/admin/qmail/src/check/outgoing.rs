@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use control::routes::{has_credentials, without_credentials};
-use control::{Root, read};
+use control::{Id, Ids, Root, Service, read};
 use wire::escape::visible;
 
 use super::Findings;
@@ -20,11 +20,18 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     for (name, form) in RELAYS {
         let Some(Some(text)) = found.take(root.text(name)) else { continue };
         let file = root.control_file(name);
-        users::list_lines(&text).for_each(|(number, line)| relay(number, line, form, &file, found));
+        for (number, line) in users::list_lines(&text) {
+            relay(number, line, form, &file, found);
+            circle(root, number, line, &file, found);
+        }
         let values = read::map_of(&text);
         if values.iter().any(|(_, value)| has_credentials(value)) {
             verifies = true;
             secret(root, &file, found);
+        } else if let (Ok(metadata), Some(reader)) = (std::fs::metadata(&file), reader(root))
+            && !super::access::may_read(&metadata, reader)
+        {
+            found.error(&file, "qmail-send cannot read it; chmod 644 it");
         }
     }
     verifies |= found.take(control::TlsPolicies::read(root)).is_some_and(|policies| policies.verifies());
@@ -45,6 +52,31 @@ fn relay(number: usize, line: &[u8], form: &str, file: &Path, found: &mut Findin
             file,
             format!("line {number}: `{shown}`: the port is no number up to 65535, and 25 is used; write the number"),
         );
+    }
+}
+
+/// Whom qmail-send runs as, where that is somebody else than the caller.
+fn reader(root: &Root) -> Option<Id> {
+    let ids = root.ids().ok().filter(|ids| matches!(ids, Ids::Table(_)))?;
+    ids.get("qmailq")
+}
+
+/// A relay that is this host: what goes there comes back.
+fn circle(root: &Root, number: usize, line: &[u8], file: &Path, found: &mut Findings) {
+    let value = line.iter().position(|b| *b == b':').and_then(|colon| line.get(colon.saturating_add(1)..)).unwrap_or_default();
+    let route = without_credentials(value);
+    let end = if route.starts_with(b"[") { route.iter().position(|b| *b == b']').map(|at| at.saturating_add(1)) } else { None };
+    let end = end.or_else(|| route.iter().position(|b| *b == b':')).unwrap_or(route.len());
+    let (relay, port) = route.split_at_checked(end).unwrap_or_default();
+    let port =
+        std::str::from_utf8(port.strip_prefix(b":").unwrap_or_default()).ok().and_then(|port| port.parse().ok()).unwrap_or(25u16);
+    let me = root.me().unwrap_or_default();
+    let is_us = relay.eq_ignore_ascii_case(&me) || matches!(relay, b"localhost" | b"127.0.0.1" | b"[127.0.0.1]" | b"[::1]");
+    let listeners = root.listen().unwrap_or_default();
+    let is_listener = listeners.iter().any(|listener| listener.service == Service::Smtp && listener.address.port() == port);
+    if is_us && is_listener {
+        let problem = format!("line {number}: {}:{port} is this host itself, and the mail goes round in circles", visible(relay));
+        found.error(file, format!("{problem}; name another relay, or no relay for MX"));
     }
 }
 

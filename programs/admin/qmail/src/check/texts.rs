@@ -6,8 +6,31 @@ use super::Findings;
 
 /// What Windows writes in front of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Files with text for people, in which blanks in front mean nothing bad; and databases.
-const FREE: [&str; 4] = ["quotawarningtext", "smtpgreeting", "clientca.pem", "defaultdelivery"];
+/// Files whose lines count as they stand; in others words may stand anywhere.
+const EXACT: [&str; 22] = [
+    "authsenders",
+    "badmailfrom",
+    "bouncefrom",
+    "bouncehost",
+    "defaultdomain",
+    "defaulthost",
+    "doublebouncehost",
+    "doublebounceto",
+    "envnoathost",
+    "helohost",
+    "idhost",
+    "lmtproutes",
+    "localiphost",
+    "locals",
+    "me",
+    "morercpthosts",
+    "percenthack",
+    "plusdomain",
+    "rcpthosts",
+    "smtproutes",
+    "tlspolicy",
+    "virtualdomains",
+];
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let Ok(entries) = std::fs::read_dir(root.control()) else { return };
@@ -36,12 +59,12 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
             found.error(&path, format!("line {line}: has a NUL byte, which is in no value; write the line again"));
         }
         if let Some(line) = first(&|line| line.ends_with(b"\r")) {
-            let problem = "ends in CR LF; the CR is dropped here, but other programs take it for a part of the value";
-            found.note(&path, format!("line {line}: {}; write the file with LF alone (dos2unix)", problem.replace(';', ",")));
+            let problem = "ends in CR LF, and though the CR is dropped here other programs take it for a part of the value";
+            found.note(&path, format!("line {line}: {problem}; write the file with LF alone (dos2unix)"));
         }
         let is_indented =
             |line: &[u8]| line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) && !users::trim_end(line).is_empty();
-        if !FREE.contains(&name.as_str())
+        if EXACT.contains(&name.as_str())
             && let Some(line) = first(&is_indented)
         {
             found.warning(&path, format!("line {line}: begins with a blank, which counts as a part of the line; take it away"));
