@@ -140,8 +140,9 @@ fn each_broken_control_file_is_named_with_line_problem_and_cure() {
         ),
         ("morercpthosts", "a.test\n", ("morercpthosts", None, "error", "morercpthosts.cdb", "run qmail-newmrh")),
         ("morercpthosts.cdb", "no database", ("morercpthosts.cdb", None, "error", "is damaged", "run qmail-newmrh")),
-        ("rcpthost", "a.test\n", ("rcpthost", None, "warning", "rcpthosts is near", "rename it to rcpthosts")),
+        ("rcpthost", "a.test\n", ("rcpthost", None, "warning", "rcpthosts is near", "put what it says into rcpthosts")),
         ("smtproute", ":a.test\n", ("smtproute", None, "warning", "smtproutes is near", "rename it to smtproutes")),
+        ("locals~", "x\n", ("locals~", None, "note", "no program of this version reads it", "remove it")),
         ("remarks", "x\n", ("remarks", None, "note", "no program of this version reads it", "remove it")),
     ];
     for (name, text, (file, line, severity, problem, cure)) in cases {

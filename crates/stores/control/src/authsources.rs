@@ -210,11 +210,11 @@ mod tests {
     #[test]
     fn errors_name_the_line() {
         for (text, part) in [
-            ("accounts\nacounts\n", "line 2, `acounts`: there are"),
+            ("accounts\nacounts\n", "line 2, `acounts`: no such source"),
             ("accounts x\n", "too many words"),
             ("shadow /etc/shadow\n", "too many words"),
             ("oauth x\n", "too many words"),
-            ("ldaps\n", "line 1, `ldaps`: there are"),
+            ("ldaps\n", "line 1, `ldaps`: no such source"),
             ("checkpassword\n", "absolute path"),
             ("checkpassword bin/x\n", "absolute path"),
             ("pam a/b\n", "file name"),

@@ -447,7 +447,7 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/bouncehost", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/smtproutes", "a.test:relay:smtp\n", "25 is used"),
         ("warning", "etc/qmail/control/locals", "mail.example.org\nnew.example\n", "not in rcpthosts"),
-        ("warning", "etc/qmail/control/localz", "x\n", "rename it to locals"),
+        ("warning", "etc/qmail/control/localz", "x\n", "put what it says into locals"),
         ("note", "etc/qmail/control/remarks", "x\n", "no program of this version reads it"),
         ("error", "etc/qmail/users/domains", "v.example:5:6\n", "line 1"),
         ("error", "etc/qmail/users/assign", "=a:a:1:1:/a:::\n", "single dot"),

@@ -291,15 +291,22 @@ fn unknown(root: &Root, found: &mut Findings) {
         if name.to_str().is_some_and(|name| is_known(root, name)) {
             continue;
         }
-        match name.to_str().and_then(nearest) {
+        let problem = "no program of this version reads it";
+        match name.to_str().filter(|name| !is_copy(name)).and_then(nearest) {
+            Some(meant) if root.control_file(meant).exists() => found
+                .warning(&entry.path(), format!("{problem}, and {meant} is near; put what it says into {meant}, and remove it")),
             Some(meant) => {
-                let problem = format!("no program of this version reads it, and {meant} is near");
-                found.warning(&entry.path(), format!("{problem}; rename it to {meant} if that is meant"));
+                found.warning(&entry.path(), format!("{problem}, and {meant} is near; rename it to {meant} if that is meant"));
             }
-            None => found
-                .note(&entry.path(), "no program of this version reads it; remove it, or look for its name in qmail-control(5)"),
+            None => found.note(&entry.path(), format!("{problem}; remove it, or look for its name in qmail-control(5)")),
         }
     }
+}
+
+/// What editors and package managers leave beside a file.
+fn is_copy(name: &str) -> bool {
+    let ends = ["~", ".bak", ".old", ".orig", ".save", ".swp", ".tmp"];
+    ends.iter().any(|end| name.ends_with(end)) || [".dpkg-", ".rpm", ".ucf-"].iter().any(|part| name.contains(part))
 }
 
 /// The known name that is one slip away, or two where names are long.
