@@ -489,7 +489,7 @@ fn check_names_file_problem_and_cure() {
 fn check_of_authsources(all: &impl Fn(&Instance) -> Vec<(String, String, String)>) {
     let ldap = "url ldaps://ldap.example.org\nbase dc=x\n";
     for (level, file, files, problem) in [
-        ("error", "authsources", &[("authsources", "accounts\nldpa\n")][..], "`ldpa`: there are"),
+        ("error", "authsources", &[("authsources", "accounts\nldpa\n")][..], "`ldpa`: no such source"),
         ("warning", "authsources", &[("authsources", "oauth\n"), ("oauth", "introspection https://a/\n")], "only tokens"),
         ("error", "authmechanisms", &[("authmechanisms", "XOAUTH2\n")], "no line `oauth`"),
         ("warning", "authmechanisms", &[("authsources", "accounts\noauth\n")], "neither OAUTHBEARER nor XOAUTH2"),
