@@ -1,7 +1,7 @@
 //! Addresses of this host that are named: can the listeners of control/listen have theirs, and is control/outgoingip one of ours?
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 
 use control::{Ids, Listener, Root};
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -54,7 +54,7 @@ fn bind(address: SocketAddr) -> io::Result<()> {
 
 fn outgoing(root: &Root, found: &mut Findings) {
     let Ok(remote) = control::Remote::read(root) else { return };
-    let addresses = [remote.outgoing_v4.map(IpAddr::from), remote.outgoing_v6.map(IpAddr::from)];
+    let addresses = [remote.outgoing_v4, remote.outgoing_v6];
     for address in addresses.into_iter().flatten() {
         if UdpSocket::bind((address, 0)).is_err() {
             let text = root.text("outgoingip").ok().flatten().unwrap_or_default();
