@@ -77,6 +77,8 @@ const OF_OTHERS: [&str; 10] = [
 ];
 /// Where the pages of those are; `man -M /var/qmail/man` reads them.
 const MAN_APART: &str = "usr/share/qmail/man";
+/// Formats that other packages of Debian have a page of, too (mutt, maildrop, ucspi-tcp): ours lie beside them, in a section of their own.
+const FORMATS_OF_OTHERS: [&str; 3] = ["maildir", "mbox", "tcp-environ"];
 /// What shells read to complete `qmail`.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "usr/share/bash-completion/completions/qmail"),
@@ -312,7 +314,8 @@ fn manuals(tree: &Path) -> Result<()> {
 fn page(tree: &Path, file: &str, text: &[u8]) -> Result<()> {
     let (name, section) = file.rsplit_once('.').with_context(|| format!("{file} has no section"))?;
     let man = if OF_OTHERS.contains(&name) { MAN_APART } else { "usr/share/man" };
-    let placed = place(tree, &format!("{man}/man{section}/{file}"), text)?;
+    let apart = if FORMATS_OF_OTHERS.contains(&name) { "qmail" } else { "" };
+    let placed = place(tree, &format!("{man}/man{section}/{file}{apart}"), text)?;
     must(Command::new("gzip").arg("-9n").arg(placed))
 }
 

@@ -5,6 +5,7 @@ mod cargo;
 mod ci;
 mod dist;
 mod docs;
+mod documented;
 mod layers;
 mod letter;
 mod manual;
@@ -29,7 +30,8 @@ usage: cargo xtask COMMAND
             Debian's alone without --rpm
   apparmor  print the AppArmor profiles that the Debian package has
   layers    check crate layers, what root programs link, licences
-  docs      check that the documentation says what the code does
+  docs [--write]
+            check that the documentation says what the code does; --write: make what is made of it (docs/manual.md)
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "fuzz" => ci::fuzz(rest.first().map_or("10", String::as_str), None),
         "bench" => bench::run(&rest),
         "layers" => layers::check(),
+        "docs" if rest == ["--write"] => docs::write(),
         "docs" => docs::check(),
         "dist" => dist::run(&rest),
         "apparmor" => dist::print_profiles(),
