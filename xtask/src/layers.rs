@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Edges that are allowed within a layer: all may use the ones named.
 const WITHIN: [(&str, &[&str]); 3] =
-    [("pure", &["wire", "sasl"]), ("os", &["sys"]), ("stores", &["control", "ipc", "accounts-sql"])];
+    [("pure", &["wire", "sasl", "smtp"]), ("os", &["sys"]), ("stores", &["control", "ipc", "ipc-async", "accounts-sql"])];
 /// Layers, lowest first.
 const LAYERS: [&str; 4] = ["pure", "os", "stores", "programs"];
 /// Programs that run as root and may link only these of ours, and few of others'.

@@ -356,6 +356,25 @@ pub const TABLE: &[Process] = &[
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {
+        name: "qmail-qmtpd",
+        role: Role::Network,
+        count: Count::PerCpu,
+        listens: &["qmtp"],
+        serves: &[],
+        calls: &[Socket::Queue, Socket::Auth],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-qmqpd",
+        role: Role::Network,
+        // For our own hosts, which are not many.
+        count: Count::One,
+        listens: &["qmqp"],
+        serves: &[],
+        calls: &[Socket::Queue],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
         name: "qmail-local",
         role: Role::Recipient,
         count: Count::OnDemand,

@@ -224,7 +224,9 @@ impl Session {
             out.push(Action::Begin);
             out.push(Action::Text(self.peer.received(&self.config, "QMTP", self.clock.now.unix_s)));
         }
-        self.decode(out, |decoder, text| drop(decoder.decode(bytes, text)));
+        self.decode(out, |decoder, text| {
+            decoder.decode(bytes, text);
+        });
         self.message.eight_bit = self.message.eight_bit || !bytes.is_ascii();
         Ok(())
     }
