@@ -404,6 +404,9 @@ pub const LOCAL_VIRTUAL: Confinement =
 pub const TOOL: Confinement =
     Confinement { limits: limits(512 * MIB, 256), files: NO_FILES, network: Network::Unix, exec: false };
 
+/// A tool of the caller that talks to another host: qmail-qmqpc.
+pub const TOOL_CLIENT: Confinement = Confinement { network: Network::Internet, ..TOOL };
+
 /// The row of a program.
 #[must_use]
 pub fn process(name: &str) -> Option<&'static Process> {
