@@ -139,7 +139,7 @@ pub(crate) fn config(barelf: BareLf) -> Arc<Config> {
     Arc::new(Config {
         me: b"mx.test".to_vec(),
         barelf,
-        recipients_max: 6,
+        recipients_max: 2,
         timeout_s: 1200,
         rcpthosts: RcptHosts::new(["b"], None),
         ..Config::default()

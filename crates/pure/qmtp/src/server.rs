@@ -81,8 +81,6 @@ struct Message {
     refusal: Option<&'static str>,
     inner: Reader,
     recipients: Vec<Recipient>,
-    /// Recipients that may be taken.
-    taken: usize,
     /// Questions without an answer, and which recipient each is about.
     open: BTreeMap<u32, usize>,
 }
@@ -291,15 +289,13 @@ impl Session {
         };
         let verdict = match &address {
             None => Err(CANNOT_HANDLE),
-            Some(_) if self.message.taken >= self.config.recipients_max => Err(TOO_MANY),
             Some(address) => self.may_pass(address),
         };
         let asks = address.as_ref().filter(|address| {
             // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
             let is_postmaster = address.as_bytes().eq_ignore_ascii_case(b"postmaster");
-            self.message.refusal.is_none() && !is_postmaster && !matches!(verdict, Err(TOO_MANY | CANNOT_TELL))
+            !is_postmaster && verdict != Err(CANNOT_TELL)
         });
-        self.message.taken = self.message.taken.saturating_add(usize::from(asks.is_some() || verdict.is_ok()));
         if let Some(recipient) = asks {
             self.questions = self.questions.wrapping_add(1);
             self.message.open.insert(self.questions, self.message.recipients.len());
@@ -340,6 +336,7 @@ impl Session {
         if self.stage != Stage::Judging || !self.message.open.is_empty() {
             return;
         }
+        self.leave_out();
         let is_wanted = self.message.recipients.iter().any(|recipient| recipient.verdict.is_ok());
         if self.message.refusal.is_some() || !is_wanted {
             if std::mem::take(&mut self.message.is_begun) {
@@ -357,6 +354,12 @@ impl Session {
         self.message.is_begun = false;
         out.push(Action::Commit(Commit { sender, eight_bit, utf8 }));
         self.stage = Stage::Committing;
+    }
+
+    /// Who is over the number of recipients that are taken comes in another message.
+    fn leave_out(&mut self) {
+        let taken = self.message.recipients.iter_mut().filter(|recipient| recipient.verdict.is_ok());
+        taken.skip(self.config.recipients_max).for_each(|recipient| recipient.verdict = Err(TOO_MANY));
     }
 
     fn queue_answered(&mut self, answer: QueueAnswer, out: &mut Vec<Action>) {
