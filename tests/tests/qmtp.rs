@@ -33,7 +33,8 @@ fn by_qmqp(text: &[u8], sender: &str, recipients: &[&str]) -> Vec<u8> {
 fn answers(bytes: &[u8]) -> Vec<String> {
     let (mut rest, mut out) = (bytes, Vec::new());
     while !rest.is_empty() {
-        let (answer, behind) = wire::netstring::decode(rest, 10_000).unwrap_or_else(|e| panic!("{e:?}: {}", bytes.escape_ascii()));
+        let (answer, behind) =
+            wire::netstring::decode(rest, 10_000).unwrap_or_else(|e| panic!("{e:?}: {}", bytes.escape_ascii()));
         let answer = String::from_utf8(answer.to_vec()).unwrap();
         let words: Vec<_> = answer.split(' ').collect();
         match words[..] {
@@ -81,7 +82,10 @@ fn mail_goes_from_one_system_to_another_by_qmtp() {
     let here = receiver(&[("relayclients", "127.0.0.0/8\n"), ("qmtproutes", &routes)]);
     here.smtp().unwrap().send(BOB, &["ann@there.test", "none@there.test", "eve@there.test", "x@sub.there.test"], LETTER).unwrap();
     let letter = there.wait_mail("ann@there.test", 1).unwrap().remove(0);
-    assert!(letter.contains("\n  by mail.example.test with QMTP; ") && letter.contains("Received: from unknown (127.0.0.1)\n"), "{letter}");
+    assert!(
+        letter.contains("\n  by mail.example.test with QMTP; ") && letter.contains("Received: from unknown (127.0.0.1)\n"),
+        "{letter}"
+    );
     assert!(letter.ends_with(&LETTER[LETTER.find("\nSubject").unwrap()..]), "{letter}");
     there.wait_mail("eve@there.test", 1).unwrap();
     let bounce = here.wait_mail(BOB, 1).unwrap().remove(0);
@@ -110,8 +114,12 @@ fn mail_goes_from_one_system_to_another_by_qmtp() {
 fn a_server_that_is_not_there_or_has_no_tls_is_tried_later() {
     let port = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() };
     let routes = format!("gone.test:127.0.0.1:{port}\nsecret.test:localhost:{port}\n");
-    let here =
-        receiver(&[("relayclients", "127.0.0.0/8\n"), ("qmtproutes", &routes), ("tlspolicy", "localhost:encrypt\n"), ("resolvers", "127.0.0.1:9\n")]);
+    let here = receiver(&[
+        ("relayclients", "127.0.0.0/8\n"),
+        ("qmtproutes", &routes),
+        ("tlspolicy", "localhost:encrypt\n"),
+        ("resolvers", "127.0.0.1:9\n"),
+    ]);
     here.smtp().unwrap().send(BOB, &["x@gone.test"], LETTER).unwrap();
     here.wait_log("deferral: Sorry,_I_wasn't_able_to_establish_a_QMTP_connection._(#4.4.1)/").unwrap();
     here.smtp().unwrap().send(BOB, &["x@secret.test"], LETTER).unwrap();
@@ -151,7 +159,10 @@ fn every_answer_of_qmtp_however_it_is_cut() {
     let said = converse(port, &[&by_qmtp(b"\nSubject: a\n\ntext\n", "s@x.test", &recipients)]);
     assert_eq!(answers(&said), ["Kok", ours, relay, cannot, cannot, "Kok", many]);
     let letter = instance.wait_mail("ann@example.test", 1).unwrap().remove(0);
-    assert!(letter.starts_with("Return-Path: <s@x.test>\nDelivered-To: ann@example.test\n") && letter.ends_with("\n\ntext\n"), "{letter}");
+    assert!(
+        letter.starts_with("Return-Path: <s@x.test>\nDelivered-To: ann@example.test\n") && letter.ends_with("\n\ntext\n"),
+        "{letter}"
+    );
     let bare = "Da CR or LF that ends no line; see https://cr.yp.to/docs/smtplf.html (#5.6.11)";
     let large = "Dsorry, that message size exceeds my databytes limit (#5.3.4)";
     for (text, sender, answer) in [
@@ -176,7 +187,9 @@ fn every_answer_of_qmtp_however_it_is_cut() {
     assert_eq!(answers(&converse(port, &two.chunks(1).collect::<Vec<_>>())), [ours, relay, cannot]);
     // What is none, and what ends too early, gets no answer; and nothing of it is delivered.
     let whole = by_qmtp(b"\nhalf\n", "s@x.test", &["ann@example.test"]);
-    for hostile in [&whole[..whole.len() - 1], b"0:,", b"EHLO x\r\n", b"01:\n,", b"99999999999999999999:", b"2:x", b"3:\nx\n,0:,9999999:"] {
+    for hostile in
+        [&whole[..whole.len() - 1], b"0:,", b"EHLO x\r\n", b"01:\n,", b"99999999999999999999:", b"2:x", b"3:\nx\n,0:,9999999:"]
+    {
         assert_eq!(converse(port, &[hostile]), b"", "{}", hostile.escape_ascii());
     }
     instance.wait_log(" refused from <s@x.test> to <none@example.test>: sorry, no mailbox here by that name").unwrap();
@@ -267,7 +280,11 @@ fn a_host_without_a_queue_sends_through_one_that_has_it() {
     let long = format!("Subject: long\n\n{}", "0123456789abcdef\n".repeat(50_000));
     for message in ["Subject: x\n\ntext\n", &long] {
         let output = qmqpc(&instance, &root, message.as_bytes(), b"Fs@x.test\0Tann@example.test\0Tbob@example.test\0\0");
-        assert_eq!((output.status.code(), output.stdout.len(), output.stderr.len()), (Some(0), 0, 0), "the second server takes it");
+        assert_eq!(
+            (output.status.code(), output.stdout.len(), output.stderr.len()),
+            (Some(0), 0, 0),
+            "the second server takes it"
+        );
     }
     let letters = instance.wait_mail("ann@example.test", 2).unwrap();
     assert!(letters.iter().any(|letter| letter.ends_with(&long)));
@@ -315,7 +332,12 @@ fn the_exit_codes_of_qmail_qmqpc() {
         });
         let output = qmqpc(&instance, &root, b"text\n", envelope);
         server.join().unwrap();
-        assert_eq!((output.status.code(), output.stdout.len(), output.stderr.len()), (Some(code), 0, 0), "{}", answer.escape_ascii());
+        assert_eq!(
+            (output.status.code(), output.stdout.len(), output.stderr.len()),
+            (Some(code), 0, 0),
+            "{}",
+            answer.escape_ascii()
+        );
     }
     for (envelope, code) in [
         (&b"Fs@x.test\0Tann@example.test\0"[..], 54),
@@ -397,7 +419,8 @@ impl Classic<'_> {
 fn the_classic_faces_with_another_queue() {
     let instance = Instance::new().unwrap();
     instance.control("rcpthosts", "example.test\n").unwrap();
-    let facts = vec![("TCPREMOTEIP", "192.0.2.1"), ("TCPREMOTEHOST", "a.b"), ("TCPREMOTEINFO", "joe"), ("TCPLOCALHOST", "in.test")];
+    let facts =
+        vec![("TCPREMOTEIP", "192.0.2.1"), ("TCPREMOTEHOST", "a.b"), ("TCPREMOTEINFO", "joe"), ("TCPLOCALHOST", "in.test")];
     let classic = |program, more: &[(&'static str, &'static str)]| Classic {
         instance: &instance,
         program,
@@ -435,7 +458,10 @@ fn the_classic_faces_with_another_queue() {
     let (said, code, message, envelope) = qmqp.run(&by_qmqp(b"a\rb\r\n", "s@x.test", &["a@any.test", "b"]));
     assert_eq!((said, code), (vec!["Kok".to_owned()], Some(0)));
     let message = message.unwrap();
-    assert!(message.starts_with("Received: from a.b (joe@192.0.2.1)\n  by in.test with QMQP; ") && message.ends_with("-0000\na\rb\r\n"));
+    assert!(
+        message.starts_with("Received: from a.b (joe@192.0.2.1)\n  by in.test with QMQP; ")
+            && message.ends_with("-0000\na\rb\r\n")
+    );
     assert_eq!(envelope.unwrap(), "Fs@x.test\0Ta@any.test\0Tb\0\0");
     for (wire, code) in [(&b"9:1:x,1:s,1,"[..], 100), (b"7:1:x,2:s,", 100), (b"x", 100), (b"20:1:x,", 0)] {
         assert_eq!(qmqp.run(wire).1, Some(code), "{}", wire.escape_ascii());

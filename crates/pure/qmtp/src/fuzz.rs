@@ -29,7 +29,9 @@ pub fn netstrings(data: &[u8]) {
         rest = behind;
     }
     match whole.1 {
-        Ok(()) => assert!(rest.is_empty() || wire::netstring::decode(rest, 1000) == Err(wire::netstring::NetstringError::Incomplete)),
+        Ok(()) => {
+            assert!(rest.is_empty() || wire::netstring::decode(rest, 1000) == Err(wire::netstring::NetstringError::Incomplete))
+        }
         Err(_) => assert!(wire::netstring::decode(rest, 1000).is_err()),
     }
 }

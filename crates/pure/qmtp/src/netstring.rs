@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn what_is_none() {
-        for bad in [&b":"[..], b":,", b"01:a,", b"00:,", b"-1:,", b"+1:a,", b" 1:a,", b"1 :a,", b"1:ab", b"1a", b"0:x", b"1;", b"\n"] {
+        for bad in
+            [&b":"[..], b":,", b"01:a,", b"00:,", b"-1:,", b"+1:a,", b" 1:a,", b"1 :a,", b"1:ab", b"1a", b"0:x", b"1;", b"\n"]
+        {
             assert_eq!(read(&[bad], 100), Err(Fault::Malformed), "{}", bad.escape_ascii());
         }
         assert_eq!(read(&[b"101"], 100), Err(Fault::TooLong));

@@ -20,9 +20,9 @@ use smtp::server::{Now, RecipientAnswer};
 use wire::Address;
 
 use crate::exchange::{
-    ADDRESS_LEN_END, Action, BAD_MAIL_FROM, BAD_SENDER, BARE_LF, CANNOT_HANDLE, CANNOT_TELL, Clock, Commit, Config, Counts, End, FULL,
-    FULL_NOW, Input, LINE_LEN_MAX, LINE_TOO_LONG, NO_MAILBOX, NO_RELAY, Peer, QueueAnswer, TEXT_LEN_MAX, TOO_LARGE, TOO_MANY,
-    TOO_MANY_HOPS, accepted, printable,
+    ADDRESS_LEN_END, Action, BAD_MAIL_FROM, BAD_SENDER, BARE_LF, CANNOT_HANDLE, CANNOT_TELL, Clock, Commit, Config, Counts, End,
+    FULL, FULL_NOW, Input, LINE_LEN_MAX, LINE_TOO_LONG, NO_MAILBOX, NO_RELAY, Peer, QueueAnswer, TEXT_LEN_MAX, TOO_LARGE,
+    TOO_MANY, TOO_MANY_HOPS, accepted, printable,
 };
 use crate::netstring::{Piece, Reader};
 

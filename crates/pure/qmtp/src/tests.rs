@@ -90,7 +90,15 @@ fn what_relayclient_says_is_appended_and_counts_for_the_length() {
 fn a_message_that_nobody_gets() {
     let config = |databytes| {
         let (rcpthosts, badmailfrom) = (RcptHosts::new(["b"], None), BadMailFrom::new(["@spam.test"]));
-        Arc::new(Config { me: b"me".to_vec(), databytes, recipients_max: 9, timeout_s: 9, rcpthosts, badmailfrom, ..Config::default() })
+        Arc::new(Config {
+            me: b"me".to_vec(),
+            databytes,
+            recipients_max: 9,
+            timeout_s: 9,
+            rcpthosts,
+            badmailfrom,
+            ..Config::default()
+        })
     };
     let hops = [b"\n".as_slice(), &b"Received: x\n".repeat(100)].concat();
     let long = [b'x'; 1000];
@@ -184,11 +192,14 @@ fn no_string_smuggles() {
     }
     assert_eq!(strings.len(), (4usize.pow(7) - 1) / 3);
     for string in strings {
-        for (first, barelf) in [(b'\n', BareLf::Reject), (b'\r', BareLf::Reject), (b'\n', BareLf::Normalize), (b'\r', BareLf::Normalize)] {
+        for (first, barelf) in
+            [(b'\n', BareLf::Reject), (b'\r', BareLf::Reject), (b'\n', BareLf::Normalize), (b'\r', BareLf::Normalize)]
+        {
             let text = [&[first][..], b"A: b", &string].concat();
             let wire = message(&text, b"s@x", &[b"a@b"]);
             let seen = drive(&mut server::Session::new(config(barelf), Peer::default(), NOW), &[&wire]);
-            let pairs_gone = String::from_utf8(text[1..].to_vec()).unwrap().replace("\r\n", if first == b'\r' { "" } else { "\n" });
+            let pairs_gone =
+                String::from_utf8(text[1..].to_vec()).unwrap().replace("\r\n", if first == b'\r' { "" } else { "\n" });
             let is_clean = !pairs_gone.contains('\r') && (first == b'\n' || !pairs_gone.contains('\n'));
             assert_eq!(seen.texts.len(), usize::from(is_clean || barelf == BareLf::Normalize), "{}", text.escape_ascii());
             for stored in seen.texts {
@@ -243,7 +254,10 @@ fn a_system_that_goes_down_finishes_the_message() {
     session.step(NOW, Input::Bytes(b",3:\ny\n,"), &mut out);
     assert!(out.iter().any(|action| matches!(action, Action::Commit(_))) && session.end().is_none());
     session.step(NOW, Input::Queue(QueueAnswer::Refused(b"Zqq\x1b problem (#4.3.0)".to_vec())), &mut out);
-    assert!(out.contains(&Action::Answer(b"21:Zqq? problem (#4.3.0),".to_vec())) && session.end() == Some(End::Drained), "{out:?}");
+    assert!(
+        out.contains(&Action::Answer(b"21:Zqq? problem (#4.3.0),".to_vec())) && session.end() == Some(End::Drained),
+        "{out:?}"
+    );
     let mut idle = server::Session::new(config(BareLf::Reject), Peer::default(), NOW);
     idle.step(NOW, Input::Drain, &mut out);
     assert_eq!(idle.end(), Some(End::Drained));
@@ -278,7 +292,10 @@ fn qmqp_takes_all_or_nothing_as_it_is() {
         (b"s", &[b"a\n"]),
     ] {
         let seen = by_qmqp(&whole(b"x", sender, recipients));
-        assert_eq!((answers(&seen), seen.texts.len()), (vec!["Dsorry, I can't accept addresses like that (#5.1.3)".to_owned()], 0));
+        assert_eq!(
+            (answers(&seen), seen.texts.len()),
+            (vec!["Dsorry, I can't accept addresses like that (#5.1.3)".to_owned()], 0)
+        );
     }
 }
 

@@ -69,10 +69,7 @@ mod tests {
         };
         let servers = read("# ours\n192.0.2.1\n192.0.2.2:6280\n2001:db8::1\n[2001:db8::2]\n[2001:db8::3]:9\n").unwrap().servers;
         let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            servers,
-            ["192.0.2.1:628", "192.0.2.2:6280", "[2001:db8::1]:628", "[2001:db8::2]:628", "[2001:db8::3]:9"]
-        );
+        assert_eq!(servers, ["192.0.2.1:628", "192.0.2.2:6280", "[2001:db8::1]:628", "[2001:db8::2]:628", "[2001:db8::3]:9"]);
         for bad in ["mail.example\n", "192.0.2.1:0\n", "192.0.2.1:x\n", "192.0.2\n", "\n", "#\n", &"192.0.2.1\n".repeat(65)] {
             assert!(read(bad).unwrap_err().to_string().contains("control/qmqpservers"), "{bad}");
         }

@@ -38,7 +38,13 @@ pub fn run() -> u8 {
         Ok(()) => 0,
         Err(Failure::Refused(refusal)) if !refusal.text.is_empty() && tell(&report_fds, &refusal) => 82,
         // No nearer than that, as ever.
-        Err(Failure::Refused(refusal)) => if refusal.is_permanent { 31 } else { 71 },
+        Err(Failure::Refused(refusal)) => {
+            if refusal.is_permanent {
+                31
+            } else {
+                71
+            }
+        }
         Err(failure) => failure.exit_code(),
     }
 }

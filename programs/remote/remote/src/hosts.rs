@@ -432,8 +432,7 @@ mod tests {
         runtime.block_on(async {
             let list = || hosts(vec![host(10, &["192.0.2.10"]), host(20, &["192.0.2.20"])]);
             let (bad, own) = (Bad::default(), own(&[]));
-            let first =
-                |bad: &Bad| candidates(&mx(), list(), PORTS, &own, bad, &mut Dice(1)).unwrap()[0].endpoint.to_string();
+            let first = |bad: &Bad| candidates(&mx(), list(), PORTS, &own, bad, &mut Dice(1)).unwrap()[0].endpoint.to_string();
             bad.failed("192.0.2.10".parse().unwrap());
             assert_eq!(first(&bad), "192.0.2.20");
             bad.succeeded("192.0.2.10".parse().unwrap());

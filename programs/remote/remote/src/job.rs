@@ -101,9 +101,10 @@ impl Courier {
         }
         let question = |id| match route {
             Route::Mx { domain } => Request::Mx { id, domain: domain.clone() },
-            Route::Relay { host, .. } | Route::Lmtp { host, .. } | Route::Qmtp { host, .. } | Route::LmtpSocket { path: host } => {
-                Request::Addresses { id, host: host.clone() }
-            }
+            Route::Relay { host, .. }
+            | Route::Lmtp { host, .. }
+            | Route::Qmtp { host, .. }
+            | Route::LmtpSocket { path: host } => Request::Addresses { id, host: host.clone() },
         };
         let Ok((answer, _)) = self.resolve.ask(question).await else {
             return Err(Judgement::deferral(report::DNS_TEMPORARY));

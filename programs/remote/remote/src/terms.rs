@@ -186,7 +186,8 @@ mod tests {
 
     fn terms(policies: &str, route: Route, address: &str, host: &str) -> Terms {
         let policies = TlsPolicies::parse(policies.as_bytes()).unwrap();
-        let candidate = Candidate { endpoint: endpoint(address), rank: 0, host: host_text(host.as_bytes()).into(), via: Via::Smtp };
+        let candidate =
+            Candidate { endpoint: endpoint(address), rank: 0, host: host_text(host.as_bytes()).into(), via: Via::Smtp };
         Wishes::new(&policies, route, false, || false).terms(&candidate)
     }
 
