@@ -387,7 +387,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 50] = [
+    let cases: [(&str, &str, &str, &str); 52] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -398,6 +398,8 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/xclient", "::/0\n", "may say that it is another"),
         ("error", "etc/qmail/control/qmqpclients", "0.0.0.0/0\n", "every host of the Internet may send anything to anybody"),
         ("error", "etc/qmail/control/qmqpservers", "queue.example.org\n", "is no IP address"),
+        ("error", "etc/qmail/control/qmtproutes", "example.org\n", "no colon"),
+        ("warning", "etc/qmail/control/qmtproutes", "a.test:r:qmtp\n", "209 is used"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
         ("warning", "etc/qmail/control/listen", "submission 0.0.0.0:587\n", "authcleartext"),

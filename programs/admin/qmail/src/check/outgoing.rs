@@ -9,20 +9,23 @@ use wire::escape::visible;
 
 use super::Findings;
 
-/// Maps of relays, and how a line looks.
-const RELAYS: [(&str, &str); 2] =
-    [("smtproutes", "domain:relay or domain:relay:port"), ("authsenders", "sender:relay:port|user|password")];
+/// Maps of relays, how a line looks, and the port of one that names none.
+const RELAYS: [(&str, &str, u16); 3] = [
+    ("smtproutes", "domain:relay or domain:relay:port", 25),
+    ("authsenders", "sender:relay:port|user|password", 25),
+    ("qmtproutes", "domain:relay or domain:relay:port", control::routes::QMTP_PORT_DEFAULT),
+];
 /// Where Debian's ca-certificates puts the authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let mut verifies = false;
-    for (name, form) in RELAYS {
+    for (name, form, port) in RELAYS {
         let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
         let file = root.control_file(name);
-        lines.iter().for_each(|line| relay(line, form, &file, found));
+        lines.iter().for_each(|line| relay(line, form, port, &file, found));
         let values = read::map_of(&lines.join(&b'\n'));
-        if values.iter().any(|(_, value)| has_credentials(value)) {
+        if values.iter().any(|(_, value)| has_credentials(value)) && name != "qmtproutes" {
             verifies = true;
             secret(root, &file, found);
         }
@@ -32,7 +35,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
 }
 
 /// A relay whose port is not what was written gets the mail at another one. Credentials are never shown.
-fn relay(line: &[u8], form: &str, file: &Path, found: &mut Findings) {
+fn relay(line: &[u8], form: &str, default: u16, file: &Path, found: &mut Findings) {
     let shown = visible(without_credentials(line));
     let Some(colon) = line.iter().position(|b| *b == b':') else {
         return found.error(file, format!("`{shown}` has no colon and does not count; write {form}"));
@@ -41,7 +44,7 @@ fn relay(line: &[u8], form: &str, file: &Path, found: &mut Findings) {
     let relay = route.rsplit(|b| *b == b']').next().unwrap_or_default();
     let Some(port) = relay.splitn(2, |b| *b == b':').nth(1) else { return };
     if !std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok()) {
-        found.warning(file, format!("`{shown}`: the port is no number up to 65535; 25 is used"));
+        found.warning(file, format!("`{shown}`: the port is no number up to 65535; {default} is used"));
     }
 }
 
