@@ -20,6 +20,10 @@ use crate::exchange::{
 };
 use crate::netstring::{Piece, Reader};
 
+/// Most recipients, and most bytes of them and the sender: as qmail-queue.
+pub const RECIPIENTS_MAX: u64 = 2_000_000;
+pub const ENVELOPE_LEN_MAX: u64 = 64 << 20;
+
 /// One connection: one message.
 #[derive(Debug)]
 pub struct Session {
@@ -39,9 +43,9 @@ pub struct Session {
     eight_bit: bool,
     utf8: bool,
     recipients: u64,
+    envelope_len: u64,
     bytes: u64,
     counts: Counts,
-    is_draining: bool,
     end: Option<End>,
 }
 
@@ -71,9 +75,9 @@ impl Session {
             eight_bit: false,
             utf8: false,
             recipients: 0,
+            envelope_len: 0,
             bytes: 0,
             counts: Counts::default(),
-            is_draining: false,
             end: None,
         }
     }
@@ -125,7 +129,8 @@ impl Session {
             Input::Deadline => self.close(End::Timeout, out),
             Input::Closed => self.close(if self.outer.is_between() { End::Done } else { End::Gone }, out),
             Input::Drain if self.outer.is_between() && self.stage == Stage::Text => self.close(End::Drained, out),
-            Input::Drain => self.is_draining = true,
+            // It ends behind its one message anyway.
+            Input::Drain => {}
         }
     }
 
@@ -154,7 +159,12 @@ impl Session {
                     out.push(Action::Begin);
                     out.push(Action::Text(self.peer.received(&self.config, "QMQP", self.clock.now.unix_s)));
                 }
-                (_, Piece::Start(_)) => {}
+                (_, Piece::Start(len)) => {
+                    self.envelope_len = self.envelope_len.saturating_add(len);
+                    if self.envelope_len > ENVELOPE_LEN_MAX || self.recipients >= RECIPIENTS_MAX {
+                        return Err(End::Limit);
+                    }
+                }
                 (Stage::Text, Piece::Content(bytes)) => {
                     self.eight_bit = self.eight_bit || !bytes.is_ascii();
                     self.bytes = self.bytes.saturating_add(bytes.len() as u64);

@@ -316,6 +316,7 @@ fn what_is_not_qmqp_gets_no_answer() {
         (b"x", End::Protocol),
         (b"8:01:x,1:", End::Protocol),
         (b"2000000010", End::Limit),
+        (b"99999999:1:x,1:s,67108864:", End::Limit),
     ] {
         let seen = by_qmqp(wire);
         assert_eq!(seen.end, Some(end), "{}", wire.escape_ascii());
