@@ -48,11 +48,12 @@ const COMMANDS: [&str; 24] = [
     "tcp-env",
 ];
 /// Commands of administrators: usr/sbin.
-const ADMIN_COMMANDS: [&str; 11] = [
+const ADMIN_COMMANDS: [&str; 12] = [
     "qmail-inject",
     "qmail-newmrh",
     "qmail-newu",
     "qmail-pw2u",
+    "qmail-qmqpc",
     "qmail-qread",
     "qmail-qstat",
     "qmail-queue",

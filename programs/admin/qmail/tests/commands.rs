@@ -164,7 +164,7 @@ fn setup_makes_everything_with_its_owner_and_mode() {
     assert_eq!(values[..6], expected);
     assert_eq!(
         values[6],
-        "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\nsubmissions 127.0.0.1:12465\npop3 127.0.0.1:12110\npop3s 127.0.0.1:12995\nlmtp 127.0.0.1:12024\n"
+        "smtp 127.0.0.1:12025\nsubmission 127.0.0.1:12587\nsubmissions 127.0.0.1:12465\npop3 127.0.0.1:12110\npop3s 127.0.0.1:12995\nlmtp 127.0.0.1:12024\nqmtp 127.0.0.1:12209\nqmqp 127.0.0.1:12628\n"
     );
 }
 
@@ -393,7 +393,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 50] = [
+    let cases: [(&str, &str, &str, &str); 53] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -402,7 +402,10 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=10.\n", "is no network"),
         ("error", "etc/qmail/control/listen", "smtp 127.0.0.1:1 proxy=::1,0.0.0.0/0\n", "may say that it is another"),
         ("error", "etc/qmail/control/xclient", "::/0\n", "may say that it is another"),
-        ("error", "etc/qmail/control/listen", "qmtp 127.0.0.1:2\n", "no program of this version serves qmtp"),
+        ("error", "etc/qmail/control/qmqpclients", "0.0.0.0/0\n", "every host of the Internet may send anything to anybody"),
+        ("error", "etc/qmail/control/qmqpservers", "queue.example.org\n", "is no IP address"),
+        ("error", "etc/qmail/control/qmtproutes", "example.org\n", "no colon"),
+        ("warning", "etc/qmail/control/qmtproutes", "a.test:r:qmtp\n", "209 is used"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
         ("warning", "etc/qmail/control/listen", "submission 0.0.0.0:587\n", "authcleartext"),

@@ -30,7 +30,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 59] = [
+const OTHERS: [&str; 62] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -72,6 +72,9 @@ const OTHERS: [&str; 59] = [
     "overquota",
     "percenthack",
     "plusdomain",
+    "qmqpclients",
+    "qmqpservers",
+    "qmtproutes",
     "quotawarning",
     "quotawarningtext",
     "rcpthosts",
@@ -231,6 +234,7 @@ fn networks(root: &Root, found: &mut Findings) {
     let everybody = ["198.51.100.1", "2001:db8::1"].map(str::parse);
     for (name, danger) in [
         ("relayclients", "lets every host of the Internet relay; name your own networks only"),
+        ("qmqpclients", "every host of the Internet may send anything to anybody; name your own hosts only"),
         ("xclient", "every host of the Internet may say that it is another; name your proxies and tests only"),
         ("authcleartext", "lets passwords travel without TLS over the Internet; name networks that nobody listens on"),
     ] {
@@ -281,6 +285,9 @@ fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Remote::read(root));
     found.take(control::Resolve::read(root));
     found.take(control::Inject::read(root));
+    if root.control_file("qmqpservers").exists() {
+        found.take(control::Qmqpc::read(root));
+    }
 }
 
 /// A name with a slip in it is a file that nobody reads.

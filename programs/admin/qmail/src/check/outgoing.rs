@@ -9,23 +9,26 @@ use wire::escape::visible;
 
 use super::Findings;
 
-/// Maps of relays, and how a line looks.
-const RELAYS: [(&str, &str); 2] =
-    [("smtproutes", "domain:relay or domain:relay:port"), ("authsenders", "sender:relay:port|user|password")];
+/// Maps of relays, how a line looks, and the port of one that names none.
+const RELAYS: [(&str, &str, u16); 3] = [
+    ("smtproutes", "domain:relay or domain:relay:port", 25),
+    ("authsenders", "sender:relay:port|user|password", 25),
+    ("qmtproutes", "domain:relay or domain:relay:port", control::routes::QMTP_PORT_DEFAULT),
+];
 /// Where Debian's ca-certificates puts the authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let mut verifies = false;
-    for (name, form) in RELAYS {
+    for (name, form, port) in RELAYS {
         let Some(Some(text)) = found.take(root.text(name)) else { continue };
         let file = root.control_file(name);
         for (number, line) in users::list_lines(&text) {
-            relay(number, line, form, &file, found);
-            circle(root, number, line, &file, found);
+            relay(number, line, form, port, &file, found);
+            circle(root, number, line, port, &file, found);
         }
         let values = read::map_of(&text);
-        if values.iter().any(|(_, value)| has_credentials(value)) {
+        if values.iter().any(|(_, value)| has_credentials(value)) && name != "qmtproutes" {
             verifies = true;
             secret(root, &file, found);
         } else if let (Ok(metadata), Some(reader)) = (std::fs::metadata(&file), reader(root))
@@ -39,7 +42,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
 }
 
 /// A relay whose port is not what was written gets the mail at another one. Credentials are never shown.
-fn relay(number: usize, line: &[u8], form: &str, file: &Path, found: &mut Findings) {
+fn relay(number: usize, line: &[u8], form: &str, default: u16, file: &Path, found: &mut Findings) {
     let shown = visible(without_credentials(line));
     let Some(colon) = line.iter().position(|b| *b == b':') else {
         return found.error(file, format!("line {number}: `{shown}` has no colon and does not count; write {form}"));
@@ -50,7 +53,7 @@ fn relay(number: usize, line: &[u8], form: &str, file: &Path, found: &mut Findin
     if !std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok()) {
         found.warning(
             file,
-            format!("line {number}: `{shown}`: the port is no number up to 65535, and 25 is used; write the number"),
+            format!("line {number}: `{shown}`: the port is no number up to 65535, and {default} is used; write the number"),
         );
     }
 }
@@ -62,18 +65,22 @@ fn reader(root: &Root) -> Option<Id> {
 }
 
 /// A relay that is this host: what goes there comes back.
-fn circle(root: &Root, number: usize, line: &[u8], file: &Path, found: &mut Findings) {
+fn circle(root: &Root, number: usize, line: &[u8], default: u16, file: &Path, found: &mut Findings) {
     let value = line.iter().position(|b| *b == b':').and_then(|colon| line.get(colon.saturating_add(1)..)).unwrap_or_default();
     let route = without_credentials(value);
     let end = if route.starts_with(b"[") { route.iter().position(|b| *b == b']').map(|at| at.saturating_add(1)) } else { None };
     let end = end.or_else(|| route.iter().position(|b| *b == b':')).unwrap_or(route.len());
     let (relay, port) = route.split_at_checked(end).unwrap_or_default();
-    let port =
-        std::str::from_utf8(port.strip_prefix(b":").unwrap_or_default()).ok().and_then(|port| port.parse().ok()).unwrap_or(25u16);
+    let port = std::str::from_utf8(port.strip_prefix(b":").unwrap_or_default())
+        .ok()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(default);
     let me = root.me().unwrap_or_default();
     let is_us = relay.eq_ignore_ascii_case(&me) || matches!(relay, b"localhost" | b"127.0.0.1" | b"[127.0.0.1]" | b"[::1]");
     let listeners = root.listen().unwrap_or_default();
-    let is_listener = listeners.iter().any(|listener| listener.service == Service::Smtp && listener.address.port() == port);
+    let is_listener = listeners
+        .iter()
+        .any(|listener| matches!(listener.service, Service::Smtp | Service::Qmtp) && listener.address.port() == port);
     if is_us && is_listener {
         let problem = format!("line {number}: {}:{port} is this host itself, and the mail goes round in circles", visible(relay));
         found.error(file, format!("{problem}; name another relay, or no relay for MX"));
