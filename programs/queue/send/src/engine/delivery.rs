@@ -446,7 +446,7 @@ impl<S: Spool> Engine<S> {
             Verdict::Failure => {
                 self.counters.failures = self.counters.failures.saturating_add(1);
                 self.log.delivery(delivery, LogResult::Failure, text);
-                self.active.get_mut(&job.message)?.refused(recipient, text)
+                self.fail(job.message, recipient, text)
             }
             Verdict::Deferral => {
                 let (text, change) = self.defer(job.message, recipient, job.channel, text);
@@ -470,7 +470,7 @@ impl<S: Spool> Engine<S> {
             let said = text.get(..room.min(text.len())).unwrap_or_default();
             let line_end: &[u8] = if said.is_empty() || said.ends_with(b"\n") { b"" } else { b"\n" };
             let text = [said, line_end, TOO_LONG_IN_QUEUE].concat();
-            let change = active.refused(recipient, &text);
+            let change = self.fail(message, recipient, &text);
             return (text, change);
         }
         self.counters.deferrals = self.counters.deferrals.saturating_add(1);
@@ -593,7 +593,7 @@ impl<S: Spool> Engine<S> {
     pub(super) fn too_late(&mut self, message: u64, recipients: &[u32]) {
         let mut changes = Vec::new();
         for recipient in recipients {
-            let Some(active) = self.active.get_mut(&message) else { return };
+            let Some(active) = self.active.get(&message) else { return };
             let address = active.target(*recipient).cloned().unwrap_or_default();
             let is_local = self.settings.routing().rewrite(&address).is_ok_and(|routed| routed.is_local());
             let channel = if is_local { Channel::Local } else { Channel::Remote };
@@ -602,7 +602,7 @@ impl<S: Spool> Engine<S> {
             self.counters.failures = self.counters.failures.saturating_add(1);
             self.log.starting(delivery, message, channel, address.as_bytes());
             self.log.delivery(delivery, LogResult::Failure, TOO_LATE);
-            changes.extend(active.refused(*recipient, TOO_LATE));
+            changes.extend(self.fail(message, *recipient, TOO_LATE));
         }
         let Some(active) = self.active.get(&message).filter(|_| !changes.is_empty()) else { return };
         // Nothing waits for this record: the bounce that follows comes after it in the spool.
