@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 59] = [
+const OTHERS: [&str; 61] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -73,11 +73,13 @@ const OTHERS: [&str; 59] = [
     "rcpthosts",
     "relayclients",
     "resolvers",
+    "sitelimits",
     "smtpgreeting",
     "smtproutes",
     "submission",
     "submissionlimits",
     "submissionsenders",
+    "taps",
     "tcp.smtp",
     "tcp.smtp.cdb",
     "tlscafile",
@@ -181,6 +183,10 @@ fn numbers(root: &Root, found: &mut Findings) {
             found.warning(&root.control_file(name), "is 0: deliveries are held");
         }
     }
+    for host in found.take(control::SiteLimits::read(root)).iter().flat_map(control::SiteLimits::held) {
+        let shown = if host.is_empty() { "all other hosts".into() } else { wire::escape::visible(host) };
+        found.warning(&root.control_file("sitelimits"), format!("0 connections: mail for {shown} is held"));
+    }
 }
 
 fn networks(root: &Root, found: &mut Findings) {
@@ -272,6 +278,7 @@ fn programs(root: &Root, found: &mut Findings) {
     found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
     found.take(control::send::Send::read(root));
+    found.take(control::Taps::read(root));
     found.take(control::Remote::read(root));
     found.take(control::Resolve::read(root));
     found.take(control::Inject::read(root));
