@@ -198,8 +198,7 @@ fn a_site_gets_no_more_transactions_a_minute_than_sitelimits_allows() {
 #[test]
 fn sighup_brings_more_deliveries_and_what_runs_runs_on() {
     let (slow, gate) = slow();
-    let instance =
-        Instance::started(&[RELAY, ("smtproutes", &slow.route("")), ("concurrencyremote", "1\n")]).unwrap();
+    let instance = Instance::started(&[RELAY, ("smtproutes", &slow.route("")), ("concurrencyremote", "1\n")]).unwrap();
     for n in 0..4 {
         send(&instance, "a@elsewhere.test", &[&format!("r{n}@slow.test")]);
     }

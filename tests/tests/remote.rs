@@ -328,7 +328,8 @@ fn moreipme_is_this_host_too_and_notipme_is_not() {
         ("mx.other.test", a(other)),
     ];
     let server = dns::start((Ipv4Addr::LOCALHOST, 0), zone).unwrap();
-    let control = [("resolvers", format!("{server}\n")), ("moreipme", "127.16.0.0/12\n".into()), ("notipme", format!("{other}\n"))];
+    let control =
+        [("resolvers", format!("{server}\n")), ("moreipme", "127.16.0.0/12\n".into()), ("notipme", format!("{other}\n"))];
     let instance = instance(&control.each_ref().map(|(name, text)| (*name, text.as_str())));
     send(&instance, &["x@own.test", "x@other.test", "x@better.test"]);
     let bounce = bounce(&instance);

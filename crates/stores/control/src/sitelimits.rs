@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn the_most_specific_line_counts() {
-        let text = b"# those are slow\nBig.example:3\n.big.example.:2:60\nfree.big.example:\nrate.example::90\nheld.example:0\n:20\n";
+        let text =
+            b"# those are slow\nBig.example:3\n.big.example.:2:60\nfree.big.example:\nrate.example::90\nheld.example:0\n:20\n";
         let limits = SiteLimits::parse(text).unwrap();
         for (host, expected) in [
             ("big.example", limit(3, None)),

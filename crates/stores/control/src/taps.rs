@@ -82,9 +82,7 @@ impl Taps {
     #[must_use]
     pub fn archive(&self, sender: &Address, recipients: &[Address]) -> Option<&Address> {
         let from = |tap: &Tap| tap.side != Side::To && tap.patterns.fit(sender.as_bytes());
-        let to = |tap: &Tap| {
-            tap.side != Side::From && recipients.iter().any(|recipient| tap.patterns.fit(recipient.as_bytes()))
-        };
+        let to = |tap: &Tap| tap.side != Side::From && recipients.iter().any(|recipient| tap.patterns.fit(recipient.as_bytes()));
         self.0.iter().find(|tap| from(tap) || to(tap)).map(|tap| &tap.archive)
     }
 

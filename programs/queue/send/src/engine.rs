@@ -11,6 +11,7 @@ mod accept;
 mod activate;
 mod admin;
 mod delivery;
+mod outcome;
 mod settle;
 mod taps;
 #[cfg(test)]

@@ -115,11 +115,11 @@ impl Settings {
         by_sender.or_else(|| self.routes.last()?.lookup(host))
     }
 
-    /// Who gets a copy of a message, beside its recipients (taps).
-    #[must_use]
-    pub fn archive(&self, sender: &Address, recipients: &[Address]) -> Option<&Address> {
+    /// Who gets a copy of a message (taps), by the file as it is now. What is wrong with it [`Settings::refresh`] tells.
+    pub fn archive(&mut self, sender: &Address, recipients: &[Address]) -> Option<Address> {
+        let _ = self.taps.get();
         let taps = self.taps.last().filter(|taps| !taps.is_empty())?;
-        taps.archive(&verp::base(sender), recipients)
+        taps.archive(&verp::base(sender), recipients).cloned()
     }
 
     /// Does this address get copies, by taps?

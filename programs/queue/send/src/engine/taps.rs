@@ -13,7 +13,7 @@ use super::Engine;
 
 impl<S: Spool> Engine<S> {
     /// Adds the archive's recipient to a message that is to be accepted.
-    pub(super) fn tap(&self, sender: &Address, recipients: &mut Vec<Address>, flags: &mut u32, options: &mut Options) {
+    pub(super) fn tap(&mut self, sender: &Address, recipients: &mut Vec<Address>, flags: &mut u32, options: &mut Options) {
         if *flags & FLAG_ARCHIVED != 0 {
             return;
         }
@@ -22,7 +22,7 @@ impl<S: Spool> Engine<S> {
         let is_archive = |recipient: &Address| recipient.as_bytes().eq_ignore_ascii_case(archive.as_bytes());
         let Ok(recipient) = u32::try_from(recipients.len()) else { return };
         if !recipients.iter().any(is_archive) {
-            recipients.push(archive.clone());
+            recipients.push(archive);
             options.recipients.push(RecipientOptions { recipient, notify: Some(Notify::NEVER), orcpt: None });
         }
     }
