@@ -264,6 +264,7 @@ impl<S: Spool> Engine<S> {
             removals: HashMap::new(),
             counters: Counters::default(),
         };
+        engine.remote.set_now(now.boot);
         engine.log_status();
         engine
     }
