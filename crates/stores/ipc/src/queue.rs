@@ -18,8 +18,10 @@ pub const FLAG_EIGHT_BIT: u32 = 1;
 pub const FLAG_SMTPUTF8: u32 = 2;
 /// Flags of `Begin`: the message travels by verified TLS and REQUIRETLS servers only (RFC 8689).
 pub const FLAG_REQUIRETLS: u32 = 4;
+/// Flags of `Begin`: the archive that `control/taps` names for the message has it already; this is a copy that its delivery forwards.
+pub const FLAG_ARCHIVED: u32 = 8;
 /// Flags of `Begin` that have a meaning; others are refused, so that they can get one later.
-pub const FLAGS_KNOWN: u32 = FLAG_EIGHT_BIT | FLAG_SMTPUTF8 | FLAG_REQUIRETLS;
+pub const FLAGS_KNOWN: u32 = FLAG_EIGHT_BIT | FLAG_SMTPUTF8 | FLAG_REQUIRETLS | FLAG_ARCHIVED;
 
 /// Most bytes of `Data` that fit in a datagram beside the version byte and the item's head.
 pub const DATA_LEN_MAX: usize = DATAGRAM_LEN_MAX - 6;

@@ -393,7 +393,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 53] = [
+    let cases: [(&str, &str, &str, &str); 58] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -412,6 +412,11 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/databytes", "ten\n", "no number"),
         ("warning", "etc/qmail/control/databytes", "10M\n", "only the digits"),
         ("warning", "etc/qmail/control/concurrencyremote", "0\n", "held"),
+        ("error", "etc/qmail/control/sitelimits", "a.test:1\na.test:2\n", "line 2: `a.test:2` is the second line"),
+        ("warning", "etc/qmail/control/sitelimits", "a.test:0\n", "mail for a.test is held"),
+        ("error", "etc/qmail/control/taps", "A:.*@a.test\n", "line 1: `A:.*@a.test` has no pattern"),
+        ("error", "etc/qmail/control/taps", "A:(.*@a.test:x@a.test\n", "line 1: `A:(.*@a.test:x@a.test` "),
+        ("error", "etc/qmail/control/taps", "A:.*@a.test:archive\n", "has no whole address"),
         ("error", "etc/qmail/control/relayclients", "10.0.0.0/8\n0.0.0.0/0\n", "lets every host"),
         ("error", "etc/qmail/control/relayclients", "10.\n", "line 1"),
         ("error", "etc/qmail/control/tcp.smtp", "10.:allow\n10.1.:denied\n", "line 2: `10.1.:denied` is no rule"),
@@ -478,6 +483,8 @@ fn check_names_file_problem_and_cure() {
         ("timeoutpop3", "10\n"),
         ("smtproutes", "a.test:relay:26\n:[::1]:26\nb.test:\nc.test:[::1]\nd.test::587\n"),
         ("tlspolicy", "a.test:verify mx.a.test\n:may\n"),
+        ("sitelimits", "a.test:3\n.a.test:3:60\nb.test::90\n:20\nc.test:\n"),
+        ("taps", "F:^.*@a\\.test$:x@a.test\nT:*@a.test:x@a.test\n.*@b.test:x@a.test\n"),
         ("locals", "mail.example.org\nv.example\n"),
     ] {
         let path = fine.at("etc/qmail/control").join(name);

@@ -30,7 +30,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 62] = [
+const OTHERS: [&str; 64] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -80,11 +80,13 @@ const OTHERS: [&str; 62] = [
     "rcpthosts",
     "relayclients",
     "resolvers",
+    "sitelimits",
     "smtpgreeting",
     "smtproutes",
     "submission",
     "submissionlimits",
     "submissionsenders",
+    "taps",
     "tcp.smtp",
     "tcp.smtp.cdb",
     "tlscafile",
@@ -222,9 +224,10 @@ fn sizes(root: &Root, found: &mut Findings) {
         let problem = format!("line 1: after {seconds} seconds mail comes back that another host only asked to wait with");
         found.warning(&root.control_file("queuelifetime"), format!("{problem}; write seconds, 604800 for a week"));
     }
-    for name in ["concurrencylocal", "concurrencyremote"] {
-        if number(name).is_some_and(|at_a_time| at_a_time > control::send::CONCURRENCY_MAX.into()) {
-            let most = control::send::CONCURRENCY_MAX;
+    let most =
+        [("concurrencylocal", control::send::CONCURRENCYLOCAL_MAX), ("concurrencyremote", control::send::CONCURRENCYREMOTE_MAX)];
+    for (name, most) in most {
+        if number(name).is_some_and(|at_a_time| at_a_time > most.into()) {
             found.warning(&root.control_file(name), format!("line 1: counts as {most}, which is the most; write {most} or less"));
         }
     }
@@ -282,6 +285,7 @@ fn programs(root: &Root, found: &mut Findings) {
     found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
     found.take(control::send::Send::read(root));
+    found.take(control::Taps::read(root));
     found.take(control::Remote::read(root));
     found.take(control::Resolve::read(root));
     found.take(control::Inject::read(root));

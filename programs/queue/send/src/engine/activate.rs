@@ -10,7 +10,7 @@ use control::LmtpPlace;
 use ipc::job;
 use schedule::backlog::Place;
 use schedule::fair::Work;
-use schedule::{Backlog, Channel, Lane, retry};
+use schedule::{Backlog, Channel, Lane, SiteLimit, retry};
 use spool::{Envelope, Log as Spool, ReadFailure, RecipientState};
 use users::Routed;
 use wire::{Address, Domain, Priority};
@@ -308,7 +308,11 @@ impl<S: Spool> Engine<S> {
             active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
             parts.push((site, Work { message: id, route, recipients, batch_max: job::RECIPIENTS_MAX, rank }));
         }
+        let limits: Vec<_> = parts.iter().map(|(site, work)| (Rc::clone(site), work.route.limit(&self.settings))).collect();
         self.remote.push(lane, parts);
+        for (site, limit) in limits.into_iter().filter(|(_, limit)| *limit != SiteLimit::NONE) {
+            self.remote.limit_site(&site, limit);
+        }
         for (recipients, until_s, is_long_dead) in unreached {
             self.leave_alone(id, recipients, until_s, is_long_dead);
         }
