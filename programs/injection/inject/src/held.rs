@@ -120,7 +120,7 @@ mod tests {
                 })
                 .unwrap();
                 assert!(out == bytes, "{len} {with_file}");
-                assert!(!held.is_eight_bit() && held.len() == len && held.is_empty() == (len == 0));
+                assert!(!held.is_eight_bit() && held.len() == len as u64 && held.is_empty() == (len == 0));
                 held.push(b"\xff").unwrap();
                 assert!(held.is_eight_bit());
             }
