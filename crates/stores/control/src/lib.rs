@@ -22,6 +22,7 @@ pub mod popup;
 pub mod program;
 pub mod read;
 pub mod remote;
+pub mod replacements;
 pub mod resolve;
 pub mod root;
 pub mod routes;
