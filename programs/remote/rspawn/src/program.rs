@@ -15,7 +15,7 @@ use ipc::field::Verdict;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
-use sys::spawn::{Child, Ended, Spawn};
+use sys::spawn::{Child, Spawn};
 
 use crate::report;
 
@@ -56,11 +56,8 @@ impl Program {
     pub fn run(&self, host: &[u8], sender: &[u8], recipient: &[u8], message: &File) -> (Verdict, Vec<u8>) {
         match self.start(&[host, sender, recipient], message) {
             Ok((child, output)) => {
-                let group = child.pid.as_raw_nonzero().get();
-                self.groups().insert(group);
-                let said = self.wait_for(&child, output);
-                self.groups().remove(&group);
-                said
+                self.groups().insert(child.pid.as_raw_nonzero().get());
+                self.wait_for(&child, output)
             }
             Err(error) => {
                 eprintln!("warning: cannot start {}: {error}", self.path.display());
@@ -97,16 +94,15 @@ impl Program {
         let mut said = Vec::new();
         let ended = listen(child, output, &mut said, until);
         if ended.is_none() {
-            // Its number, and so its group's, is nobody else's before it is reaped.
             let _ = rustix::process::kill_process_group(child.pid, Signal::KILL);
             child.signal(Signal::KILL);
         }
+        // Its number, and so its group's, is nobody else's before it is reaped.
+        self.groups().remove(&child.pid.as_raw_nonzero().get());
+        let how = child.wait();
         match ended {
-            Some(()) => report::read(child.wait(), &said),
-            None => {
-                let _: Ended = child.wait();
-                (Verdict::Deferral, TOO_LONG.to_vec())
-            }
+            Some(()) => report::read(how, &said),
+            None => (Verdict::Deferral, TOO_LONG.to_vec()),
         }
     }
 }

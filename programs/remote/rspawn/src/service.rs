@@ -173,6 +173,7 @@ fn serve(mut ends: Ends, work: &Arc<Work>, ids: &Ids) -> io::Result<()> {
         }
     }
     ends.jobs = None;
+    work.take_nothing_more();
     let until = sys::clock::boottime().saturating_add(DRAIN_MAX);
     while !work.is_idle() && sys::clock::boottime() < until {
         std::thread::sleep(LOOK_AGAIN);
@@ -225,8 +226,10 @@ fn receive(connection: &Arc<Seqpacket>, work: &Arc<Work>) {
         let Some((job, body)) = job else { return work.end() };
         let (connection, shared) = (Arc::clone(connection), Arc::clone(work));
         let carry = move || {
-            // A send that fails finds nobody who wants to hear it.
-            job::carry(&shared.program, job, body, |datagram| drop(connection.send(datagram)));
+            job::carry(&shared.program, job, body, |datagram| {
+                // One that fails finds nobody who wants to hear it.
+                let _ = connection.send(datagram);
+            });
             drop(connection);
             shared.end();
         };
