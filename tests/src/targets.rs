@@ -23,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pop3_authorization", pop3::fuzz::authorization),
     ("pop3_encoder", pop3::fuzz::encoder),
     ("pop3_transaction", pop3::fuzz::transaction),
+    ("rspawn_reports", qmail_rspawn::report::fuzz),
     ("sasl_bearer", sasl::fuzz::bearer),
     ("sasl_exchange", sasl::fuzz::exchange),
     ("schedule_backlog", schedule::fuzz::backlog),

@@ -15,7 +15,7 @@ const ROOT_PROGRAMS: [&str; 4] = ["qmail-start", "qmail-lspawn", "qmail-checkpw"
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 14] = [
+const NEVER: [(&str, &[&str]); 15] = [
     ("qmail-start", &["tls", "rustls", "certificates"]),
     ("qmail-lspawn", &["tls", "rustls", "certificates"]),
     ("qmail-getpw", &["tls", "rustls", "certificates"]),
@@ -23,6 +23,7 @@ const NEVER: [(&str, &[&str]); 14] = [
     ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-rspawn", &["spool", "maildir", "accounts", "smtp", "certificates", "tls", "tokio", "rustls"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
     ("qmail-local", &["spool", "accounts", "tokio", "rustls"]),
     ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),

@@ -29,6 +29,14 @@ impl Replacement {
         self.read_with(root, std::env::var_os(self.variable))
     }
 
+    /// What stands in the file alone.
+    ///
+    /// # Errors
+    /// As [`Replacement::read`].
+    pub fn read_file(&self, root: &Root) -> Result<Option<PathBuf>, ControlError> {
+        self.read_with(root, None)
+    }
+
     fn read_with(&self, root: &Root, variable: Option<OsString>) -> Result<Option<PathBuf>, ControlError> {
         let by_variable = variable.filter(|program| !program.is_empty()).map(PathBuf::from);
         let program = match by_variable {

@@ -12,6 +12,7 @@ mod host;
 mod lmtproutes;
 mod outgoing;
 mod places;
+mod replacements;
 mod tls_clients;
 mod users_files;
 
@@ -92,6 +93,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     authsources::check(root, &mut found);
     accounts::check(root, &mut found);
     outgoing::check(root, &mut found);
+    replacements::check(root, &mut found);
     lmtproutes::check(root, &mut found);
     tls_clients::check(root, &mut found);
     users_files::check(root, &mut found);

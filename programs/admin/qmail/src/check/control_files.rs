@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 59] = [
+const OTHERS: [&str; 61] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -68,6 +68,8 @@ const OTHERS: [&str; 59] = [
     "overquota",
     "percenthack",
     "plusdomain",
+    "qmaillocal",
+    "qmailremote",
     "quotawarning",
     "quotawarningtext",
     "rcpthosts",
