@@ -32,7 +32,7 @@ pub fn results(judgements: &[Judgement]) -> Vec<u8> {
     }
     reports.push(match (of_message, judgements.iter().find_map(refuser)) {
         (Some(judgement), _) => [&[judgement.verdict.letter()], judgement.text.as_bytes()].concat(),
-        (None, server) => format!("DGiving up on {}.\n", server.unwrap_or_default()).into_bytes(),
+        (None, server) => [b"D", giving_up(server.unwrap_or_default()).as_bytes()].concat(),
     });
     let ended = reports.into_iter().map(|report| report.into_iter().filter(|b| *b != 0).chain([0]).collect::<Vec<u8>>());
     ended.collect::<Vec<_>>().concat()
@@ -53,7 +53,14 @@ fn is_told_by(message: &Judgement, judgement: &Judgement) -> bool {
 
 fn own(judgement: &Judgement) -> Vec<u8> {
     let letter = if judgement.verdict == Verdict::Failure { b'h' } else { b's' };
-    [&[letter], judgement.text.as_bytes()].concat()
+    // Where all were refused the client says so in each text; here the report about the message does.
+    let giving_up = refuser(judgement).map(giving_up).unwrap_or_default();
+    let text = judgement.text.strip_suffix(giving_up.as_str()).unwrap_or(&judgement.text);
+    [&[letter], text.as_bytes()].concat()
+}
+
+fn giving_up(server: &str) -> String {
+    format!("Giving up on {server}.\n")
 }
 
 /// The server that refused this recipient alone.
@@ -83,6 +90,7 @@ mod tests {
     fn reports_in_order() {
         const TAKEN: &str = "Kh accepted message.\nRemote host said: 250 ok\n";
         const REFUSED: &str = "Dh does not like recipient.\nRemote host said: 550 no\n";
+        const GIVEN_UP: &str = "Dh does not like recipient.\nRemote host said: 550 no\nGiving up on h.\n";
         const GREY: &str = "Zh does not like recipient.\nRemote host said: 450 later\n";
         const DIED: &str = "ZConnected to h but connection died. (#4.4.2)\n";
         const DUPLICATE: &str = "ZConnected to h but connection died. Possible duplicate! (#4.4.2)\n";
@@ -92,6 +100,7 @@ mod tests {
             (&[TAKEN][..], format!("r\0{TAKEN}\0")),
             (&[TAKEN, TAKEN], format!("r\0r\0{TAKEN}\0")),
             (&[REFUSED], format!("{}DGiving up on h.\n\0", h(REFUSED))),
+            (&[GIVEN_UP, GIVEN_UP], format!("{0}{0}DGiving up on h.\n\0", h(REFUSED))),
             (&[GREY, REFUSED], format!("{}{}DGiving up on h.\n\0", s(GREY), h(REFUSED))),
             (&[TAKEN, REFUSED, GREY], format!("r\0{}{}{TAKEN}\0", h(REFUSED), s(GREY))),
             (&[DIED], format!("{DIED}\0")),

@@ -13,7 +13,7 @@ use ipc::admin::{RemoteAnswer, RemoteRequest};
 use ipc::job::Job;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 use sandbox::Socket;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
@@ -26,6 +26,8 @@ use crate::program::Program;
 const JOBS_MAX: usize = 2500;
 /// Connections: qmail-send has one, and a new generation of it may overlap the old one.
 const CONNECTIONS_MAX: usize = 32;
+/// A job holds its body, the message as the program reads it, a pipe and the process.
+const FILES_MAX: u64 = 16_384;
 /// A job's thread holds a piece of output and little else.
 const STACK_LEN: usize = 256 * 1024;
 /// From the end of the lifeline on.
@@ -66,9 +68,19 @@ fn start(root: &Root) -> io::Result<()> {
         jobs: Some(inherited.one("serve:remote")?),
         admin: inherited.one("serve:admin-remote").ok(),
     };
+    raise_file_limit();
     let work = Arc::new(Work { program, under_way: Mutex::default(), ended: Condvar::new() });
     inherited.ready()?;
     serve(ends, &work, &ids)
+}
+
+/// As far as the hard limit lets it; with fewer descriptors, fewer programs run at once.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(FILES_MAX, |maximum| maximum.min(FILES_MAX));
+    if limit.current.is_some_and(|current| current < wanted) {
+        let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    }
 }
 
 /// What the main thread waits for.
@@ -192,9 +204,16 @@ fn wait(ends: &Ends) {
 }
 
 fn accept(listener: &OwnedFd, may: impl Fn(u32) -> bool, take: impl Fn(Seqpacket)) {
-    while let Ok(connection) = seqpacket::accept(listener.as_fd()) {
-        if connection.peer().is_ok_and(|peer| may(peer.uid)) && connection.set_nonblocking(false).is_ok() {
-            take(connection);
+    loop {
+        match seqpacket::accept(listener.as_fd()) {
+            Ok(connection) => {
+                if connection.peer().is_ok_and(|peer| may(peer.uid)) && connection.set_nonblocking(false).is_ok() {
+                    take(connection);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // Out of descriptors: waited out, or this would spin.
+            Err(_) => return std::thread::sleep(LOOK_AGAIN),
         }
     }
 }
