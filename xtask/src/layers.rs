@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Edges that are allowed within a layer: all may use the ones named.
 const WITHIN: [(&str, &[&str]); 3] =
-    [("pure", &["wire", "sasl"]), ("os", &["sys"]), ("stores", &["control", "ipc", "accounts-sql"])];
+    [("pure", &["wire", "sasl", "smtp"]), ("os", &["sys"]), ("stores", &["control", "ipc", "ipc-async", "accounts-sql"])];
 /// Layers, lowest first.
 const LAYERS: [&str; 4] = ["pure", "os", "stores", "programs"];
 /// Programs that run as root and may link only these of ours, and few of others'.
@@ -21,6 +21,7 @@ const NEVER: [(&str, &[&str]); 15] = [
     ("qmail-getpw", &["tls", "rustls", "certificates"]),
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-qmtpd", &["spool", "maildir", "accounts", "certificates", "tls"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-rspawn", &["spool", "maildir", "accounts", "smtp", "certificates", "tls", "tokio", "rustls"]),

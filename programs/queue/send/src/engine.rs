@@ -57,7 +57,9 @@ impl std::hash::Hash for Route {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         match self {
             Self::To(job::Route::Mx { domain }) => domain.hash(state),
-            Self::To(job::Route::Relay { host, port, .. } | job::Route::Lmtp { host, port }) => (host, port).hash(state),
+            Self::To(
+                job::Route::Relay { host, port, .. } | job::Route::Lmtp { host, port } | job::Route::Qmtp { host, port },
+            ) => (host, port).hash(state),
             Self::To(job::Route::LmtpSocket { path }) => path.hash(state),
             Self::Nowhere(text) => text.hash(state),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use control::send::{Limits, Send, watched_routes, watched_senders};
+use control::send::{Limits, Send, watched_qmtproutes, watched_routes, watched_senders};
 use control::{ControlError, LmtpPlace, LmtpRoutes, Root, Route, Routes, Senders, Watched};
 use message::verp;
 use users::{Routing, VirtualDomains};
@@ -15,6 +15,7 @@ pub struct Settings {
     root: Root,
     send: Send,
     routes: Watched<Routes>,
+    qmtp: Watched<Routes>,
     senders: Watched<Senders>,
     lmtp: Watched<LmtpRoutes>,
     domains: Watched<Arc<VirtualDomains>>,
@@ -31,6 +32,7 @@ impl Settings {
         let mut settings = Self {
             send: Send::read(root)?,
             routes: watched_routes(root),
+            qmtp: watched_qmtproutes(root),
             senders: watched_senders(root),
             lmtp: LmtpRoutes::watched(root),
             domains: control::watched::domains(root),
@@ -39,6 +41,7 @@ impl Settings {
             root: root.clone(),
         };
         settings.routes.get()?;
+        settings.qmtp.get()?;
         settings.senders.get()?;
         settings.lmtp.get()?;
         settings.domains.get()?;
@@ -48,7 +51,7 @@ impl Settings {
     /// Looks at the files that count at once. True if a domain may have become virtual or ceased to be.
     pub fn refresh(&mut self, log: &mut Log) -> bool {
         let trouble = self.routes.get().err().or(self.senders.get().err()).or(self.lmtp.get().err());
-        let trouble = trouble.or(self.domains.get().err());
+        let trouble = trouble.or(self.qmtp.get().err()).or(self.domains.get().err());
         if trouble.is_some() && trouble != self.complaint {
             let text = trouble.as_ref().map(ToString::to_string).unwrap_or_default();
             log.warning(&format!("{text}; going on with what was read before"));
@@ -86,12 +89,20 @@ impl Settings {
         self.lmtp.last()?.lookup(host)
     }
 
+    /// qmtproutes for a host: it comes before smtproutes and MX, and behind authsenders, which names its own relay.
+    #[must_use]
+    pub fn qmtp_route(&self, sender: &Address, host: &[u8]) -> Option<(Vec<u8>, u16)> {
+        self.qmtp.last()?.lookup_qmtp(host).filter(|_| self.by_sender(sender).is_none())
+    }
+
+    fn by_sender(&self, sender: &Address) -> Option<Route> {
+        self.senders.last().filter(|senders| !senders.is_empty()).and_then(|senders| senders.lookup(&verp::base(sender)))
+    }
+
     /// authsenders for a sender (of VERP: the base), or else smtproutes for a host; `None` means MX.
     #[must_use]
     pub fn route(&self, sender: &Address, host: &[u8]) -> Option<Route> {
-        let by_sender =
-            self.senders.last().filter(|senders| !senders.is_empty()).and_then(|senders| senders.lookup(&verp::base(sender)));
-        by_sender.or_else(|| self.routes.last()?.lookup(host))
+        self.by_sender(sender).or_else(|| self.routes.last()?.lookup(host))
     }
 
     #[must_use]

@@ -4,10 +4,7 @@
 //! no further connection and ends with its last session, which hears nothing of it. On the end of the lifeline or SIGTERM sessions end
 //! behind their message, and after [`DRAIN_MAX`] the process does.
 
-use crate::admission::Admission;
-use crate::config::config;
-use crate::log_line;
-use crate::queue::Pool;
+use crate::config::{config, names};
 use crate::session::{Worker, serve, serve_tls};
 use crate::trust::Trust;
 use control::tlsclients::AUTHORITIES;
@@ -15,6 +12,9 @@ use control::{ClientRule, Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
+use reception::admission::Admission;
+use reception::log_line;
+use reception::queue::Pool;
 use rustix::process::Signal;
 use sandbox::Socket;
 use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};
@@ -66,16 +66,19 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let trust = Trust::new(&control);
         let clients = ClientCertificates::of(control.tls_clients.is_some(), &control.client_authorities)
             .map_err(|error| io::Error::other(format!("control/{AUTHORITIES}: {error}")))?;
+        let names = control.names.as_ref().map(names).transpose()?;
+        let (sessions_per_address_max, bounds_this_host) = (control.sessions_per_address_max, control.bounds_this_host);
+        let worker = Worker::new(
+            config(control, Vec::new())?,
+            trust,
+            Pool::new(Rc::clone(&run), Socket::Queue.path()),
+            Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
+            Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
+        );
         let gate = Gate {
-            admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
-            bounds_this_host: control.bounds_this_host,
-            worker: Rc::new(Worker::new(
-                config(control, Vec::new())?,
-                trust,
-                Pool::new(Rc::clone(&run), Socket::Queue.path()),
-                Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
-                Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
-            )),
+            admission: Rc::new(Admission::new(sessions_max, sessions_per_address_max)),
+            bounds_this_host,
+            worker: Rc::new(worker.completing(names)),
         };
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         inherited.ready()?;

@@ -3,17 +3,23 @@
 //! Guarantees: replies are sent before the client is waited for; the client is not read from while a question is open; an idle
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
-use crate::admission::Place;
 use crate::login;
-use crate::queue::{Draft, Pool};
 use crate::submission::{Judge, Judging};
 use crate::trust::Trust;
-use crate::{log_end, log_line, now};
+use crate::{log_end, now};
 use control::Origin;
 use ipc::auth;
+use ipc::queue::Item;
 use ipc_async::Client;
+use message::inject::Names;
+use reception::admission::Place;
+use reception::directory::question;
+use reception::log_line;
+use reception::queue::{Draft, Pool};
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
+use smtp::server::{
+    Action, Actions, Config, Connection, End, Input, LoginAnswer, QueueAnswer, RecipientAnswer, Session, Tls, TlsAnswer,
+};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -45,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
     pub(crate) trust: Trust,
+    /// What completes the addresses of what is submitted; `None`: they stay as they are.
+    pub(crate) names: Option<Names>,
     scratch: RefCell<Box<[u8]>>,
 }
 
@@ -58,8 +66,14 @@ impl Worker {
             draining: Cell::new(false),
             drain: Notify::new(),
             trust,
+            names: None,
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
         }
+    }
+
+    /// With these names for addresses of what is submitted.
+    pub(crate) fn completing(self, names: Option<Names>) -> Self {
+        Self { names, ..self }
     }
 
     /// Sessions that are between messages end now, the others after their message.
@@ -185,12 +199,18 @@ impl Talk {
                 Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Admit { address } => self.told = Some(address),
                 Action::Begin(envelope) => {
-                    let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
-                    self.draft = Some(Box::new(begun));
+                    let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
+                    Box::pin(async {
+                        for item in crate::envelope::items(*envelope) {
+                            draft.item(&item).await;
+                        }
+                    })
+                    .await;
+                    self.draft = Some(draft);
                 }
                 Action::Priority(priority) => {
                     if let Some(draft) = &mut self.draft {
-                        draft.priority(priority).await;
+                        draft.item(&Item::Priority(priority)).await;
                     }
                 }
                 Action::Body(text) => {
@@ -223,7 +243,8 @@ impl Talk {
             return self.session.step(now(), Input::Tls(answer), actions);
         }
         if let Some(judging) = self.judging.take() {
-            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            let Worker { directory, config, names, .. } = &*self.worker;
+            let judge = Judge { directory, config, login: self.session.user(), names: names.as_ref() };
             return match judging {
                 Judging::Sender(sender) => {
                     let answer = Box::pin(judge.sender(sender)).await;
@@ -242,7 +263,7 @@ impl Talk {
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
         {
-            let answer = Box::pin(draft.commit()).await;
+            let answer = queue_answer(Box::pin(draft.commit()).await);
             return self.session.step(now(), Input::Queue(answer), actions);
         }
         if self.session.end().is_some() {
@@ -394,16 +415,17 @@ impl Talk {
 
 /// What the directory says; cannot-tell when it does not answer in time.
 async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> RecipientAnswer {
-    match directory.ask(|id| recipient_question(id, address, size)).await {
+    match directory.ask(|id| question(id, address, size)).await {
         Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
         _ => RecipientAnswer::Temporary,
     }
 }
 
-pub(crate) fn recipient_question(id: u64, address: Address, size: u64) -> auth::Request {
-    match size {
-        0 => auth::Request::Recipient { id, address },
-        size => auth::Request::Fits { id, address, size },
+pub(crate) fn queue_answer(verdict: reception::Verdict) -> QueueAnswer {
+    match verdict {
+        reception::Verdict::Accepted { qp } => QueueAnswer::Accepted { qp },
+        reception::Verdict::Temporary(text) => QueueAnswer::Temporary(text),
+        reception::Verdict::Permanent(text) => QueueAnswer::Permanent(text),
     }
 }
 
@@ -420,7 +442,7 @@ pub(crate) fn recipient_answer(verdict: &auth::Directory) -> RecipientAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
+    use reception::admission::Admission;
     use std::os::fd::OwnedFd;
 
     /// DESIGN: thousands of sessions. Together with the socket's registration and the timer this stays far below 10 KiB.

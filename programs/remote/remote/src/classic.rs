@@ -1,7 +1,7 @@
 //! The classic face: `qmail-remote HOST SENDER RECIPIENT…` with the message on standard input (qmail-remote(8)).
 //!
 //! For programs in the place of qmail-remote, which end by running it, for scripts and for tests. It reads the control files itself,
-//! finds the route as qmail-send does (lmtproutes, authsenders, smtproutes, the mail hosts of HOST), and prints what [`crate::results`]
+//! finds the route as qmail-send does (lmtproutes, authsenders, qmtproutes, smtproutes, the mail hosts of HOST), and prints what [`crate::results`]
 //! makes of the judgements; the rest is the service's: the same machine, terms and texts. DNS is asked of the system's qmail-resolve where it
 //! runs and the caller may ask it, else of one that is started for this. Confined as the service is, before the first byte of the message or
 //! of a server is looked at. Exit code 0 whatever is reported, 111 if nobody takes the report.
@@ -101,6 +101,11 @@ fn route(root: &Root, asked: &Asked) -> Result<Result<Route, Judgement>, Control
     }
     let (mut senders, mut routes) = (control::send::watched_senders(root), control::send::watched_routes(root));
     let by_sender = senders.get()?.lookup(&asked.sender);
+    if by_sender.is_none()
+        && let Some((host, port)) = control::send::watched_qmtproutes(root).get()?.lookup_qmtp(host)
+    {
+        return Ok(Ok(Route::Qmtp { host: host.into(), port }));
+    }
     let found = match by_sender {
         Some(route) => Some(route),
         None => routes.get()?.lookup(host),
@@ -241,6 +246,7 @@ mod tests {
         for (name, text) in [
             ("smtproutes", "a.example:relay.example:2525\nb.example:\n.c.example::26\nl.example:other\n"),
             ("authsenders", "joe@x:auth.example:587|u|p\n"),
+            ("qmtproutes", "q.example:relay.example\n"),
             ("lmtproutes", "l.example:unix:/run/lmtp\nm.example:store.example:24\n"),
         ] {
             std::fs::write(root.control_file(name), text).unwrap();
@@ -251,6 +257,8 @@ mod tests {
         assert_eq!(found("b.example", ""), Ok(Route::Mx { domain: Domain::new(b"b.example").unwrap() }));
         assert_eq!(found("x.c.example", ""), Ok(relay("x.c.example", 26)));
         assert_eq!(found("l.example", "joe@x"), Ok(Route::LmtpSocket { path: "/run/lmtp".into() }));
+        assert_eq!(found("q.example", ""), Ok(Route::Qmtp { host: "relay.example".into(), port: 209 }));
+        assert!(matches!(found("q.example", "joe@x"), Ok(Route::Relay { .. })));
         assert_eq!(found("m.example", ""), Ok(Route::Lmtp { host: "store.example".into(), port: 24 }));
         assert!(matches!(found("a.example", "joe@x"), Ok(Route::Relay { port: 587, login: Some(_), .. })));
         assert!(found("", "").is_err());

@@ -216,6 +216,11 @@ impl<S: Spool> Engine<S> {
         if let Some(place) = self.settings.lmtp_place(host) {
             return lmtp_route(place);
         }
+        if let Some((relay, port)) = self.settings.qmtp_route(sender, host) {
+            // A site of its own, whatever else is at that address.
+            let site = relay_site(&[b"qmtp ", &relay[..]].concat(), port);
+            return (site, Rc::new(Route::To(job::Route::Qmtp { host: relay.into(), port })));
+        }
         let route = self.settings.route(sender, host);
         if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {
             let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port, login: route.login.clone() };

@@ -771,6 +771,28 @@ fn who_gets_it_by_lmtp_is_delivered() {
     }
 }
 
+/// qmtproutes comes before smtproutes; authsenders and lmtproutes before it.
+#[test]
+fn qmtp_has_routes_of_its_own() {
+    for (files, expected) in [
+        (&[("qmtproutes", "y.example:192.0.2.7\n"), ("smtproutes", ":192.0.2.8\n")][..], "qmtp 192.0.2.7:209"),
+        (&[("qmtproutes", ".example:192.0.2.7:2090\n")], "qmtp 192.0.2.7:2090"),
+        (&[("qmtproutes", ".example:192.0.2.7\ny.example:\n"), ("smtproutes", ":192.0.2.8\n")], "192.0.2.8:25"),
+        (&[("qmtproutes", ":192.0.2.7\n"), ("authsenders", "s@here.example:192.0.2.9\n")], "192.0.2.9:25"),
+        (&[("qmtproutes", ":192.0.2.7\n"), ("lmtproutes", "y.example:192.0.2.9:24\n")], "lmtp"),
+    ] {
+        let mut rig = Rig::new(files);
+        rig.submit("s@here.example", &["r@y.example"]);
+        let JobMessage::Remote { route, .. } = &rig.jobs[0].1 else { panic!() };
+        let shown = match route {
+            ipc::job::Route::Qmtp { host, port } => format!("qmtp {}:{port}", host.escape_ascii()),
+            ipc::job::Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
+            _ => "lmtp".to_owned(),
+        };
+        assert_eq!(shown, expected, "{files:?}");
+    }
+}
+
 #[test]
 fn what_waits_for_a_slot_beyond_its_time_goes_back_too() {
     let mut rig = Rig::new(&[("concurrencyremote", "0\n")]);
