@@ -289,7 +289,8 @@ fn what_could_not_be_connected_to_is_shown_and_forgotten() {
     assert!(feed(&mut inject, LETTER.as_bytes()).unwrap().status.success());
     instance.wait_log("deferral: Sorry,_I_wasn't_able_to_establish_an_SMTP_connection._(#4.4.1)/").unwrap();
     let (code, shown, _) = ask(&instance, "qmail-tcpto");
-    let ago = shown.strip_prefix("127.0.0.1 timed out ").and_then(|rest| rest.strip_suffix(" seconds ago; # recent timeouts: 1\n"));
+    let ago =
+        shown.strip_prefix("127.0.0.1 timed out ").and_then(|rest| rest.strip_suffix(" seconds ago; # recent timeouts: 1\n"));
     let ago: u64 = ago.unwrap_or_else(|| panic!("{shown}")).parse().unwrap();
     assert!(code == Some(0) && Duration::from_secs(ago) < PATIENCE, "{shown}");
     assert_eq!(ask(&instance, "qmail-tcpok"), (Some(0), String::new(), String::new()));

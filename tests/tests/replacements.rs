@@ -167,7 +167,9 @@ fn a_filter_ends_by_running_qmail_remote_and_comes_and_goes_with_its_file() {
     // A program that is not there is not used, and said.
     instance.control("qmailremote", "/nonexistent/filter\n").unwrap();
     facts::signal(instance.pid(), Signal::HUP);
-    instance.wait_log("alert: the new configuration is not used: control/qmailremote or QMAILREMOTE: /nonexistent/filter").unwrap();
+    instance
+        .wait_log("alert: the new configuration is not used: control/qmailremote or QMAILREMOTE: /nonexistent/filter")
+        .unwrap();
     instance.stop().unwrap();
     let error = instance.start().unwrap_err().to_string();
     assert!(error.contains("/nonexistent/filter"), "{error}");
@@ -220,7 +222,13 @@ fn a_program_in_the_place_of_qmail_local_delivers_to_system_users() {
     person.write(".qmail-own", "./Maildir/\n").unwrap();
     inject(&instance, "ann@elsewhere.test", &[&to("-own"), BOB]);
     instance.wait_letters(&person.home.join("Maildir"), 1).unwrap();
-    assert!(instance.wait_mail(BOB, 3).unwrap().concat().contains("Return-Path: <ann@elsewhere.test>\nDelivered-To: bob@example.test\n"));
+    assert!(
+        instance
+            .wait_mail(BOB, 3)
+            .unwrap()
+            .concat()
+            .contains("Return-Path: <ann@elsewhere.test>\nDelivered-To: bob@example.test\n")
+    );
     instance.stop().unwrap();
 }
 

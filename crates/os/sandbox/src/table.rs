@@ -454,7 +454,10 @@ mod tests {
         for (at, process) in TABLE.iter().enumerate() {
             let Count::InPlaceOf(name) = process.count else { continue };
             let other = TABLE.iter().position(|process| process.name == name).unwrap();
-            assert_eq!((process.role, process.serves, process.listens), (TABLE[other].role, TABLE[other].serves, TABLE[other].listens));
+            assert_eq!(
+                (process.role, process.serves, process.listens),
+                (TABLE[other].role, TABLE[other].serves, TABLE[other].listens)
+            );
             assert!(at > other, "{name}");
         }
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use control::Root;
 use control::accounts::Store;
-use ipc::admin::{AccountAnswer, AccountRequest, CertAnswer, CertRequest, QueueAnswer, QueueRequest, RemoteAnswer, RemoteRequest};
+use ipc::admin::{
+    AccountAnswer, AccountRequest, CertAnswer, CertRequest, QueueAnswer, QueueRequest, RemoteAnswer, RemoteRequest,
+};
 use ipc::auth;
 use ipc::field::Bytes;
 use ipc::{DATAGRAM_LEN_MAX, Message};

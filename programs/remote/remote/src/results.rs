@@ -107,9 +107,15 @@ mod tests {
             (&[DIED, DIED], format!("{DIED}\0")),
             (&[DIED, REFUSED, DIED], format!("r\0{}{DIED}\0", h(REFUSED))),
             (&[DUPLICATE, DUPLICATE], format!("r\0r\0{DUPLICATE}\0")),
-            (&["Dh failed after I sent the message.\n", REFUSED], format!("r\0{}Dh failed after I sent the message.\n\0", h(REFUSED))),
+            (
+                &["Dh failed after I sent the message.\n", REFUSED],
+                format!("r\0{}Dh failed after I sent the message.\n\0", h(REFUSED)),
+            ),
             // Two transactions with two ends.
-            (&[TAKEN, DUPLICATE, "Kh accepted message.\nRemote host said: 250 too\n"], format!("r\0{}r\0{TAKEN}\0", s(DUPLICATE))),
+            (
+                &[TAKEN, DUPLICATE, "Kh accepted message.\nRemote host said: 250 too\n"],
+                format!("r\0{}r\0{TAKEN}\0", s(DUPLICATE)),
+            ),
             (&[DIED, "Dno\n"], format!("r\0{}{DIED}\0", h("Dno\n"))),
         ] {
             let judgements: Vec<Judgement> = judgements.iter().map(|text| judgement(text)).collect();

@@ -43,7 +43,9 @@ pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let root = Root::from_args(&mut args);
     if args.first().is_none_or(|face| face != "--service") {
-        eprintln!("qmail-rspawn: usage: qmail-rspawn [--root DIR] --service (it is started by qmail-start, where QMAILREMOTE is set)");
+        eprintln!(
+            "qmail-rspawn: usage: qmail-rspawn [--root DIR] --service (it is started by qmail-start, where QMAILREMOTE is set)"
+        );
         return ExitCode::from(100);
     }
     match root.map_err(io::Error::other).and_then(|root| start(&root)) {
