@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("qmtp_netstrings", qmtp::fuzz::netstrings),
     ("qmtp_qmqp", qmtp::fuzz::qmqp),
     ("qmtp_session", qmtp::fuzz::session),
+    ("rspawn_reports", qmail_rspawn::report::fuzz),
     ("sasl_bearer", sasl::fuzz::bearer),
     ("sasl_exchange", sasl::fuzz::exchange),
     ("schedule_backlog", schedule::fuzz::backlog),

@@ -53,7 +53,7 @@ const PAGES_OF_OTHERS: [&str; 23] = [
 ];
 
 /// Pages that are being written. They are not asked for; take out what is there.
-const PAGES_TO_COME: [&str; 4] = ["qmail-local 8", "qmail-log 5", "qmail-lspawn 8", "qmail-remote 8"];
+const PAGES_TO_COME: [&str; 1] = ["qmail-log 5"];
 
 /// A file of the repository: its path and its text.
 pub(crate) struct Source {

@@ -24,6 +24,7 @@ const NEVER: [(&str, &[&str]); 15] = [
     ("qmail-qmtpd", &["spool", "maildir", "accounts", "certificates", "tls"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-rspawn", &["spool", "maildir", "accounts", "smtp", "certificates", "tls", "tokio", "rustls"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
     ("qmail-local", &["spool", "accounts", "tokio", "rustls"]),
     ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),

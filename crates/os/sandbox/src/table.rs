@@ -74,10 +74,11 @@ pub enum Socket {
     AdminAuth,
     Manage,
     AdminAcme,
+    AdminRemote,
 }
 
 impl Socket {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -93,6 +94,7 @@ impl Socket {
         Self::AdminAuth,
         Self::Manage,
         Self::AdminAcme,
+        Self::AdminRemote,
     ];
 
     /// The name in `QMAIL_FDS`, after `serve:`.
@@ -114,6 +116,7 @@ impl Socket {
             Self::AdminAuth => "admin-auth",
             Self::Manage => "manage",
             Self::AdminAcme => "admin-acme",
+            Self::AdminRemote => "admin-remote",
         }
     }
 
@@ -136,6 +139,7 @@ impl Socket {
             Self::AdminAuth => "admin/auth.sock",
             Self::Manage => "manage.sock",
             Self::AdminAcme => "admin/acme.sock",
+            Self::AdminRemote => "admin/remote.sock",
         }
     }
 }
@@ -181,6 +185,8 @@ pub enum Count {
     PerCpu,
     /// Started by qmail-lspawn when there is work, not by qmail-start.
     OnDemand,
+    /// One, in the place of that process where root's configuration says so; then the other does not run.
+    InPlaceOf(&'static str),
 }
 
 /// What a process gives up.
@@ -314,7 +320,7 @@ pub const TABLE: &[Process] = &[
         role: Role::Remote,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Remote],
+        serves: &[Socket::Remote, Socket::AdminRemote],
         calls: &[Socket::Resolve, Socket::Keys],
         confinement: Some(Confinement {
             limits: limits(4 * GIB, 16_384),
@@ -322,6 +328,15 @@ pub const TABLE: &[Process] = &[
             network: Network::Internet,
             exec: false,
         }),
+    },
+    Process {
+        name: "qmail-rspawn",
+        role: Role::Remote,
+        count: Count::InPlaceOf("qmail-remote"),
+        listens: &[],
+        serves: &[Socket::Remote, Socket::AdminRemote],
+        calls: &[],
+        confinement: None,
     },
     Process {
         name: "qmail-send",
@@ -420,7 +435,9 @@ mod tests {
     #[test]
     fn every_socket_has_one_server_and_a_server_starts_before_its_clients() {
         for socket in Socket::ALL {
-            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| TABLE[*at].serves.contains(&socket)).collect();
+            // Who runs in another's place serves what the other would.
+            let is_one = |process: &Process| !matches!(process.count, Count::InPlaceOf(_)) && process.serves.contains(&socket);
+            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| is_one(&TABLE[*at])).collect();
             assert_eq!(servers.len(), 1, "{socket:?}");
             for (at, process) in TABLE.iter().enumerate() {
                 assert!(
@@ -433,9 +450,24 @@ mod tests {
     }
 
     #[test]
+    fn who_runs_in_the_place_of_another_is_the_same_to_all_others() {
+        for (at, process) in TABLE.iter().enumerate() {
+            let Count::InPlaceOf(name) = process.count else { continue };
+            let other = TABLE.iter().position(|process| process.name == name).unwrap();
+            assert_eq!(
+                (process.role, process.serves, process.listens),
+                (TABLE[other].role, TABLE[other].serves, TABLE[other].listens)
+            );
+            assert!(at > other, "{name}");
+        }
+    }
+
+    #[test]
     fn only_root_programs_are_unconfined_and_nothing_that_faces_strangers_opens_files() {
         for process in TABLE {
-            assert_eq!(process.confinement.is_none(), process.role == Role::Root, "{}", process.name);
+            // Programs of root's choice run under qmail-rspawn, and would inherit what it gave up.
+            let starts_others = process.role == Role::Root || process.name == "qmail-rspawn";
+            assert_eq!(process.confinement.is_none(), starts_others, "{}", process.name);
             if let Some(confinement) = process.confinement {
                 assert!(!confinement.exec);
                 let outside = process.role == Role::Network || confinement.network == Network::Internet;

@@ -23,6 +23,7 @@ pub mod program;
 pub mod qmqp;
 pub mod read;
 pub mod remote;
+pub mod replacements;
 pub mod resolve;
 pub mod root;
 pub mod routes;

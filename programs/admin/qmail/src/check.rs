@@ -19,6 +19,7 @@ mod host;
 mod lmtproutes;
 mod outgoing;
 mod places;
+mod replacements;
 mod resolvers;
 mod texts;
 mod tls_clients;
@@ -45,6 +46,7 @@ pub fn findings(root: &Root) -> Vec<Finding> {
     authsources::check(root, &mut found);
     accounts::check(root, &mut found);
     outgoing::check(root, &mut found);
+    replacements::check(root, &mut found);
     lmtproutes::check(root, &mut found);
     tls_clients::check(root, &mut found);
     users_files::check(root, &mut found);

@@ -29,6 +29,12 @@ pub const TRIED_MAX: usize = 10;
 const BAD_FOR: Duration = Duration::from_secs(300);
 /// Things remembered as bad, of each kind.
 const BAD_MAX: usize = 4096;
+/// How long a failure is known, for root to look at (qmail-tcpto(8)).
+const KNOWN_FOR: Duration = Duration::from_secs(3600);
+/// Failures within this time are one (classic tcpto).
+const ONE_FAILURE: Duration = Duration::from_secs(120);
+/// As far as failures are counted (classic tcpto).
+const COUNT_MAX: u32 = 10;
 
 /// What is connected to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,8 +109,14 @@ impl Via {
 /// skips them for an hour; here they only come last, so that "try everything now" tries everything.
 #[derive(Debug)]
 pub struct Bad<K = IpAddr> {
-    until: RefCell<HashMap<K, Instant>>,
+    failures: RefCell<HashMap<K, Failures>>,
     lasts: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    last: Instant,
+    count: u32,
 }
 
 impl Default for Bad {
@@ -116,26 +128,50 @@ impl Default for Bad {
 impl<K: Eq + Hash> Bad<K> {
     #[must_use]
     pub fn lasting(lasts: Duration) -> Self {
-        Self { until: RefCell::default(), lasts }
+        Self { failures: RefCell::default(), lasts }
     }
 
     pub fn failed(&self, which: K) {
-        let (mut bad, now) = (self.until.borrow_mut(), Instant::now());
+        let (mut bad, now) = (self.failures.borrow_mut(), Instant::now());
         if bad.len() >= BAD_MAX {
-            bad.retain(|_, until| *until > now);
+            bad.retain(|_, failures| now - failures.last < self.lasts);
         }
-        if bad.len() < BAD_MAX {
-            bad.insert(which, now + self.lasts);
+        if bad.len() >= BAD_MAX && !bad.contains_key(&which) {
+            return;
         }
+        let failures = bad.entry(which).or_insert(Failures { last: now, count: 1 });
+        match now - failures.last {
+            pause if pause >= KNOWN_FOR => failures.count = 1,
+            pause if pause >= ONE_FAILURE => failures.count = failures.count.saturating_add(1).min(COUNT_MAX),
+            _ => {}
+        }
+        failures.last = now;
+    }
+
+    /// What is known of failures: how long ago the last one was, and their number.
+    #[must_use]
+    pub fn known(&self) -> Vec<(K, Duration, u32)>
+    where
+        K: Clone,
+    {
+        let now = Instant::now();
+        let all = self.failures.borrow();
+        let known = all.iter().map(|(which, failures)| (which.clone(), now - failures.last, failures.count));
+        known.filter(|(_, ago, _)| *ago < KNOWN_FOR).collect()
+    }
+
+    /// All count as well again.
+    pub fn forget(&self) {
+        self.failures.borrow_mut().clear();
     }
 
     pub fn succeeded(&self, which: K) {
-        self.until.borrow_mut().remove(&which);
+        self.failures.borrow_mut().remove(&which);
     }
 
     #[must_use]
     pub fn is(&self, which: K) -> bool {
-        self.until.borrow().get(&which).is_some_and(|until| *until > Instant::now())
+        self.failures.borrow().get(&which).is_some_and(|failures| failures.last + self.lasts > Instant::now())
     }
 }
 
@@ -440,6 +476,33 @@ mod tests {
             bad.failed("192.0.2.10".parse().unwrap());
             tokio::time::advance(BAD_FOR).await;
             assert_eq!(first(&bad), "192.0.2.10");
+        });
+    }
+
+    #[test]
+    fn failures_are_counted_and_forgotten() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (bad, which) = (Bad::default(), "192.0.2.10".parse::<IpAddr>().unwrap());
+            let known = |bad: &Bad| bad.known().into_iter().map(|(_, ago, count)| (ago.as_secs(), count)).collect::<Vec<_>>();
+            bad.failed(which);
+            tokio::time::advance(ONE_FAILURE / 2).await;
+            bad.failed(which);
+            assert_eq!(known(&bad), [(0, 1)], "as one");
+            for count in 2..15 {
+                tokio::time::advance(ONE_FAILURE).await;
+                bad.failed(which);
+                assert_eq!(known(&bad), [(0, count.min(COUNT_MAX))]);
+            }
+            tokio::time::advance(BAD_FOR).await;
+            assert!(!bad.is(which));
+            assert_eq!(known(&bad), [(BAD_FOR.as_secs(), COUNT_MAX)]);
+            tokio::time::advance(KNOWN_FOR).await;
+            assert_eq!(known(&bad), []);
+            bad.failed(which);
+            assert_eq!(known(&bad), [(0, 1)]);
+            bad.forget();
+            assert!(known(&bad).is_empty() && !bad.is(which));
         });
     }
 

@@ -72,6 +72,8 @@ const OTHERS: [&str; 64] = [
     "overquota",
     "percenthack",
     "plusdomain",
+    "qmaillocal",
+    "qmailremote",
     "qmqpclients",
     "qmqpservers",
     "qmtproutes",
