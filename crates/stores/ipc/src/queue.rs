@@ -7,6 +7,7 @@
 //! new item with a new number, and who does not know it closes the connection, so that nothing asked for is silently left out.
 
 use crate::field::{Bytes, Field, put_bytes, take_bytes};
+use crate::import::Became;
 use crate::{DATAGRAM_LEN_MAX, Malformed, VERSION};
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
 use wire::{Address, DeliverBy, Priority};
@@ -44,6 +45,8 @@ pub enum Item<'a> {
     Notify(Notify),
     /// The recipient before as the first sender named him (RFC 3461); once for each.
     Orcpt(Orcpt),
+    /// What had become of the recipient before in the queue that the message is taken from; once for each. On the administrator's socket alone.
+    Became(Became),
     /// The next bytes of the message.
     Data(&'a [u8]),
     /// The message is whole.
@@ -139,6 +142,7 @@ fn put_item(item: &Item<'_>, out: &mut Vec<u8>) {
         Item::Orcpt(orcpt) => put_numbered(9, orcpt, out),
         Item::DeliverBy(by) => put_numbered(10, by, out),
         Item::Priority(priority) => put_numbered(11, priority, out),
+        Item::Became(became) => put_numbered(20, became, out),
     }
 }
 
@@ -169,6 +173,7 @@ pub fn items<'a>(datagram: &'a [u8], mut each: impl FnMut(Item<'a>)) -> Result<(
             9 => Item::Orcpt(Orcpt::take(&mut rest)?),
             10 => Item::DeliverBy(DeliverBy::take(&mut rest)?),
             11 => Item::Priority(Priority::take(&mut rest)?),
+            20 => Item::Became(Became::take(&mut rest)?),
             _ => return Err(Malformed),
         });
     }

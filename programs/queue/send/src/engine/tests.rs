@@ -78,6 +78,7 @@ impl Rig {
             recipients: recipients.iter().map(|recipient| a(recipient)).collect(),
             flags: 0,
             options,
+            import: None,
             body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
             bytes: 17,
             held: 0,
@@ -126,7 +127,7 @@ impl Rig {
                         self.engine.bounced(*order, written);
                     }
                     Out::Site { id, .. } => self.engine.sited(id, None),
-                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } => {}
+                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } | Out::AdminBody { .. } => {}
                 }
             }
         }
