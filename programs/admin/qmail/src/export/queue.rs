@@ -3,7 +3,7 @@
 //! A message is never with both: it is held here (which is on the disk) and no delivery of it runs before anything is written; it is
 //! removed here when all its files are there and synced. Held, it is delivered by nobody until one of the two goes on. Steps of a message:
 //!
-//! 1. It is held, and the last delivery of it is over.
+//! 1. It is held, and the last delivery of it is over. With others; then a second is waited, after which that is on the disk.
 //! 2. mess, local, remote, bounce are written and synced: for a classic qmail that is no message yet.
 //! 3. The journal of the queue (`exported`) notes its ids here and there, and is synced.
 //! 4. info is put in its place in one step: now it is a message there.
@@ -14,7 +14,7 @@
 
 mod layout;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -31,7 +31,7 @@ use users::{Routed, Routing};
 use wire::Address;
 
 use crate::admin::Admin;
-use crate::import::queue::lock;
+use crate::import::queue::{lock, waiting};
 use crate::print::{Printer, line};
 use crate::{Failure, cli, io_failure};
 
@@ -59,7 +59,8 @@ pub fn run(root: &Root, options: &cli::ExportQueue, printer: Printer) -> Result<
     let _lock = lock::take(&options.dir)?;
     let routing = root.routing().map_err(|error| Failure::temporary(error.to_string()))?;
     let journal = Journal::open(&options.dir.join("exported"))?;
-    let mut export = Export { send, layout, routing, journal, exported: 0, problems: Vec::new(), prefixed: 0 };
+    let unconfirmed = waiting(&send)?.into_values().collect();
+    let mut export = Export { send, layout, routing, journal, unconfirmed, exported: 0, problems: Vec::new(), prefixed: 0 };
     let done = export.all(printer);
     if export.exported > 0 {
         std::thread::sleep(SETTLED);
@@ -99,6 +100,8 @@ struct Export {
     layout: Layout,
     routing: Routing,
     journal: Journal,
+    /// Their import is not over.
+    unconfirmed: HashSet<u64>,
     exported: u64,
     problems: Vec<(u64, String)>,
     /// Recipients of users/domains, which got the prefix that virtualdomains would give them.
@@ -115,8 +118,8 @@ impl Export {
     fn all(&mut self, printer: Printer) -> Result<(), Failure> {
         let mut after = 0;
         while let Some(ids) = page(&self.send, after)? {
-            for id in ids {
-                after = id;
+            after = ids.last().copied().unwrap_or(u64::MAX);
+            for id in self.hold_all(ids)? {
                 match self.message(id) {
                     Ok(true) => self.exported = self.exported.saturating_add(1),
                     Ok(false) => {}
@@ -129,6 +132,27 @@ impl Export {
             }
         }
         Ok(())
+    }
+
+    /// Those that are held now, and stay so if power fails.
+    fn hold_all(&mut self, ids: Vec<u64>) -> Result<Vec<u64>, Failure> {
+        let mut held = Vec::new();
+        for id in ids {
+            if self.unconfirmed.contains(&id) {
+                self.problems.push((id, "its import is not over: run qmail import queue again first".to_owned()));
+                continue;
+            }
+            match self.hold(id) {
+                Ok(Some(_)) => held.push(id),
+                Ok(None) => {}
+                Err(failure) if failure.is_temporary() => return Err(failure),
+                Err(failure) => self.problems.push((id, failure.text)),
+            }
+        }
+        if !held.is_empty() {
+            std::thread::sleep(SETTLED);
+        }
+        Ok(held)
     }
 
     /// False: it came to its end here meanwhile.
@@ -152,9 +176,11 @@ impl Export {
     /// Holds a message and waits for the end of its deliveries.
     fn hold(&self, id: u64) -> Result<Option<Held>, Failure> {
         let until = Instant::now().checked_add(DELIVERY_WAIT);
+        let mut is_asked = false;
         loop {
-            match self.send.queue(&QueueRequest::Hold { id }) {
-                Ok(_) => {}
+            let asked = if is_asked { Ok(Vec::new()) } else { self.send.queue(&QueueRequest::Hold { id }) };
+            match asked {
+                Ok(_) => is_asked = true,
                 Err(failure) if !failure.is_temporary() => {
                     // It has ended, or is ending just now.
                     if self.show(id)?.is_none() {

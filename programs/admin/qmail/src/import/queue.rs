@@ -138,19 +138,7 @@ impl Run<'_> {
     /// Goes on where an earlier run was stopped: finds the messages that wait, and confirms those that are noted.
     fn resume(&mut self) -> Result<(), Failure> {
         let Some(send) = &self.send else { return Ok(()) };
-        let mut after = 0;
-        loop {
-            let Some(QueueAnswer::KeptRows { rows, after: up_to, last }) = send.queue(&QueueRequest::Kept { after })?.pop() else {
-                return Err(Failure::temporary("qmail-send is of another version than this program".to_owned()));
-            };
-            for row in rows {
-                self.kept.insert(row.key.0, row.id);
-            }
-            if last || up_to <= after {
-                break;
-            }
-            after = up_to;
-        }
+        self.kept = waiting(send)?;
         let noted: Vec<u64> = self.kept.iter().filter(|(key, _)| self.journal.has(key)).map(|(_, id)| *id).collect();
         for id in noted {
             self.confirm(id)?;
@@ -220,6 +208,24 @@ impl Run<'_> {
             let end = if done >= self.source.len() { "\n" } else { "" };
             let _ = write!(stderr, "\r{done} of {} messages{end}", self.source.len());
         }
+    }
+}
+
+/// The messages in this system's queue that wait to be confirmed, by their keys.
+///
+/// # Errors
+/// qmail-send is gone.
+pub(crate) fn waiting(send: &Admin) -> Result<HashMap<Vec<u8>, u64>, Failure> {
+    let (mut found, mut after) = (HashMap::new(), 0);
+    loop {
+        let Some(QueueAnswer::KeptRows { rows, after: up_to, last }) = send.queue(&QueueRequest::Kept { after })?.pop() else {
+            return Err(Failure::temporary("qmail-send is of another version than this program".to_owned()));
+        };
+        found.extend(rows.into_iter().map(|row| (row.key.0, row.id)));
+        if last || up_to <= after {
+            return Ok(found);
+        }
+        after = up_to;
     }
 }
 

@@ -19,6 +19,8 @@ use super::*;
 use crate::bounce;
 use crate::submission::{Submitted, Submitter};
 
+mod import;
+
 struct Rig {
     engine: Engine<Model>,
     _dir: tempfile::TempDir,

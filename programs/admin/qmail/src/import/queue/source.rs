@@ -68,9 +68,21 @@ impl Places {
         Ok(Self { there, here, reroute: options.reroute })
     }
 
+    /// The prefix that virtualdomains gave there is taken away; of a domain that is one of users/domains here the one that vpopmail gives, too.
+    fn without_prefix(&self, address: &Address) -> Address {
+        let known = self.there.without_prefix(address);
+        let domain = address.domain().unwrap_or_default();
+        let of_domain = || {
+            let (front, rest) = known.split_at_checked(domain.len())?;
+            rest.strip_prefix(b"-").filter(|_| front.eq_ignore_ascii_case(domain) && self.here.virtual_domains.get(domain).is_some())
+        };
+        let known = if known == address.as_bytes() { of_domain().unwrap_or(known) } else { known };
+        Address::new(known).unwrap_or_else(|_| address.clone())
+    }
+
     /// A local recipient as its sender knew it: it gets its prefix here anew.
     fn of_local(&self, address: &Address) -> Result<Address, String> {
-        let known = Address::new(self.there.without_prefix(address)).unwrap_or_else(|_| address.clone());
+        let known = self.without_prefix(address);
         let is_local = self.here.rewrite(&known).is_ok_and(|routed| matches!(routed, Routed::Local(_) | Routed::Virtual(_)));
         if is_local || self.reroute {
             return Ok(known);
