@@ -21,7 +21,10 @@ fn now_s() -> u64 {
 }
 
 fn letter(subject: &str) -> Vec<u8> {
-    format!("Received: (qmail 4711 invoked by uid 1000); 24 Nov 2025 10:00:00 -0000\nSubject: {subject}\n\nThe text of {subject}.\n").into_bytes()
+    format!(
+        "Received: (qmail 4711 invoked by uid 1000); 24 Nov 2025 10:00:00 -0000\nSubject: {subject}\n\nThe text of {subject}.\n"
+    )
+    .into_bytes()
 }
 
 /// An instance that runs, with a mailbox and a server of somebody else's.
@@ -83,7 +86,10 @@ fn everything_in_a_classic_queue_is_delivered_once() {
         queued(&letter("local"), Queued { sender: "s@remote.test", local: &[&to_bob], ..Queued::default() });
         queued(&letter("remote"), Queued { sender: BOB, remote: &["Tx@remote.test"], ..Queued::default() });
         let half = ["Tleft@remote.test", "Ddone@remote.test"];
-        queued(&letter("half"), Queued { sender: BOB, local: &["Dexample.test-carol@example.test"], remote: &half, ..Queued::default() });
+        queued(
+            &letter("half"),
+            Queued { sender: BOB, local: &["Dexample.test-carol@example.test"], remote: &half, ..Queued::default() },
+        );
         let dead = "<dead@elsewhere.test>:\n192.0.2.1 does not like recipient.\nRemote host said: 550 no such user\n\n<gone@elsewhere.test>:\nNobody. (#5.1.1)\n\n";
         let failed = ["Ddead@elsewhere.test", "Dgone@elsewhere.test"];
         queued(&letter("bounced"), Queued { sender: BOB, remote: &failed, bounce: dead, ..Queued::default() });
@@ -114,7 +120,12 @@ fn everything_in_a_classic_queue_is_delivered_once() {
         instance.wait_empty().unwrap();
 
         let letters = users::letters(&instance.maildir(BOB));
-        assert_eq!(subjects(&instance), once(["local", "todo", "odd", "long", "failure notice"].map(str::to_owned)), "{}", instance.log());
+        assert_eq!(
+            subjects(&instance),
+            once(["local", "todo", "odd", "long", "failure notice"].map(str::to_owned)),
+            "{}",
+            instance.log()
+        );
         let of = |subject: &str| letters.iter().find(|letter| letter.contains(&format!("Subject: {subject}\n"))).unwrap().clone();
         assert!(of("odd").contains("a NUL \0 and "), "NUL and 8-bit bytes");
         assert!(of("long").len() > long.len());
@@ -123,7 +134,8 @@ fn everything_in_a_classic_queue_is_delivered_once() {
         for paragraph in dead.split_inclusive("\n\n") {
             assert!(bounce.contains(paragraph), "{bounce}");
         }
-        let mut sent: Vec<String> = peer.letters().iter().map(|letter| format!("{} {}", letter.from, letter.to.join(" "))).collect();
+        let mut sent: Vec<String> =
+            peer.letters().iter().map(|letter| format!("{} {}", letter.from, letter.to.join(" "))).collect();
         sent.sort();
         let expected = [
             "<> <y@remote.test>",
@@ -131,7 +143,8 @@ fn everything_in_a_classic_queue_is_delivered_once() {
             "<bob@example.test> <x@remote.test>",
             "<list-ann=remote.test@lists.test> <ann@remote.test>",
         ];
-        let bare: Vec<String> = sent.iter().map(|line| line.split(' ').filter(|word| word.starts_with('<')).collect::<Vec<_>>().join(" ")).collect();
+        let bare: Vec<String> =
+            sent.iter().map(|line| line.split(' ').filter(|word| word.starts_with('<')).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(bare, expected);
 
         let again = imported(&instance, &queue);
@@ -171,8 +184,15 @@ fn what_is_damaged_is_named_and_the_rest_goes_on() {
     let to_bob = format!("T{BOB_THERE}");
     let queued = |name: &str| queue.queued(&letter(name), Queued { local: &[&to_bob], ..Queued::default() }).unwrap();
     queued("good");
-    let (cut, no_sender, mark, fifo, lost, todo, elsewhere) =
-        (queued("cut"), queued("no sender"), queued("mark"), queued("fifo"), queued("lost"), queue.todo(b"x", "s", &[BOB]).unwrap(), queued("elsewhere"));
+    let (cut, no_sender, mark, fifo, lost, todo, elsewhere) = (
+        queued("cut"),
+        queued("no sender"),
+        queued("mark"),
+        queued("fifo"),
+        queued("lost"),
+        queue.todo(b"x", "s", &[BOB]).unwrap(),
+        queued("elsewhere"),
+    );
     fs::write(queue.path("local", cut), "Texample.test-bob@exam").unwrap();
     fs::write(queue.path("info", no_sender), "").unwrap();
     fs::write(queue.path("local", mark), "Xexample.test-bob@example.test\0").unwrap();
@@ -187,7 +207,15 @@ fn what_is_damaged_is_named_and_the_rest_goes_on() {
     let did = answer(&output);
     assert_eq!(did["imported"], 1, "{did}");
     let problems = did["problems"].to_string();
-    let all = [("local", cut), ("info", no_sender), ("local", mark), ("info", fifo), ("info", lost), ("todo", todo), ("local", elsewhere)];
+    let all = [
+        ("local", cut),
+        ("info", no_sender),
+        ("local", mark),
+        ("info", fifo),
+        ("info", lost),
+        ("todo", todo),
+        ("local", elsewhere),
+    ];
     for (kind, number) in all {
         assert!(problems.contains(&queue.path(kind, number).display().to_string()), "{kind}/{number}: {problems}");
     }
@@ -278,7 +306,8 @@ fn two_thousand_messages_while_qmail_send_is_killed() {
     }
     // Killed after some, twice: what runs then fails, and is run again.
     for after in [100, 700] {
-        let mut running = instance.qmail(&["import", "queue"]).arg(&queue.dir).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut running =
+            instance.qmail(&["import", "queue"]).arg(&queue.dir).stdout(std::process::Stdio::null()).spawn().unwrap();
         let noted = || fs::read_to_string(queue.dir.join("imported")).unwrap_or_default().lines().count();
         let far = || (noted() > after || running.try_wait().unwrap().is_some()).then_some(());
         wait_for("the import to be under way", far).unwrap();
@@ -303,7 +332,8 @@ fn messages(instance: &Instance) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for row in list.as_array().unwrap() {
         let shown = instance.json(&["queue", "show", &row["id"].to_string()]).unwrap();
-        let mut to: Vec<String> = shown["recipients"].as_array().unwrap().iter().map(|to| format!("{} {}", to["address"], to["state"])).collect();
+        let mut to: Vec<String> =
+            shown["recipients"].as_array().unwrap().iter().map(|to| format!("{} {}", to["address"], to["state"])).collect();
         to.sort();
         all.push(format!("{} {} {} {to:?}", shown["arrival_s"], shown["bytes"], shown["sender"]));
     }

@@ -81,7 +81,10 @@ mod tests {
         let text = b"<ann@a.example>:\nSorry, no mailbox here by that name. (#5.1.1)\n\n<bob@b.example>:\n192.0.2.1 does not like recipient.\nRemote host said: 550 no\nGiving up on 192.0.2.1.\n\n";
         let found = paragraphs(text);
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0], Paragraph { address: a("ann@a.example"), report: b"Sorry, no mailbox here by that name. (#5.1.1)\n".to_vec() });
+        assert_eq!(
+            found[0],
+            Paragraph { address: a("ann@a.example"), report: b"Sorry, no mailbox here by that name. (#5.1.1)\n".to_vec() }
+        );
         assert_eq!(found[1].address, a("bob@b.example"));
         assert!(found[1].report.ends_with(b"Giving up on 192.0.2.1.\n"));
         let again: Vec<u8> =

@@ -207,11 +207,9 @@ mod tests {
         ] {
             assert_eq!(info(bytes), Err(damage), "{}", bytes.escape_ascii());
         }
-        for (bytes, damage) in [
-            (&b"Tann@a\0T"[..], Damage::Unfinished),
-            (b"tann@a\0", Damage::Record(b't')),
-            (b"Tann@a\0\0", Damage::Record(0)),
-        ] {
+        for (bytes, damage) in
+            [(&b"Tann@a\0T"[..], Damage::Unfinished), (b"tann@a\0", Damage::Record(b't')), (b"Tann@a\0\0", Damage::Record(0))]
+        {
             assert_eq!(marked(bytes), Err(damage), "{}", bytes.escape_ascii());
         }
         for (bytes, damage) in [

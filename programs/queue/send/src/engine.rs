@@ -214,6 +214,8 @@ pub struct Engine<S> {
     removals: HashMap<u64, Vec<u64>>,
     /// Messages of another queue that are being confirmed; true: it is noted, and what is being read of them may be older.
     confirming: HashMap<u64, bool>,
+    /// That messages wait for the rest of their import was said.
+    told_of_import: bool,
     counters: Counters,
 }
 
@@ -277,6 +279,7 @@ impl<S: Spool> Engine<S> {
             looks: HashMap::new(),
             removals: HashMap::new(),
             confirming: HashMap::new(),
+            told_of_import: false,
             counters: Counters::default(),
         };
         engine.log_status();

@@ -73,7 +73,9 @@ pub fn run(root: &Root, options: &cli::ExportQueue, printer: Printer) -> Result<
 fn dry_run(send: &Admin, printer: Printer) -> Result<bool, Failure> {
     let mut count = 0_usize;
     let mut after = 0;
-    while let Some(last) = page(send, after)?.inspect(|ids| count = count.saturating_add(ids.len())).and_then(|ids| ids.last().copied()) {
+    while let Some(last) =
+        page(send, after)?.inspect(|ids| count = count.saturating_add(ids.len())).and_then(|ids| ids.last().copied())
+    {
         after = last;
     }
     if printer.json {
@@ -347,7 +349,10 @@ impl Journal {
             whole = whole.saturating_add(u64::try_from(entry.len()).unwrap_or(u64::MAX));
             let mut words = entry_text.split(|byte| *byte == b' ').map(classicqueue::layout::number);
             let (Some(Some(id)), Some(Some(number)), None) = (words.next(), words.next(), words.next()) else {
-                return Err(Failure::permanent(format!("{}: is damaged; look at it before anything is exported twice", path.display())));
+                return Err(Failure::permanent(format!(
+                    "{}: is damaged; look at it before anything is exported twice",
+                    path.display()
+                )));
             };
             numbers.insert(id, number);
         }

@@ -154,8 +154,10 @@ fn names(dir: &Path) -> Result<Vec<OsString>, Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|error| io_failure(dir, &error))?,
     };
-    let mut names: Vec<OsString> =
-        entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>().map_err(|error| io_failure(dir, &error))?;
+    let mut names: Vec<OsString> = entries
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| io_failure(dir, &error))?;
     names.sort();
     Ok(names)
 }
@@ -269,7 +271,9 @@ impl Import<'_> {
         if printer.json {
             let findings: Vec<_> =
                 found.iter().map(|finding| json!({ "subject": finding.subject, "problem": finding.problem })).collect();
-            printer.value(&json!({ "dry_run": self.is_dry, "ok": is_good, "files": to_json(&COLUMNS, &rows), "findings": findings }))?;
+            printer.value(
+                &json!({ "dry_run": self.is_dry, "ok": is_good, "files": to_json(&COLUMNS, &rows), "findings": findings }),
+            )?;
             return Ok(is_good);
         }
         if rows.is_empty() {

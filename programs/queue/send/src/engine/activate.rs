@@ -99,6 +99,10 @@ impl<S: Spool> Engine<S> {
 
     pub(super) fn unreadable(&mut self, id: u64, why: ReadFailure) {
         self.reads = self.reads.saturating_sub(1);
+        // It is read again, whatever was noted meanwhile.
+        if self.confirming.get(&id) == Some(&true) {
+            self.confirming.remove(&id);
+        }
         // It may have been held meanwhile, and stays so.
         let rest = |backlog: &mut Backlog, due_s| {
             if backlog.get(id).is_some_and(|known| known.place == Place::Active) {

@@ -40,7 +40,10 @@ enum What {
     /// One message with its recipients.
     Whole,
     /// Messages of another queue that wait to be confirmed, among those up to this id; have all been looked at then?
-    Kept { up_to: u64, last: bool },
+    Kept {
+        up_to: u64,
+        last: bool,
+    },
 }
 
 pub(super) fn ok(messages: u64) -> QueueAnswer {

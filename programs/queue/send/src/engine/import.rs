@@ -92,7 +92,12 @@ impl<S: Spool> Engine<S> {
                 self.confirming.remove(&id);
             }
             _ if waits => {
-                self.log.warning(&format!("msg {id} waits for the rest of its import: qmail import queue is to be run again"));
+                // Once: they may be many.
+                if !std::mem::replace(&mut self.told_of_import, true) {
+                    self.log.warning(&format!(
+                        "msg {id} (and perhaps others) waits for the rest of an import: run qmail import queue again"
+                    ));
+                }
                 self.backlog.hold(id);
             }
             _ => {}
@@ -135,7 +140,8 @@ impl<S: Spool> Engine<S> {
     fn past(&self, envelope: &Envelope, import: &Import) -> Vec<Change> {
         let mut earlier = import.recipients.iter().peekable();
         let numbers = 0..u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
-        let pending = |attempts, due_s| RecipientState::Pending { attempts, due_s, last_reply: TAKEN_OVER.to_vec(), warned: false };
+        let pending =
+            |attempts, due_s| RecipientState::Pending { attempts, due_s, last_reply: TAKEN_OVER.to_vec(), warned: false };
         let state = |became: Option<&Became>| match became {
             None | Some(Became::Waits { due_s: 0 }) => pending(0, self.now.s),
             Some(Became::Waits { due_s }) => pending(1, retry::clamp_s(envelope.arrival_s, self.now.s, *due_s)),
@@ -159,7 +165,8 @@ impl<S: Spool> Engine<S> {
     }
 
     pub(super) fn confirmed(&mut self, client: u64, id: u64, due_s: u64) {
-        let is_being_read = self.backlog.get(id).is_some_and(|known| known.place == Place::Active) && !self.active.contains_key(&id);
+        let is_being_read =
+            self.backlog.get(id).is_some_and(|known| known.place == Place::Active) && !self.active.contains_key(&id);
         if is_being_read {
             self.confirming.insert(id, true);
         } else {

@@ -171,7 +171,8 @@ impl Layout {
         // Of a message that had this number before nothing may be left.
         for kind in [Kind::Info, Kind::Local, Kind::Remote, Kind::Bounce] {
             if self.has(kind, number) {
-                let text = format!("{}: is there already; clear the queue of its leftovers first", self.path(kind, number).display());
+                let text =
+                    format!("{}: is there already; clear the queue of its leftovers first", self.path(kind, number).display());
                 return Err(Failure::permanent(text));
             }
         }

@@ -12,7 +12,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::{Failure, io_failure};
 
-const HEAD: &[u8] = b"# Messages of this queue that qmail import queue has taken over: key, number there, number here. See qmail(8).\n";
+const HEAD: &[u8] =
+    b"# Messages of this queue that qmail import queue has taken over: key, number there, number here. See qmail(8).\n";
 /// Digits of a SHA-256.
 const KEY_LEN: usize = 64;
 
@@ -142,7 +143,9 @@ mod tests {
 
     #[test]
     fn a_damaged_one_stops_everything() {
-        for text in ["no key at all\n", &format!("{} 1\n", key('a')), &format!("{} 1 x\n", key('a')), &format!("{}1 2\n", key('a'))] {
+        for text in
+            ["no key at all\n", &format!("{} 1\n", key('a')), &format!("{} 1 x\n", key('a')), &format!("{}1 2\n", key('a'))]
+        {
             assert_eq!(parse(text.as_bytes()).unwrap_err(), 1, "{text}");
         }
         assert_eq!(parse(b"").unwrap().1, 0);

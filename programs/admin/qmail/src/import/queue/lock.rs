@@ -26,8 +26,9 @@ pub(crate) fn take(dir: &Path) -> Result<Lock, Failure> {
     let path = dir.join("lock/sendmutex");
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // What is on a disk that cannot be written is read all the same.
-    let opened = rustix::fs::open(&path, OFlags::RDWR | flags, Mode::empty())
-        .or_else(|errno| if errno == Errno::ROFS { rustix::fs::open(&path, OFlags::RDONLY | flags, Mode::empty()) } else { Err(errno) });
+    let opened = rustix::fs::open(&path, OFlags::RDWR | flags, Mode::empty()).or_else(|errno| {
+        if errno == Errno::ROFS { rustix::fs::open(&path, OFlags::RDONLY | flags, Mode::empty()) } else { Err(errno) }
+    });
     let file = match opened {
         Ok(fd) => File::from(fd),
         Err(Errno::NOENT) => return Ok(Lock { _file: None }),

@@ -61,7 +61,10 @@ impl Places {
         let there = match options.control.as_ref().or(beside.as_ref()) {
             Some(control) => classic_routing(control)?,
             None => {
-                remarks.push("no control directory is beside the queue: the prefixes of virtualdomains are taken to be those of here".to_owned());
+                remarks.push(
+                    "no control directory is beside the queue: the prefixes of virtualdomains are taken to be those of here"
+                        .to_owned(),
+                );
                 here.clone()
             }
         };
@@ -74,7 +77,8 @@ impl Places {
         let domain = address.domain().unwrap_or_default();
         let of_domain = || {
             let (front, rest) = known.split_at_checked(domain.len())?;
-            rest.strip_prefix(b"-").filter(|_| front.eq_ignore_ascii_case(domain) && self.here.virtual_domains.get(domain).is_some())
+            rest.strip_prefix(b"-")
+                .filter(|_| front.eq_ignore_ascii_case(domain) && self.here.virtual_domains.get(domain).is_some())
         };
         let known = if known == address.as_bytes() { of_domain().unwrap_or(known) } else { known };
         Address::new(known).unwrap_or_else(|_| address.clone())
