@@ -17,12 +17,14 @@ const HEAD: &[u8] =
 /// Digits of a SHA-256.
 const KEY_LEN: usize = 64;
 
+type Keys = HashSet<Box<[u8]>>;
+
 /// See the module.
 pub(super) struct Journal {
     path: PathBuf,
     /// `None`: it is only looked at.
     file: Option<File>,
-    keys: HashSet<Box<[u8]>>,
+    keys: Keys,
 }
 
 impl Journal {
@@ -93,8 +95,8 @@ fn damaged(path: &Path, line: usize) -> Failure {
 }
 
 /// The keys, and how much of the text is whole lines; or the number of a line that is none.
-fn parse(text: &[u8]) -> Result<(HashSet<Box<[u8]>>, u64), usize> {
-    let mut keys = HashSet::new();
+fn parse(text: &[u8]) -> Result<(Keys, u64), usize> {
+    let mut keys = Keys::new();
     let mut whole = 0_u64;
     for (number, line) in (1..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
         let Some(line_text) = line.strip_suffix(b"\n") else { break };
