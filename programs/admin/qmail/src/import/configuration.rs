@@ -265,12 +265,12 @@ impl Import<'_> {
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
         let found = if self.is_dry { Vec::new() } else { check::findings(self.root) };
-        let found: Vec<_> = found.into_iter().filter(|finding| self.there.contains_key(&finding.subject)).collect();
+        let found: Vec<_> = found.into_iter().filter(|finding| self.there.contains_key(&finding.file)).collect();
         let is_left = self.rows.iter().any(|(_, _, done, _)| matches!(done, Done::Kept | Done::Problem));
         let is_good = !is_left && found.iter().all(|finding| finding.level != Level::Error);
         if printer.json {
             let findings: Vec<_> =
-                found.iter().map(|finding| json!({ "subject": finding.subject, "problem": finding.problem })).collect();
+                found.iter().map(|finding| json!({ "file": finding.file, "line": finding.line, "problem": finding.problem, "cure": finding.cure })).collect();
             printer.value(
                 &json!({ "dry_run": self.is_dry, "ok": is_good, "files": to_json(&COLUMNS, &rows), "findings": findings }),
             )?;
@@ -282,7 +282,8 @@ impl Import<'_> {
             line(&table(&COLUMNS, &rows))?;
         }
         for finding in &found {
-            line(&format!("{}: {}", finding.subject, finding.problem))?;
+            let at = finding.line.map(|number| format!(":{number}")).unwrap_or_default();
+            line(&format!("{}{at}: {}; {}", finding.file, finding.problem, finding.cure))?;
         }
         if is_left {
             line("what differs is kept as it is here; compare, or give --force")?;
