@@ -4,6 +4,7 @@
 //! under ids of their own, so it lies below /var/tmp, where every role can reach it.
 
 pub mod apparmor;
+pub mod classic_queue;
 pub mod debian;
 pub mod dns;
 pub mod dovecot;

@@ -5,6 +5,7 @@ pub type Target = fn(&[u8]);
 
 /// Name (also of the corpus folder) and function.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("classicqueue_files", classicqueue::fuzz::files),
     ("dotqmail_chunks", dotqmail::fuzz::chunks),
     ("dotqmail_names", dotqmail::fuzz::names),
     ("dotqmail_plan", dotqmail::fuzz::plan),

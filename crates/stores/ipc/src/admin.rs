@@ -18,6 +18,15 @@ messages! {
         6 => Remove { id: u64 },
         7 => Hold { id: u64 },
         8 => Release { id: u64 },
+        /// A message of another queue follows as on the queue's socket, from its begin to its commit, in whose place [`QueueAnswer::Kept`] is
+        /// answered. It is kept, and nothing of it is tried before it is confirmed. `uid` and `pid` are for the log.
+        20 => Import { key: Bytes, arrival_s: u64, uid: u32, pid: u32 },
+        /// It goes on where it was in the other queue. No message of this id, or one that goes on already: `Ok` as well.
+        21 => Confirm { id: u64 },
+        /// Of the messages with an id greater than `after` some are looked at: which of them wait to be confirmed?
+        22 => Kept { after: u64 },
+        /// The body, as a descriptor beside the answer.
+        23 => Body { id: u64 },
     }
 }
 
@@ -62,6 +71,22 @@ messages! {
         3 => Message { row: Row, recipients: Vec<RecipientRow>, last: bool },
         4 => Ok { messages: u64 },
         5 => Failed { text: Bytes },
+        /// On the disk, and waiting to be confirmed.
+        20 => Kept { id: u64 },
+        /// All up to `after` were looked at; `last`: there are no others.
+        21 => KeptRows { rows: Vec<KeptRow>, after: u64, last: bool },
+        /// Comes with a read-only descriptor.
+        22 => Body { bytes: u64 },
+        /// Not now: the disk is full, or does not work.
+        23 => NotNow { text: Bytes },
+    }
+}
+
+record! {
+    /// A message that waits to be confirmed.
+    pub struct KeptRow {
+        id: u64,
+        key: Bytes,
     }
 }
 

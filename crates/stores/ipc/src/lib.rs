@@ -34,6 +34,7 @@ pub mod field;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod getpw;
+pub mod import;
 pub mod inheritance;
 pub mod job;
 pub mod keys;

@@ -8,6 +8,7 @@
 //! new item with a new number, and who does not know it closes the connection, so that nothing asked for is silently left out.
 
 use crate::field::{Bytes, Field, put_bytes, take_bytes};
+use crate::import::Became;
 use crate::{DATAGRAM_LEN_MAX, Malformed, VERSION};
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
 use wire::{Address, DeliverBy, Priority};
@@ -49,6 +50,8 @@ pub enum Item<'a> {
     Orcpt(Orcpt),
     /// The sender and the flags, in the place of those of `Begin`, which came before they were known; once.
     From { sender: Address, flags: u32 },
+    /// What had become of the recipient before in the queue that the message is taken from; once for each. On the administrator's socket alone.
+    Became(Became),
     /// The next bytes of the message.
     Data(&'a [u8]),
     /// The message is whole.
@@ -148,6 +151,7 @@ fn put_item(item: &Item<'_>, out: &mut Vec<u8>) {
             put_numbered(12, sender, out);
             flags.put(out);
         }
+        Item::Became(became) => put_numbered(20, became, out),
     }
 }
 
@@ -179,6 +183,7 @@ pub fn items<'a>(datagram: &'a [u8], mut each: impl FnMut(Item<'a>)) -> Result<(
             10 => Item::DeliverBy(DeliverBy::take(&mut rest)?),
             11 => Item::Priority(Priority::take(&mut rest)?),
             12 => Item::From { sender: Address::take(&mut rest)?, flags: u32::take(&mut rest)? },
+            20 => Item::Became(Became::take(&mut rest)?),
             _ => return Err(Malformed),
         });
     }

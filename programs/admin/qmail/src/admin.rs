@@ -167,7 +167,9 @@ impl Admin {
         self.ask(request, |answer| match answer {
             QueueAnswer::Rows { last, .. } | QueueAnswer::Message { last, .. } => Ok(*last),
             QueueAnswer::Stats { .. } | QueueAnswer::Ok { .. } => Ok(true),
+            QueueAnswer::Kept { .. } | QueueAnswer::KeptRows { .. } | QueueAnswer::Body { .. } => Ok(true),
             QueueAnswer::Failed { text } => Err(Failure::permanent(wire::escape::visible(text))),
+            QueueAnswer::NotNow { text } => Err(Failure::temporary(wire::escape::visible(text))),
         })
     }
 
@@ -177,6 +179,31 @@ impl Admin {
     /// It is gone.
     pub fn unreached(&self, request: &RemoteRequest) -> Result<Vec<RemoteAnswer>, Failure> {
         self.ask(request, |answer| Ok(!matches!(answer, RemoteAnswer::Unreached { last: false, .. })))
+    }
+
+    /// Says a part of something longer to qmail-send.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn say(&self, datagram: &[u8]) -> Result<(), Failure> {
+        self.socket.send(datagram).map_err(|error| Failure::temporary(format!("{}: {error}", self.name)))
+    }
+
+    /// One answer of qmail-send, whatever it is, and the descriptor beside it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn heard(&self) -> Result<(QueueAnswer, Option<OwnedFd>), Failure> {
+        let gone = |why: &str| Failure::temporary(format!("{}: {why}", self.name));
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        match self.socket.recv_with_fd(&mut buf) {
+            Ok(Received::Datagram(len, fd)) => {
+                let answer = QueueAnswer::decode(buf.get(..len).unwrap_or_default());
+                Ok((answer.map_err(|_| gone("is of another version than this program"))?, fd))
+            }
+            Ok(Received::End) => Err(gone("closed the connection; its log says why")),
+            Err(error) => Err(gone(&error.to_string())),
+        }
     }
 
     /// Asks qmail-auth; the answers up to the last.

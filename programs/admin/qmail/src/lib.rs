@@ -112,6 +112,9 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::User(command) => account::user(&root, command, printer)?,
         Command::Alias(command) => account::alias(&root, command, printer)?,
         Command::Import(command) => return import::run(&root, command, printer),
+        Command::Export(cli::Export { what: Some(cli::ExportWhat::Queue(options)), .. }) => {
+            return export::queue::run(&root, options, printer);
+        }
         Command::Export(options) => export::run(&root, options, printer)?,
         Command::Accounts(cli::Accounts::Schema) => print::line(&accounts_sql::schema::postgres_script())?,
         Command::Queue(command) => queue::run(&root, command, printer)?,

@@ -5,6 +5,8 @@
 //! [`Budget`] is used up, goes to a side file at once.
 
 use ipc::Malformed;
+use ipc::field::Bytes;
+use ipc::import::{Became, Earlier, Import};
 use ipc::options::{Options, RecipientOptions};
 use ipc::queue::{Answer, FLAGS_KNOWN, Item};
 use message::received::{self, InvokedBy};
@@ -61,6 +63,8 @@ pub struct Submitted {
     pub recipients: Vec<Address>,
     pub flags: u32,
     pub options: Options,
+    /// It comes from another queue.
+    pub import: Option<Import>,
     pub body: Body,
     pub bytes: u64,
     /// Of the budget; give it back when the spool has answered.
@@ -91,6 +95,7 @@ struct Gathering {
     /// By [`Item::From`].
     is_named: bool,
     options: Options,
+    import: Option<Import>,
     recipients: Vec<Address>,
     envelope_len: usize,
     body: Held,
@@ -114,6 +119,8 @@ enum State {
 pub struct Submission {
     who: Submitter,
     state: State,
+    /// The key of a message that is taken over from another queue: it has its trace lines, and recipients have a past.
+    import: Option<Bytes>,
 }
 
 /// What a submission needs of its surroundings.
@@ -126,7 +133,13 @@ pub trait Surroundings {
 impl Submission {
     #[must_use]
     pub fn new(who: Submitter) -> Self {
-        Self { who, state: State::Idle }
+        Self { who, state: State::Idle, import: None }
+    }
+
+    /// For a message of another queue, which has this key there.
+    #[must_use]
+    pub fn importing(who: Submitter, key: Bytes) -> Self {
+        Self { who, state: State::Idle, import: Some(key) }
     }
 
     #[must_use]
@@ -221,19 +234,21 @@ impl Submission {
     }
 
     fn begin(&mut self, sender: Address, flags: u32, around: &mut impl Surroundings) -> Step {
-        let trace = received::line(self.who.pid, self.who.invoked, around.now_s());
         let mut gathering = Gathering {
             sender,
             flags,
             is_named: false,
             options: Options::none(),
+            import: self.import.clone().map(|key| Import { key, recipients: Vec::new() }),
             recipients: Vec::new(),
             envelope_len: 0,
             body: Held::Memory(Vec::new()),
             bytes: 0,
             held: 0,
         };
-        gathering.data(&trace, around);
+        if self.import.is_none() {
+            gathering.data(&received::line(self.who.pid, self.who.invoked, around.now_s()), around);
+        }
         self.state = State::Gathering(Box::new(gathering));
         self.known(flags, around)
     }
@@ -255,12 +270,12 @@ impl Submission {
 
     fn commit(&mut self) -> Step {
         let State::Gathering(gathering) = std::mem::replace(&mut self.state, State::Waiting) else { return Step::More };
-        let Gathering { sender, flags, options, recipients, body, bytes, held, .. } = *gathering;
+        let Gathering { sender, flags, options, import, recipients, body, bytes, held, .. } = *gathering;
         let body = match body {
             Held::Memory(bytes) => Body::Inline(bytes),
             Held::Side(side) => Body::Side(side),
         };
-        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, body, bytes, held }))
+        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, import, body, bytes, held }))
     }
 }
 
@@ -294,13 +309,36 @@ impl Gathering {
                 }
                 fresh
             }
+            Item::Became(became) => {
+                if let Err(answer) = self.became(became, budget)? {
+                    return Ok(Err(answer));
+                }
+                true
+            }
             Item::Begin { .. } | Item::From { .. } | Item::Recipient(_) | Item::Data(_) | Item::Commit => false,
         };
         if fresh { Ok(Ok(())) } else { Err(Malformed) }
     }
 
+    /// The past of the last recipient, once.
+    fn became(&mut self, became: Became, budget: &mut Budget) -> Result<Result<(), Answer>, Malformed> {
+        let recipient = self.last()?;
+        let import = self.import.as_mut().ok_or(Malformed)?;
+        if import.recipients.last().is_some_and(|earlier| earlier.recipient == recipient) {
+            return Err(Malformed);
+        }
+        let len = if let Became::Failed { text } = &became { text.len() } else { 0 };
+        import.recipients.push(Earlier { recipient, became });
+        Ok(self.hold(len, budget))
+    }
+
+    /// The number of the last recipient.
+    fn last(&self) -> Result<u32, Malformed> {
+        self.recipients.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()).ok_or(Malformed)
+    }
+
     fn last_recipient(&mut self) -> Result<&mut RecipientOptions, Malformed> {
-        let last = self.recipients.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()).ok_or(Malformed)?;
+        let last = self.last()?;
         let known = &mut self.options.recipients;
         if known.last().is_none_or(|options| options.recipient != last) {
             known.push(RecipientOptions { recipient: last, notify: None, orcpt: None });

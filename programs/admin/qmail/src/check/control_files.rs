@@ -30,7 +30,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 64] = [
+const OTHERS: [&str; 66] = [
     "accounts",
     "accountspassword",
     "acme",

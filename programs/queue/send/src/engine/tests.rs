@@ -19,6 +19,8 @@ use super::*;
 use crate::bounce;
 use crate::submission::{Submitted, Submitter};
 
+mod import;
+
 struct Rig {
     engine: Engine<Model>,
     _dir: tempfile::TempDir,
@@ -78,6 +80,7 @@ impl Rig {
             recipients: recipients.iter().map(|recipient| a(recipient)).collect(),
             flags: 0,
             options,
+            import: None,
             body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
             bytes: 17,
             held: 0,
@@ -126,7 +129,7 @@ impl Rig {
                         self.engine.bounced(*order, written);
                     }
                     Out::Site { id, .. } => self.engine.sited(id, None),
-                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } => {}
+                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } | Out::AdminBody { .. } => {}
                 }
             }
         }
