@@ -30,7 +30,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 66] = [
+const OTHERS: &[&str] = &[
     "accounts",
     "accountspassword",
     "acme",
@@ -325,7 +325,7 @@ fn is_copy(name: &str) -> bool {
 /// The known name that is one slip away, or two where names are long.
 fn nearest(name: &str) -> Option<&'static str> {
     let allowed = if name.len() < 6 { 1 } else { 2 };
-    let known = NUMBERS.iter().chain(&OTHERS).map(|known| (slips(name.as_bytes(), known.as_bytes()), *known));
+    let known = NUMBERS.iter().chain(OTHERS).map(|known| (slips(name.as_bytes(), known.as_bytes()), *known));
     known.filter(|(slips, _)| (1..=allowed).contains(slips)).min().map(|(_, known)| known)
 }
 
