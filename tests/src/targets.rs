@@ -44,5 +44,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_databases", wire::fuzz::databases),
     ("wire_lines", wire::fuzz::lines),
     ("wire_netstrings", wire::fuzz::netstrings),
+    ("wire_patterns", wire::fuzz::patterns),
     ("wire_proxy_headers", wire::fuzz::proxy_headers),
 ];
