@@ -125,13 +125,14 @@ impl Session {
             command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
         let sender = self.with_localiphost(sender).map_err(|sender| (replies::PATH_TOO_LONG, Some(sender)))?;
         let now_s = self.now.unix_s;
+        let unwanted = self.sender_refusal(&sender);
         let refused = match MailParameters::parse(parameters, self.offered()) {
             Err(why) => syntax_reply(why, replies::SENDER_SYNTAX),
             Ok(p) if self.databytes() != 0 && p.size > self.databytes() => replies::TOO_LARGE,
             // Nothing is that large: refused even where no bound is set.
             Ok(p) if p.size == u64::MAX => replies::TOO_LARGE,
             Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
-            Ok(_) if self.sender_refusal(&sender).is_some() => self.sender_refusal(&sender).unwrap_or(replies::BAD_MAIL_FROM),
+            Ok(_) if unwanted.is_some() => unwanted.unwrap_or(replies::BAD_MAIL_FROM),
             Ok(MailParameters { hold: Some(hold), .. }) if hold_until(hold, now_s).is_none() => replies::VALUE,
             Ok(MailParameters { by: Some(by), hold, .. }) if self.deliver_by_refusal(by, hold).is_some() => {
                 self.deliver_by_refusal(by, hold).unwrap_or(replies::VALUE)
