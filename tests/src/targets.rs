@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smtp_reply", smtp::client::fuzz::reply),
     ("smtp_lmtp", smtp::server::fuzz::lmtp),
     ("smtp_lmtp_client", smtp::client::fuzz::lmtp),
+    ("smtp_plugins", smtp::spp::fuzz),
     ("smtp_session", smtp::server::fuzz::session),
     ("tls_client_certificates", tls::fuzz::client_certificates),
     ("users_assign", users::fuzz::assign),
