@@ -320,6 +320,15 @@ impl Session {
         self.user.as_deref()
     }
 
+    /// The sender of the transaction.
+    #[must_use]
+    pub fn sender(&self) -> Option<&Address> {
+        match &self.state {
+            State::Mail(transaction) => Some(transaction.sender()),
+            _ => None,
+        }
+    }
+
     #[must_use]
     pub fn peer(&self) -> &Connection {
         &self.peer

@@ -59,7 +59,8 @@ impl Plugins {
         }
     }
 
-    fn unset(&mut self, name: &[u8]) {
+    /// Takes a variable away.
+    pub fn unset(&mut self, name: &[u8]) {
         if let Some(value) = self.environment.remove(name) {
             let len = name.len().saturating_add(value.len()).saturating_add(2);
             self.environment_len = self.environment_len.saturating_sub(len);

@@ -5,6 +5,7 @@
 //! line, as a path, below var/qmail unless it begins with `/`, or `:COMMAND` for /bin/sh. It is root's file.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::{ClientRules, ControlError, Root, read};
 
@@ -23,12 +24,19 @@ impl Plugins {
     /// # Errors
     /// Unreadable, not root's, a section that is none, a program before any section; temporary.
     pub fn read(root: &Root) -> Result<Self, ControlError> {
-        let path = root.control_file(FILE);
-        let Some(text) = read::owned_file(&path)? else { return Ok(Self::default()) };
+        Self::of(&root.control_file(FILE))
+    }
+
+    /// As [`Plugins::read`], of another file.
+    ///
+    /// # Errors
+    /// As [`Plugins::read`].
+    pub fn of(path: &Path) -> Result<Self, ControlError> {
+        let Some(text) = read::owned_file(path)? else { return Ok(Self::default()) };
         let mut plugins = Self::default();
         let mut section = None;
         for line in read::lines_of(&text) {
-            let wrong = |why: &str| ControlError::new(&path, format!("the line `{}` {why}", wire::escape::visible(&line)));
+            let wrong = |why: &str| ControlError::new(path, format!("the line `{}` {why}", wire::escape::visible(&line)));
             if let Some(name) = line.strip_prefix(b"[") {
                 let name = name.strip_suffix(b"]").unwrap_or(name);
                 let number = SECTIONS.iter().position(|known| known.as_bytes() == name);

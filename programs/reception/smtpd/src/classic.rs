@@ -1,16 +1,18 @@
 //! The classic face: one session on standard input and output, for tcpserver, inetd and systemd's `Accept=yes`.
 //!
 //! tcp-environ(5) says who the client is, else the socket on standard input (systemd, inetd); RELAYCLIENT, DATABYTES and QMAILQUEUE are
-//! obeyed. Exit code 0 after QUIT, 1 otherwise. Under inetd standard error is the client: then there is no log.
+//! obeyed, as are the variables of docs/hooks.md; plugins are asked where ENABLE_SPP is set. Exit code 0 after QUIT, 1 otherwise. Under inetd standard error is the client: then there is no log.
 //! Messages go to the program that QMAILQUEUE names, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
 //! who may not ask it (its socket is for root and the service roles), or who replaces the queue and has no running system, has rcpthosts and the
 //! virtual domains alone, as with the classic program.
 
 use crate::config::config;
+use crate::hooks::{self, Hooks};
 use crate::program::{Handover, QueueProgram};
 use crate::session::{recipient_answer, recipient_question};
+use crate::terms::{Programs, stages, terms};
 use crate::{log_end, log_line, now};
-use control::{ControlError, Networks, Root};
+use control::{ControlError, Networks, Plugins, Root};
 use ipc::auth;
 use ipc::queue::Answer;
 use ipc::submission::Submission;
@@ -20,8 +22,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
-    Action, Actions, Connection, DsnOffer, End, Envelope, HeaderAnswer, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
-    RecipientAnswer, SenderAnswer, Session, StartTls, TlsAnswer,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HeaderAnswer, HookAnswer, HookQuestion, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
+    RecipientAnswer, SenderAnswer, Session, Stages, StartTls, TlsAnswer,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -74,20 +76,42 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let alone = matches!(directory, Directory::RcptHosts);
     let virtual_domains = if alone { virtual_domains(&root) } else { Vec::new() };
     let socket = if may_call(&root, Socket::Queue) { Socket::Queue } else { Socket::Inject };
-    let peer = connection(&control.relayclients);
-    let queue = match program {
-        Some(program) => Queue::Program(QueueProgram::start(&program, root.path())?),
-        None => Queue::Send { run, socket },
+    let mut peer = connection(&control.relayclients);
+    peer.terms = terms(|name| variable(name), control.greet_delay_s);
+    let plugins = plugins(&root)?;
+    peer.hooks = plugins.as_ref().map_or_else(Stages::default, stages);
+    let programs = Programs {
+        check: fact("RCPTCHECK").map(Into::into),
+        checks_relay_clients: variable("RCPTCHECKRELAYCLIENT").and_then(|value| control::read::int_of(&value)).unwrap_or(0) > 0,
+        ..Programs::default()
     };
+    let helper = (program.is_some() || plugins.is_some() || programs.check.is_some())
+        .then(|| QueueProgram::start(program.as_deref().unwrap_or_default(), root.path()))
+        .transpose()?;
+    let queue = if program.is_some() { Queue::Program } else { Queue::Send { run, socket } };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
     let mut config = config(control, virtual_domains)?;
-    if matches!(queue, Queue::Program(_)) {
+    if matches!(queue, Queue::Program) {
         // The interface of qmail-queue has no place for what is asked for.
         config.dsn = DsnOffer::Nobody;
     }
-    let session = Session::new(Arc::new(config), peer, now(), &mut actions);
-    Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
+    let config = Arc::new(config);
+    let session = Session::new(Arc::clone(&config), peer, now(), &mut actions);
+    let (hooks, plugins) = (Hooks::new(programs), plugins.unwrap_or_default());
+    Ok(Talk { session, actions, config, queue, helper, hooks, plugins, directory, message: None, output: Vec::new() })
+}
+
+/// The plugins, where ENABLE_SPP wants them; SPPCONFFILE names another file, below var/qmail unless it begins with `/`.
+fn plugins(root: &Root) -> io::Result<Option<Plugins>> {
+    if variable("ENABLE_SPP").is_none() {
+        return Ok(None);
+    }
+    let plugins = match std::env::var_os("SPPCONFFILE").filter(|path| !path.is_empty()) {
+        Some(path) => Plugins::of(&ipc::queue_program::place(&path, root.path()).0),
+        None => Plugins::read(root),
+    };
+    plugins.map(|plugins| Some(plugins).filter(|plugins| !plugins.is_empty())).map_err(io::Error::other)
 }
 
 /// The domains of users/domains, as far as this caller may read them.
@@ -132,6 +156,7 @@ fn connection(relayclients: &Networks) -> Connection {
         is_submission: false,
         xclient: false,
         databytes,
+        ..Connection::default()
     }
 }
 
@@ -151,7 +176,12 @@ fn may_call(root: &Root, socket: Socket) -> bool {
 struct Talk {
     session: Session,
     actions: Actions,
+    config: Arc<Config>,
     queue: Queue,
+    /// Starts the programs of others.
+    helper: Option<QueueProgram>,
+    hooks: Hooks,
+    plugins: Plugins,
     directory: Directory,
     message: Option<Outgoing>,
     output: Vec<u8>,
@@ -198,7 +228,8 @@ impl Talk {
             match action {
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient, size } => {
-                    let answer = self.directory.check(recipient, size);
+                    let answer = self.directory.check(recipient.clone(), size);
+                    let answer = self.check_further(&recipient, answer);
                     self.session.step(now(), Input::Recipient { question, answer }, &mut self.actions);
                 }
                 // Not offered, so it does not come.
@@ -216,13 +247,21 @@ impl Talk {
                 }
                 // XCLIENT is not offered here, and no header is judged.
                 Action::Admit { .. } | Action::Priority(_) => {}
-                Action::Begin(envelope) => self.message = self.queue.begin(*envelope),
+                Action::Hook(question) => {
+                    let answer = self.ask_plugins(&question);
+                    self.session.step(now(), Input::Hook(answer), &mut self.actions);
+                }
+                Action::Begin(envelope) => {
+                    self.message = self.queue.begin(self.helper.as_ref(), *envelope);
+                    let header = self.hooks.said.take_header();
+                    self.message.iter_mut().for_each(|message| message.put(&header));
+                }
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {
-                    let answer = self.queue.finish(self.message.take());
+                    let answer = self.queue.finish(self.helper.as_ref(), self.message.take());
                     self.session.step(now(), Input::Queue(answer), &mut self.actions);
                 }
-                Action::Abandon => self.queue.give_up(self.message.take()),
+                Action::Abandon => self.queue.give_up(self.helper.as_ref(), self.message.take()),
                 Action::Log(line) => {
                     let ip = wire::escape::visible(&self.session.peer().remote_ip);
                     let line = wire::escape::visible(&line);
@@ -230,6 +269,42 @@ impl Talk {
                 }
                 Action::Close => {}
             }
+        }
+    }
+}
+
+impl Talk {
+    /// Asks the plugins of a stage, one after the other.
+    fn ask_plugins(&mut self, question: &HookQuestion) -> HookAnswer {
+        self.hooks.note(&self.session);
+        let mut asking = match self.hooks.said.begin(question) {
+            Ok(asking) => asking,
+            Err(answer) => return answer,
+        };
+        for line in self.plugins.0.get(hooks::section(question)).into_iter().flatten() {
+            match self.helper.as_ref().and_then(|helper| helper.ask(&self.hooks.plugin(line))) {
+                Some(ipc::hook::Answer::Ended { output, .. }) => {
+                    if self.hooks.said.hear(&mut asking, &output) {
+                        break;
+                    }
+                }
+                _ => return asking.failed(),
+            }
+        }
+        asking.answer()
+    }
+
+    /// The program that judges recipients, behind the directory.
+    fn check_further(&mut self, recipient: &Address, answer: RecipientAnswer) -> RecipientAnswer {
+        if self.hooks.programs.check.is_none() || !hooks::may_be_checked(&answer) {
+            return answer;
+        }
+        self.hooks.note(&self.session);
+        let is_listed = recipient.domain().is_none_or(|domain| self.config.rcpthosts.contains(domain).unwrap_or(false));
+        let known = answer == RecipientAnswer::Exists;
+        match self.hooks.check(&self.session, recipient, known, is_listed) {
+            Some(request) => hooks::judged(answer, self.helper.as_ref().and_then(|helper| helper.ask(&request))),
+            None => answer,
         }
     }
 }
@@ -290,7 +365,8 @@ fn ask(socket: &Seqpacket, id: u64, address: Address, size: u64) -> io::Result<R
 
 /// Where messages go.
 enum Queue {
-    Program(QueueProgram),
+    /// The program that QMAILQUEUE names.
+    Program,
     /// qmail-send, below the run directory if there is one, by the socket that this caller may use.
     Send {
         run: Option<OwnedFd>,
@@ -314,9 +390,9 @@ impl Outgoing {
 
 impl Queue {
     /// `None` if nobody takes it; [`Queue::finish`] says so at the end of the text.
-    fn begin(&self, envelope: Envelope) -> Option<Outgoing> {
+    fn begin(&self, helper: Option<&QueueProgram>, envelope: Envelope) -> Option<Outgoing> {
         match self {
-            Self::Program(program) => program.begin(envelope).ok().map(Outgoing::Program),
+            Self::Program => helper?.begin(envelope).ok().map(Outgoing::Program),
             Self::Send { run, socket } => {
                 let submission = submit(run.as_ref()?.as_fd(), *socket, envelope).ok()?;
                 Some(Outgoing::Send { submission, is_broken: false })
@@ -324,10 +400,10 @@ impl Queue {
         }
     }
 
-    fn finish(&self, message: Option<Outgoing>) -> QueueAnswer {
-        match (self, message) {
-            (Self::Program(program), Some(Outgoing::Program(handover))) => program.finish(handover),
-            (Self::Send { .. }, Some(Outgoing::Send { mut submission, is_broken: false })) => match submission.commit() {
+    fn finish(&self, helper: Option<&QueueProgram>, message: Option<Outgoing>) -> QueueAnswer {
+        match (self, helper, message) {
+            (Self::Program, Some(helper), Some(Outgoing::Program(handover))) => helper.finish(handover),
+            (Self::Send { .. }, _, Some(Outgoing::Send { mut submission, is_broken: false })) => match submission.commit() {
                 Ok(Answer::Accepted { pid, .. }) => QueueAnswer::Accepted { qp: pid },
                 Ok(Answer::Temporary { text }) => QueueAnswer::Temporary(text.0),
                 Ok(Answer::Permanent { text }) => QueueAnswer::Permanent(text.0),
@@ -337,9 +413,9 @@ impl Queue {
         }
     }
 
-    fn give_up(&self, message: Option<Outgoing>) {
-        if let (Self::Program(program), Some(Outgoing::Program(handover))) = (self, message) {
-            program.give_up(handover);
+    fn give_up(&self, helper: Option<&QueueProgram>, message: Option<Outgoing>) {
+        if let (Self::Program, Some(helper), Some(Outgoing::Program(handover))) = (self, helper, message) {
+            helper.give_up(handover);
         }
     }
 }

@@ -12,13 +12,16 @@
 mod admission;
 mod classic;
 mod config;
+mod elsewhere;
 mod envelope;
+mod hooks;
 mod login;
 mod program;
 mod queue;
 mod service;
 mod session;
 mod submission;
+mod terms;
 mod trust;
 
 use control::Root;

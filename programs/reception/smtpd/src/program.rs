@@ -1,12 +1,16 @@
-//! QMAILQUEUE in the classic face: another program with the interface of qmail-queue gets the messages.
+//! QMAILQUEUE, plugins and RCPTCHECK in the classic face: other programs get the messages, or have a say.
 //!
 //! The session's process confines itself before it reads a stranger's byte and can start nothing then. So it starts a helper first:
 //! this executable again, which does nothing but start the one program that QMAILQUEUE names, once for each message, with the
 //! descriptors it is sent: the message on 0, the envelope on 1, a pipe for an error text on 4 and 6 (both conventions, exit code 82 or
-//! 88). The helper reads no byte of a message. It ends when the session does.
+//! 88). Plugins and the program that judges recipients come as a request of `ipc::hook`, which also runs them and keeps their bounds. The helper
+//! reads no byte of a message. It ends when the session does.
 
+use ipc::hook::{Answer, Request};
+use ipc::hook_program::{ANSWER_DEADLINE, Place};
 use ipc::queue_program::{self, EXIT_EXEC, REPORT_LEN_MAX};
-use ipc::{DATAGRAM_LEN_MAX, Refusal};
+use ipc::{DATAGRAM_LEN_MAX, Message as _, Refusal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use smtp::server::{Envelope, QueueAnswer};
 use std::ffi::{OsStr, OsString};
@@ -15,13 +19,14 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use sys::inherited::Inherited;
 use sys::spawn::{Ended, Spawn};
 use sys::{Received, Seqpacket};
 
-/// First argument of the helper; then the program and its working directory.
+/// First argument of the helper; then the program, its working directory, and the root.
 const HELPER: &str = "--queue-programs";
-/// First argument of the process that becomes the program; same arguments.
+/// First argument of the process that becomes the program; the same but the root.
 const BECOME: &str = "--become-queue-program";
 /// This executable, wherever it is.
 const SELF: &str = "/proc/self/exe";
@@ -30,6 +35,8 @@ const SELF: &str = "/proc/self/exe";
 #[derive(Debug)]
 pub(crate) struct QueueProgram {
     helper: Seqpacket,
+    /// A late answer would be taken for that to another question.
+    is_lost: std::cell::Cell<bool>,
 }
 
 /// A message under way to the program. Finished or given up, never just dropped, so that its answer is read.
@@ -42,19 +49,41 @@ pub(crate) struct Handover {
 }
 
 impl QueueProgram {
-    /// Starts the helper for `program`; a relative path is taken below var/qmail of the root, as ever.
+    /// Starts the helper for `program`, which may be empty: none. A relative path is taken below var/qmail of the root, as ever.
     ///
     /// # Errors
     /// Out of processes or descriptors; temporary.
     pub(crate) fn start(program: &OsStr, root: &Path) -> io::Result<Self> {
         let (program, dir) = queue_program::place(program, root);
         let (ours, theirs) = Seqpacket::pair()?;
-        let mut spawn = Spawn::new(Path::new(SELF)).arg(HELPER).arg(program).arg(dir);
+        let mut spawn = Spawn::new(Path::new(SELF)).arg(HELPER).arg(program).arg(dir).arg(root);
         for (name, value) in std::env::vars_os() {
             spawn = spawn.env(name, value);
         }
         spawn.stderr(rustix::stdio::stderr()).fd("session", theirs.as_fd()).start()?;
-        Ok(Self { helper: ours })
+        Ok(Self { helper: ours, is_lost: std::cell::Cell::new(false) })
+    }
+
+    /// Has a program run that answers at once; `None`: it did not.
+    pub(crate) fn ask(&self, request: &Request) -> Option<Answer> {
+        if self.is_lost.get() {
+            return None;
+        }
+        // A little longer than the program may take.
+        let deadline = ANSWER_DEADLINE.saturating_add(Duration::from_secs(10));
+        let ask = || {
+            self.helper.send(&request.encode_bounded()?)?;
+            let timeout = Timespec::try_from(deadline).map_err(io::Error::other)?;
+            let mut fds = [PollFd::new(&self.helper, PollFlags::IN)];
+            if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))? == 0 {
+                self.is_lost.set(true);
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let mut buf = vec![0; DATAGRAM_LEN_MAX];
+            let Received::Datagram(len, _) = self.helper.recv(&mut buf)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+            Ok::<_, io::Error>(Answer::decode(buf.get(..len).unwrap_or_default())?)
+        };
+        ask().ok()
     }
 
     /// Starts the program for a message.
@@ -62,6 +91,9 @@ impl QueueProgram {
     /// # Errors
     /// The helper is gone, or there are no descriptors; temporary.
     pub(crate) fn begin(&self, envelope: Envelope) -> io::Result<Handover> {
+        if self.is_lost.get() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let (text_read, text) = pipe_with(PipeFlags::CLOEXEC)?;
         let (envelope_read, envelope_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
         self.helper.send_with_fd(b"t", text_read.as_fd())?;
@@ -122,12 +154,14 @@ fn answer(refusal: Refusal) -> QueueAnswer {
 
 /// The helper's side: `None` if these are no arguments of a helper, else its exit code.
 pub(crate) fn helper(args: &[OsString]) -> Option<ExitCode> {
-    let [face, program, dir] = args else { return None };
+    let [face, program, dir, root @ ..] = args else { return None };
     let (program, dir) = (PathBuf::from(program), PathBuf::from(dir));
-    if face == HELPER {
-        return Some(serve(&program, &dir).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS));
+    if face == HELPER
+        && let [root] = root
+    {
+        return Some(serve(&program, &dir, Path::new(root)).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS));
     }
-    (face == BECOME).then(|| {
+    (face == BECOME && root.is_empty()).then(|| {
         let failed =
             Inherited::take().map_or_else(|error| error, |mut fds| queue_program::become_program(&mut fds, &program, &dir));
         crate::log_line(format_args!("qmail-smtpd: cannot run {}: {failed}", program.display()));
@@ -135,10 +169,21 @@ pub(crate) fn helper(args: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn serve(program: &Path, dir: &Path) -> io::Result<()> {
+fn serve(program: &Path, dir: &Path, root: &Path) -> io::Result<()> {
     let session = Seqpacket::from_fd(Inherited::take()?.one("session")?);
+    let environment: Vec<_> = std::env::vars_os().filter(|(name, _)| name != sys::inherited::VARIABLE).collect();
+    let place = Place { root, client: session.as_fd(), environment: &environment };
     loop {
-        let (Some(text), Some(envelope)) = (receive(&session, b't')?, receive(&session, b'e')?) else { return Ok(()) };
+        let text = match receive(&session)? {
+            None => return Ok(()),
+            Some(Asked::Descriptor(b't', text)) => text,
+            Some(Asked::Program(request)) => {
+                session.send(&answer_to(&place, &request).encode_bounded()?)?;
+                continue;
+            }
+            Some(Asked::Descriptor(..)) => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        let Some(Asked::Descriptor(b'e', envelope)) = receive(&session)? else { return Ok(()) };
         let (ended, pid, report) =
             run(program, dir, text, envelope).unwrap_or_else(|_| (Ended::Code(EXIT_EXEC.into()), 0, Vec::new()));
         let (kind, number) = match ended {
@@ -149,14 +194,37 @@ fn serve(program: &Path, dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The next descriptor; `None` at the end of the session.
-fn receive(session: &Seqpacket, kind: u8) -> io::Result<Option<OwnedFd>> {
-    let mut buf = [0; 8];
-    match session.recv_with_fd(&mut buf)? {
-        Received::Datagram(1, Some(fd)) if buf.first() == Some(&kind) => Ok(Some(fd)),
-        Received::Datagram(..) => Err(io::ErrorKind::InvalidData.into()),
-        Received::End => Ok(None),
+/// What the session wants next.
+enum Asked {
+    /// `t`: the text of a message, `e`: its envelope.
+    Descriptor(u8, OwnedFd),
+    Program(Request),
+}
+
+/// `None` at the end of the session.
+fn receive(session: &Seqpacket) -> io::Result<Option<Asked>> {
+    let mut buf = vec![0; DATAGRAM_LEN_MAX];
+    Ok(match session.recv_with_fd(&mut buf)? {
+        Received::Datagram(1, Some(fd)) => Some(Asked::Descriptor(buf.first().copied().unwrap_or_default(), fd)),
+        Received::Datagram(len, None) => Some(Asked::Program(Request::decode(buf.get(..len).unwrap_or_default())?)),
+        Received::Datagram(..) => return Err(io::ErrorKind::InvalidData.into()),
+        Received::End => None,
+    })
+}
+
+fn answer_to(place: &Place<'_>, request: &Request) -> Answer {
+    let (program, answer) = match request {
+        Request::Plugin { program, environment } => (program, place.plugin(program, environment)),
+        Request::Check { program, environment } => (program, place.check(program, environment)),
+        // These come as descriptors.
+        Request::Queue { program, .. } => (program, Answer::failed("no request of a session")),
+        Request::Envelope {} => return Answer::failed("no request of a session"),
+    };
+    if let Answer::Failed { text } = &answer {
+        let (program, text) = (wire::escape::visible(program), wire::escape::visible(text));
+        crate::log_line(format_args!("qmail-smtpd: {program}: {text}"));
     }
+    answer
 }
 
 /// Runs the program for one message.
