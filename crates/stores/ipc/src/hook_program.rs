@@ -27,7 +27,7 @@ use crate::queue_program;
 /// Longest output of a plugin, in bytes. With what is around it, it fits a datagram.
 pub const OUTPUT_LEN_MAX: usize = 16 * 1024;
 /// For a plugin, and for a program that judges a recipient.
-pub const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// For a program in the place of qmail-queue, whose client may be slow: the 24 hours of qmail-queue.
 pub const QUEUE_DEADLINE: Duration = Duration::from_secs(86_400);
 /// The program could not be run (the code of the classic callers).

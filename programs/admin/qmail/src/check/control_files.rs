@@ -6,7 +6,7 @@ use wire::Domain;
 use super::Findings;
 
 /// Files that hold a number.
-const NUMBERS: [&str; 17] = [
+const NUMBERS: [&str; 20] = [
     "bouncemaxbytes",
     "concurrencyincoming",
     "concurrencyincomingip",
@@ -18,6 +18,9 @@ const NUMBERS: [&str; 17] = [
     "maxrcpt",
     "popbeforesmtp",
     "queuelifetime",
+    "rejectnullsenders",
+    "rejectrelaytest",
+    "smtpgreetdelay",
     "timeoutconnect",
     "timeoutpop3",
     "timeoutremote",
@@ -26,7 +29,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 59] = [
+const OTHERS: [&str; 69] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -37,7 +40,13 @@ const OTHERS: [&str; 59] = [
     "authmechanisms",
     "authsenders",
     "authsources",
+    "badhelo",
+    "badhelonorelay",
     "badmailfrom",
+    "badmailfromnorelay",
+    "badmailto",
+    "badrcptto",
+    "badrcpttonorelay",
     "barelf",
     "bouncefrom",
     "bouncehost",
@@ -61,6 +70,7 @@ const OTHERS: [&str; 59] = [
     "moreipme",
     "morercpthosts",
     "morercpthosts.cdb",
+    "morevalidrcptto.cdb",
     "mtpriority",
     "notipme",
     "oauth",
@@ -74,6 +84,7 @@ const OTHERS: [&str; 59] = [
     "relayclients",
     "resolvers",
     "smtpgreeting",
+    "smtpplugins",
     "smtproutes",
     "submission",
     "submissionlimits",
@@ -83,6 +94,8 @@ const OTHERS: [&str; 59] = [
     "tlscafile",
     "tlsclients",
     "tlspolicy",
+    "validrcptto",
+    "validrcptto.cdb",
     "virtualdomains",
     "vmailprograms",
     "xclient",
@@ -208,7 +221,7 @@ fn client_rules(root: &Root, found: &mut Findings) {
     }
     for variable in rules.without_effect() {
         let shown = wire::escape::visible(&variable);
-        found.warning(&file, format!("{shown} says nothing here: RELAYCLIENT and DATABYTES do; take it away"));
+        found.note(&file, format!("{shown} says nothing to qmail-smtpd; only programs that qmail-hook runs find it"));
     }
     if name == TEXT && root.control_file(DATABASE).exists() {
         found.warning(&root.control_file(DATABASE), "does not count beside tcp.smtp; remove one of them");
@@ -268,6 +281,7 @@ fn values(root: &Root, found: &mut Findings) {
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    hooks(root, found);
     found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
     found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
@@ -275,6 +289,21 @@ fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Remote::read(root));
     found.take(control::Resolve::read(root));
     found.take(control::Inject::read(root));
+}
+
+/// Programs that qmail-hook would not run.
+fn hooks(root: &Root, found: &mut Findings) {
+    let Some(hooks) = found.take(control::Hooks::read(root)) else { return };
+    let plugins = hooks.plugins.iter().filter(|line| !line.starts_with(b":"));
+    for program in plugins.chain(&hooks.queues).chain(&hooks.checks) {
+        let (path, _) = ipc::queue_program::place(std::os::unix::ffi::OsStrExt::from_bytes(&program[..]), root.path());
+        if let Err(problem) = ipc::hook_program::trusted(&path, root.path()) {
+            found.error(&path, format!("{problem}; mail gets 451 until it is repaired"));
+        }
+    }
+    if root.int("rejectnullsenders").ok().flatten().unwrap_or(0) > 0 {
+        found.warning(&root.control_file("rejectnullsenders"), "keeps bounces and receipts of other hosts away; take it out when the flood is over");
+    }
 }
 
 /// A name with a slip in it is a file that nobody reads.
