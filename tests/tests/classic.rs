@@ -221,6 +221,10 @@ fn masked(text: &[u8], dir: &Path) -> Vec<u8> {
 }
 
 fn masked_date(line: &[u8]) -> Vec<u8> {
+    if line.starts_with(b"  by ") && line.ends_with(b" -0000") {
+        let until = line.iter().position(|b| *b == b';').unwrap_or(line.len());
+        return [&line[..until], b"; DATE"].concat();
+    }
     let is_date = line.starts_with(b"Date: ") && (line.ends_with(b" -0000") || line.ends_with(b" +0000"));
     if is_date { [b"Date: DATE", &line[line.len() - 6..]].concat() } else { line.to_vec() }
 }

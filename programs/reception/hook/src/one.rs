@@ -39,6 +39,7 @@ fn is_allowed(list: &[u8], letter: u8, program: &[u8]) -> bool {
 /// # Errors
 /// The caller says what is no request, or is gone.
 pub fn serve(root: &Root) -> io::Result<()> {
+    sys::confine::not_dumpable()?;
     let mut inherited = Inherited::take()?;
     let client = Seqpacket::from_fd(inherited.one("client")?);
     let mut list = Vec::new();

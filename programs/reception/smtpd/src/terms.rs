@@ -32,10 +32,13 @@ pub(crate) fn terms<V: AsRef<[u8]>>(value: impl Fn(&str) -> Option<V>, greet_del
     }
 }
 
-/// The stages at which there are plugins.
+/// The stages at which there are plugins; and those of a transaction, which a plugin of another stage may refuse (`LM`, `LR`, `LD`).
 pub(crate) fn stages(plugins: &Plugins) -> Stages {
+    if plugins.is_empty() {
+        return Stages::default();
+    }
     let with = |stages: Stages, (stage, plugins): (Stage, &Vec<Vec<u8>>)| if plugins.is_empty() { stages } else { stages.with(stage) };
-    Stage::ALL.into_iter().zip(&plugins.0).fold(Stages::default(), with)
+    Stage::ALL.into_iter().zip(&plugins.0).fold(Stages::default(), with).with(Stage::Mail).with(Stage::Rcpt).with(Stage::Data)
 }
 
 #[cfg(test)]
@@ -72,7 +75,10 @@ mod tests {
         for (number, stage) in Stage::ALL.into_iter().enumerate() {
             let mut plugins = Plugins::default();
             plugins.0[number].push(b"/x".to_vec());
-            assert!(stages(&plugins).has(stage) && stages(&plugins) == Stages::default().with(stage));
+            let of_transactions = [Stage::Mail, Stage::Rcpt, Stage::Data];
+            for other in Stage::ALL {
+                assert_eq!(stages(&plugins).has(other), other == stage || of_transactions.contains(&other));
+            }
             assert_eq!(format!("{stage:?}").to_ascii_lowercase(), names[number]);
         }
     }
