@@ -394,8 +394,7 @@ fn rules_compile_and_count_as_with_ucspi_tcp() {
         return;
     };
     let place = Place::new();
-    let bad =
-        ["x:maybe", "x:allow,A", "x:allow,A=", "x:allow,A=/b", "a-b:allow", "1-x.:deny", "x:allowed", "x:deny,"];
+    let bad = ["x:maybe", "x:allow,A", "x:allow,A=", "x:allow,A=/b", "a-b:allow", "1-x.:deny", "x:allowed", "x:deny,"];
     let odd = ["", "250-260:deny", "3-2:allow", " 1:allow", "x:allow,A==b=,B=\"\"", ":allow,=xx", "#", "a@b-c:deny"];
     for text in [std::str::from_utf8(RULES).unwrap()].iter().chain(&bad).chain(&odd) {
         let mut theirs = rules.command();

@@ -54,7 +54,8 @@ fn listen_with(instance: &Instance, service: &str, option: &str) {
     let path = instance.root.join("etc/qmail/control/listen");
     let lines = fs::read_to_string(&path).unwrap();
     let option = filled(instance, option);
-    let with = |line: &str| if line.starts_with(&format!("{service} ")) { format!("{line} {option}\n") } else { format!("{line}\n") };
+    let with =
+        |line: &str| if line.starts_with(&format!("{service} ")) { format!("{line} {option}\n") } else { format!("{line}\n") };
     fs::write(&path, lines.lines().map(with).collect::<String>()).unwrap();
 }
 
@@ -114,7 +115,11 @@ fn a_listener_has_its_own_queue_program_and_its_codes_become_replies() {
     assert!(message.starts_with("Received: from ") && message.ends_with(&format!("\n{LETTER}")), "{message}");
     let environment = kept(&instance, "env");
     assert!(environment.contains("TCPREMOTEIP=127.0.0.1\n") && !environment.contains("QMAIL_WORKER"), "{environment}");
-    assert_eq!(kept(&instance, "fds").trim(), "0 1 2 3 4 5 6 7", "its interface, with null on 3 and 5, nothing of ours, and the directory that ls reads");
+    assert_eq!(
+        kept(&instance, "fds").trim(),
+        "0 1 2 3 4 5 6 7",
+        "its interface, with null on 3 and 5, nothing of ours, and the directory that ls reads"
+    );
     for (exit, text, reply) in [
         ("31", "", "554 5.3.0 mail server permanently rejected message"),
         ("71", "", "451 4.3.0 mail server temporarily rejected message"),
@@ -154,7 +159,10 @@ fn a_rule_has_its_own_queue_program_and_variables() {
 fn a_queue_program_that_crashes_or_does_not_read_is_temporary() {
     let instance = started(
         &[("crash", "cat >/dev/null\nkill -9 $$"), ("deaf", "exit 0"), ("open", "cat >/dev/null; exit 0")],
-        &[("tcp.smtp", "127.0.0.9:allow,QMAILQUEUE=\"{hooks}/crash\"\n127.0.0.10:allow,QMAILQUEUE=\"{hooks}/deaf\"\n:allow,QMAILQUEUE=\"{hooks}/open\"\n")],
+        &[(
+            "tcp.smtp",
+            "127.0.0.9:allow,QMAILQUEUE=\"{hooks}/crash\"\n127.0.0.10:allow,QMAILQUEUE=\"{hooks}/deaf\"\n:allow,QMAILQUEUE=\"{hooks}/open\"\n",
+        )],
     );
     let said = letter(&mut stranger(&instance));
     assert!(said.starts_with("451 4.3.0"), "{said}");
@@ -165,7 +173,7 @@ fn a_queue_program_that_crashes_or_does_not_read_is_temporary() {
     smtp.must("MAIL FROM:<>", "250").unwrap();
     smtp.must(&format!("RCPT TO:<{BOB}>"), "250").unwrap();
     smtp.must("DATA", "354").unwrap();
-    smtp.0.raw(&[b"x: ", &vec![b'y'; 900], b"\r\n"].concat().repeat(1000)).unwrap();
+    smtp.0.raw(&[&b"x: "[..], &[b'y'; 900], b"\r\n"].concat().repeat(1000)).unwrap();
     smtp.0.raw(b"\r\n.\r\n").unwrap();
     let said = smtp.reply().unwrap();
     assert!(said.starts_with("451 4.3.0"), "{said}");
@@ -198,8 +206,10 @@ fn when_qmail_hook_is_killed_nothing_is_accepted_that_is_not_queued() {
     wait_for("the end of the program", || (!facts::is_alive(pid)).then_some(())).unwrap();
     // It is started again, and the session goes on.
     keep(&instance, "go", "");
-    wait_for("another qmail-hook", || hooks(&instance).iter().any(|hook| before.iter().all(|old| old.pid != hook.pid)).then_some(()))
-        .unwrap();
+    wait_for("another qmail-hook", || {
+        hooks(&instance).iter().any(|hook| before.iter().all(|old| old.pid != hook.pid)).then_some(())
+    })
+    .unwrap();
     assert!(letter(&mut smtp).starts_with("250 "));
     // A client that leaves takes its program along.
     fs::remove_file(instance.dir().join("hooks/work/go")).unwrap();
@@ -230,7 +240,10 @@ fn plugins_are_asked_at_their_stages() {
     let instance = started(
         &[
             ("hello", "echo SFOO=bar"),
-            ("sender", "echo 'HX-Plugin: yes'\ncase \"$SMTPMAILFROM\" in drop@*) echo 'R421 go away';; later@*) echo 'LR450 later';; esac"),
+            (
+                "sender",
+                "echo 'HX-Plugin: yes'\ncase \"$SMTPMAILFROM\" in drop@*) echo 'R421 go away';; later@*) echo 'LR450 later';; esac",
+            ),
             ("recipient", PLUGIN),
             ("never", "touch {dir}/never"),
         ],
@@ -255,9 +268,16 @@ fn plugins_are_asked_at_their_stages() {
         smtp.must(&format!("RCPT TO:<{recipient}>"), reply).unwrap();
     }
     let seen = kept(&instance, "seen");
-    for variable in ["FOO=bar", "SMTPHELOHOST=good.test", "SMTPMAILFROM=a@far.test", "SMTPRCPTTO=no@example.test", "SMTPRCPTHOSTSOK=0",
-        "SMTPRCPTCOUNT=0", "SMTPRCPTCOUNTALL=1", "TCPREMOTEIP=127.0.0.9"]
-    {
+    for variable in [
+        "FOO=bar",
+        "SMTPHELOHOST=good.test",
+        "SMTPMAILFROM=a@far.test",
+        "SMTPRCPTTO=no@example.test",
+        "SMTPRCPTHOSTSOK=0",
+        "SMTPRCPTCOUNT=0",
+        "SMTPRCPTCOUNTALL=1",
+        "TCPREMOTEIP=127.0.0.9",
+    ] {
         assert!(seen.lines().any(|line| line == variable), "{variable} in {seen}");
     }
     assert!(!seen.contains("RELAYCLIENT"), "{seen}");
@@ -278,7 +298,10 @@ fn plugins_are_asked_at_their_stages() {
 
 #[test]
 fn a_plugin_that_hangs_is_451_and_holds_up_nobody_else() {
-    let instance = started(&[("hang", "echo $$ >{dir}/pid; sleep 1000")], &[("smtpplugins", "[helo]\n:test \"$SMTPHELOHOST\" != hang.test || exec {hooks}/hang\n")]);
+    let instance = started(
+        &[("hang", "echo $$ >{dir}/pid; sleep 1000")],
+        &[("smtpplugins", "[helo]\n:test \"$SMTPHELOHOST\" != hang.test || exec {hooks}/hang\n")],
+    );
     let mut hanging = instance.smtp().unwrap();
     hanging.0.raw(b"HELO hang.test\r\n").unwrap();
     let pid = wait_for("the plugin", || kept(&instance, "pid").trim().parse::<u32>().ok()).unwrap();

@@ -262,7 +262,9 @@ impl Parser<'_> {
             Some(b'.') => Node::Byte(Box::new([u64::MAX; 4])),
             Some(b'^') => Node::Start,
             Some(b'$') => Node::End,
-            Some(b'*' | b'+' | b'?' | b'{') => return Err("repeats nothing: before `*`, `+`, `?` and `{` something has to stand"),
+            Some(b'*' | b'+' | b'?' | b'{') => {
+                return Err("repeats nothing: before `*`, `+`, `?` and `{` something has to stand");
+            }
             Some(b'\\') => match self.take() {
                 Some(byte) if !byte.is_ascii_alphanumeric() => one(byte),
                 Some(_) => return Err("has a backslash before a letter or digit"),
@@ -322,7 +324,9 @@ impl Parser<'_> {
                     is_first = false;
                     continue;
                 }
-                b'[' if matches!(self.rest.first(), Some(b'.' | b'=')) => return Err("has a collating element, which is not known here"),
+                b'[' if matches!(self.rest.first(), Some(b'.' | b'=')) => {
+                    return Err("has a collating element, which is not known here");
+                }
                 byte => byte,
             };
             is_first = false;
@@ -441,9 +445,32 @@ mod tests {
 
     #[test]
     fn what_is_no_expression_is_said() {
-        for bad in ["(", ")", "a)", "(a", "[", "[a", "[]", "*", "+a", "a|*", "{1}", "a{", "a{x}", "a{2,1}", "a{256}", "a\\", "\\d", "[b-a]",
-            "[[:no:]]", "[[:alpha]", "[[.a.]]", "((a{255}){255}){255}", "a{99999999}", "a{1"]
-        {
+        for bad in [
+            "(",
+            ")",
+            "a)",
+            "(a",
+            "[",
+            "[a",
+            "[]",
+            "*",
+            "+a",
+            "a|*",
+            "{1}",
+            "a{",
+            "a{x}",
+            "a{2,1}",
+            "a{256}",
+            "a\\",
+            "\\d",
+            "[b-a]",
+            "[[:no:]]",
+            "[[:alpha]",
+            "[[.a.]]",
+            "((a{255}){255}){255}",
+            "a{99999999}",
+            "a{1",
+        ] {
             assert!(Ere::new(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Ere::new(&[b'('; 1000]).is_err());

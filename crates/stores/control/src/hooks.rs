@@ -40,7 +40,9 @@ impl Plugins {
             if let Some(name) = line.strip_prefix(b"[") {
                 let name = name.strip_suffix(b"]").unwrap_or(name);
                 let number = SECTIONS.iter().position(|known| known.as_bytes() == name);
-                section = Some(number.ok_or_else(|| wrong("is no section; there are [connection] [helo] [mail] [rcpt] [data] [auth]"))?);
+                section = Some(
+                    number.ok_or_else(|| wrong("is no section; there are [connection] [helo] [mail] [rcpt] [data] [auth]"))?,
+                );
                 continue;
             }
             let section = section.ok_or_else(|| wrong("stands before any section; write one as `[rcpt]` above it"))?;
@@ -80,7 +82,8 @@ impl Hooks {
         let listeners = root.listen()?;
         let rules = ClientRules::read(root)?;
         let named = |option: &str, variable: &str| {
-            let of_listeners = listeners.iter().filter_map(|listener| listener.option(option)).map(|value| value.as_bytes().to_vec());
+            let of_listeners =
+                listeners.iter().filter_map(|listener| listener.option(option)).map(|value| value.as_bytes().to_vec());
             of_listeners.chain(rules.values_of(variable)).filter(|program| !program.is_empty()).collect::<BTreeSet<_>>()
         };
         let plugins = Plugins::read(root)?.0.into_iter().flatten().collect();

@@ -105,7 +105,9 @@ mod tests {
         ]);
         let refusals = Refusals::read(&root).unwrap();
         assert!(refusals.bad_senders.fit(b"x@bad.example") && refusals.bad_senders_of_strangers.is_empty());
-        assert!(refusals.bad_recipients.fit(b"a@x") && refusals.bad_recipients.fit(b"b@y") && !refusals.bad_recipients.fit(b"c@y"));
+        assert!(
+            refusals.bad_recipients.fit(b"a@x") && refusals.bad_recipients.fit(b"b@y") && !refusals.bad_recipients.fit(b"c@y")
+        );
         let valid = refusals.valid_recipients.unwrap();
         let found = ["a@x.example", "b@x.example", "c@x.example"].map(|name| valid.contains(name.as_bytes()).unwrap());
         assert_eq!(found, [true, true, false]);

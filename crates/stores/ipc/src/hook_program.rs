@@ -83,7 +83,8 @@ impl Place<'_> {
         let run = || {
             let (report, theirs) = queue_program::report_pipe()?;
             let (stderr, null) = (io::stderr(), File::open("/dev/null")?);
-            let spawn = given(self.spawn(program)?, environment)?.stdin(text.as_fd()).stdout(envelope.as_fd()).stderr(stderr.as_fd());
+            let spawn =
+                given(self.spawn(program)?, environment)?.stdin(text.as_fd()).stdout(envelope.as_fd()).stderr(stderr.as_fd());
             let child = queue_program::with_report(spawn, ("null", null.as_fd()), theirs.as_fd()).start()?;
             // Only the program holds them now, so that whoever writes sees when it reads no more.
             drop((text, envelope, theirs));
@@ -223,7 +224,10 @@ pub fn trusted(program: &Path, root: &Path) -> io::Result<PathBuf> {
         let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
         let others_may_write = metadata.mode() & 0o022 != 0 && !is_sticky;
         if others_may_write || (metadata.uid() != 0 && metadata.uid() != owner) {
-            return Err(named(&format!("{} could be changed by others; it must be root's, and theirs to read alone", place.display())));
+            return Err(named(&format!(
+                "{} could be changed by others; it must be root's, and theirs to read alone",
+                place.display()
+            )));
         }
     }
     Ok(real)
@@ -274,9 +278,14 @@ mod tests {
         let stage = stage();
         let environment = [("PATH".into(), "/usr/bin:/bin".into())];
         let place = stage.place(&environment);
-        let said = output(&place.plugin(b":env | grep -v ^PWD= | grep -v ^_= | sort; pwd; ls /proc/self/fd | wc -w", &["A=b=c".into()]));
+        let said =
+            output(&place.plugin(b":env | grep -v ^PWD= | grep -v ^_= | sort; pwd; ls /proc/self/fd | wc -w", &["A=b=c".into()]));
         let home = stage.dir.path().join("var/qmail");
-        assert_eq!(said, format!("0 A=b=c\\nPATH=/usr/bin:/bin\\n{}\\n4\\n", home.display()), "0, 1, 2 and the directory that ls reads");
+        assert_eq!(
+            said,
+            format!("0 A=b=c\\nPATH=/usr/bin:/bin\\n{}\\n4\\n", home.display()),
+            "0, 1, 2 and the directory that ls reads"
+        );
         let program = stage.program("echo out; echo words >&4; exit 100", 0o755);
         assert_eq!(output(&place.check(&program, &[])), "100 words\\n");
         for bad in ["", "=x", "A"] {

@@ -26,7 +26,8 @@ const KEPT: [&str; 2] = ["PATH", "QMAIL_ROOT"];
 #[must_use]
 pub fn allowed(hooks: &Hooks) -> Vec<u8> {
     let all = [(b"p", &hooks.plugins), (b"c", &hooks.checks), (b"q", &hooks.queues)];
-    let each = all.into_iter().flat_map(|(letter, programs)| programs.iter().map(move |program| [letter, &program[..], b"\0"].concat()));
+    let each =
+        all.into_iter().flat_map(|(letter, programs)| programs.iter().map(move |program| [letter, &program[..], b"\0"].concat()));
     each.flatten().collect()
 }
 
@@ -98,9 +99,14 @@ mod tests {
     fn only_what_is_listed_may_be_run_and_only_as_what_it_is_listed() {
         let set = |one: &str| std::iter::once(one.as_bytes().to_vec()).collect();
         let list = allowed(&Hooks { plugins: set(":p x"), queues: set("/q"), checks: set("/c") });
-        for (letter, program, may) in
-            [(b'p', ":p x", true), (b'q', "/q", true), (b'c', "/c", true), (b'c', "/q", false), (b'p', "", false), (b'p', ":p x\0c/c", false)]
-        {
+        for (letter, program, may) in [
+            (b'p', ":p x", true),
+            (b'q', "/q", true),
+            (b'c', "/c", true),
+            (b'c', "/q", false),
+            (b'p', "", false),
+            (b'p', ":p x\0c/c", false),
+        ] {
             assert_eq!(is_allowed(&list, letter, program.as_bytes()), may, "{program}");
         }
     }

@@ -22,8 +22,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{Shutdown, SocketAddrAny};
 use sandbox::Socket;
 use smtp::server::{
-    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HeaderAnswer, HookAnswer, HookQuestion, Input, LoginAnswer, Logins, NO_CONTROLS, QueueAnswer,
-    RecipientAnswer, SenderAnswer, Session, Stages, StartTls, TlsAnswer,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HeaderAnswer, HookAnswer, HookQuestion, Input, LoginAnswer,
+    Logins, NO_CONTROLS, QueueAnswer, RecipientAnswer, SenderAnswer, Session, Stages, StartTls, TlsAnswer,
 };
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -368,10 +368,7 @@ enum Queue {
     /// The program that QMAILQUEUE names.
     Program,
     /// qmail-send, below the run directory if there is one, by the socket that this caller may use.
-    Send {
-        run: Option<OwnedFd>,
-        socket: Socket,
-    },
+    Send { run: Option<OwnedFd>, socket: Socket },
 }
 
 enum Outgoing {

@@ -1,6 +1,8 @@
 //! From control files to the machine's configuration.
 
+use control::Inject;
 use control::smtpd::PriorityOffer;
+use message::inject::Names;
 use sasl::Mechanisms;
 use smtp::data::BareLf;
 use smtp::server::{Config, DsnOffer, Limits, RcptHosts, Refusals, SubmissionRules, TransferRules};
@@ -58,4 +60,12 @@ fn refusals(lists: control::Refusals) -> Refusals {
         null_senders: lists.null_senders,
         relay_tests: lists.relay_tests,
     }
+}
+
+/// # Errors
+/// One of the names cannot stand in an address.
+pub(crate) fn names(control: &Inject) -> io::Result<Names> {
+    let Inject { default_host, default_domain, plus_domain, .. } = control;
+    Names::new(default_host, default_domain, plus_domain)
+        .map_err(|error| io::Error::other(format!("control/defaulthost, defaultdomain, plusdomain: {error}")))
 }

@@ -82,7 +82,10 @@ impl Hooks {
         if is_listed {
             add("RCPTHOSTS", b"1");
         }
-        Some(Request::Check { program: program.as_slice().into(), environment: environment.into_iter().map(Into::into).collect() })
+        Some(Request::Check {
+            program: program.as_slice().into(),
+            environment: environment.into_iter().map(Into::into).collect(),
+        })
     }
 }
 

@@ -5,7 +5,7 @@
 //! behind their message, and after [`DRAIN_MAX`] the process does.
 
 use crate::admission::Admission;
-use crate::config::config;
+use crate::config::{config, names};
 use crate::log_line;
 use crate::session::{Worker, serve, serve_tls};
 use crate::terms::{Programs, stages, terms};
@@ -17,7 +17,7 @@ use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, DsnOffer, Logins, StartTls, Stages, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, DsnOffer, Logins, Stages, StartTls, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -58,8 +58,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             .map(|(name, fd)| {
                 let proxies = root.proxies(&name).map_err(io::Error::other)?.map(Rc::new);
                 let option = |key: &str| root.listener_option(&name, key).map_err(io::Error::other);
-                let listener =
-                    Listener { door: Door::of(&name), proxies, queue: option("queue")?, check: option("rcptcheck")? };
+                let listener = Listener { door: Door::of(&name), proxies, queue: option("queue")?, check: option("rcptcheck")? };
                 Ok((Rc::new(listener), service::tcp_listener(fd)?))
             })
             .collect::<io::Result<Vec<_>>>()?;
@@ -69,22 +68,29 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let trust = Trust::new(&control);
         let clients = ClientCertificates::of(control.tls_clients.is_some(), &control.client_authorities)
             .map_err(|error| io::Error::other(format!("control/{AUTHORITIES}: {error}")))?;
-        let plugins = std::mem::take(&mut control.plugins);
+        let names = control.names.as_ref().map(names).transpose()?;
+        let (sessions_per_address_max, bounds_this_host) = (control.sessions_per_address_max, control.bounds_this_host);
+        let (plugins, greet_delay_s) = (std::mem::take(&mut control.plugins), control.greet_delay_s);
+        let has_programs =
+            listeners.iter().any(|(l, _)| l.queue.is_some()) || !control.client_rules.values_of("QMAILQUEUE").is_empty();
         // The interface of qmail-queue has no place for what is asked for.
-        let elsewhere = smtp::server::Config { dsn: DsnOffer::Nobody, ..config(control.clone(), Vec::new())? };
+        let for_programs = |config| smtp::server::Config { dsn: DsnOffer::Nobody, ..config };
+        let elsewhere = has_programs.then(|| config(control.clone(), Vec::new()).map(for_programs)).transpose()?;
+        let stages = stages(&plugins);
+        let worker = Worker::new(
+            (config(control, Vec::new())?, elsewhere),
+            plugins,
+            trust,
+            Rc::clone(&run),
+            Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
+            Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
+        );
         let gate = Gate {
-            stages: stages(&plugins),
-            greet_delay_s: control.greet_delay_s,
-            admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
-            bounds_this_host: control.bounds_this_host,
-            worker: Rc::new(Worker::new(
-                [config(control, Vec::new())?, elsewhere],
-                plugins,
-                trust,
-                Rc::clone(&run),
-                Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
-                Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
-            )),
+            admission: Rc::new(Admission::new(sessions_max, sessions_per_address_max)),
+            bounds_this_host,
+            stages,
+            greet_delay_s,
+            worker: Rc::new(worker.completing(names)),
         };
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         inherited.ready()?;

@@ -15,10 +15,11 @@ use crate::{log_end, log_line, now};
 use control::Origin;
 use ipc::auth;
 use ipc_async::Client;
+use message::inject::Names;
 use rustix::net::{RecvFlags, recv};
 use smtp::server::{
-    Action, Actions, Config, Connection, End, HookAnswer, HookQuestion, Input, LoginAnswer, QueueAnswer, RecipientAnswer, Session,
-    Tls, TlsAnswer,
+    Action, Actions, Config, Connection, End, HookAnswer, HookQuestion, Input, LoginAnswer, QueueAnswer, RecipientAnswer,
+    Session, Tls, TlsAnswer,
 };
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -56,13 +57,15 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
     pub(crate) trust: Trust,
+    /// What completes the addresses of what is submitted; `None`: they stay as they are.
+    pub(crate) names: Option<Names>,
     scratch: RefCell<Box<[u8]>>,
 }
 
 impl Worker {
-    /// `configs`: for sessions whose messages go to qmail-send, and for those whose go to another program.
+    /// The configuration for sessions whose messages go to qmail-send, and the one for those whose go to another program, if there are such.
     pub(crate) fn new(
-        configs: [Config; 2],
+        (config, elsewhere): (Config, Option<Config>),
         plugins: control::Plugins,
         trust: Trust,
         run: Rc<OwnedFd>,
@@ -70,10 +73,10 @@ impl Worker {
         tls: Acceptor,
     ) -> Self {
         let queue = Pool::new(Rc::clone(&run), sandbox::Socket::Queue.path());
-        let [config, config_elsewhere] = configs.map(Arc::new);
+        let config = Arc::new(config);
         Self {
+            config_elsewhere: elsewhere.map_or_else(|| Arc::clone(&config), Arc::new),
             config,
-            config_elsewhere,
             plugins,
             run,
             queue: Rc::new(queue),
@@ -82,8 +85,14 @@ impl Worker {
             draining: Cell::new(false),
             drain: Notify::new(),
             trust,
+            names: None,
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
         }
+    }
+
+    /// With these names for addresses of what is submitted.
+    pub(crate) fn completing(self, names: Option<Names>) -> Self {
+        Self { names, ..self }
     }
 
     /// Sessions that are between messages end now, the others after their message.
@@ -293,7 +302,8 @@ impl Talk {
             return self.session.step(now(), Input::Tls(answer), actions);
         }
         if let Some(judging) = self.judging.take() {
-            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            let Worker { directory, config, names, .. } = &*self.worker;
+            let judge = Judge { directory, config, login: self.session.user(), names: names.as_ref() };
             return match judging {
                 Judging::Sender(sender) => {
                     let answer = Box::pin(judge.sender(sender)).await;
@@ -553,8 +563,14 @@ mod tests {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
             let tls = Acceptor::start(Arc::new(run.try_clone()?), "x")?;
-            let configs = [Config::default(), Config::default()];
-            let worker = Rc::new(Worker::new(configs, control::Plugins::default(), Trust::default(), run, directory, tls));
+            let worker = Rc::new(Worker::new(
+                (Config::default(), None),
+                control::Plugins::default(),
+                Trust::default(),
+                run,
+                directory,
+                tls,
+            ));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();

@@ -37,7 +37,8 @@ pub(crate) fn stages(plugins: &Plugins) -> Stages {
     if plugins.is_empty() {
         return Stages::default();
     }
-    let with = |stages: Stages, (stage, plugins): (Stage, &Vec<Vec<u8>>)| if plugins.is_empty() { stages } else { stages.with(stage) };
+    let with =
+        |stages: Stages, (stage, plugins): (Stage, &Vec<Vec<u8>>)| if plugins.is_empty() { stages } else { stages.with(stage) };
     Stage::ALL.into_iter().zip(&plugins.0).fold(Stages::default(), with).with(Stage::Mail).with(Stage::Rcpt).with(Stage::Data)
 }
 

@@ -1,7 +1,7 @@
 //! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
 
-use super::parameters::TransferRules;
 use super::hook::{HookAnswer, HookQuestion, Stages};
+use super::parameters::TransferRules;
 use super::policy::{RcptHosts, Refusals};
 use crate::command::RcptParameters;
 use crate::data::BareLf;
@@ -104,6 +104,8 @@ pub enum HeaderAnswer {
     Accepted {
         header: Vec<u8>,
     },
+    /// With its addresses completed it is too large.
+    TooLarge,
     /// It does not tell beyond doubt who wrote the message.
     Unclear,
     /// It names an author whom the client may not send as.

@@ -2,9 +2,8 @@
 
 use super::{
     Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, HookAnswer,
-    HookQuestion, Input, Limits,
-    LoginAnswer, Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, Stage, Stages, StartTls, Tls, Verdict,
-    TlsAnswer, TransferRules,
+    HookQuestion, Input, Limits, LoginAnswer, Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer,
+    SendingLimit, Session, Stage, Stages, StartTls, Tls, TlsAnswer, TransferRules, Verdict,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
@@ -83,7 +82,12 @@ pub fn say(question: &HookQuestion) -> HookAnswer {
         [b'c', ..] => Verdict::GoOn { address },
         _ => Verdict::GoOn { address: None },
     };
-    HookAnswer { lines: vec![question.argument.to_vec()], relay_client: None, is_last: question.argument.starts_with(b"last"), verdict }
+    HookAnswer {
+        lines: vec![question.argument.to_vec()],
+        relay_client: None,
+        is_last: question.argument.starts_with(b"last"),
+        verdict,
+    }
 }
 
 /// The judge of headers in these tests, by the first byte.
@@ -91,6 +95,7 @@ pub fn say(question: &HookQuestion) -> HookAnswer {
 pub fn judge_header(header: &[u8]) -> HeaderAnswer {
     match header.first() {
         Some(b'!') => HeaderAnswer::Unclear,
+        Some(b'"') => HeaderAnswer::TooLarge,
         Some(b'#') => HeaderAnswer::NotYours,
         Some(b'$') => HeaderAnswer::Temporary,
         Some(b'%') => HeaderAnswer::Limited(SendingLimit::RecipientsPerDay),

@@ -2,8 +2,8 @@
 //!
 //! Guarantee (promise 5): without a list there is nobody in it; a damaged cdb is a temporary error, never a yes or a no.
 
-use std::collections::BTreeSet;
 use super::{Session, replies};
+use std::collections::BTreeSet;
 use wire::{Address, Patterns, ValidRecipients, cdb};
 
 /// A cdb's data for a name is empty; nothing longer is read.
@@ -79,8 +79,7 @@ impl Session {
         let is_bad_sender = || {
             refusals.bad_senders.fit(sender.as_bytes()) || (!relays && refusals.bad_senders_of_strangers.fit(sender.as_bytes()))
         };
-        let is_bad_helo =
-            |helo: &[u8]| refusals.bad_helos.fit(helo) || (!relays && refusals.bad_helos_of_strangers.fit(helo));
+        let is_bad_helo = |helo: &[u8]| refusals.bad_helos.fit(helo) || (!relays && refusals.bad_helos_of_strangers.fit(helo));
         if sender.is_null() && terms.null_senders.unwrap_or(refusals.null_senders) {
             return Some(replies::NULL_SENDER);
         }

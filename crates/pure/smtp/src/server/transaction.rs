@@ -298,7 +298,8 @@ impl Session {
             if transaction.waiting.front().is_none_or(|waiting| waiting.question.is_some()) {
                 return;
             }
-            let Some(Waiting { recipient, parameters, verdict, own_words, is_about_syntax, .. }) = transaction.waiting.pop_front()
+            let Some(Waiting { recipient, parameters, verdict, own_words, is_about_syntax, .. }) =
+                transaction.waiting.pop_front()
             else {
                 return;
             };

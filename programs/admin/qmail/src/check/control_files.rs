@@ -302,7 +302,10 @@ fn hooks(root: &Root, found: &mut Findings) {
         }
     }
     if root.int("rejectnullsenders").ok().flatten().unwrap_or(0) > 0 {
-        found.warning(&root.control_file("rejectnullsenders"), "keeps bounces and receipts of other hosts away; take it out when the flood is over");
+        found.warning(
+            &root.control_file("rejectnullsenders"),
+            "keeps bounces and receipts of other hosts away; take it out when the flood is over",
+        );
     }
 }
 
