@@ -121,7 +121,7 @@ impl ClientRules {
     /// All values that a variable has in any rule: what qmail-hook may have to run.
     #[must_use]
     pub fn values_of(&self, name: &str) -> Vec<Vec<u8>> {
-        let records = self.database.as_deref().and_then(|database| wire::cdb::records(database)).unwrap_or_default();
+        let records = self.database.as_deref().and_then(wire::cdb::records).unwrap_or_default();
         let data = self.text.values().map(Vec::as_slice).chain(records.iter().map(|(_, data)| data.as_ref()));
         let variables = data.flat_map(|data| data.split(|b| *b == 0).filter_map(|part| part.strip_prefix(b"+")));
         variables.filter_map(|variable| Some(variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec())).collect()

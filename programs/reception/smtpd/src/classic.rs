@@ -77,7 +77,7 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let virtual_domains = if alone { virtual_domains(&root) } else { Vec::new() };
     let socket = if may_call(&root, Socket::Queue) { Socket::Queue } else { Socket::Inject };
     let mut peer = connection(&control.relayclients);
-    peer.terms = terms(|name| variable(name), control.greet_delay_s);
+    peer.terms = terms(variable, control.greet_delay_s);
     let plugins = plugins(&root)?;
     peer.hooks = plugins.as_ref().map_or_else(Stages::default, stages);
     let programs = Programs {
