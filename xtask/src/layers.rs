@@ -15,11 +15,12 @@ const ROOT_PROGRAMS: [&str; 4] = ["qmail-start", "qmail-lspawn", "qmail-checkpw"
 const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 14] = [
+const NEVER: [(&str, &[&str]); 15] = [
     ("qmail-start", &["tls", "rustls", "certificates"]),
     ("qmail-lspawn", &["tls", "rustls", "certificates"]),
     ("qmail-getpw", &["tls", "rustls", "certificates"]),
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
+    ("qmail-hook", &["spool", "maildir", "accounts", "smtp", "message", "tokio", "tls", "rustls"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
