@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Edges that are allowed within a layer: all may use the ones named.
 const WITHIN: [(&str, &[&str]); 3] =
-    [("pure", &["wire", "sasl"]), ("os", &["sys"]), ("stores", &["control", "ipc", "accounts-sql"])];
+    [("pure", &["wire", "sasl", "smtp"]), ("os", &["sys"]), ("stores", &["control", "ipc", "ipc-async", "accounts-sql"])];
 /// Layers, lowest first.
 const LAYERS: [&str; 4] = ["pure", "os", "stores", "programs"];
 /// Programs that run as root and may link only these of ours, and few of others'.
@@ -22,8 +22,10 @@ const NEVER: [(&str, &[&str]); 15] = [
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
     ("qmail-hook", &["spool", "maildir", "accounts", "smtp", "message", "tokio", "tls", "rustls"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-qmtpd", &["spool", "maildir", "accounts", "certificates", "tls"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-rspawn", &["spool", "maildir", "accounts", "smtp", "certificates", "tls", "tokio", "rustls"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
     ("qmail-local", &["spool", "accounts", "tokio", "rustls"]),
     ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),

@@ -75,10 +75,11 @@ pub enum Socket {
     AdminAuth,
     Manage,
     AdminAcme,
+    AdminRemote,
 }
 
 impl Socket {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -95,6 +96,7 @@ impl Socket {
         Self::AdminAuth,
         Self::Manage,
         Self::AdminAcme,
+        Self::AdminRemote,
     ];
 
     /// The name in `QMAIL_FDS`, after `serve:`.
@@ -117,6 +119,7 @@ impl Socket {
             Self::AdminAuth => "admin-auth",
             Self::Manage => "manage",
             Self::AdminAcme => "admin-acme",
+            Self::AdminRemote => "admin-remote",
         }
     }
 
@@ -140,6 +143,7 @@ impl Socket {
             Self::AdminAuth => "admin/auth.sock",
             Self::Manage => "manage.sock",
             Self::AdminAcme => "admin/acme.sock",
+            Self::AdminRemote => "admin/remote.sock",
         }
     }
 }
@@ -185,6 +189,8 @@ pub enum Count {
     PerCpu,
     /// Started by qmail-lspawn when there is work, not by qmail-start.
     OnDemand,
+    /// One, in the place of that process where root's configuration says so; then the other does not run.
+    InPlaceOf(&'static str),
 }
 
 /// What a process gives up.
@@ -318,7 +324,7 @@ pub const TABLE: &[Process] = &[
         role: Role::Remote,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Remote],
+        serves: &[Socket::Remote, Socket::AdminRemote],
         calls: &[Socket::Resolve, Socket::Keys],
         confinement: Some(Confinement {
             limits: limits(4 * GIB, 16_384),
@@ -326,6 +332,15 @@ pub const TABLE: &[Process] = &[
             network: Network::Internet,
             exec: false,
         }),
+    },
+    Process {
+        name: "qmail-rspawn",
+        role: Role::Remote,
+        count: Count::InPlaceOf("qmail-remote"),
+        listens: &[],
+        serves: &[Socket::Remote, Socket::AdminRemote],
+        calls: &[],
+        confinement: None,
     },
     Process {
         name: "qmail-send",
@@ -370,6 +385,25 @@ pub const TABLE: &[Process] = &[
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {
+        name: "qmail-qmtpd",
+        role: Role::Network,
+        count: Count::PerCpu,
+        listens: &["qmtp"],
+        serves: &[],
+        calls: &[Socket::Queue, Socket::Auth],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-qmqpd",
+        role: Role::Network,
+        // For our own hosts, which are not many.
+        count: Count::One,
+        listens: &["qmqp"],
+        serves: &[],
+        calls: &[Socket::Queue],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
         name: "qmail-local",
         role: Role::Recipient,
         count: Count::OnDemand,
@@ -399,6 +433,9 @@ pub const LOCAL_VIRTUAL: Confinement =
 pub const TOOL: Confinement =
     Confinement { limits: limits(512 * MIB, 256), files: NO_FILES, network: Network::Unix, exec: false };
 
+/// A tool of the caller that talks to another host: qmail-qmqpc.
+pub const TOOL_CLIENT: Confinement = Confinement { network: Network::Internet, ..TOOL };
+
 /// The row of a program.
 #[must_use]
 pub fn process(name: &str) -> Option<&'static Process> {
@@ -412,7 +449,9 @@ mod tests {
     #[test]
     fn every_socket_has_one_server_and_a_server_starts_before_its_clients() {
         for socket in Socket::ALL {
-            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| TABLE[*at].serves.contains(&socket)).collect();
+            // Who runs in another's place serves what the other would.
+            let is_one = |process: &Process| !matches!(process.count, Count::InPlaceOf(_)) && process.serves.contains(&socket);
+            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| is_one(&TABLE[*at])).collect();
             assert_eq!(servers.len(), 1, "{socket:?}");
             for (at, process) in TABLE.iter().enumerate() {
                 assert!(
@@ -425,9 +464,23 @@ mod tests {
     }
 
     #[test]
+    fn who_runs_in_the_place_of_another_is_the_same_to_all_others() {
+        for (at, process) in TABLE.iter().enumerate() {
+            let Count::InPlaceOf(name) = process.count else { continue };
+            let other = TABLE.iter().position(|process| process.name == name).unwrap();
+            assert_eq!(
+                (process.role, process.serves, process.listens),
+                (TABLE[other].role, TABLE[other].serves, TABLE[other].listens)
+            );
+            assert!(at > other, "{name}");
+        }
+    }
+
+    #[test]
     fn only_what_starts_the_programs_of_others_is_unconfined_and_nothing_that_faces_strangers_opens_files() {
         for process in TABLE {
-            let starts_others = process.role == Role::Root || process.name == "qmail-hook";
+            // Programs of root's choice run under qmail-rspawn and qmail-hook, and would inherit what it gave up.
+            let starts_others = process.role == Role::Root || ["qmail-rspawn", "qmail-hook"].contains(&process.name);
             assert_eq!(process.confinement.is_none(), starts_others, "{}", process.name);
             if let Some(confinement) = process.confinement {
                 assert!(!confinement.exec);

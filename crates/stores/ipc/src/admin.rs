@@ -1,4 +1,4 @@
-//! The admin command's requests to qmail-send, qmail-auth and qmail-acme, on sockets in a directory that only root (or the starter) enters.
+//! The admin command's requests to qmail-send, qmail-auth, qmail-acme and qmail-remote, on sockets in a directory that only root (or the starter) enters.
 //!
 //! One request at a time on a connection. Lists come as one or more `Rows` datagrams, the last marked so.
 
@@ -257,5 +257,34 @@ messages! {
         2 => Done { obtained: bool, not_after_s: u64, renew_s: u64 },
         /// It could not be had; what there was before stays.
         3 => Failed { text: Bytes },
+    }
+}
+
+messages! {
+    /// To qmail-remote.
+    pub enum RemoteRequest {
+        /// The addresses that could not be connected to lately.
+        1 => Unreached {},
+        /// They count as well again.
+        2 => Forget {},
+    }
+}
+
+record! {
+    /// An address that could not be connected to.
+    pub struct UnreachedRow {
+        /// As text, without brackets.
+        address: Bytes,
+        /// Seconds since the last failure.
+        ago_s: u64,
+        /// Failures that were minutes apart, up to 10; 0 is never sent.
+        count: u32,
+    }
+}
+
+messages! {
+    pub enum RemoteAnswer {
+        1 => Unreached { rows: Vec<UnreachedRow>, last: bool },
+        2 => Ok {},
     }
 }

@@ -58,6 +58,9 @@ impl Running {
         }
         let mut spawn =
             Spawn::new(&planned.program).arg("--service").env("QMAIL_ROOT", root).env("PATH", PATH).dir(Path::new("/"));
+        for (name, value) in &planned.environment {
+            spawn = spawn.env(name, value);
+        }
         spawn = spawn.env("QMAIL_WORKER", format!("{number}/{}", planned.workers));
         spawn = spawn.stdout(log_child.as_fd()).stderr(log_child.as_fd());
         spawn = spawn.fd("lifeline", lifeline_child.as_fd()).fd("ready", ready_child.as_fd()).fd("run", run.dir.as_fd());

@@ -9,15 +9,13 @@
 //! Never: sees the spool, a mailbox, a key or a hash. RFC 5321 and the extensions named in [`smtp::server`].
 #![forbid(unsafe_code)]
 
-mod admission;
 mod classic;
 mod config;
 mod elsewhere;
 mod envelope;
+mod helper;
 mod hooks;
 mod login;
-mod program;
-mod queue;
 mod service;
 mod session;
 mod submission;
@@ -25,16 +23,16 @@ mod terms;
 mod trust;
 
 use control::Root;
+use reception::log_line;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// `qmail-smtpd [--root DIR] [--service]`
 #[must_use]
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(code) = program::helper(&args) {
+    if let Some(code) = reception::program::helper("qmail-smtpd", &args).or_else(|| helper::helper(&args)) {
         return code;
     }
     let root = Root::from_args(&mut args);
@@ -49,18 +47,6 @@ pub fn main() -> ExitCode {
         };
     }
     classic::run(root)
-}
-
-/// Standard error is the connection to the client (inetd): a log line would be taken for a reply.
-static LOG_IS_CLIENT: AtomicBool = AtomicBool::new(false);
-
-/// One line of the log, in one write. That nobody reads it is no reason to stop.
-fn log_line(line: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    if LOG_IS_CLIENT.load(Ordering::Relaxed) {
-        return;
-    }
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// The line of a session that is over.

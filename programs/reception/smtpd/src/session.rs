@@ -3,19 +3,22 @@
 //! Guarantees: replies are sent before the client is waited for; the client is not read from while a question is open; an idle
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
-use crate::admission::Place;
 use crate::elsewhere::{self, Elsewhere};
 use crate::hooks::{self, Hooks};
 use crate::login;
-use crate::queue::{Draft, Pool};
 use crate::submission::{Judge, Judging};
 use crate::terms::Programs;
 use crate::trust::Trust;
-use crate::{log_end, log_line, now};
+use crate::{log_end, now};
 use control::Origin;
 use ipc::auth;
+use ipc::queue::Item;
 use ipc_async::Client;
 use message::inject::Names;
+use reception::admission::Place;
+use reception::directory::question;
+use reception::log_line;
+use reception::queue::{Draft, Pool};
 use rustix::net::{RecvFlags, recv};
 use smtp::server::{
     Action, Actions, Config, Connection, End, HookAnswer, HookQuestion, Input, LoginAnswer, QueueAnswer, RecipientAnswer,
@@ -236,7 +239,7 @@ impl Outgoing {
 
     async fn commit(self) -> QueueAnswer {
         match self {
-            Self::Queue(draft) => draft.commit().await,
+            Self::Queue(draft) => queue_answer(draft.commit().await),
             Self::Program(elsewhere) => Box::pin(elsewhere.commit()).await,
         }
     }
@@ -265,7 +268,7 @@ impl Talk {
                 Action::Priority(priority) => {
                     // Another program has no place for it.
                     if let Some(Outgoing::Queue(draft)) = &mut self.draft {
-                        draft.priority(priority).await;
+                        draft.item(&Item::Priority(priority)).await;
                     }
                 }
                 Action::Body(text) => {
@@ -339,7 +342,13 @@ impl Talk {
     async fn begin(&mut self, envelope: Box<smtp::server::Envelope>) {
         self.hooks.note(&self.session);
         let mut draft = match self.hooks.queue() {
-            None => Outgoing::Queue(Box::new(Draft::begin(Rc::clone(&self.worker.queue), *envelope).await)),
+            None => {
+                let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
+                for item in crate::envelope::items(*envelope) {
+                    draft.item(&item).await;
+                }
+                Outgoing::Queue(draft)
+            }
             Some(program) => {
                 let run = Rc::clone(&self.worker.run);
                 Outgoing::Program(Box::new(Elsewhere::begin(run, program, self.hooks.environment(), *envelope)))
@@ -527,16 +536,17 @@ impl Talk {
 
 /// What the directory says; cannot-tell when it does not answer in time.
 async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> RecipientAnswer {
-    match directory.ask(|id| recipient_question(id, address, size)).await {
+    match directory.ask(|id| question(id, address, size)).await {
         Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
         _ => RecipientAnswer::Temporary,
     }
 }
 
-pub(crate) fn recipient_question(id: u64, address: Address, size: u64) -> auth::Request {
-    match size {
-        0 => auth::Request::Recipient { id, address },
-        size => auth::Request::Fits { id, address, size },
+pub(crate) fn queue_answer(verdict: reception::Verdict) -> QueueAnswer {
+    match verdict {
+        reception::Verdict::Accepted { qp } => QueueAnswer::Accepted { qp },
+        reception::Verdict::Temporary(text) => QueueAnswer::Temporary(text),
+        reception::Verdict::Permanent(text) => QueueAnswer::Permanent(text),
     }
 }
 
@@ -553,7 +563,7 @@ pub(crate) fn recipient_answer(verdict: &auth::Directory) -> RecipientAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
+    use reception::admission::Admission;
     use std::os::fd::OwnedFd;
 
     /// DESIGN: thousands of sessions. Together with the socket's registration and the timer this stays far below 10 KiB.
