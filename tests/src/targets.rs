@@ -38,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smtp_reply", smtp::client::fuzz::reply),
     ("smtp_lmtp", smtp::server::fuzz::lmtp),
     ("smtp_lmtp_client", smtp::client::fuzz::lmtp),
+    ("smtp_plugins", smtp::spp::fuzz),
     ("smtp_session", smtp::server::fuzz::session),
     ("tls_client_certificates", tls::fuzz::client_certificates),
     ("users_assign", users::fuzz::assign),
@@ -50,5 +51,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_databases", wire::fuzz::databases),
     ("wire_lines", wire::fuzz::lines),
     ("wire_netstrings", wire::fuzz::netstrings),
+    ("wire_patterns", wire::fuzz::patterns),
     ("wire_proxy_headers", wire::fuzz::proxy_headers),
 ];

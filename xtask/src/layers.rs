@@ -20,6 +20,7 @@ const NEVER: [(&str, &[&str]); 16] = [
     ("qmail-lspawn", &["tls", "rustls", "certificates"]),
     ("qmail-getpw", &["tls", "rustls", "certificates"]),
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
+    ("qmail-hook", &["spool", "maildir", "accounts", "smtp", "message", "tokio", "tls", "rustls"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-qmtpd", &["spool", "maildir", "accounts", "certificates", "tls"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),

@@ -70,6 +70,7 @@ pub enum Socket {
     Authnet,
     Accounts,
     Checkpw,
+    Hook,
     AdminSend,
     AdminAuth,
     Manage,
@@ -78,7 +79,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -90,6 +91,7 @@ impl Socket {
         Self::Authnet,
         Self::Accounts,
         Self::Checkpw,
+        Self::Hook,
         Self::AdminSend,
         Self::AdminAuth,
         Self::Manage,
@@ -112,6 +114,7 @@ impl Socket {
             Self::Authnet => "authnet",
             Self::Accounts => "accounts",
             Self::Checkpw => "checkpw",
+            Self::Hook => "hook",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
             Self::Manage => "manage",
@@ -135,6 +138,7 @@ impl Socket {
             Self::Authnet => "roles/authnet.sock",
             Self::Accounts => "roles/accounts.sock",
             Self::Checkpw => "roles/checkpw.sock",
+            Self::Hook => "roles/hook.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
             Self::Manage => "manage.sock",
@@ -353,6 +357,16 @@ pub const TABLE: &[Process] = &[
         }),
     },
     Process {
+        name: "qmail-hook",
+        role: Role::Network,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Hook],
+        calls: &[],
+        // What it starts is the administrator's own, and would inherit it.
+        confinement: None,
+    },
+    Process {
         name: "qmail-popup",
         role: Role::Network,
         count: Count::PerCpu,
@@ -367,7 +381,7 @@ pub const TABLE: &[Process] = &[
         count: Count::PerCpu,
         listens: &["smtp", "submission", "submissions", "lmtp"],
         serves: &[],
-        calls: &[Socket::Queue, Socket::Auth, Socket::Keys],
+        calls: &[Socket::Queue, Socket::Auth, Socket::Keys, Socket::Hook],
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {
@@ -463,10 +477,10 @@ mod tests {
     }
 
     #[test]
-    fn only_root_programs_are_unconfined_and_nothing_that_faces_strangers_opens_files() {
+    fn only_what_starts_the_programs_of_others_is_unconfined_and_nothing_that_faces_strangers_opens_files() {
         for process in TABLE {
-            // Programs of root's choice run under qmail-rspawn, and would inherit what it gave up.
-            let starts_others = process.role == Role::Root || process.name == "qmail-rspawn";
+            // Programs of root's choice run under qmail-rspawn and qmail-hook, and would inherit what it gave up.
+            let starts_others = process.role == Role::Root || ["qmail-rspawn", "qmail-hook"].contains(&process.name);
             assert_eq!(process.confinement.is_none(), starts_others, "{}", process.name);
             if let Some(confinement) = process.confinement {
                 assert!(!confinement.exec);

@@ -19,6 +19,7 @@
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup, qmail-acme → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send, qmail-acme → qmail-resolve |
+//! | [`hook`] | hook.sock, a socketpair | qmail-smtpd → qmail-hook, its own helper |
 //! | [`admin`] | admin/send.sock, admin/auth.sock, admin/acme.sock, admin/remote.sock | qmail → qmail-send, qmail-auth, qmail-acme, qmail-remote |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,8 @@ pub mod field;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod getpw;
+pub mod hook;
+pub mod hook_program;
 pub mod import;
 pub mod inheritance;
 pub mod job;

@@ -393,7 +393,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 58] = [
+    let cases: [(&str, &str, &str, &str); 63] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -421,7 +421,12 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/relayclients", "10.\n", "line 1"),
         ("error", "etc/qmail/control/tcp.smtp", "10.:allow\n10.1.:denied\n", "line 2: `10.1.:denied` is no rule"),
         ("error", "etc/qmail/control/tcp.smtp", ":allow,RELAYCLIENT=\"\"\n", "lets every host"),
-        ("warning", "etc/qmail/control/tcp.smtp", "10.:allow,QMAILQUEUE=\"/x\"\n", "QMAILQUEUE says nothing here"),
+        ("note", "etc/qmail/control/tcp.smtp", "10.:allow,FOO=\"/x\"\n", "FOO says nothing to qmail-smtpd"),
+        ("error", "etc/qmail/control/badmailfrom", "@good.test\n(x\n", "the line `(x` has a `(` without `)`"),
+        ("error", "etc/qmail/control/badhelo", "a**+{\n", "the line `a**+{` has no numbers"),
+        ("error", "etc/qmail/control/smtpplugins", "[rpct]\n/x\n", "is no section"),
+        ("error", "etc/qmail/control/validrcptto.cdb", "joe@x\n", "is no cdb"),
+        ("warning", "etc/qmail/control/rejectnullsenders", "1\n", "keeps bounces"),
         ("error", "etc/qmail/control/barelf", "allow\n", "`reject` or `normalize`"),
         ("error", "etc/qmail/control/smtproutes", "example.org\n", "no colon"),
         ("error", "etc/qmail/control/smtproutes", "a.test:r|joe|xyzzy\n", "has passwords in it, and others"),

@@ -44,6 +44,9 @@ pub fn read(root: &Root) -> Result<Vec<Planned>, String> {
         if process.serves == [Socket::Checkpw] && !control::authsources::wants_checkpw(root).map_err(|e| e.to_string())? {
             continue;
         }
+        if process.serves == [Socket::Hook] && control::Hooks::read(root).map_err(|e| e.to_string())?.is_empty() {
+            continue;
+        }
         if process.serves == [Socket::AdminAcme] && !root.control_file(control::acme::FILE).exists() {
             return Err(
                 "control/listen has a listener `acme`, and there is no control/acme; write it, or take the line out".to_owned()

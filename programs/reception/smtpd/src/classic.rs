@@ -7,18 +7,23 @@
 //! virtual domains alone, as with the classic program.
 
 use crate::config::config;
+use crate::helper::Helper;
+use crate::hooks::{self, Hooks};
 use crate::session::{queue_answer, recipient_answer};
+use crate::terms::{Programs, stages, terms};
 use crate::{log_end, now};
-use control::{ControlError, Networks, Root};
+use control::{ControlError, Networks, Plugins, Root};
 use reception::directory::{Directory, virtual_domains};
 use reception::log_line;
 use reception::outgoing::{Outgoing, Queue, run_directory};
 use reception::stdio::{self, Client, READ_LEN, Read, linger, send};
 use smtp::server::{
-    Action, Actions, Connection, DsnOffer, End, Envelope, HeaderAnswer, Input, LoginAnswer, Logins, NO_CONTROLS, SenderAnswer,
-    Session, StartTls, TlsAnswer,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HeaderAnswer, HookAnswer, HookQuestion, Input, LoginAnswer,
+    Logins, NO_CONTROLS, RecipientAnswer, SenderAnswer, Session, Stages, StartTls, TlsAnswer,
 };
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +58,17 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let directory = Directory::open(run.as_ref(), &root, queue.is_program());
     let alone = matches!(directory, Directory::RcptHosts);
     let virtual_domains = if alone { virtual_domains(&root) } else { Vec::new() };
-    let peer = connection(&control.relayclients);
+    let mut peer = connection(&control.relayclients);
+    let variable = |name: &str| std::env::var_os(name).map(OsString::into_vec);
+    peer.terms = terms(variable, control.greet_delay_s);
+    let plugins = plugins(&root)?;
+    peer.hooks = plugins.as_ref().map_or_else(Stages::default, stages);
+    let programs = Programs {
+        check: variable("RCPTCHECK").filter(|program| !program.is_empty()),
+        checks_relay_clients: variable("RCPTCHECKRELAYCLIENT").and_then(|value| control::read::int_of(&value)).unwrap_or(0) > 0,
+        ..Programs::default()
+    };
+    let helper = (plugins.is_some() || programs.check.is_some()).then(|| Helper::start(root.path())).transpose()?;
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
     let mut config = config(control, virtual_domains)?;
@@ -61,8 +76,23 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
         // The interface of qmail-queue has no place for what is asked for.
         config.dsn = DsnOffer::Nobody;
     }
-    let session = Session::new(Arc::new(config), peer, now(), &mut actions);
-    Ok(Talk { session, actions, queue, directory, message: None, envelope: Default::default(), output: Vec::new() })
+    let config = Arc::new(config);
+    let session = Session::new(Arc::clone(&config), peer, now(), &mut actions);
+    let (hooks, plugins) = (Hooks::new(programs), plugins.unwrap_or_default());
+    let (message, envelope, output) = (None, Default::default(), Vec::new());
+    Ok(Talk { session, actions, config, helper, hooks, plugins, queue, directory, message, envelope, output })
+}
+
+/// The plugins, where ENABLE_SPP wants them; SPPCONFFILE names another file, below var/qmail unless it begins with `/`.
+fn plugins(root: &Root) -> io::Result<Option<Plugins>> {
+    if std::env::var_os("ENABLE_SPP").is_none() {
+        return Ok(None);
+    }
+    let plugins = match std::env::var_os("SPPCONFFILE").filter(|path| !path.is_empty()) {
+        Some(path) => Plugins::of(&ipc::queue_program::place(&path, root.path()).0),
+        None => Plugins::read(root),
+    };
+    plugins.map(|plugins| Some(plugins).filter(|plugins| !plugins.is_empty())).map_err(io::Error::other)
 }
 
 fn connection(relayclients: &Networks) -> Connection {
@@ -82,12 +112,18 @@ fn connection(relayclients: &Networks) -> Connection {
         is_submission: false,
         xclient: false,
         databytes: client.databytes,
+        ..Connection::default()
     }
 }
 
 struct Talk {
     session: Session,
     actions: Actions,
+    config: Arc<Config>,
+    /// Runs the programs of others.
+    helper: Option<Helper>,
+    hooks: Hooks,
+    plugins: Plugins,
     queue: Queue,
     directory: Directory,
     message: Option<Outgoing>,
@@ -136,6 +172,8 @@ impl Talk {
         } else if let Some(message) = &mut self.message {
             crate::envelope::items(envelope).for_each(|item| message.item(&item));
         }
+        let header = self.hooks.said.take_header();
+        self.message.iter_mut().for_each(|message| message.put(&header));
     }
 
     fn carry_out(&mut self) {
@@ -143,7 +181,8 @@ impl Talk {
             match action {
                 Action::Reply(bytes) => self.output.extend_from_slice(&bytes),
                 Action::CheckRecipient { question, recipient, size } => {
-                    let answer = recipient_answer(&self.directory.check(recipient, size));
+                    let answer = recipient_answer(&self.directory.check(recipient.clone(), size));
+                    let answer = self.check_further(&recipient, answer);
                     self.session.step(now(), Input::Recipient { question, answer }, &mut self.actions);
                 }
                 // Not offered, so it does not come.
@@ -161,6 +200,10 @@ impl Talk {
                 }
                 // XCLIENT is not offered here, and no header is judged.
                 Action::Admit { .. } | Action::Priority(_) => {}
+                Action::Hook(question) => {
+                    let answer = self.ask_plugins(&question);
+                    self.session.step(now(), Input::Hook(answer), &mut self.actions);
+                }
                 Action::Begin(envelope) => self.begin(*envelope),
                 Action::Body(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::Commit => {
@@ -176,6 +219,42 @@ impl Talk {
                 }
                 Action::Close => {}
             }
+        }
+    }
+}
+
+impl Talk {
+    /// Asks the plugins of a stage, one after the other.
+    fn ask_plugins(&mut self, question: &HookQuestion) -> HookAnswer {
+        self.hooks.note(&self.session);
+        let mut asking = match self.hooks.said.begin(question) {
+            Ok(asking) => asking,
+            Err(answer) => return answer,
+        };
+        for line in self.plugins.0.get(hooks::section(question)).into_iter().flatten() {
+            match self.helper.as_ref().and_then(|helper| helper.ask(&self.hooks.plugin(line))) {
+                Some(ipc::hook::Answer::Ended { output, .. }) => {
+                    if self.hooks.said.hear(&mut asking, &output) {
+                        break;
+                    }
+                }
+                _ => return asking.failed(),
+            }
+        }
+        asking.answer()
+    }
+
+    /// The program that judges recipients, behind the directory.
+    fn check_further(&mut self, recipient: &Address, answer: RecipientAnswer) -> RecipientAnswer {
+        if self.hooks.programs.check.is_none() || !hooks::may_be_checked(&answer) {
+            return answer;
+        }
+        self.hooks.note(&self.session);
+        let is_listed = recipient.domain().is_none_or(|domain| self.config.rcpthosts.contains(domain).unwrap_or(false));
+        let known = answer == RecipientAnswer::Exists;
+        match self.hooks.check(&self.session, recipient, known, is_listed) {
+            Some(request) => hooks::judged(answer, self.helper.as_ref().and_then(|helper| helper.ask(&request))),
+            None => answer,
         }
     }
 }

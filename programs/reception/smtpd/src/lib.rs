@@ -11,11 +11,15 @@
 
 mod classic;
 mod config;
+mod elsewhere;
 mod envelope;
+mod helper;
+mod hooks;
 mod login;
 mod service;
 mod session;
 mod submission;
+mod terms;
 mod trust;
 
 use control::Root;
@@ -28,7 +32,7 @@ use std::time::Duration;
 #[must_use]
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(code) = reception::program::helper("qmail-smtpd", &args) {
+    if let Some(code) = reception::program::helper("qmail-smtpd", &args).or_else(|| helper::helper(&args)) {
         return code;
     }
     let root = Root::from_args(&mut args);

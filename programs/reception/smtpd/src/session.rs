@@ -3,8 +3,11 @@
 //! Guarantees: replies are sent before the client is waited for; the client is not read from while a question is open; an idle
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
+use crate::elsewhere::{self, Elsewhere};
+use crate::hooks::{self, Hooks};
 use crate::login;
 use crate::submission::{Judge, Judging};
+use crate::terms::Programs;
 use crate::trust::Trust;
 use crate::{log_end, now};
 use control::Origin;
@@ -18,12 +21,14 @@ use reception::log_line;
 use reception::queue::{Draft, Pool};
 use rustix::net::{RecvFlags, recv};
 use smtp::server::{
-    Action, Actions, Config, Connection, End, Input, LoginAnswer, QueueAnswer, RecipientAnswer, Session, Tls, TlsAnswer,
+    Action, Actions, Config, Connection, End, HookAnswer, HookQuestion, Input, LoginAnswer, QueueAnswer, RecipientAnswer,
+    Session, Tls, TlsAnswer,
 };
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +50,10 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 /// What all sessions of a worker share.
 pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
+    /// For sessions whose messages go to another program.
+    config_elsewhere: Arc<Config>,
+    pub(crate) plugins: control::Plugins,
+    run: Rc<OwnedFd>,
     pub(crate) queue: Rc<Pool>,
     pub(crate) directory: Client<auth::Answer>,
     pub(crate) tls: Acceptor,
@@ -57,9 +66,22 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config, trust: Trust, queue: Pool, directory: Client<auth::Answer>, tls: Acceptor) -> Self {
+    /// The configuration for sessions whose messages go to qmail-send, and the one for those whose go to another program, if there are such.
+    pub(crate) fn new(
+        (config, elsewhere): (Config, Option<Config>),
+        plugins: control::Plugins,
+        trust: Trust,
+        run: Rc<OwnedFd>,
+        directory: Client<auth::Answer>,
+        tls: Acceptor,
+    ) -> Self {
+        let queue = Pool::new(Rc::clone(&run), sandbox::Socket::Queue.path());
+        let config = Arc::new(config);
         Self {
-            config: Arc::new(config),
+            config_elsewhere: elsewhere.map_or_else(|| Arc::clone(&config), Arc::new),
+            config,
+            plugins,
+            run,
             queue: Rc::new(queue),
             directory,
             tls,
@@ -84,11 +106,18 @@ impl Worker {
 }
 
 /// A connection whose first byte is TLS already.
-pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, origin: Origin, mut peer: Connection, place: Place) {
+pub(crate) async fn serve_tls(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    origin: Origin,
+    mut peer: Connection,
+    programs: Programs,
+    place: Place,
+) {
     match handshake(&worker, stream, &peer).await {
         Some((stream, tls)) => {
             peer.protect(tls);
-            Box::pin(serve(worker, Transport::Tls(stream), origin, peer, place)).await;
+            Box::pin(serve(worker, Transport::Tls(stream), origin, peer, programs, place)).await;
         }
         None => drop(place),
     }
@@ -121,12 +150,20 @@ async fn handshake(worker: &Worker, stream: TcpStream, peer: &Connection) -> Opt
 }
 
 /// One connection, from the greeting to the line in the log.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin, mut peer: Connection, _place: Place) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    stream: Transport,
+    origin: Origin,
+    mut peer: Connection,
+    programs: Programs,
+    _place: Place,
+) {
     if peer.relay_client.is_none() && !peer.is_lmtp && worker.trust.has_opened_a_mailbox(&worker.directory, origin).await {
         peer.relay_client = Some(Box::default());
     }
     let mut actions = Actions::default();
-    let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
+    let config = if programs.queue.is_none() { &worker.config } else { &worker.config_elsewhere };
+    let session = Session::new(Arc::clone(config), peer, now(), &mut actions);
     let mut talk = Talk {
         worker,
         stream,
@@ -139,6 +176,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin,
         starttls: None,
         judging: None,
         told: None,
+        hooks: Box::new(Hooks::new(programs)),
+        hook: None,
         draft: None,
         is_committing: false,
         is_told: false,
@@ -174,10 +213,36 @@ struct Talk {
     judging: Option<Judging>,
     /// The client that XCLIENT told; `Some(None)` if its address is not known.
     told: Option<Option<IpAddr>>,
-    draft: Option<Box<Draft>>,
+    /// What programs have a say in, and have said.
+    hooks: Box<Hooks>,
+    /// A question to plugins.
+    hook: Option<Box<HookQuestion>>,
+    draft: Option<Outgoing>,
     is_committing: bool,
     /// Told that the system goes down.
     is_told: bool,
+}
+
+/// A message under way.
+enum Outgoing {
+    Queue(Box<Draft>),
+    Program(Box<Elsewhere>),
+}
+
+impl Outgoing {
+    async fn data(&mut self, text: &[u8]) {
+        match self {
+            Self::Queue(draft) => draft.data(text).await,
+            Self::Program(elsewhere) => Box::pin(elsewhere.data(text)).await,
+        }
+    }
+
+    async fn commit(self) -> QueueAnswer {
+        match self {
+            Self::Queue(draft) => queue_answer(draft.commit().await),
+            Self::Program(elsewhere) => Box::pin(elsewhere.commit()).await,
+        }
+    }
 }
 
 impl Talk {
@@ -198,18 +263,11 @@ impl Talk {
                 Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
                 Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Admit { address } => self.told = Some(address),
-                Action::Begin(envelope) => {
-                    let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
-                    Box::pin(async {
-                        for item in crate::envelope::items(*envelope) {
-                            draft.item(&item).await;
-                        }
-                    })
-                    .await;
-                    self.draft = Some(draft);
-                }
+                Action::Hook(question) => self.hook = Some(question),
+                Action::Begin(envelope) => Box::pin(self.begin(envelope)).await,
                 Action::Priority(priority) => {
-                    if let Some(draft) = &mut self.draft {
+                    // Another program has no place for it.
+                    if let Some(Outgoing::Queue(draft)) = &mut self.draft {
                         draft.item(&Item::Priority(priority)).await;
                     }
                 }
@@ -233,6 +291,10 @@ impl Talk {
     async fn next(&mut self, actions: &mut Actions) {
         if !self.questions.is_empty() {
             return self.ask(actions).await;
+        }
+        if let Some(question) = self.hook.take() {
+            let answer = Box::pin(self.ask_plugins(*question)).await;
+            return self.session.step(now(), Input::Hook(answer), actions);
         }
         if let Some(question) = self.login.take() {
             let answer = Box::pin(self.log_in(*question)).await;
@@ -263,7 +325,7 @@ impl Talk {
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
         {
-            let answer = queue_answer(Box::pin(draft.commit()).await);
+            let answer = Box::pin(draft.commit()).await;
             return self.session.step(now(), Input::Queue(answer), actions);
         }
         if self.session.end().is_some() {
@@ -273,6 +335,63 @@ impl Talk {
             self.read(actions).await;
         } else {
             self.session.step(now(), Input::Closed, actions);
+        }
+    }
+
+    /// A message begins; fields that plugins add come before our own.
+    async fn begin(&mut self, envelope: Box<smtp::server::Envelope>) {
+        self.hooks.note(&self.session);
+        let mut draft = match self.hooks.queue() {
+            None => {
+                let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
+                for item in crate::envelope::items(*envelope) {
+                    draft.item(&item).await;
+                }
+                Outgoing::Queue(draft)
+            }
+            Some(program) => {
+                let run = Rc::clone(&self.worker.run);
+                Outgoing::Program(Box::new(Elsewhere::begin(run, program, self.hooks.environment(), *envelope)))
+            }
+        };
+        let header = self.hooks.said.take_header();
+        if !header.is_empty() {
+            draft.data(&header).await;
+        }
+        self.draft = Some(draft);
+    }
+
+    /// Asks the plugins of a stage, one after the other.
+    async fn ask_plugins(&mut self, question: HookQuestion) -> HookAnswer {
+        self.hooks.note(&self.session);
+        let mut asking = match self.hooks.said.begin(&question) {
+            Ok(asking) => asking,
+            Err(answer) => return answer,
+        };
+        for line in self.worker.plugins.0.get(hooks::section(&question)).into_iter().flatten() {
+            match elsewhere::ask(Rc::clone(&self.worker.run), self.hooks.plugin(line)).await {
+                Some(ipc::hook::Answer::Ended { output, .. }) => {
+                    if self.hooks.said.hear(&mut asking, &output) {
+                        break;
+                    }
+                }
+                _ => return asking.failed(),
+            }
+        }
+        asking.answer()
+    }
+
+    /// The program that judges recipients, behind the directory.
+    async fn check_further(&mut self, recipient: &Address, answer: RecipientAnswer) -> RecipientAnswer {
+        if self.hooks.programs.check.is_none() || !hooks::may_be_checked(&answer) {
+            return answer;
+        }
+        self.hooks.note(&self.session);
+        let is_listed = recipient.domain().is_none_or(|domain| self.worker.config.rcpthosts.contains(domain).unwrap_or(false));
+        let known = answer == RecipientAnswer::Exists;
+        match self.hooks.check(&self.session, recipient, known, is_listed) {
+            Some(request) => hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.run), request)).await),
+            None => answer,
         }
     }
 
@@ -320,16 +439,18 @@ impl Talk {
         let first = questions.next();
         let others: Vec<_> = questions
             .map(|(question, recipient, size)| {
-                let directory = self.worker.directory.clone();
-                (question, tokio::task::spawn_local(async move { check(&directory, recipient, size).await }))
+                let (directory, asked) = (self.worker.directory.clone(), recipient.clone());
+                (question, recipient, tokio::task::spawn_local(async move { check(&directory, asked, size).await }))
             })
             .collect();
         if let Some((question, recipient, size)) = first {
-            let answer = check(&self.worker.directory, recipient, size).await;
+            let answer = check(&self.worker.directory, recipient.clone(), size).await;
+            let answer = Box::pin(self.check_further(&recipient, answer)).await;
             self.session.step(now(), Input::Recipient { question, answer }, actions);
         }
-        for (question, task) in others {
+        for (question, recipient, task) in others {
             let answer = task.await.unwrap_or(RecipientAnswer::Temporary);
+            let answer = Box::pin(self.check_further(&recipient, answer)).await;
             self.session.step(now(), Input::Recipient { question, answer }, actions);
         }
     }
@@ -369,7 +490,7 @@ impl Talk {
     fn client_goes_on(&self) -> bool {
         match self.session.end() {
             Some(End::Gone) => false,
-            Some(End::Limit) => true,
+            Some(End::Limit | End::Refused) => true,
             // Asked of the socket itself: the runtime may not have heard of it yet.
             _ => self
                 .stream
@@ -452,12 +573,19 @@ mod tests {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
             let tls = Acceptor::start(Arc::new(run.try_clone()?), "x")?;
-            let worker = Rc::new(Worker::new(Config::default(), Trust::default(), Pool::new(run, "x"), directory, tls));
+            let worker = Rc::new(Worker::new(
+                (Config::default(), None),
+                control::Plugins::default(),
+                Trust::default(),
+                run,
+                directory,
+                tls,
+            ));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
             let origin = Origin::direct([127, 0, 0, 1].into());
-            let future = serve(worker, Transport::Clear(accepted?.0), origin, Connection::default(), place);
+            let future = serve(worker, Transport::Clear(accepted?.0), origin, Connection::default(), Programs::default(), place);
             let size = std::mem::size_of_val(&future);
             assert!(size < 3072, "{size}");
             drop(client);

@@ -196,8 +196,20 @@ impl Session {
         chunk.take(rest);
         if chunk.left > 0 {
             self.state = State::Skip(chunk, Box::new(then));
+        } else if let Some(reply) = self.chunk_refusal.take() {
+            self.state = then;
+            self.log_refusal(None, None, &String::from_utf8_lossy(&reply), out);
+            self.refuse_with(&reply, out);
         } else {
             self.refuse_in(then, out);
+        }
+    }
+
+    /// The chunk of a BDAT that a program refused.
+    pub(super) fn skip_chunk(&mut self, argument: &[u8]) {
+        if let Some((size, is_last)) = command::bdat(argument) {
+            let then = std::mem::replace(&mut self.state, State::Idle);
+            self.state = State::Skip(Chunk { size, left: size, is_last }, Box::new(then));
         }
     }
 

@@ -10,7 +10,7 @@ const SMALLEST_MESSAGE: u64 = 16 * 1024;
 /// A host that greylists takes mail after some minutes; one that is being mended, after some hours.
 const SHORTEST_LIFE_S: u64 = 6 * 3600;
 /// Files that hold a number.
-const NUMBERS: [&str; 17] = [
+const NUMBERS: [&str; 20] = [
     "bouncemaxbytes",
     "concurrencyincoming",
     "concurrencyincomingip",
@@ -22,6 +22,9 @@ const NUMBERS: [&str; 17] = [
     "maxrcpt",
     "popbeforesmtp",
     "queuelifetime",
+    "rejectnullsenders",
+    "rejectrelaytest",
+    "smtpgreetdelay",
     "timeoutconnect",
     "timeoutpop3",
     "timeoutremote",
@@ -41,7 +44,13 @@ const OTHERS: &[&str] = &[
     "authmechanisms",
     "authsenders",
     "authsources",
+    "badhelo",
+    "badhelonorelay",
     "badmailfrom",
+    "badmailfromnorelay",
+    "badmailto",
+    "badrcptto",
+    "badrcpttonorelay",
     "barelf",
     "bouncefrom",
     "bouncehost",
@@ -65,6 +74,7 @@ const OTHERS: &[&str] = &[
     "moreipme",
     "morercpthosts",
     "morercpthosts.cdb",
+    "morevalidrcptto.cdb",
     "mtpriority",
     "notipme",
     "oauth",
@@ -84,6 +94,7 @@ const OTHERS: &[&str] = &[
     "resolvers",
     "sitelimits",
     "smtpgreeting",
+    "smtpplugins",
     "smtproutes",
     "submission",
     "submissionlimits",
@@ -94,6 +105,8 @@ const OTHERS: &[&str] = &[
     "tlscafile",
     "tlsclients",
     "tlspolicy",
+    "validrcptto",
+    "validrcptto.cdb",
     "virtualdomains",
     "vmailprograms",
     "xclient",
@@ -261,7 +274,7 @@ fn client_rules(root: &Root, found: &mut Findings) {
     }
     for variable in rules.without_effect() {
         let shown = wire::escape::visible(&variable);
-        found.warning(&file, format!("{shown} says nothing here: RELAYCLIENT and DATABYTES do; take it away"));
+        found.note(&file, format!("{shown} says nothing to qmail-smtpd; only programs that qmail-hook runs find it"));
     }
     if name == TEXT && root.control_file(DATABASE).exists() {
         found.warning(&root.control_file(DATABASE), "does not count beside tcp.smtp; remove one of them");
@@ -283,6 +296,7 @@ fn values(root: &Root, found: &mut Findings) {
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    hooks(root, found);
     found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
     found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
@@ -293,6 +307,24 @@ fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Inject::read(root));
     if root.control_file("qmqpservers").exists() {
         found.take(control::Qmqpc::read(root));
+    }
+}
+
+/// Programs that qmail-hook would not run.
+fn hooks(root: &Root, found: &mut Findings) {
+    let Some(hooks) = found.take(control::Hooks::read(root)) else { return };
+    let plugins = hooks.plugins.iter().filter(|line| !line.starts_with(b":"));
+    for program in plugins.chain(&hooks.queues).chain(&hooks.checks) {
+        let (path, _) = ipc::queue_program::place(std::os::unix::ffi::OsStrExt::from_bytes(&program[..]), root.path());
+        if let Err(problem) = ipc::hook_program::trusted(&path, root.path()) {
+            found.error(&path, format!("{problem}; mail gets 451 until it is repaired"));
+        }
+    }
+    if root.int("rejectnullsenders").ok().flatten().unwrap_or(0) > 0 {
+        found.warning(
+            &root.control_file("rejectnullsenders"),
+            "keeps bounces and receipts of other hosts away; take it out when the flood is over",
+        );
     }
 }
 
