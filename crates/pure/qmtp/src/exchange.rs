@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Now, RcptHosts, RecipientAnswer};
+use smtp::server::{Now, RcptHosts, RecipientAnswer};
 use smtp::trace::Received;
 use wire::Address;
 
@@ -35,7 +35,7 @@ pub struct Config {
     /// `control/timeoutsmtpd`: seconds without a byte.
     pub timeout_s: u64,
     pub rcpthosts: RcptHosts,
-    pub badmailfrom: BadMailFrom,
+    pub badmailfrom: wire::Patterns,
 }
 
 /// Who is at the other end.

@@ -257,7 +257,7 @@ impl Session {
         let bytes = std::mem::take(&mut self.message.address);
         let refusal = match Address::new(&bytes) {
             Ok(sender) if bytes.len() < ADDRESS_LEN_END => {
-                let is_bad = self.config.badmailfrom.contains(&sender);
+                let is_bad = !sender.is_null() && self.config.badmailfrom.fit(sender.as_bytes());
                 self.message.sender = sender;
                 is_bad.then_some(BAD_MAIL_FROM)
             }
@@ -324,7 +324,10 @@ impl Session {
             RecipientAnswer::Exists => recipient.verdict = Ok(()),
             RecipientAnswer::NotOurs => {}
             RecipientAnswer::NoMailbox => recipient.verdict = Err(NO_MAILBOX),
-            RecipientAnswer::Temporary => recipient.verdict = Err(CANNOT_TELL),
+            // No program is asked here, so the last two do not come.
+            RecipientAnswer::Temporary | RecipientAnswer::Refused { .. } | RecipientAnswer::OverLimit { .. } => {
+                recipient.verdict = Err(CANNOT_TELL);
+            }
             RecipientAnswer::Full { is_temporary: true } => recipient.verdict = Err(FULL_NOW),
             RecipientAnswer::Full { is_temporary: false } => recipient.verdict = Err(FULL),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Now, RcptHosts};
+use smtp::server::{Now, RcptHosts};
 use wire::netstring::encode;
 
 use crate::exchange::{Action, Config, End, Input, Peer, QueueAnswer};
@@ -89,7 +89,7 @@ fn what_relayclient_says_is_appended_and_counts_for_the_length() {
 #[test]
 fn a_message_that_nobody_gets() {
     let config = |databytes| {
-        let (rcpthosts, badmailfrom) = (RcptHosts::new(["b"], None), BadMailFrom::new(["@spam.test"]));
+        let (rcpthosts, badmailfrom) = (RcptHosts::new(["b"], None), wire::Patterns::parse(["@spam.test"]).unwrap());
         Arc::new(Config {
             me: b"me".to_vec(),
             databytes,

@@ -2,7 +2,7 @@
 
 use qmtp::exchange::Config;
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, RcptHosts};
+use smtp::server::RcptHosts;
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
 pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> Config {
@@ -14,6 +14,6 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         bad_recipients_max: control.bad_recipients_max,
         timeout_s: control.timeout_s,
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
-        badmailfrom: BadMailFrom::new(control.badmailfrom),
+        badmailfrom: control.refusals.bad_senders,
     }
 }
