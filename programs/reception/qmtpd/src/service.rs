@@ -139,7 +139,7 @@ impl Gate {
         let mut peer = Peer { remote_ip: client.to_string().into_bytes().into(), ..Peer::default() };
         let is_ours = match self.worker.protocol {
             Protocol::Qmtp => {
-                let ClientRule { is_denied, relay_client, databytes } = self.rules.of(client);
+                let ClientRule { is_denied, relay_client, databytes, .. } = self.rules.of(client);
                 if is_denied {
                     return log_line(format_args!("{client} refused: control/tcp.smtp"));
                 }
