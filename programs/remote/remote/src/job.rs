@@ -185,6 +185,10 @@ impl Courier {
                 break;
             };
             let finished = session.deliver(batch.transaction, work.body, batch.front).await;
+            if session.broke_qmtp() {
+                // By MXPS this attempt is over; the next one goes by SMTP.
+                session.key().endpoint.address().into_iter().for_each(|address| self.no_qmtp.failed(address));
+            }
             if finished.untouched {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;

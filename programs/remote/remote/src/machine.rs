@@ -9,8 +9,8 @@ use crate::terms::Terms;
 #[derive(Debug)]
 pub enum Machine {
     /// Or LMTP, as the terms say.
-    Smtp(Client),
-    Qmtp(qmtp::client::Client),
+    Smtp(Box<Client>),
+    Qmtp(Box<qmtp::client::Client>),
 }
 
 impl Machine {
@@ -19,10 +19,10 @@ impl Machine {
     pub fn new(helo: &str, peer: &str, terms: &Terms, skip_tls: bool) -> (Self, Vec<Action>) {
         if terms.is_qmtp {
             let (client, actions) = qmtp::client::Client::new(peer);
-            return (Self::Qmtp(client), actions);
+            return (Self::Qmtp(Box::new(client)), actions);
         }
         let (client, actions) = Client::new(helo, peer, terms.security(skip_tls));
-        (Self::Smtp(client), actions)
+        (Self::Smtp(Box::new(client)), actions)
     }
 
     /// One step.

@@ -193,6 +193,12 @@ impl Session {
         self.client.is_reusable() && self.transactions < MESSAGES_MAX
     }
 
+    /// Was it to be QMTP, and did the other side not keep to that, or go away?
+    #[must_use]
+    pub fn broke_qmtp(&self) -> bool {
+        self.key.terms.is_qmtp && !self.client.is_reusable()
+    }
+
     /// Is the connection still silent and open? A server that closed it while it was idle has said so by now.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
