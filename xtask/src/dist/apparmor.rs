@@ -53,10 +53,21 @@ pub(super) fn profiles() -> String {
          abi <abi/3.0>,\ninclude <tunables/global>\n",
     );
     profile(&mut text, "qmail-start", "starts all others", &start());
-    for process in TABLE.iter().filter(|process| has_profile(process)) {
-        profile(&mut text, process.name, process.role.name(), &rules(process));
+    for process in TABLE.iter().filter(|process| has_profile(process) && profile_of(process) == process.name) {
+        let mut all: Vec<String> = Vec::new();
+        for other in TABLE.iter().filter(|other| profile_of(other) == process.name) {
+            let own = format!("{LIBEXEC}/{} mr,", other.name);
+            let new: Vec<String> = rules(other).into_iter().chain([own]).filter(|rule| !all.contains(rule)).collect();
+            all.extend(new);
+        }
+        profile(&mut text, process.name, process.role.name(), &all);
     }
     text
+}
+
+/// AppArmor lets a profile name twelve others that programs start in, no more: what talks to clients has one user and shares one profile.
+fn profile_of(process: &Process) -> &'static str {
+    if process.role == Role::Network { "qmail-smtpd" } else { process.name }
 }
 
 fn has_profile(process: &Process) -> bool {
@@ -116,7 +127,11 @@ fn start() -> Vec<String> {
 /// How a process is started: in its profile; without one, as any program of root's.
 fn transition(process: &Process) -> String {
     let name = process.name;
-    if has_profile(process) { format!("{LIBEXEC}/{name} px -> {name},") } else { format!("{LIBEXEC}/{name} Ux,") }
+    if has_profile(process) {
+        format!("{LIBEXEC}/{name} px -> {},", profile_of(process))
+    } else {
+        format!("{LIBEXEC}/{name} Ux,")
+    }
 }
 
 fn internet(kinds: &[&str]) -> Vec<String> {
@@ -207,8 +222,9 @@ mod tests {
     fn every_row_that_is_confined_has_a_profile_and_is_started_in_it() {
         for process in TABLE.iter().filter(|process| process.confinement.is_some()) {
             let starter = if process.role == Role::Recipient { "qmail-lspawn" } else { "qmail-start" };
-            assert!(of(starter).contains(&format!("/{0} px -> {0},\n", process.name)), "{}", process.name);
-            assert!(!of(process.name).contains("capability"), "{}", process.name);
+            let profile = profile_of(process);
+            assert!(of(starter).contains(&format!("/{} px -> {profile},\n", process.name)), "{}", process.name);
+            assert!(!of(profile).contains("capability"), "{}", process.name);
         }
     }
 
@@ -216,7 +232,7 @@ mod tests {
     fn a_profile_grants_what_the_table_does_and_no_more() {
         for process in TABLE {
             let Some(confinement) = process.confinement else { continue };
-            let text = of(process.name);
+            let text = of(profile_of(process));
             let outside = confinement.network == Network::Internet || !process.listens.is_empty();
             assert_eq!(text.contains("network inet"), outside, "{}", process.name);
             let writes = text.lines().filter(|line| line.contains(" rwlk,")).count();
