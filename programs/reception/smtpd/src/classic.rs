@@ -9,7 +9,7 @@
 use crate::config::config;
 use crate::program::{Handover, QueueProgram};
 use crate::session::{recipient_answer, recipient_question};
-use crate::{log_end, log_line, now};
+use crate::{Traffic, end_line, log_line, now};
 use control::{ControlError, Networks, Root};
 use ipc::auth;
 use ipc::queue::Answer;
@@ -87,7 +87,7 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
         config.dsn = DsnOffer::Nobody;
     }
     let session = Session::new(Arc::new(config), peer, now(), &mut actions);
-    Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new() })
+    Ok(Talk { session, actions, queue, directory, message: None, output: Vec::new(), traffic: Traffic::default() })
 }
 
 /// The domains of users/domains, as far as this caller may read them.
@@ -155,6 +155,7 @@ struct Talk {
     directory: Directory,
     message: Option<Outgoing>,
     output: Vec<u8>,
+    traffic: Traffic,
 }
 
 impl Talk {
@@ -164,15 +165,16 @@ impl Talk {
             while !self.actions.0.is_empty() {
                 self.carry_out();
             }
-            let is_sent = send(&std::mem::take(&mut self.output), self.session.write_deadline()).is_ok();
+            let output = std::mem::take(&mut self.output);
+            let is_sent = send(&output, self.session.write_deadline()).is_ok();
+            self.traffic.sent = self.traffic.sent.saturating_add(if is_sent { output.len() as u64 } else { 0 });
             match self.session.end() {
                 Some(end) => break end,
                 None if !is_sent => self.session.step(now(), Input::Closed, &mut self.actions),
                 None => self.read(&mut buf),
             }
         };
-        let prefix = format!("qmail-smtpd[{}]: ", std::process::id());
-        log_end(&self.session, now().boot, &prefix);
+        log_line(format_args!("qmail-smtpd[{}]: {}", std::process::id(), end_line(&self.session, now().boot, self.traffic)));
         if end != End::Gone {
             linger(&mut buf);
         }
@@ -183,7 +185,10 @@ impl Talk {
         let left = self.session.deadline().saturating_sub(now().boot);
         let input = match wait(rustix::stdio::stdin(), PollFlags::IN, &timespec(left)) {
             Ok(true) => match rustix::io::read(rustix::stdio::stdin(), &mut *buf) {
-                Ok(len @ 1..) => Input::Bytes(buf.get(..len).unwrap_or_default()),
+                Ok(len @ 1..) => {
+                    self.traffic.taken = self.traffic.taken.saturating_add(len as u64);
+                    Input::Bytes(buf.get(..len).unwrap_or_default())
+                }
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return,
                 Ok(0) | Err(_) => Input::Closed,
             },
@@ -223,11 +228,7 @@ impl Talk {
                     self.session.step(now(), Input::Queue(answer), &mut self.actions);
                 }
                 Action::Abandon => self.queue.give_up(self.message.take()),
-                Action::Log(line) => {
-                    let ip = wire::escape::visible(&self.session.peer().remote_ip);
-                    let line = wire::escape::visible(&line);
-                    log_line(format_args!("qmail-smtpd[{}]: {ip} {line}", std::process::id()));
-                }
+                Action::Log(line) => log_line(format_args!("qmail-smtpd[{}]: {line}", std::process::id())),
                 Action::Close => {}
             }
         }
@@ -328,7 +329,7 @@ impl Queue {
         match (self, message) {
             (Self::Program(program), Some(Outgoing::Program(handover))) => program.finish(handover),
             (Self::Send { .. }, Some(Outgoing::Send { mut submission, is_broken: false })) => match submission.commit() {
-                Ok(Answer::Accepted { pid, .. }) => QueueAnswer::Accepted { qp: pid },
+                Ok(Answer::Accepted { id, pid }) => QueueAnswer::Accepted { id: Some(id), qp: pid },
                 Ok(Answer::Temporary { text }) => QueueAnswer::Temporary(text.0),
                 Ok(Answer::Permanent { text }) => QueueAnswer::Permanent(text.0),
                 Err(_) => QueueAnswer::Temporary(b"4.3.0 the queue did not answer".to_vec()),

@@ -80,7 +80,7 @@ impl QueueProgram {
         }
         match self.answer() {
             Ok((ended, pid, report)) => {
-                queue_program::outcome(ended, write_failed, &report).map_or_else(answer, |()| QueueAnswer::Accepted { qp: pid })
+                queue_program::outcome(ended, write_failed, &report).map_or_else(answer, |()| QueueAnswer::Accepted { id: None, qp: pid })
             }
             Err(_) => answer(queue_program::not_run()),
         }

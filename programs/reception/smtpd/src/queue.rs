@@ -104,7 +104,7 @@ impl Draft {
             self.pool.put_back(connection);
         }
         match answer {
-            Answer::Accepted { pid, .. } => QueueAnswer::Accepted { qp: pid },
+            Answer::Accepted { id, pid } => QueueAnswer::Accepted { id: Some(id), qp: pid },
             Answer::Temporary { text } => QueueAnswer::Temporary(text.0),
             Answer::Permanent { text } => QueueAnswer::Permanent(text.0),
         }

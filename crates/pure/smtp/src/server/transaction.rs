@@ -298,6 +298,7 @@ impl Session {
         };
         self.log_refusal(sender.as_ref(), Some(recipient), reply, out);
         self.counts.refused = self.counts.refused.saturating_add(1);
+        self.counts.refused_recipients = self.counts.refused_recipients.saturating_add(1);
         out.reply(reply.as_bytes());
         // Temporary refusals say something about us or about the size of a list, nothing about the client; so does a full mailbox.
         if reply.starts_with('5') && reply != replies::FULL {

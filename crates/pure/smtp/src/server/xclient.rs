@@ -6,6 +6,7 @@
 //!
 //! Never: decides what the told address may do; that is [`Action::Admit`]'s answer.
 
+use logline::Line;
 use super::exchange::{Action, Actions, Logins};
 use super::{Session, State, replies};
 use std::net::IpAddr;
@@ -33,10 +34,9 @@ impl Session {
             return self.refuse(replies::XCLIENT_IN_TRANSACTION, out);
         }
         let Some(told) = Told::parse(argument) else { return self.refuse(replies::XCLIENT_SYNTAX, out) };
-        let mut line = b"xclient told by ".to_vec();
-        line.extend_from_slice(&self.peer.remote_ip);
-        out.push(Action::Log(line));
+        let by = self.peer.remote_ip.clone();
         self.take(told);
+        out.push(Action::Log(Line::new("xclient").bytes("remote", &self.peer.remote_ip).bytes("by", &by).finish()));
         self.state = State::Admitting;
         out.push(Action::Admit { address: std::str::from_utf8(&self.peer.remote_ip).ok().and_then(|ip| ip.parse().ok()) });
     }

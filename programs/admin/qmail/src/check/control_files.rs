@@ -26,7 +26,7 @@ const NUMBERS: [&str; 17] = [
     "brtlimit",
 ];
 /// Other files that a program of this version reads.
-const OTHERS: [&str; 59] = [
+const OTHERS: [&str; 60] = [
     "accounts",
     "accountspassword",
     "acme",
@@ -57,6 +57,7 @@ const OTHERS: [&str; 59] = [
     "lmtproutes",
     "localiphost",
     "locals",
+    "logformat",
     "me",
     "moreipme",
     "morercpthosts",
@@ -268,6 +269,7 @@ fn values(root: &Root, found: &mut Findings) {
 /// What keeps a program from starting.
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
+    found.take(control::LogFormat::read(root));
     found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
     found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
