@@ -184,8 +184,10 @@ fn a_client_may_leave_in_every_state_of_smtp() {
         }
     }
     let sessions = states.len() * 2;
-    wait_for("the sessions to end", || (instance.log().matches(": session service=smtp remote=127.0.0.1 ").count() == sessions).then_some(()))
-        .unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
+    wait_for("the sessions to end", || {
+        (instance.log().matches(": session service=smtp remote=127.0.0.1 ").count() == sessions).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
     assert_eq!(queued(&instance), 0);
     assert!(!instance.log().contains("new msg"), "{}", instance.log());
     assert_eq!(services(&instance), before);

@@ -30,7 +30,8 @@ fn peer() -> Peer {
 
 fn instance(peer: &Peer, control: &[(&str, &str)]) -> Instance {
     let route = peer.route("elsewhere.test");
-    let control: Vec<_> = [("relayclients", "127.0.0.0/8\n"), ("smtproutes", &route)].into_iter().chain(control.iter().copied()).collect();
+    let control: Vec<_> =
+        [("relayclients", "127.0.0.0/8\n"), ("smtproutes", &route)].into_iter().chain(control.iter().copied()).collect();
     let instance = Instance::started(&control).unwrap();
     instance.virtual_domain("example.test", &["ann", "bob"]).unwrap();
     instance
@@ -43,10 +44,11 @@ fn traffic(instance: &Instance) -> u64 {
     let mut smtp = instance.smtp().unwrap();
     smtp.must("EHLO \x1b[2Jhost", "").unwrap();
     smtp.ask("MAIL FROM:<x\x07y@example.test>").unwrap();
+    smtp.must("MAIL FROM:<x@example.test>", "250").unwrap();
     smtp.ask("RCPT TO:<\"no body\"@example.test>").unwrap();
     smtp.must("QUIT", "221").unwrap();
-    instance.pop3(BOB).unwrap().must("QUIT").unwrap();
     instance.wait_mail(BOB, 1).unwrap();
+    instance.pop3(BOB).unwrap().must("QUIT").unwrap();
     let stats = || instance.json(&["queue", "stats"]).ok().filter(|stats| stats["deferred"] == 1).map(drop);
     wait_for("a deferral", stats).unwrap();
     let list = instance.json(&["queue", "list"]).unwrap();
@@ -77,7 +79,11 @@ fn check_story(instance: &Instance, id: u64, log: &[u8], has_times: bool) {
     let [story] = &all[..] else { panic!("{all:?}") };
     assert_eq!((&story["message"], &story["sender"], &story["complete"]), (&id.into(), &ANN.into(), &true.into()));
     let accepted = &story["accepted"];
-    assert_eq!((&accepted["process"], &accepted["remote"], &accepted["helo"]), (&"qmail-smtpd".into(), &"127.0.0.1".into(), &"client.example.test".into()), "{story}");
+    assert_eq!(
+        (&accepted["process"], &accepted["remote"], &accepted["helo"]),
+        (&"qmail-smtpd".into(), &"127.0.0.1".into(), &"client.example.test".into()),
+        "{story}"
+    );
     assert_eq!((&accepted["recipients"], &accepted["qp"]), (&3.into(), &story["qp"]));
     let results: HashMap<&str, &str> = story["deliveries"]
         .as_array()
@@ -126,9 +132,14 @@ fn the_classic_log_tells_the_whole_story() {
     check_story(&instance, id, &broken, false);
     // For people; a terminal obeys nothing in it.
     let shown = instance.with_input(&["log", "--file", "-", &id.to_string()], &instance.log()).unwrap();
-    assert!(shown.contains("accepted by qmail-smtpd: remote=127.0.0.1 helo=client.example.test") && shown.contains("deferral"), "{shown}");
+    assert!(
+        shown.contains("accepted by qmail-smtpd: remote=127.0.0.1 helo=client.example.test") && shown.contains("deferral"),
+        "{shown}"
+    );
     assert!(!shown.contains('\x1b') && shown.contains("not ended"), "{shown}");
-    let counted: Value = serde_json::from_str(&instance.with_input(&["log", "--stats", "--file", "-", "--json"], &instance.log()).unwrap()).unwrap();
+    let counted: Value =
+        serde_json::from_str(&instance.with_input(&["log", "--stats", "--file", "-", "--json"], &instance.log()).unwrap())
+            .unwrap();
     assert_eq!((&counted["success"], &counted["failure"], &counted["deferral"]), (&1.into(), &1.into(), &1.into()), "{counted}");
 }
 
@@ -148,7 +159,10 @@ fn text_and_json_tell_it_too_and_sighup_changes_between_them() {
     // Another format from now on.
     instance.control("logformat", "text\n").unwrap();
     facts::signal(instance.pid(), Signal::HUP);
-    wait_for("a line of text", || instance.log().lines().any(|line| line.ends_with("the new configuration is in use")).then_some(())).unwrap();
+    wait_for("a line of text", || {
+        instance.log().lines().any(|line| line.ends_with("the new configuration is in use")).then_some(())
+    })
+    .unwrap();
     let before = instance.log().len();
     let second = traffic_again(&instance);
     let text = instance.log().split_off(before);
@@ -215,7 +229,9 @@ fn journald_gets_fields_and_standard_error_what_it_does_not_take() {
     }
     let accepted = || {
         let all = entries.lock().unwrap();
-        all.iter().any(|entry| entry.get("QMAIL_EVENT").is_some_and(|event| event == "accepted") && entry["QMAIL_SENDER"] == ANN).then_some(())
+        all.iter()
+            .any(|entry| entry.get("QMAIL_EVENT").is_some_and(|event| event == "accepted") && entry["QMAIL_SENDER"] == ANN)
+            .then_some(())
     };
     wait_for("the entry of the acceptance", accepted).unwrap();
     // As journalctl prints them.
@@ -224,7 +240,8 @@ fn journald_gets_fields_and_standard_error_what_it_does_not_take() {
         .unwrap()
         .iter()
         .map(|entry| {
-            let mut object: serde_json::Map<String, Value> = entry.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+            let mut object: serde_json::Map<String, Value> =
+                entry.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
             object.insert("__REALTIME_TIMESTAMP".to_owned(), "1764057909000000".into());
             format!("{}\n", Value::Object(object))
         })
@@ -255,8 +272,10 @@ fn every_session_has_its_line() {
         let line = format!(": session service={service} remote=127.0.0.1 end={end} ");
         instance.log().matches(&line).count()
     };
-    let counts = || [("smtp", "quit"), ("smtp", "gone"), ("pop3", "quit"), ("pop3", "gone")].map(|(service, end)| count(service, end));
-    wait_for("a line for each session", || (counts() == [3; 4]).then_some(())).unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
+    let counts =
+        || [("smtp", "quit"), ("smtp", "gone"), ("pop3", "quit"), ("pop3", "gone")].map(|(service, end)| count(service, end));
+    wait_for("a line for each session", || (counts() == [3; 4]).then_some(()))
+        .unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
     assert_eq!(instance.log().matches(": session ").count(), 12, "{}", instance.log());
     let line = instance.wait_log("service=pop3 remote=127.0.0.1 end=quit ").unwrap();
     assert!(line.contains(&format!(" user={BOB} failures=0")) && !line.contains(" in=0 "), "{line}");

@@ -10,8 +10,22 @@ use std::collections::HashMap;
 pub const LINKED_MAX: usize = 10_000;
 /// Keys whose values are numbers.
 const NUMBERS: [&str; 16] = [
-    "message", "delivery", "bytes", "qp", "uid", "messages", "recipients", "refused", "in", "out", "seconds", "sessions", "local",
-    "local_max", "remote_max", "failures",
+    "message",
+    "delivery",
+    "bytes",
+    "qp",
+    "uid",
+    "messages",
+    "recipients",
+    "refused",
+    "in",
+    "out",
+    "seconds",
+    "sessions",
+    "local",
+    "local_max",
+    "remote_max",
+    "failures",
 ];
 /// Names that every entry has; no line may bring its own.
 const RESERVED: [&str; 4] = ["time", "process", "pid", "event"];

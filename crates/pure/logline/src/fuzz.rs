@@ -15,7 +15,8 @@ pub fn lines(data: &[u8]) {
             assert!(out.strip_suffix('\n').is_some_and(|line| !line.chars().any(char::is_control)), "{out:?}");
         }
         let datagram = String::from_utf8(journal(entry.process, 1, &safe, fields.as_ref()));
-        let is_whole = |field: &str| field.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b != b' ')) && !field.is_empty();
+        let is_whole =
+            |field: &str| field.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b != b' ')) && !field.is_empty();
         assert!(datagram.is_ok_and(|entry| entry.lines().all(is_whole) && !entry.contains('\x1b')));
         let written = Line::new("x").bytes("a", line).address("b", line).finish();
         let read = pairs(written.as_bytes()).map(|(_, found)| found);

@@ -19,6 +19,6 @@ mod stamp;
 pub use entry::{Entry, Surroundings};
 pub use fields::{Fields, LINKED_MAX, Linker, Value};
 pub use line::{Line, pairs};
-pub use session::Session;
 pub use render::{journal, json, priority, shown, text};
+pub use session::Session;
 pub use stamp::{rfc3339_us, time_us_of};

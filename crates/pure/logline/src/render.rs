@@ -42,7 +42,8 @@ pub fn json(time_us: u64, process: &str, pid: u32, line: &str, fields: Option<&F
 pub fn journal(process: &str, pid: u32, line: &str, fields: Option<&Fields>) -> Vec<u8> {
     let priority = priority(line, fields);
     let line = shown(line.as_bytes());
-    let mut out = format!("MESSAGE={line}\nPRIORITY={priority}\nSYSLOG_FACILITY=2\nSYSLOG_IDENTIFIER={process}\nSYSLOG_PID={pid}\n");
+    let mut out =
+        format!("MESSAGE={line}\nPRIORITY={priority}\nSYSLOG_FACILITY=2\nSYSLOG_IDENTIFIER={process}\nSYSLOG_PID={pid}\n");
     if let Some(fields) = fields {
         let _ = writeln!(out, "QMAIL_EVENT={}", shown(fields.event.as_bytes()));
         for (key, value) in &fields.list {
@@ -86,7 +87,8 @@ pub fn shown(text: &[u8]) -> String {
 
 /// Control characters, and those that turn the direction of what stands around them.
 fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn string(out: &mut String, text: &str) {
@@ -122,7 +124,10 @@ mod tests {
         assert_eq!(value["recipient"], "\\xc3\\xa9\\x1b\\xe2\\x80\\xae@x", "control bytes stay escaped");
         assert_eq!(value["time"], "2025-11-25T08:05:09.000042Z");
         let entry = String::from_utf8(journal("qmail-smtpd", 9, line, fields.as_ref())).unwrap();
-        assert!(entry.starts_with("MESSAGE=refused from=<> to=") && entry.contains("\nQMAIL_SENDER=\nQMAIL_RECIPIENT="), "{entry}");
+        assert!(
+            entry.starts_with("MESSAGE=refused from=<> to=") && entry.contains("\nQMAIL_SENDER=\nQMAIL_RECIPIENT="),
+            "{entry}"
+        );
         assert!(entry.contains("\nPRIORITY=6\n") && entry.ends_with("\nQMAIL_REPLY=550 \"no\\\n"), "{entry}");
     }
 

@@ -52,8 +52,11 @@ mod tests {
         assert_eq!(session.line().finish(), "session service=smtp remote=::1 end=gone seconds=0 in=0 out=0");
         let cipher = Some("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
         let session = Session { cipher, user: Some(b"a b"), helo: Some(b"x"), ..session };
-        assert!(session.line().finish().ends_with(
-            " out=0 tls=TLSv1.2 cipher=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 user=\"a b\" helo=x"
-        ));
+        assert!(
+            session
+                .line()
+                .finish()
+                .ends_with(" out=0 tls=TLSv1.2 cipher=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 user=\"a b\" helo=x")
+        );
     }
 }

@@ -48,8 +48,8 @@ pub use sasl::Secret;
 pub use submission::HEADER_LEN_MAX;
 pub use transaction::QUESTIONS_MAX;
 
-use logline::Line;
 use crate::command::{COMMAND_LEN_MAX, Command, Offered};
+use logline::Line;
 use sasl::Exchange;
 use std::sync::Arc;
 use std::time::Duration;

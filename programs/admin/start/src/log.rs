@@ -355,7 +355,10 @@ mod tests {
         assert_eq!(lines.len(), 3, "{text}");
         let result = &lines[1];
         assert_eq!((&result["message"], &result["recipient"], &result["status"]), (&7.into(), &"a@b".into(), &"success".into()));
-        assert_eq!((&lines[2]["process"], &lines[2]["pid"], &lines[2]["reply"]), (&"qmail-smtpd".into(), &9.into(), &"550 no\\x1b".into()));
+        assert_eq!(
+            (&lines[2]["process"], &lines[2]["pid"], &lines[2]["reply"]),
+            (&"qmail-smtpd".into(), &9.into(), &"550 no\\x1b".into())
+        );
     }
 
     #[test]
@@ -375,7 +378,10 @@ mod tests {
                 String::from_utf8(entry[..len].to_vec()).unwrap()
             })
             .collect();
-        assert!(entries[1].contains("SYSLOG_IDENTIFIER=qmail-send\n") && entries[1].contains("QMAIL_MESSAGE_ID=7\n"), "{entries:?}");
+        assert!(
+            entries[1].contains("SYSLOG_IDENTIFIER=qmail-send\n") && entries[1].contains("QMAIL_MESSAGE_ID=7\n"),
+            "{entries:?}"
+        );
         assert!(entries[1].contains("QMAIL_RECIPIENT=a@b\n") && entries[1].contains("QMAIL_STATUS=success\n"), "{entries:?}");
         assert!(entries[2].contains("SYSLOG_IDENTIFIER=qmail-smtpd\nSYSLOG_PID=9\n"), "{entries:?}");
     }

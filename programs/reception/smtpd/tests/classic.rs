@@ -127,7 +127,12 @@ fn a_letter_reaches_the_queue_program() {
     assert!([" 4 -> pipe:", " 6 -> pipe:"].iter().all(|fd| fds.contains(fd)), "{fds}");
     assert!([" 3 -> pipe:", " 5 -> pipe:", " 7 -> pipe:"].iter().all(|fd| !fds.contains(fd)), "{fds}");
     assert_eq!(instance.read("pwd"), "/\n");
-    assert!(outcome.log.contains("session service=smtp remote=192.0.2.7 end=quit ") && outcome.log.contains(" messages=1 recipients=2 bytes=17 refused=0 "), "{}", outcome.log);
+    assert!(
+        outcome.log.contains("session service=smtp remote=192.0.2.7 end=quit ")
+            && outcome.log.contains(" messages=1 recipients=2 bytes=17 refused=0 "),
+        "{}",
+        outcome.log
+    );
 }
 
 #[test]

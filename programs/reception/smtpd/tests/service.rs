@@ -273,7 +273,8 @@ fn letters_go_to_the_queue() {
         ("a@b", &["joe@ours.example".to_owned()][..], 1)
     );
     assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
-    system.wait_for_log(" helo=me.example messages=2 recipients=2 bytes=8 refused=0 refused_recipients=0 refused_messages=0\n", 1);
+    system
+        .wait_for_log(" helo=me.example messages=2 recipients=2 bytes=8 refused=0 refused_recipients=0 refused_messages=0\n", 1);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use control::popup::Popup;
 use control::tlsclients::AUTHORITIES;
 use control::{Networks, Origin};
 use ipc_async::Client;
-use logline::Line;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{Lifeline, Word, left_over};
+use logline::Line;
 use sandbox::Socket;
 use sasl::Mechanisms;
 use std::cell::{Cell, RefCell};
@@ -218,6 +218,9 @@ fn full(door: Door, stream: &TcpStream, shared: &Shared, address: IpAddr) {
     let now = Instant::now();
     if shared.full_logged.get().is_none_or(|at| now.duration_since(at) >= FULL_LOG_PAUSE) {
         shared.full_logged.set(Some(now));
-        log(Line::new("refused").put("remote", address).bytes("reply", b"too many sessions").put("sessions", shared.sessions.get()));
+        log(Line::new("refused")
+            .put("remote", address)
+            .bytes("reply", b"too many sessions")
+            .put("sessions", shared.sessions.get()));
     }
 }

@@ -1,13 +1,13 @@
 //! One client: the dialogue until it is in, then the copying.
 
 use crate::login::{self, Judge, Judged, Question};
-use crate::report::Report;
 use crate::relay;
+use crate::report::Report;
 use crate::service::Shared;
 use crate::start::log;
 use control::Origin;
-use logline::Line;
 use ipc::auth::Request;
+use logline::Line;
 use pop3::authorization::Action;
 use pop3::{Authorization, Offer};
 use sasl::Protection;
@@ -42,7 +42,14 @@ impl<'a> Session<'a> {
         let timestamp = Some(shared).filter(|shared| origin.allows_cleartext(&shared.config.cleartext)).and_then(timestamp);
         let stream = Transport::Clear(stream);
         let machine = machine(shared, offer(shared, origin, &stream, timestamp.clone()), Protection::default());
-        Self { stream, origin, shared, machine, judge: Judge::new(origin.client, timestamp), report: Report::new(service, origin.client) }
+        Self {
+            stream,
+            origin,
+            shared,
+            machine,
+            judge: Judge::new(origin.client, timestamp),
+            report: Report::new(service, origin.client),
+        }
     }
 
     /// TLS from the first byte (RFC 8314 §3.3).

@@ -132,7 +132,15 @@ impl Session {
         let limits = &self.config.limits;
         let bounds = Bounds { barelf: self.config.barelf, databytes: self.databytes(), line_len_max: limits.text_line_len_max };
         let header = self.is_header_judged().then(HeldHeader::default);
-        Message { decoder: Decoder::new(framing, bounds), sender, recipients, priority, header, refusal: None, is_given_up: false }
+        Message {
+            decoder: Decoder::new(framing, bounds),
+            sender,
+            recipients,
+            priority,
+            header,
+            refusal: None,
+            is_given_up: false,
+        }
     }
 
     /// Text by DATA.
@@ -222,7 +230,8 @@ impl Session {
             return self.end_if_draining(out);
         }
         out.push(Action::Commit);
-        self.state = State::Committing { sender: message.sender.clone(), bytes: message.decoder.len(), recipients: message.recipients };
+        self.state =
+            State::Committing { sender: message.sender.clone(), bytes: message.decoder.len(), recipients: message.recipients };
     }
 
     /// A text that is refused already has its answer, though its end never came: who ends lines with LF alone waits for an answer to

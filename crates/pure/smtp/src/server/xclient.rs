@@ -6,9 +6,9 @@
 //!
 //! Never: decides what the told address may do; that is [`Action::Admit`]'s answer.
 
-use logline::Line;
 use super::exchange::{Action, Actions, Logins};
 use super::{Session, State, replies};
+use logline::Line;
 use std::net::IpAddr;
 
 /// As EHLO offers it.

@@ -65,7 +65,12 @@ fn story_text(story: &Story) -> String {
     if let Some(record) = &story.accepted {
         let told = ["remote", "helo", "user", "tls", "cipher"];
         let pairs = told.iter().filter_map(|key| Some(format!(" {key}={}", value_text(record.fields.get(key)?))));
-        out.push_str(&format!("\n  {}  accepted by {}:{}", time(record.time_us), shown(record.process.as_bytes()), pairs.collect::<String>()));
+        out.push_str(&format!(
+            "\n  {}  accepted by {}:{}",
+            time(record.time_us),
+            shown(record.process.as_bytes()),
+            pairs.collect::<String>()
+        ));
     }
     if !story.attempts.is_empty() {
         out.push('\n');
@@ -74,7 +79,9 @@ fn story_text(story: &Story) -> String {
     if story.left_out > 0 {
         out.push_str(&format!("\n  and {} more attempts", story.left_out));
     }
-    for (is_so, what) in [(story.has_bounced, bounced(story)), (story.discarded.is_some(), discarded(story)), (true, ended(story))] {
+    for (is_so, what) in
+        [(story.has_bounced, bounced(story)), (story.discarded.is_some(), discarded(story)), (true, ended(story))]
+    {
         if is_so {
             out.push_str("\n  ");
             out.push_str(&what);
@@ -93,7 +100,11 @@ fn discarded(story: &Story) -> String {
 }
 
 fn ended(story: &Story) -> String {
-    if story.ended { format!("{}  ended", time(story.end_us)) } else { "not ended: still in the queue when the log ends".to_owned() }
+    if story.ended {
+        format!("{}  ended", time(story.end_us))
+    } else {
+        "not ended: still in the queue when the log ends".to_owned()
+    }
 }
 
 fn attempts_table(attempts: &[Attempt]) -> String {
@@ -102,7 +113,9 @@ fn attempts_table(attempts: &[Attempt]) -> String {
     if !has_colours() {
         table.force_no_tty();
     }
-    table.set_header(["  TIME", "RECIPIENT", "WAY", "RESULT", "TEXT"].map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
+    table.set_header(
+        ["  TIME", "RECIPIENT", "WAY", "RESULT", "TEXT"].map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
+    );
     for attempt in attempts {
         let (status, colour) = match attempt.status.as_deref() {
             Some(b"success") => ("success", Color::Green),

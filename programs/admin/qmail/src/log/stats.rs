@@ -54,7 +54,9 @@ impl Stats {
             "bounce" => &mut self.bounces,
             "session" => &mut self.sessions,
             "refused" => &mut self.refused,
-            "delivery" => return self.delivery(fields.t("status").unwrap_or_default(), fields.t("recipient").unwrap_or_default()),
+            "delivery" => {
+                return self.delivery(fields.t("status").unwrap_or_default(), fields.t("recipient").unwrap_or_default());
+            }
             _ => return,
         };
         *count = count.saturating_add(1);
@@ -63,7 +65,8 @@ impl Stats {
     fn delivery(&mut self, status: &[u8], recipient: &[u8]) {
         self.all.add(status);
         let domain = recipient.rsplit(|b| *b == b'@').next().unwrap_or_default().to_ascii_lowercase();
-        let domain = if self.domains.len() < DOMAINS_MAX || self.domains.contains_key(&domain) { domain } else { b"...".to_vec() };
+        let domain =
+            if self.domains.len() < DOMAINS_MAX || self.domains.contains_key(&domain) { domain } else { b"...".to_vec() };
         self.domains.entry(domain).or_default().add(status);
     }
 

@@ -56,7 +56,10 @@ fn the_sender_has_to_be_the_users_own() {
     }
     let seen = run(&Arc::default(), &local(), [format!("{LOGIN}MAIL FROM:<no@x>\r\n").as_bytes()]);
     let log: Vec<String> = seen.log.into_iter().map(|line| String::from_utf8(line).unwrap()).collect();
-    assert!(matches!(&log[..], [line] if line.ends_with(" from=<no@x> reply=\"550 5.7.1 sorry, you may not send as that address\"")), "{log:?}");
+    assert!(
+        matches!(&log[..], [line] if line.ends_with(" from=<no@x> reply=\"550 5.7.1 sorry, you may not send as that address\"")),
+        "{log:?}"
+    );
 }
 
 #[test]
