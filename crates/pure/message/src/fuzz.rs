@@ -39,6 +39,10 @@ pub fn submission(data: &[u8]) {
         header.push(b'\n');
     }
     let header = &header[..];
+    if let Ok(names) = inject::Names::new(b"a.example", b"example", b"b.example") {
+        let completed = names.complete(header, 4096);
+        assert!(completed.is_none_or(|completed| completed.len() <= 4096));
+    }
     let claims = submitted::claims(header);
     if let Ok(all) = &claims {
         assert!(all.len() <= submitted::CLAIMS_MAX && !header.contains(&0));

@@ -7,6 +7,7 @@
 //! Used by qmail-inject and sendmail.
 
 mod addrlist;
+mod completion;
 mod defaults;
 mod fields;
 mod qualify;
@@ -17,6 +18,7 @@ use std::fmt;
 use wire::{Address, AddressError};
 
 pub use addrlist::LINE_LEN_MAX;
+pub use completion::Names;
 pub use splitter::{HEADER_LEN_MAX, Splitter};
 
 use crate::rfc822::{self, Unparsable};

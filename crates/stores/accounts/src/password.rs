@@ -1,7 +1,8 @@
 //! Password hashes: argon2id as PHC strings (RFC 9106; the parameters stand in the string, so they may change from user to user), and
 //! those of other systems ([`imported`]), which are verified and never made.
 //!
-//! [`hash`] and [`verify`] take tens of milliseconds and [`MEMORY_KIB`] of memory; qmail-auth runs them on a few threads. A login of an
+//! [`hash`] and [`verify`] take tens of milliseconds and [`MEMORY_KIB`] of memory; qmail-auth runs them on a few threads, each with a
+//! [`Hasher`] of its own. A login of an
 //! unknown user is verified against a hash that no password has, so it takes the same time as one of a user whose hash was made here. An
 //! imported hash takes the time that it takes: until the first login, which replaces it ([`is_outdated`]), it can be told from others.
 
@@ -9,8 +10,8 @@ mod imported;
 mod md5_crypt;
 
 use crate::Error;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use imported::Form;
 use std::sync::OnceLock;
 use zeroize::Zeroizing;
@@ -30,13 +31,19 @@ const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
 /// Passes times memory: a second or two.
 const STORED_WORK_KIB_MAX: u64 = 1024 * 1024;
 
+/// Computes hashes, and keeps the memory of one for the next: to have 19 MiB anew from the system takes nearly as long as to fill them.
+#[derive(Default)]
+pub struct Hasher {
+    /// None at first, [`MEMORY_KIB`] blocks after a hash of that size or a smaller one.
+    blocks: Vec<Block>,
+}
+
 /// A PHC string of `password` with fresh salt.
 ///
 /// # Errors
 /// Permanent for a password that cannot be sent by POP3 or SMTP; temporary without random bytes or memory.
 pub fn hash(password: &[u8]) -> Result<String, Error> {
-    check(password)?;
-    hash_with(password, &sys::random::bytes16()?)
+    Hasher::default().hash(password)
 }
 
 /// Can this be a password?
@@ -56,21 +63,87 @@ pub fn check(password: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Is `password` the one that `stored` was made of? `None` stands for an unknown user: the work is done, the answer is no. So it is for
-/// what cannot be a password ([`check`]).
+/// As [`Hasher::verify`], with memory of its own.
 ///
 /// # Errors
-/// Temporary: the stored hash cannot be read, or it asks for too much.
+/// As there.
 pub fn verify(stored: Option<&str>, password: &[u8]) -> Result<bool, Error> {
-    let stored = stored.map(Form::of).transpose()?.filter(|_| check(password).is_ok());
-    let (text, somebody) = match stored {
-        Some(Form::Argon2(text)) => (text, true),
-        Some(imported) => return imported.is_of(password),
-        None => (nobody()?, false),
-    };
-    let password = Zeroizing::new(password.get(..PASSWORD_LEN_MAX.min(password.len())).unwrap_or_default().to_vec());
-    let right = argon2()?.verify_password(&password, &parse(text)?).is_ok();
-    Ok(right && somebody)
+    Hasher::default().verify(stored, password)
+}
+
+impl Hasher {
+    /// As [`hash`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hash(&mut self, password: &[u8]) -> Result<String, Error> {
+        check(password)?;
+        let broken = |_| Error::Damaged("argon2 parameters");
+        let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(broken)?;
+        let salt = Salt::new(&sys::random::bytes16()?).map_err(|_| Error::Damaged("a salt"))?;
+        let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
+        let text = ParamsString::try_from(&params).map_err(|_| Error::Damaged("argon2 parameters"))?;
+        let output = self.compute(algorithm, version, params, password, &salt)?;
+        let hash = PasswordHash {
+            algorithm: algorithm.ident(),
+            version: Some(version.into()),
+            params: text,
+            salt: Some(salt),
+            hash: Some(output),
+        };
+        Ok(hash.to_string())
+    }
+
+    /// Is `password` the one that `stored` was made of? `None` stands for an unknown user: the work is done, the answer is no. So it is
+    /// for what cannot be a password ([`check`]).
+    ///
+    /// # Errors
+    /// Temporary: the stored hash cannot be read, or it asks for too much.
+    pub fn verify(&mut self, stored: Option<&str>, password: &[u8]) -> Result<bool, Error> {
+        let stored = stored.map(Form::of).transpose()?.filter(|_| check(password).is_ok());
+        let (text, somebody) = match stored {
+            Some(Form::Argon2(text)) => (text, true),
+            Some(imported) => return imported.is_of(password),
+            None => (nobody()?, false),
+        };
+        let password = Zeroizing::new(password.get(..PASSWORD_LEN_MAX.min(password.len())).unwrap_or_default().to_vec());
+        Ok(self.is_of(&parse(text)?, &password)? && somebody)
+    }
+
+    fn is_of(&mut self, stored: &PasswordHash, password: &[u8]) -> Result<bool, Error> {
+        let broken = Error::Damaged("a password hash has odd parameters");
+        let (Some(salt), Some(expected), Ok(params)) = (&stored.salt, &stored.hash, Params::try_from(stored)) else {
+            return Err(broken);
+        };
+        let version = stored.version.map(Version::try_from).transpose();
+        let (Ok(algorithm), Ok(version)) = (Algorithm::try_from(stored.algorithm.as_str()), version) else { return Err(broken) };
+        // The comparison of `Output` takes the same time wherever they differ.
+        Ok(self.compute(algorithm, version.unwrap_or_default(), params, password, salt)? == *expected)
+    }
+
+    fn compute(
+        &mut self,
+        algorithm: Algorithm,
+        version: Version,
+        params: Params,
+        password: &[u8],
+        salt: &[u8],
+    ) -> Result<Output, Error> {
+        let no_memory = || Error::System(std::io::ErrorKind::OutOfMemory.into());
+        let (count, len) = (params.block_count(), params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN));
+        // A hash of others may want more: that goes back when it is done.
+        let mut larger = Vec::new();
+        let is_kept = u32::try_from(count).is_ok_and(|count| count <= MEMORY_KIB);
+        let blocks = if is_kept { &mut self.blocks } else { &mut larger };
+        blocks.try_reserve_exact(count.saturating_sub(blocks.len())).map_err(|_| no_memory())?;
+        blocks.resize(count.max(blocks.len()), Block::default());
+        let broken = || Error::Damaged("a password hash cannot be computed");
+        let mut output = [0; Output::MAX_LENGTH];
+        let output = output.get_mut(..len).ok_or_else(broken)?;
+        let argon2 = Argon2::new(algorithm, version, params);
+        argon2.hash_password_into_with_memory(password, salt, output, blocks).map_err(|_| broken())?;
+        Output::new(output).map_err(|_| broken())
+    }
 }
 
 /// Is it a hash that [`hash`] would make otherwise now: another kind, or other parameters?
@@ -79,23 +152,13 @@ pub fn is_outdated(stored: &str) -> bool {
     !stored.starts_with(&format!("$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={LANES}$"))
 }
 
-fn argon2() -> Result<Argon2<'static>, Error> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|_| Error::Damaged("argon2 parameters"))?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-}
-
-fn hash_with(password: &[u8], salt: &[u8; 16]) -> Result<String, Error> {
-    let hash = argon2()?.hash_password_with_salt(password, salt);
-    hash.map(|hash| hash.to_string()).map_err(|_| Error::System(std::io::ErrorKind::OutOfMemory.into()))
-}
-
 /// The hash for users who do not exist; made once.
 fn nobody() -> Result<&'static str, Error> {
     static NOBODY: OnceLock<String> = OnceLock::new();
     if let Some(text) = NOBODY.get() {
         return Ok(text);
     }
-    let made = hash_with(b"nobody has this password", &sys::random::bytes16()?)?;
+    let made = hash(b"nobody has this password")?;
     Ok(NOBODY.get_or_init(|| made))
 }
 
@@ -150,6 +213,33 @@ mod tests {
             let error = verify(Some(text), b"x").unwrap_err();
             assert!(error.is_temporary(), "{text}: {error}");
         }
+    }
+
+    /// Hashes that the library makes with memory of its own, of several sizes, in every order over the same memory.
+    #[test]
+    fn memory_that_is_kept_makes_no_difference() {
+        use argon2::PasswordHasher;
+        let made = |algorithm, memory_kib, lanes| {
+            let argon2 = Argon2::new(algorithm, Version::V0x13, Params::new(memory_kib, 1, lanes, None).unwrap());
+            argon2.hash_password_with_salt(b"open sesame", b"sixteen of salt.").unwrap().to_string()
+        };
+        let stored = [
+            made(Algorithm::Argon2id, MEMORY_KIB, 1),
+            made(Algorithm::Argon2id, 8, 1),
+            made(Algorithm::Argon2i, 2 * MEMORY_KIB, 1),
+            made(Algorithm::Argon2d, 1024, 4),
+        ];
+        let mut hasher = Hasher::default();
+        for first in &stored {
+            for second in &stored {
+                assert!(hasher.verify(Some(first), b"open sesame").unwrap(), "{first}");
+                assert!(!hasher.verify(Some(second), b"open sesam").unwrap(), "{second}");
+                assert!(hasher.verify(Some(second), b"open sesame").unwrap(), "{second}");
+            }
+        }
+        assert_eq!(hasher.blocks.len(), MEMORY_KIB as usize, "what one of a larger size takes does not stay");
+        let own = hasher.hash(b"open sesame").unwrap();
+        assert!(verify(Some(&own), b"open sesame").unwrap());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use users::Networks;
 use crate::clientrules::ClientRules;
 use crate::submission::Submission;
 use crate::tlsclients::TlsClients;
-use crate::{ControlError, Root};
+use crate::{ControlError, Inject, Root};
 
 /// Recipients of a message by default (RFC 5321 §4.5.3.1.8 asks for 100 at least): a list of usual size passes in one transaction.
 const RECIPIENTS_DEFAULT: u64 = 10_000;
@@ -72,6 +72,8 @@ pub struct Smtpd {
     pub client_authorities: Vec<u8>,
     pub badmailfrom: Vec<Vec<u8>>,
     pub submission: Submission,
+    /// What completes addresses, where `submission` says that they are.
+    pub names: Option<Inject>,
     pub normalizes_bare_lf: bool,
     /// DSN is offered to everybody, not just to clients that may relay.
     pub offers_dsn_to_all: bool,
@@ -103,6 +105,7 @@ impl Smtpd {
         let number = |name: &str, default: u64| Ok::<_, ControlError>(root.int(name)?.unwrap_or(default));
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let per_address = root.int("concurrencyincomingip")?;
+        let submission = Submission::read(root)?;
         Ok(Self {
             greeting: textstring(or_me("smtpgreeting")?),
             localiphost: or_me("localiphost")?,
@@ -117,7 +120,8 @@ impl Smtpd {
             tls_clients: TlsClients::read(root)?,
             client_authorities: TlsClients::authorities(root)?,
             badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
-            submission: Submission::read(root)?,
+            names: submission.completes_addresses.then(|| Inject::read(root)).transpose()?,
+            submission,
             normalizes_bare_lf: choice(root, "barelf", ["reject", "normalize"])?,
             offers_dsn_to_all: choice(root, "dsn", ["relay", "all"])?,
             deliver_by_min_s: deliver_by_min_s(root)?,

@@ -2,7 +2,7 @@
 //!
 //! | file | read by | a line | default |
 //! |---|---|---|---|
-//! | `submission` | qmail-smtpd | `sender-binding=on` or `off`, `hide-address=on` or `off` | `on`, `off` |
+//! | `submission` | qmail-smtpd | `sender-binding=on` or `off`, `hide-address=on` or `off`, `complete-addresses=on` or `off` | `on`, `off`, `off` |
 //! | `submissionsenders` | qmail-auth, at once | `login:address`, `login:@domain`: may send as that, beside his own | nobody |
 //! | `submissionlimits` | qmail-auth, at once | `messages-per-hour=`, `recipients-per-hour=`, `messages-per-day=`, `recipients-per-day=`; 0: no limit | 1000, 2000, 5000, 10000 |
 
@@ -17,6 +17,8 @@ pub struct Submission {
     pub binds_senders: bool,
     /// The Received field does not tell where the client is.
     pub hides_client: bool,
+    /// Addresses without a host or a domain get one, as with qmail-inject.
+    pub completes_addresses: bool,
 }
 
 impl Submission {
@@ -30,7 +32,7 @@ impl Submission {
     }
 
     fn parse(lines: &[Vec<u8>]) -> Result<Self, String> {
-        let mut all = Self { binds_senders: true, hides_client: false };
+        let mut all = Self { binds_senders: true, hides_client: false, completes_addresses: false };
         for line in lines {
             let (key, value) = setting(line)?;
             let is_on = match value {
@@ -41,7 +43,13 @@ impl Submission {
             match key {
                 b"sender-binding" => all.binds_senders = is_on,
                 b"hide-address" => all.hides_client = is_on,
-                _ => return Err(format!("`{}`: sender-binding or hide-address, please", wire::escape::visible(line))),
+                b"complete-addresses" => all.completes_addresses = is_on,
+                _ => {
+                    return Err(format!(
+                        "`{}`: sender-binding, hide-address or complete-addresses, please",
+                        wire::escape::visible(line)
+                    ));
+                }
             }
         }
         Ok(all)
@@ -137,9 +145,9 @@ mod tests {
     #[test]
     fn settings() {
         let parse = |text: &str| Submission::parse(&read::lines_of(text.as_bytes()));
-        assert_eq!(parse(""), Ok(Submission { binds_senders: true, hides_client: false }));
-        let off = Submission { binds_senders: false, hides_client: true };
-        assert_eq!(parse("# free\nsender-binding=off\nhide-address=on\n"), Ok(off));
+        assert_eq!(parse(""), Ok(Submission { binds_senders: true, hides_client: false, completes_addresses: false }));
+        let off = Submission { binds_senders: false, hides_client: true, completes_addresses: true };
+        assert_eq!(parse("# free\nsender-binding=off\nhide-address=on\ncomplete-addresses=on\n"), Ok(off));
         for bad in ["sender-binding", "sender-binding=no", "sender-bindin=on", "=on"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

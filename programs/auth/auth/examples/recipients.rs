@@ -28,6 +28,8 @@ const LOGINS: usize = 200;
 const UNDER_WAY: usize = 32;
 
 fn main() {
+    // As the program does.
+    sys::heap::give_back_large();
     let mut numbers = std::env::args().skip(1).map(|arg| arg.parse::<usize>().unwrap());
     let users = numbers.next().unwrap_or(100_000);
     let domains = numbers.next().unwrap_or(1).clamp(1, users);
@@ -58,10 +60,11 @@ fn main() {
 fn log_in(run: &Arc<OwnedFd>, users: usize, domains: usize) {
     let socket = Seqpacket::connect(run.as_fd(), "roles/auth.sock").unwrap();
     socket.set_deadline(Duration::from_secs(20)).unwrap();
-    let stored = accounts::password::hash(PASSWORD).unwrap();
+    let mut hasher = accounts::password::Hasher::default();
+    let stored = hasher.hash(PASSWORD).unwrap();
     let (mut logins, mut hashes, mut buf) = (Vec::new(), Vec::new(), vec![0; 1024]);
     for n in 0..LOGINS {
-        hashes.push(timed(|| assert!(accounts::password::verify(Some(&stored), PASSWORD).unwrap())));
+        hashes.push(timed(|| assert!(hasher.verify(Some(&stored), PASSWORD).unwrap())));
         let (name, domain) = user(n.wrapping_mul(7919) % users, domains);
         let login = format!("{name}@{domain}").as_str().into();
         let (id, service, password) = (n as u64, "smtp".into(), wire::Secret::new(PASSWORD.to_vec()));

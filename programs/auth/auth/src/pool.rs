@@ -1,12 +1,14 @@
 //! A few threads that compute password hashes, so that a login costs nobody else the 20 milliseconds it takes.
 
-use accounts::{Error, password};
+use accounts::Error;
+use accounts::password::Hasher;
 use sasl::scram::{Hash, Keys, Salt};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use sys::wake::Wake;
 use zeroize::Zeroizing;
 
@@ -14,7 +16,9 @@ use zeroize::Zeroizing;
 const THREADS_MAX: usize = 4;
 /// Jobs that wait; at 20 ms each on two threads the last of them still makes its caller's deadline.
 pub(crate) const QUEUE_MAX: usize = 256;
-/// argon2 keeps its memory on the heap; what else a thread needs is little.
+/// A thread keeps the memory of a hash for the next one; one that had nothing to do for so long gives it back.
+const REST: Duration = Duration::from_secs(5);
+/// argon2 has its memory on the heap; what else a thread needs is little.
 const STACK_LEN: usize = 256 * 1024;
 
 /// What to compute.
@@ -110,38 +114,44 @@ impl<T> Drop for Pool<T> {
 }
 
 fn run<T>(shared: &Shared<T>) {
-    loop {
-        let mut state = shared.lock();
-        let (token, work) = loop {
-            if state.closed {
-                return;
-            }
-            match state.jobs.pop_front() {
-                Some(job) => break job,
-                None => state = shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
-            }
-        };
-        drop(state);
-        let outcome = compute(work);
+    let mut hasher = Hasher::default();
+    while let Some((token, work)) = next(shared, &mut hasher) {
+        let outcome = compute(&mut hasher, work);
         shared.lock().done.push_back((token, outcome));
         shared.wake.wake();
     }
 }
 
-fn compute(work: Work) -> Outcome {
+/// The next job, as soon as there is one; `None` at the end. A hasher that has to wait for long is replaced by one without memory.
+fn next<T>(shared: &Shared<T>, hasher: &mut Hasher) -> Option<(T, Work)> {
+    let is_idle = |state: &mut State<T>| !state.closed && state.jobs.is_empty();
+    let (mut state, rest) =
+        shared.work.wait_timeout_while(shared.lock(), REST, is_idle).unwrap_or_else(std::sync::PoisonError::into_inner);
+    if rest.timed_out() {
+        drop(state);
+        *hasher = Hasher::default();
+        state = shared.work.wait_while(shared.lock(), is_idle).unwrap_or_else(std::sync::PoisonError::into_inner);
+    }
+    if state.closed {
+        return None;
+    }
+    state.jobs.pop_front()
+}
+
+fn compute(hasher: &mut Hasher, work: Work) -> Outcome {
     // The hashes of other systems are read by code of many hands: what none of it should do must not cost a thread.
     match work {
         Work::Verify { stored, password } => {
-            let verify = || password::verify(stored.as_ref().map(|s| s.as_str()), &password);
+            let verify = || hasher.verify(stored.as_ref().map(|s| s.as_str()), &password);
             let verdict = catch_unwind(AssertUnwindSafe(verify));
             Outcome::Verified(verdict.unwrap_or(Err(Error::Damaged("a password hash cannot be computed"))))
         }
-        Work::Make { password, salts, with_hash } => Outcome::Made(make(&password, salts, with_hash)),
+        Work::Make { password, salts, with_hash } => Outcome::Made(make(hasher, &password, salts, with_hash)),
     }
 }
 
-fn make(password: &[u8], salts: Vec<(Hash, Salt)>, with_hash: bool) -> Result<Made, Error> {
-    let hash = if with_hash { password::hash(password)?.into() } else { Zeroizing::default() };
+fn make(hasher: &mut Hasher, password: &[u8], salts: Vec<(Hash, Salt)>, with_hash: bool) -> Result<Made, Error> {
+    let hash = if with_hash { hasher.hash(password)?.into() } else { Zeroizing::default() };
     let keys = salts.into_iter().map(|(hash, salt)| (hash, Keys::derive(hash, password, salt).to_text(hash).into()));
     Ok(Made { hash, keys: keys.collect() })
 }

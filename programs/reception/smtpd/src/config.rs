@@ -1,6 +1,8 @@
 //! From control files to the machine's configuration.
 
+use control::Inject;
 use control::smtpd::PriorityOffer;
+use message::inject::Names;
 use sasl::Mechanisms;
 use smtp::data::BareLf;
 use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules, TransferRules};
@@ -44,4 +46,12 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
             hides_client: control.submission.hides_client,
         },
     })
+}
+
+/// # Errors
+/// One of the names cannot stand in an address.
+pub(crate) fn names(control: &Inject) -> io::Result<Names> {
+    let Inject { default_host, default_domain, plus_domain, .. } = control;
+    Names::new(default_host, default_domain, plus_domain)
+        .map_err(|error| io::Error::other(format!("control/defaulthost, defaultdomain, plusdomain: {error}")))
 }

@@ -5,7 +5,7 @@
 //! behind their message, and after [`DRAIN_MAX`] the process does.
 
 use crate::admission::Admission;
-use crate::config::config;
+use crate::config::{config, names};
 use crate::log_line;
 use crate::queue::Pool;
 use crate::session::{Worker, serve, serve_tls};
@@ -67,16 +67,19 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let trust = Trust::new(&control);
         let clients = ClientCertificates::of(control.tls_clients.is_some(), &control.client_authorities)
             .map_err(|error| io::Error::other(format!("control/{AUTHORITIES}: {error}")))?;
+        let names = control.names.as_ref().map(names).transpose()?;
+        let (sessions_per_address_max, bounds_this_host) = (control.sessions_per_address_max, control.bounds_this_host);
+        let worker = Worker::new(
+            config(control, Vec::new())?,
+            trust,
+            Pool::new(Rc::clone(&run), Socket::Queue.path()),
+            Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
+            Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
+        );
         let gate = Gate {
-            admission: Rc::new(Admission::new(sessions_max, control.sessions_per_address_max)),
-            bounds_this_host: control.bounds_this_host,
-            worker: Rc::new(Worker::new(
-                config(control, Vec::new())?,
-                trust,
-                Pool::new(Rc::clone(&run), Socket::Queue.path()),
-                Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
-                Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
-            )),
+            admission: Rc::new(Admission::new(sessions_max, sessions_per_address_max)),
+            bounds_this_host,
+            worker: Rc::new(worker.completing(names)),
         };
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         inherited.ready()?;

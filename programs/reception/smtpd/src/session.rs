@@ -13,6 +13,7 @@ use control::Origin;
 use ipc::auth;
 use ipc_async::Client;
 use logline::Line;
+use message::inject::Names;
 use rustix::net::{RecvFlags, recv};
 use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
 use std::cell::{Cell, RefCell};
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     pub(crate) drain: Notify,
     pub(crate) trust: Trust,
+    /// What completes the addresses of what is submitted; `None`: they stay as they are.
+    pub(crate) names: Option<Names>,
     scratch: RefCell<Box<[u8]>>,
 }
 
@@ -59,8 +62,14 @@ impl Worker {
             draining: Cell::new(false),
             drain: Notify::new(),
             trust,
+            names: None,
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into()),
         }
+    }
+
+    /// With these names for addresses of what is submitted.
+    pub(crate) fn completing(self, names: Option<Names>) -> Self {
+        Self { names, ..self }
     }
 
     /// Sessions that are between messages end now, the others after their message.
@@ -228,7 +237,8 @@ impl Talk {
             return self.session.step(now(), Input::Tls(answer), actions);
         }
         if let Some(judging) = self.judging.take() {
-            let judge = Judge { directory: &self.worker.directory, config: &self.worker.config, login: self.session.user() };
+            let Worker { directory, config, names, .. } = &*self.worker;
+            let judge = Judge { directory, config, login: self.session.user(), names: names.as_ref() };
             return match judging {
                 Judging::Sender(sender) => {
                     let answer = Box::pin(judge.sender(sender)).await;

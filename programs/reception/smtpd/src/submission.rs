@@ -6,10 +6,14 @@
 use crate::now;
 use ipc::auth::{Answer, Limit, Permission, Request};
 use ipc_async::Client;
+use message::inject::Names;
 use message::submission::{Facts, claims, complete};
 use smtp::server::{Config, HeaderAnswer, SenderAnswer, SendingLimit};
 use std::sync::atomic::{AtomicU64, Ordering};
 use wire::Address;
+
+/// Longest header whose addresses were completed.
+const COMPLETED_LEN_MAX: usize = 4 * smtp::server::HEADER_LEN_MAX;
 
 /// What is to be judged.
 pub(crate) enum Judging {
@@ -23,6 +27,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) config: &'a Config,
     /// Who is logged in; nobody for a network that may submit without.
     pub(crate) login: Option<&'a [u8]>,
+    /// `None`: addresses stay as they are.
+    pub(crate) names: Option<&'a Names>,
 }
 
 impl Judge<'_> {
@@ -39,6 +45,14 @@ impl Judge<'_> {
 
     /// Are the authors the login's own, and may it send so much more? The header that goes on.
     pub(crate) async fn header(&self, header: Vec<u8>, recipients: u64) -> HeaderAnswer {
+        // First: what goes on is judged.
+        let header = match self.names {
+            None => header,
+            Some(names) => match names.complete(&header, COMPLETED_LEN_MAX) {
+                Some(header) => header,
+                None => return HeaderAnswer::TooLarge,
+            },
+        };
         let Some(login) = self.login else { return self.completed(&header, None) };
         if self.config.submission.binds_senders {
             let Ok(mut authors) = claims(&header) else { return HeaderAnswer::Unclear };

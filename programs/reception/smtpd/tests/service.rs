@@ -425,6 +425,32 @@ fn binding_can_be_switched_off_and_the_client_hidden() {
 }
 
 #[test]
+fn addresses_are_completed_before_they_are_judged() {
+    let names = [("defaulthost", "ours.example\n"), ("defaultdomain", "example\n"), ("submission", "complete-addresses=on\n")];
+    let system = System::start(&names);
+    let text = "From: Joe <joe>\nTo: ann, bob@b.example\nCc: cy@x\nSubject: joe\n\nFrom: joe";
+    assert!(joe(&system, &letter("joe@ours.example", text).replace("\r\n", "\n")).contains(" qp 42\n"));
+    let seen = String::from_utf8(system.seen()[0].text.clone()).unwrap();
+    let wanted =
+        "From: Joe <joe@ours.example>\nTo: ann@ours.example, bob@b.example\nCc: cy@x.example\nSubject: joe\n\nFrom: joe\n";
+    assert!(seen.ends_with(wanted), "{seen}");
+    // Whoever is somebody only by what was completed is judged as that.
+    let other = joe(&system, &letter("joe@ours.example", "From: eve\n\nbody").replace("\r\n", "\n"));
+    assert!(other.contains("\n550 5.7.1 "), "{other}");
+    // Two bytes become an address: there is a bound for that, too.
+    let many = format!("To: {}\n\nbody", "a,a,a,a,a,\n ".repeat(5000));
+    let many = joe(&system, &letter("joe@ours.example", &many).replace("\r\n", "\n"));
+    assert!(many.contains("\n552 5.3.4 "), "{many}");
+    // Without, they stay.
+    let plain = System::start(&[("defaulthost", "ours.example\n")]);
+    assert!(
+        joe(&plain, &letter("joe@ours.example", "From: joe@ours.example\nTo: ann\n\nx").replace("\r\n", "\n"))
+            .contains(" qp 42\n")
+    );
+    assert!(String::from_utf8_lossy(&plain.seen()[0].text).contains("\nTo: ann\n"));
+}
+
+#[test]
 fn exchanges_are_relayed_with_their_number() {
     let system = System::start(&[("authmechanisms", "SCRAM-SHA-256\n")]);
     let b64 = |text: &str| wire::base64::encode(text.as_bytes());

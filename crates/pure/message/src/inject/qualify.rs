@@ -14,11 +14,11 @@ pub(super) struct Texts {
 
 impl Texts {
     pub(super) fn of(options: &Options) -> Self {
-        Self {
-            host: [b"@", options.default_host.as_slice()].concat(),
-            domain: [b".", options.default_domain.as_slice()].concat(),
-            plus: [b".", options.plus_domain.as_slice()].concat(),
-        }
+        Self::new(&options.default_host, &options.default_domain, &options.plus_domain)
+    }
+
+    pub(super) fn new(host: &[u8], domain: &[u8], plus: &[u8]) -> Self {
+        Self { host: [b"@", host].concat(), domain: [b".", domain].concat(), plus: [b".", plus].concat() }
     }
 
     pub(super) fn qualifier(&self) -> Result<Qualifier<'_>, InjectError> {
@@ -29,7 +29,8 @@ impl Texts {
     }
 }
 
-/// Completes addresses.
+/// Completes addresses. The default adds nothing.
+#[derive(Default)]
 pub(super) struct Qualifier<'a> {
     host: Vec<Token<'a>>,
     domain: Vec<Token<'a>>,

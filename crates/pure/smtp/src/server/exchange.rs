@@ -93,6 +93,8 @@ pub enum HeaderAnswer {
     Accepted {
         header: Vec<u8>,
     },
+    /// With its addresses completed it is too large.
+    TooLarge,
     /// It does not tell beyond doubt who wrote the message.
     Unclear,
     /// It names an author whom the client may not send as.

@@ -73,6 +73,7 @@ pub fn check_sender(sender: &[u8]) -> SenderAnswer {
 pub fn judge_header(header: &[u8]) -> HeaderAnswer {
     match header.first() {
         Some(b'!') => HeaderAnswer::Unclear,
+        Some(b'"') => HeaderAnswer::TooLarge,
         Some(b'#') => HeaderAnswer::NotYours,
         Some(b'$') => HeaderAnswer::Temporary,
         Some(b'%') => HeaderAnswer::Limited(SendingLimit::RecipientsPerDay),

@@ -134,6 +134,7 @@ impl Session {
         let Judged { mut message, source, behind } = *judged;
         match answer {
             HeaderAnswer::Accepted { header } => self.header_accepted(header, message.priority, out),
+            HeaderAnswer::TooLarge => message.refusal = Some(replies::HEADER_TOO_LARGE),
             HeaderAnswer::Unclear => message.refusal = Some(replies::UNCLEAR_HEADER),
             HeaderAnswer::NotYours => message.refusal = Some(replies::NOT_YOUR_HEADER),
             HeaderAnswer::Limited(limit) => message.refusal = Some(limit_reply(limit)),
