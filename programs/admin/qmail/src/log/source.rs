@@ -30,6 +30,8 @@ pub(super) struct Source {
     /// The file that is read: its inode, and bytes read of it.
     inode: u64,
     offset: u64,
+    /// Another file has its name by now; what was written to this one before is read first.
+    is_rotated: bool,
     line: Vec<u8>,
 }
 
@@ -39,7 +41,8 @@ impl Source {
     pub(super) fn open(root: &Root, options: &Log, since_s: Option<u64>) -> Result<Self, Failure> {
         let (files, follows) = (options.file.iter().rev().cloned().collect::<Vec<_>>(), options.follow);
         let (input, journalctl, name) = (None, None, PathBuf::from("journalctl"));
-        let mut source = Self { input, name, files, journalctl, follows, inode: 0, offset: 0, line: Vec::new() };
+        let mut source =
+            Self { input, name, files, journalctl, follows, inode: 0, offset: 0, is_rotated: false, line: Vec::new() };
         if source.files.is_empty() {
             source.start_journalctl(root, since_s)?;
         }
@@ -119,13 +122,15 @@ impl Source {
 
     /// A file that was renamed or emptied by whoever rotates logs is opened anew.
     fn wait_for_more(&mut self) {
-        std::thread::sleep(PAUSE);
-        let Ok(metadata) = std::fs::metadata(&self.name) else { return };
-        if metadata.ino() != self.inode || metadata.len() < self.offset {
+        if std::mem::take(&mut self.is_rotated) {
             self.line.clear();
             // If it is gone again by now there is a next time.
             let _ = self.open_file(self.name.clone());
+            return;
         }
+        std::thread::sleep(PAUSE);
+        let Ok(metadata) = std::fs::metadata(&self.name) else { return };
+        self.is_rotated = metadata.ino() != self.inode || metadata.len() < self.offset;
     }
 
     /// The end of journalctl.
@@ -181,5 +186,25 @@ mod tests {
             lens.push((line.len(), has_ended));
         }
         assert_eq!(lens, [(3, true), (0, true), (LINE_LEN_MAX, true), (4, false)]);
+    }
+
+    #[test]
+    fn a_file_that_is_rotated_is_followed_without_losing_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, old) = (dir.path().join("log"), dir.path().join("log.1"));
+        std::fs::write(&log, "one\n").unwrap();
+        let (sender, lines) = std::sync::mpsc::channel();
+        let (root, file) = (Root::new(dir.path()).unwrap(), log.clone());
+        std::thread::spawn(move || {
+            let options = Log { wanted: None, since: None, file: vec![file], follow: true, stats: false };
+            let mut source = Source::open(&root, &options, None).unwrap();
+            while source.next().unwrap() && sender.send(source.line().to_vec()).is_ok() {}
+        });
+        let next = || lines.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(next(), b"one");
+        std::fs::rename(&log, &old).unwrap();
+        std::fs::write(&old, "one\ntwo\n").unwrap();
+        std::fs::write(&log, "three\n").unwrap();
+        assert_eq!((next(), next()), (b"two".to_vec(), b"three".to_vec()));
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use super::record::Record;
 
 /// Messages under way that are remembered.
-const LIVE_MAX: usize = 100_000;
+const LIVE_MAX: usize = 50_000;
 /// Their attempts, all together.
 const ATTEMPTS_MAX: usize = 300_000;
 /// Attempts of one message that are told.
