@@ -273,6 +273,50 @@ fn defaultdelivery_is_for_users_without_a_dot_qmail() {
     assert_eq!(person.letters("Other").len(), 1);
 }
 
+/// Each kind of line that a `.qmail` file may have.
+#[test]
+fn defaultdelivery_has_every_kind_of_line() {
+    let mut instance = Instance::new().unwrap();
+    let person = Person::new(&instance).unwrap();
+    let to = format!("{}@mail.example.test", person.name);
+    person.maildir("Maildir").unwrap();
+    instance.start().unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    let abroad = person.home.join("Absolute");
+    person.maildir("Absolute").unwrap();
+    let mut copies = 0;
+    for (text, reply) in [
+        ("./Mailbox\n".to_owned(), "did 1+0+0"),
+        ("# a comment\n./Mailbox\n\n".to_owned(), "did 1+0+0"),
+        (format!("{}/\n", abroad.display()), "did 1+0+0"),
+        ("&bob@example.test\n".to_owned(), "did 0+1+0"),
+        ("bob@example.test\n./Maildir/\n|cat > piped\n".to_owned(), "did 1+1+1"),
+        ("|exit 99\n./Maildir/\n".to_owned(), "did 0+0+1"),
+    ] {
+        copies += usize::from(text.contains("bob@"));
+        instance.control("defaultdelivery", &text).unwrap();
+        facts::signal(instance.pid(), Signal::HUP);
+        let done = format!(": success: {}/", reply.replace(' ', "_"));
+        let before = instance.log().matches(&done).count();
+        // The file counts some time after the signal.
+        wait_for(&text, || {
+            send(&instance, [&to]);
+            instance.wait_empty().ok()?;
+            (instance.log().matches(&done).count() > before).then_some(())
+        })
+        .unwrap();
+    }
+    assert!(person.read("Mailbox").unwrap().starts_with("From a@elsewhere.test "));
+    assert!(person.read("piped").unwrap().ends_with(LETTER));
+    let letters = (person.letters("Maildir").len(), person.letters("Absolute").len());
+    assert!(letters.0 >= 1 && letters.1 >= 1, "{letters:?}");
+    assert!(letters_of_bob(&instance) >= copies);
+}
+
+fn letters_of_bob(instance: &Instance) -> usize {
+    letters(&instance.maildir("bob@example.test")).len()
+}
+
 #[test]
 fn users_assign_exact_names_before_the_longest_wildcard() {
     let mut instance = Instance::new().unwrap();

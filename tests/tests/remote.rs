@@ -313,6 +313,32 @@ fn domains_that_take_no_mail_bounce() {
     instance.wait_empty().unwrap();
 }
 
+/// Mail that would come back to this host for ever fails at once; what is told to be another host is only out of reach.
+#[test]
+fn moreipme_is_this_host_too_and_notipme_is_not() {
+    let [own, other] = loopback_addresses();
+    let a = |address: Ipv4Addr| Record::A(address.octets());
+    let zone = vec![
+        ("own.test", Record::Mx(10, "mx.own.test")),
+        ("other.test", Record::Mx(10, "mx.other.test")),
+        // The better one is another host, and those behind this one are not asked.
+        ("better.test", Record::Mx(10, "mx.other.test")),
+        ("better.test", Record::Mx(20, "mx.own.test")),
+        ("mx.own.test", a(own)),
+        ("mx.other.test", a(other)),
+    ];
+    let server = dns::start((Ipv4Addr::LOCALHOST, 0), zone).unwrap();
+    let control =
+        [("resolvers", format!("{server}\n")), ("moreipme", "127.16.0.0/12\n".into()), ("notipme", format!("{other}\n"))];
+    let instance = instance(&control.each_ref().map(|(name, text)| (*name, text.as_str())));
+    send(&instance, &["x@own.test", "x@other.test", "x@better.test"]);
+    let bounce = bounce(&instance);
+    assert!(bounce.contains("<x@own.test>:\nSorry. Although I'm listed") && bounce.contains("(#5.4.6)\n"), "{bounce}");
+    let deferred = || (instance.log().matches("establish_an_SMTP_connection._(#4.4.1)/").count() >= 2).then_some(());
+    wait_for("two deferrals", deferred).unwrap();
+    assert_eq!(instance.json(&["queue", "stats"]).unwrap()["deferred"], 1, "{}", instance.log());
+}
+
 #[test]
 fn while_the_resolver_is_dead_mail_waits() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

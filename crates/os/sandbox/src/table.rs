@@ -356,6 +356,25 @@ pub const TABLE: &[Process] = &[
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {
+        name: "qmail-qmtpd",
+        role: Role::Network,
+        count: Count::PerCpu,
+        listens: &["qmtp"],
+        serves: &[],
+        calls: &[Socket::Queue, Socket::Auth],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-qmqpd",
+        role: Role::Network,
+        // For our own hosts, which are not many.
+        count: Count::One,
+        listens: &["qmqp"],
+        serves: &[],
+        calls: &[Socket::Queue],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
         name: "qmail-local",
         role: Role::Recipient,
         count: Count::OnDemand,
@@ -384,6 +403,9 @@ pub const LOCAL_VIRTUAL: Confinement =
 /// under tcpserver.
 pub const TOOL: Confinement =
     Confinement { limits: limits(512 * MIB, 256), files: NO_FILES, network: Network::Unix, exec: false };
+
+/// A tool of the caller that talks to another host: qmail-qmqpc.
+pub const TOOL_CLIENT: Confinement = Confinement { network: Network::Internet, ..TOOL };
 
 /// The row of a program.
 #[must_use]

@@ -9,9 +9,13 @@
 //! Urgent work goes first: of all open units those of the lowest rank are picked, by their tags. But every fourth pick of a lane goes to the
 //! smallest tag whatever its rank (priority is no licence to starve others, RFC 6710 §4.1): a flood of urgent mail leaves
 //! the rest a quarter of the slots.
+//!
+//! A site may have a limit of the administrator's ([`SiteLimit`]) beside the window that it has earned: no more transactions at a
+//! time, and none sooner after another than its rate allows. It holds for everything at that site, urgent mail, too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
+use std::time::Duration;
 
 use crate::Lane;
 use crate::site::{Feedback, Site};
@@ -47,6 +51,26 @@ pub struct Pick<R> {
     pub slot: Slot,
 }
 
+/// What a site gets at most, whatever its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SiteLimit {
+    /// Transactions at a time; 0 holds its mail.
+    pub at_a_time: u32,
+    /// From one start to the next, at least; zero: at once.
+    pub interval: Duration,
+}
+
+impl SiteLimit {
+    /// No limit but the window.
+    pub const NONE: Self = Self { at_a_time: u32::MAX, interval: Duration::ZERO };
+
+    /// What keeps to both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { at_a_time: self.at_a_time.min(other.at_a_time), interval: self.interval.max(other.interval) }
+    }
+}
+
 /// A slot in use: give it back with [`Fair::done`], once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slot {
@@ -79,7 +103,21 @@ struct Place<K, R> {
     key: K,
     site: Site,
     in_flight: u32,
+    limit: SiteLimit,
+    /// Before that time since boot its rate allows no start.
+    next: Duration,
     lanes: [BTreeMap<Key, Waiting<R>>; 2],
+}
+
+impl<K, R> Place<K, R> {
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.lanes.iter().all(BTreeMap::is_empty)
+    }
+
+    /// Is it the administrator's limit that keeps a transaction from starting?
+    fn is_limited(&self, now: Duration) -> bool {
+        self.in_flight >= self.limit.at_a_time || self.next > now
+    }
 }
 
 /// See the module. `K` names sites, `R` routes.
@@ -102,6 +140,10 @@ pub struct Fair<K, R> {
     turn: u32,
     /// Picks of each lane.
     picks: [u32; 2],
+    /// Since boot.
+    now: Duration,
+    /// Sites that their rate holds back, by the time until when. One may have gone, or wait for a later time by now.
+    paced: BTreeSet<(Duration, usize)>,
 }
 
 fn index(lane: Lane) -> usize {
@@ -128,7 +170,55 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
             sequence: 0,
             turn: 0,
             picks: [0; 2],
+            now: Duration::ZERO,
+            paced: BTreeSet::new(),
         }
+    }
+
+    /// The time since boot, which never goes back: whose rate allows a start again is open.
+    pub fn set_now(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        while let Some((_, at)) = self.paced.first().copied().filter(|(until, _)| *until <= self.now) {
+            self.paced.pop_first();
+            self.close(at);
+            self.reopen(at);
+        }
+    }
+
+    /// When [`Fair::set_now`] is to be called at the latest for the sites' rates.
+    #[must_use]
+    pub fn next_start(&self) -> Option<Duration> {
+        self.paced.first().map(|(until, _)| *until)
+    }
+
+    /// To be called behind [`Fair::push`] for a site with a limit: the tightest counts, until the site has nothing to do.
+    pub fn limit_site(&mut self, key: &K, limit: SiteLimit) {
+        let Some(at) = self.keys.get(key).copied() else { return };
+        self.close(at);
+        if let Some(place) = self.places.get_mut(at).and_then(Option::as_mut) {
+            place.limit = place.limit.and(limit);
+        }
+        self.reopen(at);
+    }
+
+    /// The limits are other ones: those of all that waits are asked for anew. What runs already runs on.
+    pub fn set_site_limits(&mut self, of: impl Fn(&R) -> SiteLimit) {
+        for at in 0..self.places.len() {
+            self.close(at);
+            if let Some(place) = self.places.get_mut(at).and_then(Option::as_mut) {
+                let waiting = place.lanes.iter().flat_map(BTreeMap::values);
+                place.limit = waiting.fold(SiteLimit::NONE, |limit, waiting| limit.and(of(&waiting.work.route)));
+                place.next = place.next.min(self.now.saturating_add(place.limit.interval));
+            }
+            self.reopen(at);
+        }
+    }
+
+    /// Sites at which something waits for nothing but their limit.
+    #[must_use]
+    pub fn sites_limited(&self) -> usize {
+        let waits = |place: &&Place<K, R>| !place.lanes.iter().all(BTreeMap::is_empty) && place.is_limited(self.now);
+        self.places.iter().flatten().filter(waits).count()
     }
 
     /// concurrencylocal or concurrencyremote; 0 holds. What runs already runs on.
@@ -215,14 +305,23 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     }
 
     fn place_of(&mut self, key: K) -> usize {
-        if let Some(at) = self.keys.get(&key) {
-            return *at;
+        if let Some(at) = self.keys.get(&key).copied() {
+            if let Some(place) = self.places.get_mut(at).and_then(Option::as_mut).filter(|place| place.is_idle()) {
+                place.limit = SiteLimit::NONE;
+            }
+            return at;
         }
         if self.keys.len() >= SITES_MAX {
             self.forget_idle();
         }
-        let place =
-            Some(Place { key: key.clone(), site: Site::default(), in_flight: 0, lanes: [BTreeMap::new(), BTreeMap::new()] });
+        let place = Some(Place {
+            key: key.clone(),
+            site: Site::default(),
+            in_flight: 0,
+            limit: SiteLimit::NONE,
+            next: Duration::ZERO,
+            lanes: [BTreeMap::new(), BTreeMap::new()],
+        });
         let at = match self.free.pop() {
             Some(at) => at,
             None => {
@@ -240,7 +339,7 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     /// What was learnt of sites that have no work now is lost: they start again with the first window.
     fn forget_idle(&mut self) {
         for (at, slot) in self.places.iter_mut().enumerate() {
-            if slot.as_ref().is_some_and(|place| place.in_flight == 0 && place.lanes.iter().all(BTreeMap::is_empty)) {
+            if slot.as_ref().is_some_and(Place::is_idle) {
                 if let Some(place) = slot.take() {
                     self.keys.remove(&place.key);
                 }
@@ -276,7 +375,10 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
 
     fn reopen(&mut self, at: usize) {
         let Some(place) = self.places.get(at).and_then(Option::as_ref) else { return };
-        if self.watches_sites && place.in_flight >= place.site.window() {
+        if self.watches_sites && (place.in_flight >= place.site.window() || place.is_limited(self.now)) {
+            if place.next > self.now {
+                self.paced.insert((place.next, at));
+            }
             return;
         }
         for ((queue, open), plain) in place.lanes.iter().zip(self.open.iter_mut()).zip(self.plain.iter_mut()) {
@@ -370,6 +472,7 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
         let recipients: Vec<u32> = waiting.work.recipients.drain(..count).collect();
         let (message, route) = (waiting.work.message, waiting.work.route.clone());
         place.in_flight = place.in_flight.saturating_add(1);
+        place.next = self.now.saturating_add(place.limit.interval);
         if !waiting.work.recipients.is_empty() {
             queue.insert((rank, (tag.0.saturating_add(waiting.stride), self.sequence)), waiting);
             self.sequence = self.sequence.wrapping_add(1);
@@ -412,8 +515,8 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     /// A site without work of which nothing special is known needs no memory.
     fn forget_plain(&mut self, at: usize) {
         let Some(slot) = self.places.get_mut(at) else { return };
-        let idle =
-            |place: &Place<K, R>| place.in_flight == 0 && place.lanes.iter().all(BTreeMap::is_empty) && place.site.is_plain();
+        let now = self.now;
+        let idle = |place: &Place<K, R>| place.is_idle() && place.site.is_plain() && place.next <= now;
         if slot.as_ref().is_some_and(idle)
             && let Some(place) = slot.take()
         {
@@ -677,6 +780,66 @@ mod tests {
             }
             prop_assert!(before.values().all(|units| *units <= 2), "{before:?}");
         }
+    }
+
+    fn limit(at_a_time: u32, interval_ms: u64) -> SiteLimit {
+        SiteLimit { at_a_time, interval: Duration::from_millis(interval_ms) }
+    }
+
+    #[test]
+    fn a_site_gets_no_more_than_its_limit() {
+        let mut fair = Fair::new(20, true);
+        for message in 0..6 {
+            fair.push(Lane::Fresh, vec![('a', work(message, 0..1, 1)), ('b', work(message, 1..2, 1))]);
+            fair.limit_site(&'a', limit(2, 0));
+        }
+        let picks: Vec<_> = std::iter::from_fn(|| fair.next()).collect();
+        let at = |key: char| picks.iter().filter(|pick| fair.key(&pick.slot) == Some(&key)).count();
+        assert_eq!((at('a'), at('b'), fair.sites_limited()), (2, 5, 1));
+        for pick in picks {
+            assert!(fair.done(pick.slot, Feedback::Success, 0).is_empty());
+        }
+        assert_eq!(std::iter::from_fn(|| fair.next()).count(), 3, "two at a, and the last one at b");
+        fair.set_site_limits(|_| SiteLimit::NONE);
+        assert_eq!((std::iter::from_fn(|| fair.next()).count(), fair.sites_limited()), (2, 0), "other limits count at once");
+        fair.set_site_limits(|_| limit(0, 0));
+        fair.push(Lane::Fresh, vec![('c', work(9, 0..1, 1))]);
+        fair.limit_site(&'c', limit(0, 0));
+        assert!(fair.next().is_none() && fair.sites_limited() == 1, "zero holds");
+    }
+
+    #[test]
+    fn a_site_is_begun_with_no_more_often_than_its_rate_says() {
+        let ms = Duration::from_millis;
+        let mut fair = Fair::new(20, true);
+        fair.set_now(ms(1000));
+        for message in 0..3 {
+            fair.push(Lane::Fresh, vec![('a', work(message, 0..1, 1))]);
+            fair.limit_site(&'a', limit(u32::MAX, 500));
+        }
+        let done = |fair: &mut Fair<char, u8>| {
+            let pick = fair.next()?;
+            assert!(fair.done(pick.slot, Feedback::Nothing, 0).is_empty());
+            Some(pick.message)
+        };
+        assert_eq!((done(&mut fair), done(&mut fair)), (Some(0), None));
+        assert_eq!(fair.next_start(), Some(ms(1500)));
+        fair.set_now(ms(1499));
+        assert_eq!(done(&mut fair), None);
+        fair.set_now(ms(1500));
+        assert_eq!((done(&mut fair), done(&mut fair)), (Some(1), None));
+        fair.set_now(ms(9000));
+        assert_eq!((done(&mut fair), done(&mut fair)), (Some(2), None));
+        // It has nothing to do, and still may not begin again so soon.
+        fair.push(Lane::Retry, vec![('a', work(7, 0..1, 1))]);
+        fair.limit_site(&'a', limit(u32::MAX, 500));
+        assert_eq!(done(&mut fair), None);
+        fair.set_now(ms(9500));
+        assert_eq!((done(&mut fair), fair.next_start()), (Some(7), None));
+        fair.set_now(ms(20_000));
+        fair.push(Lane::Fresh, vec![('a', work(8, 0..2, 1))]);
+        assert_eq!((done(&mut fair), done(&mut fair)), (Some(8), Some(8)), "without a limit there is none");
+        assert_eq!(fair.sites(), 0);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The invariants of the scheduler over arbitrary sequences of calls. Used by stable tests and by cargo-fuzz.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::fair::{Pick, Work};
-use crate::{Backlog, Fair, Feedback, Lane};
+use crate::{Backlog, Fair, Feedback, Lane, SiteLimit};
 
 fn lane(byte: u8) -> Lane {
     if byte & 1 == 0 { Lane::Fresh } else { Lane::Retry }
@@ -53,17 +54,29 @@ pub fn fair(data: &[u8]) {
                 }
                 assert!(!waiting.iter().any(|(m, _)| *m == message));
             }
-            _ => now_s += u64::from(arg) * 60,
+            3 if arg % 8 == 1 => fair.limit_site(&(arg / 64), some_limit(arg)),
+            3 if arg % 8 == 2 => fair.set_site_limits(|route| some_limit(arg ^ route)),
+            _ => {
+                now_s += u64::from(arg) * 60;
+                fair.set_now(Duration::from_secs(now_s));
+            }
         }
+        assert!(fair.sites_limited() <= fair.sites());
         assert_eq!(fair.waiting(), waiting.len());
         assert_eq!(fair.in_flight() as usize, running.len());
     }
     drain(fair, waiting, running, now_s);
 }
 
+fn some_limit(byte: u8) -> SiteLimit {
+    SiteLimit { at_a_time: u32::from(byte / 8 % 3), interval: Duration::from_secs(u64::from(byte / 32) * 100) }
+}
+
 fn drain(mut fair: Fair<u8, u8>, mut waiting: BTreeSet<(u64, u32)>, mut running: VecDeque<Pick<u8>>, now_s: u64) {
     fair.set_limit(2);
+    fair.set_site_limits(|_| SiteLimit { at_a_time: 1, interval: Duration::from_secs(1) });
     loop {
+        fair.set_now(fair.next_start().unwrap_or_default());
         while let Some(pick) = running.pop_front() {
             assert!(fair.done(pick.slot, Feedback::Success, now_s).is_empty());
         }

@@ -22,7 +22,7 @@ pub mod retry;
 pub mod site;
 
 pub use backlog::Backlog;
-pub use fair::{Fair, Pick};
+pub use fair::{Fair, Pick, SiteLimit};
 pub use pace::Pace;
 pub use retry::Channel;
 pub use site::Feedback;

@@ -1,7 +1,7 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
 use crate::line::{Ending, Line, Lines};
-use crate::{Address, Domain, base64, cdb, escape, netstring, proxy};
+use crate::{Address, Domain, Patterns, base64, cdb, escape, netstring, proxy};
 
 /// Lines are the same for any chunking, and within the bound.
 pub fn lines(data: &[u8]) {
@@ -86,5 +86,18 @@ pub fn addresses(data: &[u8]) {
     }
     for text in [escape::visible(data), escape::log_report(data)] {
         assert!(text.bytes().all(|b| (32..=126).contains(&b)));
+    }
+}
+
+/// The lines before an empty one are patterns, the rest a text: any of them is a list or an error, and matching ends; `!` turns a
+/// pattern round.
+pub fn patterns(data: &[u8]) {
+    let data = data.get(..4096).unwrap_or(data);
+    let (lines, text) = data.iter().position(|b| *b == 0).and_then(|at| data.split_at_checked(at)).unwrap_or((data, b""));
+    for line in lines.split(|b| *b == b'\n').filter(|line| !line.starts_with(b"!")) {
+        let Ok(patterns) = Patterns::parse([line]) else { continue };
+        let turned = Patterns::parse([[b"!", line].concat()]).unwrap_or_default();
+        assert_ne!(patterns.fit(text), turned.fit(text));
+        assert_eq!(patterns.fit(text), patterns.fit(&text.to_ascii_uppercase()));
     }
 }

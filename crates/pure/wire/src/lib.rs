@@ -9,16 +9,19 @@ pub mod base64;
 pub mod cdb;
 pub mod civil;
 pub mod dsn;
+pub mod ere;
 pub mod escape;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod line;
 pub mod netstring;
+pub mod pattern;
 pub mod proxy;
 pub mod quote;
 pub mod secret;
 pub mod transfer;
 
 pub use address::{Address, AddressError, Domain};
+pub use pattern::{PatternError, Patterns, ValidRecipients};
 pub use secret::{Login, Secret};
 pub use transfer::{By, DeliverBy, Priority};

@@ -11,10 +11,12 @@ const CONCURRENCYREMOTE: u32 = 20;
 const QUEUELIFETIME_S: u64 = 604_800;
 /// What the widespread patch has: a bounce is for reading, not for archiving.
 const BOUNCEMAXBYTES: u64 = 50_000;
-/// More deliveries at a time than this are of no use on any machine, and each costs a descriptor.
-pub const CONCURRENCY_MAX: u32 = 2000;
+/// qmail-lspawn carries out so many deliveries at a time and no more: each costs it descriptors.
+pub const CONCURRENCYLOCAL_MAX: u32 = 2000;
+/// So does qmail-remote: each costs it a connection and a descriptor for the message.
+pub const CONCURRENCYREMOTE_MAX: u32 = 5000;
 
-/// Values read at the start.
+/// Values read at the start, and again on SIGHUP.
 #[derive(Debug, Clone)]
 pub struct Send {
     /// Local part of the From of bounces.
@@ -29,7 +31,7 @@ pub struct Send {
     pub routing: Routing,
 }
 
-/// concurrencylocal and concurrencyremote: read again on SIGHUP.
+/// concurrencylocal and concurrencyremote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub local: u32,
@@ -61,11 +63,14 @@ impl Limits {
     /// # Errors
     /// A file unreadable; temporary.
     pub fn read(root: &Root) -> Result<Self, ControlError> {
-        let limit = |name, default: u32| {
-            let value = root.int(name)?.unwrap_or(default.into()).min(CONCURRENCY_MAX.into());
-            Ok::<_, ControlError>(u32::try_from(value).unwrap_or(CONCURRENCY_MAX))
+        let limit = |name, default: u32, max: u32| {
+            let value = root.int(name)?.unwrap_or(default.into()).min(max.into());
+            Ok::<_, ControlError>(u32::try_from(value).unwrap_or(max))
         };
-        Ok(Self { local: limit("concurrencylocal", CONCURRENCYLOCAL)?, remote: limit("concurrencyremote", CONCURRENCYREMOTE)? })
+        Ok(Self {
+            local: limit("concurrencylocal", CONCURRENCYLOCAL, CONCURRENCYLOCAL_MAX)?,
+            remote: limit("concurrencyremote", CONCURRENCYREMOTE, CONCURRENCYREMOTE_MAX)?,
+        })
     }
 }
 
@@ -86,6 +91,12 @@ fn wrong(root: &Root, name: &str, value: &[u8], error: &wire::AddressError) -> C
 #[must_use]
 pub fn watched_routes(root: &Root) -> Watched<Routes> {
     Watched::new(root.control_file("smtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
+}
+
+/// `control/qmtproutes` as it is now.
+#[must_use]
+pub fn watched_qmtproutes(root: &Root) -> Watched<Routes> {
+    Watched::new(root.control_file("qmtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
 }
 
 /// `control/authsenders` as it is now.
@@ -134,7 +145,7 @@ mod tests {
         .unwrap();
         assert_eq!((send.bouncefrom.as_slice(), send.bouncehost.as_bytes()), (&b"daemon"[..], &b"b.example"[..]));
         assert_eq!((send.doublebounce_to, send.bouncemaxbytes, send.queuelifetime_s), (None, None, 60));
-        assert_eq!(send.limits, Limits { local: 0, remote: CONCURRENCY_MAX });
+        assert_eq!(send.limits, Limits { local: 0, remote: CONCURRENCYREMOTE_MAX });
     }
 
     #[test]

@@ -180,8 +180,10 @@ fn deliver_by_min_s(root: &Root) -> Result<Option<u64>, ControlError> {
             Ok(Some(digits.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0'))))
         }
         Some(other) => {
-            let problem =
-                format!("`{}` is neither off nor a number of seconds of at most nine digits", wire::escape::visible(other));
+            let problem = format!(
+                "`{}` is neither off nor a number of seconds of at most nine digits; write one of these",
+                wire::escape::visible(other)
+            );
             Err(ControlError::new(&root.control_file("deliverby"), problem))
         }
     }

@@ -8,7 +8,7 @@
 use crate::Malformed;
 use crate::field::{Bytes, Field as _};
 use crate::options::{Options, RecipientOptions};
-use crate::queue::{FLAG_REQUIRETLS, FLAG_SMTPUTF8, Item};
+use crate::queue::{FLAG_ARCHIVED, FLAG_REQUIRETLS, FLAG_SMTPUTF8, Item};
 use wire::dsn::Notify;
 
 record! {
@@ -20,8 +20,8 @@ record! {
     }
 }
 
-/// Flags that hold for every copy (RFC 8689 §5, RFC 6531 §3.5).
-pub const FLAGS: u32 = FLAG_REQUIRETLS | FLAG_SMTPUTF8;
+/// Flags that hold for every copy (RFC 8689 §5, RFC 6531 §3.5); what is archived is so once.
+pub const FLAGS: u32 = FLAG_REQUIRETLS | FLAG_SMTPUTF8 | FLAG_ARCHIVED;
 
 impl Inheritance {
     #[must_use]

@@ -11,7 +11,9 @@ mod accept;
 mod activate;
 mod admin;
 mod delivery;
+mod outcome;
 mod settle;
+mod taps;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +26,7 @@ use std::time::Duration;
 
 use ipc::job;
 use message::bounce::Notice;
-use schedule::{Backlog, Channel, Fair, Lane, Pace};
+use schedule::{Backlog, Channel, Fair, Lane, Pace, SiteLimit};
 use spool::{Completion, Envelope, Health, Living, Log as Spool, MessageId, ReadFailure};
 use wire::{Address, Domain};
 
@@ -53,11 +55,27 @@ pub enum Route {
     Nowhere(&'static str),
 }
 
+impl Route {
+    /// What the administrator allows the hosts that mail goes to by this route; a domain's hosts have its limit.
+    fn limit(&self, settings: &Settings) -> SiteLimit {
+        match self {
+            Self::To(job::Route::Mx { domain }) => settings.site_limit(domain.as_bytes()),
+            Self::To(job::Route::Relay { host, .. } | job::Route::Lmtp { host, .. } | job::Route::Qmtp { host, .. }) => {
+                settings.site_limit(host)
+            }
+            Self::To(job::Route::LmtpSocket { path }) => settings.site_limit(path),
+            Self::Nowhere(_) => SiteLimit::NONE,
+        }
+    }
+}
+
 impl std::hash::Hash for Route {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         match self {
             Self::To(job::Route::Mx { domain }) => domain.hash(state),
-            Self::To(job::Route::Relay { host, port, .. } | job::Route::Lmtp { host, port }) => (host, port).hash(state),
+            Self::To(
+                job::Route::Relay { host, port, .. } | job::Route::Lmtp { host, port } | job::Route::Qmtp { host, port },
+            ) => (host, port).hash(state),
             Self::To(job::Route::LmtpSocket { path }) => path.hash(state),
             Self::Nowhere(text) => text.hash(state),
         }
@@ -250,6 +268,7 @@ impl<S: Spool> Engine<S> {
             removals: HashMap::new(),
             counters: Counters::default(),
         };
+        engine.remote.set_now(now.boot);
         engine.log_status();
         engine
     }
@@ -263,6 +282,7 @@ impl<S: Spool> Engine<S> {
             self.backlog.hurry_all();
         }
         self.now = now;
+        self.remote.set_now(now.boot);
     }
 
     /// Takes in what the spool has to say.
@@ -321,6 +341,10 @@ impl<S: Spool> Engine<S> {
     pub fn look_at_files(&mut self) {
         if self.settings.refresh(&mut self.log) {
             self.routes.forget();
+        }
+        if self.settings.has_new_site_limits() {
+            let settings = &self.settings;
+            self.remote.set_site_limits(|route| route.limit(settings));
         }
     }
 
@@ -382,7 +406,9 @@ impl<S: Spool> Engine<S> {
         let held_back = Some(self.starting.wait(self.now.boot)).filter(|wait| !wait.is_zero() && self.has_retry());
         let asked = self.routes.is_waiting().then_some(Duration::from_secs(1));
         let late = self.deadlines.first().map(|(at_s, _)| Duration::from_secs(at_s.saturating_sub(self.now.s)));
-        due.into_iter().chain(held_back).chain(asked).chain(late).min()
+        let paced = self.remote.next_start().filter(|_| self.remote.in_flight() < self.remote.limit());
+        let paced = paced.map(|at| at.saturating_sub(self.now.boot));
+        due.into_iter().chain(held_back).chain(paced).chain(asked).chain(late).min()
     }
 
     /// Is there a retry that only the pace holds back?

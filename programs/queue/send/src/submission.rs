@@ -88,6 +88,8 @@ enum Held {
 struct Gathering {
     sender: Address,
     flags: u32,
+    /// By [`Item::From`].
+    is_named: bool,
     options: Options,
     recipients: Vec<Address>,
     envelope_len: usize,
@@ -205,6 +207,10 @@ impl Submission {
                 gathering.data(data, around);
                 Ok(Step::More)
             }
+            (State::Gathering(gathering), Item::From { sender, flags }) if !gathering.is_named => {
+                (gathering.sender, gathering.flags, gathering.is_named) = (sender, flags, true);
+                Ok(self.known(flags, around))
+            }
             (State::Gathering(_), Item::Commit) => Ok(self.commit()),
             (State::Gathering(gathering), item) => match gathering.option(item, around.budget())? {
                 Ok(()) => Ok(Step::More),
@@ -219,6 +225,7 @@ impl Submission {
         let mut gathering = Gathering {
             sender,
             flags,
+            is_named: false,
             options: Options::none(),
             recipients: Vec::new(),
             envelope_len: 0,
@@ -228,6 +235,11 @@ impl Submission {
         };
         gathering.data(&trace, around);
         self.state = State::Gathering(Box::new(gathering));
+        self.known(flags, around)
+    }
+
+    /// Flags without a meaning are refused.
+    fn known(&mut self, flags: u32, around: &mut impl Surroundings) -> Step {
         if flags & !FLAGS_KNOWN != 0 {
             return self.refuse(permanent("5.5.4 unknown message flags"), around);
         }
@@ -282,7 +294,7 @@ impl Gathering {
                 }
                 fresh
             }
-            Item::Begin { .. } | Item::Recipient(_) | Item::Data(_) | Item::Commit => false,
+            Item::Begin { .. } | Item::From { .. } | Item::Recipient(_) | Item::Data(_) | Item::Commit => false,
         };
         if fresh { Ok(Ok(())) } else { Err(Malformed) }
     }
@@ -498,6 +510,27 @@ mod tests {
                 assert_eq!(got, expected, "{state} {item:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_envelope_may_come_behind_the_text_once() {
+        let from = |flags| Item::From { sender: a("real@x"), flags };
+        let begin = || Item::Begin { sender: Address::null(), flags: 0 };
+        let (mut around, mut submission) = (around(), submission());
+        for item in [begin(), Item::Data(b"text\n"), Item::Recipient(a("r@x")), from(1)] {
+            assert!(matches!(submission.item(item, &mut around), Ok(Step::More)));
+        }
+        let Ok(Step::Commit(submitted)) = submission.item(Item::Commit, &mut around) else { panic!() };
+        assert_eq!((submitted.sender.as_bytes(), submitted.flags, submitted.recipients.len()), (&b"real@x"[..], 1, 1));
+        let mut twice = self::submission();
+        let steps: Vec<_> = [begin(), from(0), from(0)].into_iter().map(|item| twice.item(item, &mut around).is_ok()).collect();
+        assert_eq!(steps, [true, true, false]);
+        let mut unknown = self::submission();
+        unknown.item(begin(), &mut around).unwrap();
+        let held = around.budget.used();
+        assert!(matches!(unknown.item(from(1 << 31), &mut around), Ok(Step::Refuse(Answer::Permanent { .. }))));
+        assert!(around.budget.used() < held, "what was gathered is given up");
+        assert!(self::submission().item(from(0), &mut around).is_err());
     }
 
     #[test]

@@ -9,13 +9,10 @@
 //! Never: sees the spool, a mailbox, a key or a hash. RFC 5321 and the extensions named in [`smtp::server`].
 #![forbid(unsafe_code)]
 
-mod admission;
 mod classic;
 mod config;
 mod envelope;
 mod login;
-mod program;
-mod queue;
 mod service;
 mod session;
 mod submission;
@@ -23,17 +20,17 @@ mod trust;
 
 use control::Root;
 use logline::Line;
+use reception::log_line;
 use smtp::server::End;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// `qmail-smtpd [--root DIR] [--service]`
 #[must_use]
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(code) = program::helper(&args) {
+    if let Some(code) = reception::program::helper("qmail-smtpd", &args) {
         return code;
     }
     let root = Root::from_args(&mut args);
@@ -48,18 +45,6 @@ pub fn main() -> ExitCode {
         };
     }
     classic::run(root)
-}
-
-/// Standard error is the connection to the client (inetd): a log line would be taken for a reply.
-static LOG_IS_CLIENT: AtomicBool = AtomicBool::new(false);
-
-/// One line of the log, in one write. That nobody reads it is no reason to stop.
-fn log_line(line: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    if LOG_IS_CLIENT.load(Ordering::Relaxed) {
-        return;
-    }
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Bytes of a session from the client and to it.

@@ -4,10 +4,7 @@
 //! no further connection and ends with its last session, which hears nothing of it. On the end of the lifeline or SIGTERM sessions end
 //! behind their message, and after [`DRAIN_MAX`] the process does.
 
-use crate::admission::Admission;
 use crate::config::{config, names};
-use crate::log_line;
-use crate::queue::Pool;
 use crate::session::{Worker, serve, serve_tls};
 use crate::trust::Trust;
 use control::tlsclients::AUTHORITIES;
@@ -16,6 +13,9 @@ use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use logline::Line;
+use reception::admission::Admission;
+use reception::log_line;
+use reception::queue::Pool;
 use rustix::process::Signal;
 use sandbox::Socket;
 use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};

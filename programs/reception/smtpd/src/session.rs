@@ -3,19 +3,24 @@
 //! Guarantees: replies are sent before the client is waited for; the client is not read from while a question is open; an idle
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
-use crate::admission::Place;
 use crate::login;
-use crate::queue::{Draft, Pool};
 use crate::submission::{Judge, Judging};
 use crate::trust::Trust;
-use crate::{Traffic, end_line, log_line, now};
+use crate::{Traffic, end_line, now};
 use control::Origin;
 use ipc::auth;
+use ipc::queue::Item;
 use ipc_async::Client;
 use logline::Line;
 use message::inject::Names;
+use reception::admission::Place;
+use reception::directory::question;
+use reception::log_line;
+use reception::queue::{Draft, Pool};
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
+use smtp::server::{
+    Action, Actions, Config, Connection, End, Input, LoginAnswer, QueueAnswer, RecipientAnswer, Session, Tls, TlsAnswer,
+};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -202,12 +207,18 @@ impl Talk {
                 Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Admit { address } => self.told = Some(address),
                 Action::Begin(envelope) => {
-                    let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
-                    self.draft = Some(Box::new(begun));
+                    let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
+                    Box::pin(async {
+                        for item in crate::envelope::items(*envelope) {
+                            draft.item(&item).await;
+                        }
+                    })
+                    .await;
+                    self.draft = Some(draft);
                 }
                 Action::Priority(priority) => {
                     if let Some(draft) = &mut self.draft {
-                        draft.priority(priority).await;
+                        draft.item(&Item::Priority(priority)).await;
                     }
                 }
                 Action::Body(text) => {
@@ -257,7 +268,7 @@ impl Talk {
         if std::mem::take(&mut self.is_committing)
             && let Some(draft) = self.draft.take()
         {
-            let answer = Box::pin(draft.commit()).await;
+            let answer = queue_answer(Box::pin(draft.commit()).await);
             return self.session.step(now(), Input::Queue(answer), actions);
         }
         if self.session.end().is_some() {
@@ -413,16 +424,17 @@ impl Talk {
 
 /// What the directory says; cannot-tell when it does not answer in time.
 async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> RecipientAnswer {
-    match directory.ask(|id| recipient_question(id, address, size)).await {
+    match directory.ask(|id| question(id, address, size)).await {
         Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
         _ => RecipientAnswer::Temporary,
     }
 }
 
-pub(crate) fn recipient_question(id: u64, address: Address, size: u64) -> auth::Request {
-    match size {
-        0 => auth::Request::Recipient { id, address },
-        size => auth::Request::Fits { id, address, size },
+pub(crate) fn queue_answer(verdict: reception::Verdict) -> QueueAnswer {
+    match verdict {
+        reception::Verdict::Accepted { id, qp } => QueueAnswer::Accepted { id, qp },
+        reception::Verdict::Temporary(text) => QueueAnswer::Temporary(text),
+        reception::Verdict::Permanent(text) => QueueAnswer::Permanent(text),
     }
 }
 
@@ -439,7 +451,7 @@ pub(crate) fn recipient_answer(verdict: &auth::Directory) -> RecipientAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
+    use reception::admission::Admission;
     use std::os::fd::OwnedFd;
 
     /// DESIGN: thousands of sessions. Together with the socket's registration and the timer this stays far below 10 KiB.

@@ -12,7 +12,8 @@
 //! | [`job`] | one job from its route to its last verdict |
 //! | [`hosts`] | whom to try, in which order |
 //! | [`own`] | which addresses are this host's own |
-//! | [`session`] | one SMTP connection, driving the machine of `smtp::client` |
+//! | [`session`] | one connection, driving its machine |
+//! | [`machine`] | SMTP, LMTP or QMTP |
 //! | [`terms`] | with how much TLS, to whom, as whom a connection is made |
 //! | [`pool`] | connections kept open for a moment |
 //! | [`body`] | the message, read piece by piece |
@@ -22,6 +23,7 @@
 pub mod body;
 pub mod hosts;
 pub mod job;
+pub mod machine;
 pub mod own;
 pub mod pool;
 pub mod report;

@@ -25,7 +25,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
-use crate::hosts::{Bad, Dice, PORT_SMTP};
+use crate::hosts::{Bad, Dice, PORT_QMTP, PORT_SMTP};
 use crate::job::{Courier, Remote};
 use crate::own::Own;
 use crate::pool::Pool;
@@ -39,6 +39,8 @@ const JOBS_MAX: usize = 5000;
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long opportunistic connections to a server whose TLS failed do not try it again.
 const NO_TLS_FOR: Duration = Duration::from_secs(600);
+/// How long a mail host that does not take the QMTP it announces is not asked for it again.
+const NO_QMTP_FOR: Duration = Duration::from_secs(600);
 /// From the end of the lifeline on.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -109,11 +111,13 @@ pub fn courier(control: control::Remote, tls: tls::client::Client, interfaces: V
     Courier {
         dialing: Dialing::new(&control, tls),
         mx_port: PORT_SMTP,
+        qmtp_port: PORT_QMTP,
         own: Own { interfaces, control },
         resolve: Client::new(Rc::new(run), Socket::Resolve.path(), RESOLVE_DEADLINE),
         pool: Rc::new(Pool::default()),
         bad: Bad::default(),
         no_tls: Bad::lasting(NO_TLS_FOR),
+        no_qmtp: Bad::lasting(NO_QMTP_FOR),
         dice: RefCell::new(Dice::new()),
     }
 }

@@ -12,7 +12,8 @@ impl<S: Spool> Engine<S> {
     /// A message is whole. The answer comes as [`Out::Reply`] when it is durable or refused; if the client goes away before, nothing
     /// changes.
     pub fn submitted(&mut self, client: u64, who: Submitter, message: Submitted) {
-        let Submitted { sender, recipients, flags, options, body, bytes, held } = message;
+        let Submitted { sender, mut recipients, mut flags, mut options, body, bytes, held } = message;
+        self.tap(&sender, &mut recipients, &mut flags, &mut options);
         let options = options.store();
         let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags, options };
         self.accepting = self.accepting.saturating_add(1);

@@ -10,7 +10,7 @@ use control::LmtpPlace;
 use ipc::job;
 use schedule::backlog::Place;
 use schedule::fair::Work;
-use schedule::{Backlog, Channel, Lane, retry};
+use schedule::{Backlog, Channel, Lane, SiteLimit, retry};
 use spool::{Envelope, Log as Spool, ReadFailure, RecipientState};
 use users::Routed;
 use wire::{Address, Domain, Priority};
@@ -216,6 +216,11 @@ impl<S: Spool> Engine<S> {
         if let Some(place) = self.settings.lmtp_place(host) {
             return lmtp_route(place);
         }
+        if let Some((relay, port)) = self.settings.qmtp_route(sender, host) {
+            // A site of its own, whatever else is at that address.
+            let site = relay_site(&[b"qmtp ", &relay[..]].concat(), port);
+            return (site, Rc::new(Route::To(job::Route::Qmtp { host: relay.into(), port })));
+        }
         let route = self.settings.route(sender, host);
         if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {
             let relay = job::Route::Relay { host: route.relay.clone().into(), port: route.port, login: route.login.clone() };
@@ -303,7 +308,11 @@ impl<S: Spool> Engine<S> {
             active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
             parts.push((site, Work { message: id, route, recipients, batch_max: job::RECIPIENTS_MAX, rank }));
         }
+        let limits: Vec<_> = parts.iter().map(|(site, work)| (Rc::clone(site), work.route.limit(&self.settings))).collect();
         self.remote.push(lane, parts);
+        for (site, limit) in limits.into_iter().filter(|(_, limit)| *limit != SiteLimit::NONE) {
+            self.remote.limit_site(&site, limit);
+        }
         for (recipients, until_s, is_long_dead) in unreached {
             self.leave_alone(id, recipients, until_s, is_long_dead);
         }

@@ -91,6 +91,7 @@ impl<S: Spool> Engine<S> {
             ("local_waiting", size(self.local.waiting())),
             ("remote_waiting", size(self.remote.waiting())),
             ("sites", size(self.remote.sites())),
+            ("sites_limited", size(self.remote.sites_limited())),
             ("deliveries", self.next_delivery.saturating_sub(1)),
             ("successes", self.counters.successes),
             ("failures", self.counters.failures),

@@ -1,5 +1,5 @@
-//! Deliveries: a job is started when a slot is free, sent when its body is open and its place known, and over when its result is
-//! written. Each recipient of a job is a delivery of its own in the log.
+//! Deliveries: a job is started when a slot is free and sent when its body is open and its place known; what becomes of it is in
+//! [`super::outcome`]. Each recipient of a job is a delivery of its own in the log.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -8,28 +8,25 @@ use std::sync::Arc;
 use ipc::auth::Target;
 use ipc::field::Verdict;
 use ipc::inheritance::Inheritance;
-use ipc::job::{self, Job as JobMessage, Outcome};
+use ipc::job::{self, Job as JobMessage};
 use ipc::options::Options;
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
 use message::verp;
 use schedule::fair::{Slot, Work};
 use schedule::{Channel, Feedback, Lane};
-use spool::{Change, Log as Spool, ReadFailure};
+use spool::{Log as Spool, ReadFailure};
 use wire::{Address, DeliverBy};
 
 use crate::active::{BodyState, How};
 use crate::log::Result as LogResult;
 
+use super::outcome::take;
 use super::{Engine, Out, Route, Ticket, at};
 
 /// Letters for the mailbox of one that is started, beside it: qmail-local writes them together and syncs their directory once.
 const ALIKE_MAX: usize = 7;
 /// After a lost connection: the worker is back by then.
-const LOST_PAUSE_S: u64 = 5;
-/// The classic addition to a deferral that is the last one.
-const TOO_LONG_IN_QUEUE: &[u8] = b"I'm not going to try again; this message has been in the queue too long.\n";
-/// The report for a recipient whose time to be delivered to is over (RFC 2852 §4.1.4).
-const TOO_LATE: &[u8] = b"Sorry, it could not be delivered by the time that was asked for. (#5.4.7)\n";
+pub(super) const LOST_PAUSE_S: u64 = 5;
 /// What is left of a datagram for addresses, beside numbers, flags and lengths.
 const ADDRESSES_LEN_MAX: usize = DATAGRAM_LEN_MAX - 256;
 
@@ -37,36 +34,36 @@ const ADDRESSES_LEN_MAX: usize = DATAGRAM_LEN_MAX - 256;
 #[derive(Debug)]
 pub(super) struct Job {
     /// Also the number of the first recipient's delivery.
-    number: u64,
-    channel: Channel,
-    message: u64,
-    recipients: Vec<u32>,
+    pub(super) number: u64,
+    pub(super) channel: Channel,
+    pub(super) message: u64,
+    pub(super) recipients: Vec<u32>,
     /// Which of them have no outcome yet.
-    open: Vec<bool>,
+    pub(super) open: Vec<bool>,
     /// Recipients about whom the next server reports, if they are delivered.
-    passed_on: Vec<u32>,
+    pub(super) passed_on: Vec<u32>,
     /// Recipients whose next server keeps the time to deliver by, if they are delivered.
-    time_kept: Vec<u32>,
-    route: Option<Rc<Route>>,
+    pub(super) time_kept: Vec<u32>,
+    pub(super) route: Option<Rc<Route>>,
     /// Where qmail-auth says a recipient of a virtual domain goes.
-    target: Option<Target>,
-    slot: Option<Slot>,
-    sent: bool,
+    pub(super) target: Option<Target>,
+    pub(super) slot: Option<Slot>,
+    pub(super) sent: bool,
     /// The connection that it went out on.
-    connection: Option<u64>,
+    pub(super) connection: Option<u64>,
     /// Its last answer came; only the writing of the results is missing.
-    over: bool,
-    feedback: Feedback,
+    pub(super) over: bool,
+    pub(super) feedback: Feedback,
 }
 
 impl Job {
     /// It went out on this connection and has no last answer.
-    fn runs_on(&self, channel: Channel, connection: u64) -> bool {
+    pub(super) fn runs_on(&self, channel: Channel, connection: u64) -> bool {
         !self.over && self.channel == channel && self.connection == Some(connection)
     }
 
     /// Has a recipient who was taken left the servers that keep the time to deliver by, or is each of them to be told of?
-    fn leaves(&self, recipient: u32, by: Option<DeliverBy>) -> bool {
+    pub(super) fn leaves(&self, recipient: u32, by: Option<DeliverBy>) -> bool {
         let is_told = |by: DeliverBy| by.traces || !by.returns && !self.time_kept.contains(&recipient);
         self.channel == Channel::Remote && !self.is_final() && by.is_some_and(is_told)
     }
@@ -78,7 +75,7 @@ impl Job {
 
     /// How a recipient was delivered, for a sender who wants to know; `None`: the next server tells him. Of what is forwarded by a `.qmail`
     /// file or an alias he hears nothing more but failures and delays (RFC 3461 §5.2.7.4; [`ipc::inheritance`]).
-    fn how(&self, recipient: u32, text: &[u8]) -> Option<How> {
+    pub(super) fn how(&self, recipient: u32, text: &[u8]) -> Option<How> {
         match self.channel {
             Channel::Remote if self.passed_on.contains(&recipient) => None,
             Channel::Remote if self.is_final() => Some(How::Delivered),
@@ -376,241 +373,6 @@ impl<S: Spool> Engine<S> {
         Some(verp::expand(sender, &Address::new(known_as).ok()?))
     }
 
-    /// A worker answered. Numbers it was not given, outcomes it gave already and anything else it may make up change nothing.
-    pub fn answered(&mut self, channel: Channel, connection: u64, answer: job::Answer) {
-        let (job::Answer::Done { number, .. } | job::Answer::PassedOn { number, .. } | job::Answer::TimeKept { number, .. }) =
-            &answer;
-        let Some(job) = self.jobs.get_mut(number).filter(|job| job.runs_on(channel, connection)) else { return };
-        match answer {
-            job::Answer::Done { number, outcomes, untried, last } => self.results(number, &outcomes, &untried, last),
-            job::Answer::PassedOn { recipients, .. } => {
-                let known = recipients.iter().filter_map(|index| job.recipients.get(*index as usize));
-                job.passed_on = known.copied().collect();
-            }
-            job::Answer::TimeKept { recipients, .. } => {
-                let known = recipients.iter().filter_map(|index| job.recipients.get(*index as usize));
-                job.time_kept = known.copied().collect();
-            }
-        }
-    }
-
-    /// The answer to a job that no worker needs to see.
-    fn answer_self(&mut self, number: u64, verdict: Verdict, text: &[u8]) {
-        let Some(job) = self.jobs.get_mut(&number).filter(|job| !job.sent) else { return };
-        job.sent = true;
-        let recipients = (0..).take(job.recipients.len());
-        let outcomes: Vec<Outcome> = recipients.map(|recipient| Outcome { recipient, verdict, text: text.into() }).collect();
-        self.results(number, &outcomes, &[], true);
-        if let Some(job) = self.jobs.get_mut(&number) {
-            job.feedback = Feedback::Nothing;
-        }
-    }
-
-    fn results(&mut self, number: u64, outcomes: &[Outcome], untried: &[u32], last: bool) {
-        let Some(mut job) = self.jobs.remove(&number) else { return };
-        let mut changes = Vec::with_capacity(outcomes.len());
-        for outcome in outcomes {
-            if let Some(recipient) = take(&mut job, outcome.recipient) {
-                let delivery = number.saturating_add(outcome.recipient.into());
-                job.feedback = learn(job.feedback, outcome);
-                changes.extend(self.judge(&job, delivery, recipient, outcome.verdict, &outcome.text));
-            }
-        }
-        self.again(&mut job, untried);
-        if last {
-            for index in 0..u32::try_from(job.recipients.len()).unwrap_or(u32::MAX) {
-                if let Some(recipient) = take(&mut job, index) {
-                    self.log.mangled(number.saturating_add(index.into()));
-                    let text = b"The report of the delivery did not name this recipient. (#4.3.0)\n";
-                    changes.extend(self.defer(job.message, recipient, job.channel, text).1);
-                }
-            }
-        }
-        let message = job.message;
-        job.over = last;
-        self.jobs.insert(number, job);
-        self.write_results(number, message, changes, last);
-    }
-
-    /// What one outcome means: the log line and the change.
-    fn judge(&mut self, job: &Job, delivery: u64, recipient: u32, verdict: Verdict, text: &[u8]) -> Option<Change> {
-        match verdict {
-            Verdict::Success => {
-                self.counters.successes = self.counters.successes.saturating_add(1);
-                self.log.delivery(delivery, LogResult::Success, text);
-                let active = self.active.get_mut(&job.message)?;
-                let leaves = job.leaves(recipient, active.deliver_by());
-                let how = if leaves { Some(How::Relayed) } else { job.how(recipient, text) };
-                active.delivered(recipient, how, leaves)
-            }
-            Verdict::Failure => {
-                self.counters.failures = self.counters.failures.saturating_add(1);
-                self.log.delivery(delivery, LogResult::Failure, text);
-                self.active.get_mut(&job.message)?.refused(recipient, text)
-            }
-            Verdict::Deferral => {
-                let (text, change) = self.defer(job.message, recipient, job.channel, text);
-                let result = if matches!(&change, Some(Change { state, .. }) if !state.is_pending()) {
-                    LogResult::Failure
-                } else {
-                    LogResult::Deferral
-                };
-                self.log.delivery(delivery, result, &text);
-                change
-            }
-        }
-    }
-
-    /// Not now; never again, if the message has had its time. Returns the text that tells so.
-    fn defer(&mut self, message: u64, recipient: u32, channel: Channel, text: &[u8]) -> (Vec<u8>, Option<Change>) {
-        let Some(active) = self.active.get_mut(&message) else { return (text.to_vec(), None) };
-        if active.dying {
-            self.counters.failures = self.counters.failures.saturating_add(1);
-            let room = ipc::TEXT_LEN_MAX.saturating_sub(TOO_LONG_IN_QUEUE.len()).saturating_sub(1);
-            let said = text.get(..room.min(text.len())).unwrap_or_default();
-            let line_end: &[u8] = if said.is_empty() || said.ends_with(b"\n") { b"" } else { b"\n" };
-            let text = [said, line_end, TOO_LONG_IN_QUEUE].concat();
-            let change = active.refused(recipient, &text);
-            return (text, change);
-        }
-        self.counters.deferrals = self.counters.deferrals.saturating_add(1);
-        (text.to_vec(), active.deferred(recipient, text, channel, self.now.s))
-    }
-
-    /// Recipients whose transaction was full: into the next one, at once.
-    fn again(&mut self, job: &mut Job, untried: &[u32]) {
-        let mut recipients = std::collections::VecDeque::new();
-        for index in untried {
-            if let Some(recipient) = take(job, *index) {
-                let delivery = job.number.saturating_add((*index).into());
-                self.log.delivery(delivery, LogResult::Deferral, b"This transaction was full; the next one follows.\n");
-                recipients.push_back(recipient);
-            }
-        }
-        let Some(active) = self.active.get_mut(&job.message).filter(|_| !recipients.is_empty()) else { return };
-        let site = job.slot.as_ref().and_then(|slot| self.remote.key(slot).cloned());
-        // A transaction that took nobody says nothing about the next one: do not try that without a pause.
-        let took_some = job.feedback != Feedback::Nothing;
-        match (site, &job.route) {
-            (Some(site), Some(route)) if job.channel == Channel::Remote && took_some => {
-                active.queued = active.queued.saturating_add(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
-                let work = Work {
-                    message: job.message,
-                    route: Rc::clone(route),
-                    recipients,
-                    batch_max: job::RECIPIENTS_MAX,
-                    rank: active.priority().rank(),
-                };
-                self.remote.push_front(active.lane, site, work);
-            }
-            _ => {
-                let due_s = self.now.s.saturating_add(LOST_PAUSE_S);
-                recipients.into_iter().for_each(|recipient| active.put_off(recipient, due_s, self.now.s));
-            }
-        }
-    }
-
-    /// Results go to the spool; when they were the last ones of a message without failures, its end says it all.
-    fn write_results(&mut self, number: u64, message: u64, changes: Vec<Change>, last: bool) {
-        let Some(active) = self.active.get_mut(&message) else { return };
-        self.backlog.set_pending(message, active.pending);
-        let ends =
-            last && active.pending == 0 && active.failed == 0 && active.succeeded == 0 && active.queued == 0 && active.jobs == 1;
-        if ends {
-            active.closing = true;
-            let ticket = self.ticket(Ticket::Result { number, last, ends });
-            self.spool.end(Self::id(message), ticket);
-        } else if !changes.is_empty() {
-            let outlook = active.outlook(self.now.s);
-            let ticket = self.ticket(Ticket::Result { number, last, ends });
-            self.spool.progress(Self::id(message), changes, outlook, ticket);
-        } else if last {
-            self.result_written(number, true, false);
-        }
-    }
-
-    /// The slot of a job is free.
-    pub(super) fn result_written(&mut self, number: u64, last: bool, ends: bool) {
-        if !last {
-            return;
-        }
-        let Some(mut job) = self.jobs.remove(&number) else { return };
-        let message = job.message;
-        if let Some(slot) = job.slot.take() {
-            self.free(job.channel, slot, job.feedback);
-        }
-        self.log_status();
-        if let Some(active) = self.active.get_mut(&message) {
-            active.jobs = active.jobs.saturating_sub(1);
-        }
-        if ends {
-            self.ended(message);
-        } else {
-            self.settle(message);
-        }
-    }
-
-    fn free(&mut self, channel: Channel, slot: Slot, feedback: Feedback) {
-        if channel == Channel::Local {
-            let _ = self.local.done(slot, feedback, self.now.s);
-            return self.unpark(channel, None);
-        }
-        let site = self.remote.key(&slot).cloned();
-        let homeless = self.remote.done(slot, feedback, self.now.s);
-        let until_s = site.as_ref().and_then(|site| self.remote.dead_until_s(site, self.now.s)).unwrap_or(self.now.s);
-        let is_long_dead = site.as_ref().is_some_and(|site| self.remote.is_long_dead(site, self.now.s));
-        for work in homeless {
-            let recipients: Vec<u32> = work.recipients.into();
-            if let Some(active) = self.active.get_mut(&work.message) {
-                active.queued = active.queued.saturating_sub(u32::try_from(recipients.len()).unwrap_or(u32::MAX));
-            }
-            self.leave_alone(work.message, recipients, until_s, is_long_dead);
-            self.settle(work.message);
-        }
-        self.unpark(channel, site.as_ref());
-    }
-
-    /// Recipients of a message that has had its time fail without another attempt of their own.
-    pub(super) fn give_up(&mut self, message: u64, recipients: &[u32], text: &[u8]) {
-        let mut changes = Vec::new();
-        for recipient in recipients {
-            let delivery = self.next_delivery;
-            self.next_delivery = delivery.saturating_add(1);
-            let address = self.active.get(&message).and_then(|active| active.target(*recipient)).cloned().unwrap_or_default();
-            self.log.starting(delivery, message, Channel::Remote, address.as_bytes());
-            let (text, change) = self.defer(message, *recipient, Channel::Remote, text);
-            self.log.delivery(delivery, LogResult::Failure, &text);
-            changes.extend(change);
-        }
-        let Some(active) = self.active.get(&message) else { return };
-        // Nothing waits for this record: the bounce that follows comes after it in the spool.
-        let (outlook, ticket) = (active.outlook(self.now.s), self.next_ticket);
-        self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.spool.progress(Self::id(message), changes, outlook, ticket);
-    }
-
-    /// The time to deliver these recipients by is over.
-    pub(super) fn too_late(&mut self, message: u64, recipients: &[u32]) {
-        let mut changes = Vec::new();
-        for recipient in recipients {
-            let Some(active) = self.active.get_mut(&message) else { return };
-            let address = active.target(*recipient).cloned().unwrap_or_default();
-            let is_local = self.settings.routing().rewrite(&address).is_ok_and(|routed| routed.is_local());
-            let channel = if is_local { Channel::Local } else { Channel::Remote };
-            let delivery = self.next_delivery;
-            self.next_delivery = delivery.saturating_add(1);
-            self.counters.failures = self.counters.failures.saturating_add(1);
-            self.log.starting(delivery, message, channel, address.as_bytes());
-            self.log.delivery(delivery, LogResult::Failure, TOO_LATE);
-            changes.extend(active.refused(*recipient, TOO_LATE));
-        }
-        let Some(active) = self.active.get(&message).filter(|_| !changes.is_empty()) else { return };
-        // Nothing waits for this record: the bounce that follows comes after it in the spool.
-        let (outlook, ticket) = (active.outlook(self.now.s), self.next_ticket);
-        self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.spool.progress(Self::id(message), changes, outlook, ticket);
-    }
-
     /// A worker's connection is there.
     pub fn connected(&mut self, channel: Channel) {
         if let Some(up) = self.up.get_mut(at(channel)) {
@@ -653,30 +415,9 @@ impl<S: Spool> Engine<S> {
     }
 }
 
-/// A recipient of a job that has no outcome yet; it counts as having one from now on.
-fn take(job: &mut Job, index: u32) -> Option<u32> {
-    let open = job.open.get_mut(index as usize)?;
-    if !std::mem::take(open) {
-        return None;
-    }
-    job.recipients.get(index as usize).copied()
-}
-
 /// Does a report of qmail-local, `did FILES+FORWARDS+PROGRAMS`, tell of a forward?
 fn has_forwarded(text: &[u8]) -> bool {
     let counts = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"did "));
     let forwards = counts.and_then(|counts| counts.split(|b| *b == b'+').nth(1));
     forwards.is_some_and(|count| !count.is_empty() && count != b"0")
-}
-
-/// What the outcomes of a transaction say about its site: one that took or refused somebody is well; one where all were deferred
-/// is slow, or down if the report's status code says so (RFC 3463 §3.5: X.4.X, network and routing).
-fn learn(so_far: Feedback, outcome: &Outcome) -> Feedback {
-    let is_network = || outcome.text.windows(4).any(|window| window == b"#4.4");
-    match (so_far, outcome.verdict) {
-        (Feedback::Success, _) | (_, Verdict::Success | Verdict::Failure) => Feedback::Success,
-        (Feedback::Deferred, _) => Feedback::Deferred,
-        (Feedback::Down | Feedback::Nothing, Verdict::Deferral) if is_network() => Feedback::Down,
-        (Feedback::Down | Feedback::Nothing, Verdict::Deferral) => Feedback::Deferred,
-    }
 }

@@ -1,7 +1,7 @@
 //! What becomes of a message when nothing of it is under way: rest until the next attempt, a bounce, or its end.
 
 use ipc::options::Options;
-use ipc::queue::FLAG_REQUIRETLS;
+use ipc::queue::{FLAG_ARCHIVED, FLAG_REQUIRETLS};
 use message::bounce::{Action, Decision, Notice};
 use spool::{Body, Envelope, Log as Spool, RecipientState};
 use wire::Address;
@@ -177,16 +177,12 @@ impl<S: Spool> Engine<S> {
             Written::NeedsSide => return,
         };
         let priority = self.active.get(&of).and_then(|active| active.options.as_ref()?.priority);
-        let envelope = Envelope {
-            sender,
-            recipients: vec![to.clone()],
-            arrival_s: self.now.s,
-            uid: self.identity.uid,
-            pid: self.identity.pid,
-            flags: order.flags,
-            // RFC 6710 §4.4: a report is as urgent as what it is about.
-            options: Options { priority, ..Options::none() }.store(),
-        };
+        // RFC 6710 §4.4: a report is as urgent as what it is about.
+        let mut options = Options { priority, ..Options::none() };
+        let (mut recipients, mut flags) = (vec![to.clone()], order.flags & !FLAG_ARCHIVED);
+        self.tap(&sender, &mut recipients, &mut flags, &mut options);
+        let (uid, pid, options) = (self.identity.uid, self.identity.pid, options.store());
+        let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid, pid, flags, options };
         if let Some(about) = order.notice {
             let ticket = self.ticket(Ticket::Notice { of, about, envelope: envelope.clone(), bytes });
             return self.spool.accept(envelope, body, ticket);

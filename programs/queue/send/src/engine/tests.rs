@@ -771,6 +771,28 @@ fn who_gets_it_by_lmtp_is_delivered() {
     }
 }
 
+/// qmtproutes comes before smtproutes; authsenders and lmtproutes before it.
+#[test]
+fn qmtp_has_routes_of_its_own() {
+    for (files, expected) in [
+        (&[("qmtproutes", "y.example:192.0.2.7\n"), ("smtproutes", ":192.0.2.8\n")][..], "qmtp 192.0.2.7:209"),
+        (&[("qmtproutes", ".example:192.0.2.7:2090\n")], "qmtp 192.0.2.7:2090"),
+        (&[("qmtproutes", ".example:192.0.2.7\ny.example:\n"), ("smtproutes", ":192.0.2.8\n")], "192.0.2.8:25"),
+        (&[("qmtproutes", ":192.0.2.7\n"), ("authsenders", "s@here.example:192.0.2.9\n")], "192.0.2.9:25"),
+        (&[("qmtproutes", ":192.0.2.7\n"), ("lmtproutes", "y.example:192.0.2.9:24\n")], "lmtp"),
+    ] {
+        let mut rig = Rig::new(files);
+        rig.submit("s@here.example", &["r@y.example"]);
+        let JobMessage::Remote { route, .. } = &rig.jobs[0].1 else { panic!() };
+        let shown = match route {
+            ipc::job::Route::Qmtp { host, port } => format!("qmtp {}:{port}", host.escape_ascii()),
+            ipc::job::Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
+            _ => "lmtp".to_owned(),
+        };
+        assert_eq!(shown, expected, "{files:?}");
+    }
+}
+
 #[test]
 fn what_waits_for_a_slot_beyond_its_time_goes_back_too() {
     let mut rig = Rig::new(&[("concurrencyremote", "0\n")]);
@@ -914,4 +936,50 @@ fn what_is_forwarded_inherits() {
     rig.submit("s@here.example", &["r@here.example"]);
     let JobMessage::System { inherits, .. } = &rig.jobs[0].1 else { panic!() };
     assert!(inherits.is_empty(), "nothing was asked for");
+}
+
+#[test]
+fn a_bounce_is_archived_too_and_no_report_names_the_archive() {
+    let mut rig = Rig::new(&[("taps", "A:s@here.example:arch@here.example\n")]);
+    let id = rig.submit_with("s@here.example", &["r@y.example"], asked(&[("SUCCESS,FAILURE", "")]));
+    let id = rig.id(id);
+    let of_archive = |rig: &Rig| rig.jobs.iter().position(|(_, job)| of(job).2 == [a("arch@here.example")]).expect("a copy");
+    let at = of_archive(&rig);
+    rig.answer(at, |_| (Verdict::Failure, "No room. (#5.2.2)\n"));
+    let alert = format!("\nalert: msg {id} is not archived at arch@here.example: No room. (#5.2.2)\n");
+    assert!(rig.log.contains(&alert), "{}", rig.log);
+    rig.answer(0, |_| (Verdict::Failure, "No. (#5.1.1)\n"));
+    let text = rig.report();
+    assert!(text.contains("<r@y.example>:\nNo. (#5.1.1)\n") && !text.contains("arch@"), "{text}");
+    let at = of_archive(&rig);
+    rig.answer(at, |_| (Verdict::Success, "did 1+0+0\n"));
+    assert!(rig.jobs.is_empty() && rig.engine.spool().living().is_empty(), "{}", rig.log);
+    // What a delivery of it forwards is no second message for the archive.
+    rig.submit("s@here.example", &["r@here.example"]);
+    for (_, job) in &rig.jobs {
+        let JobMessage::System { inherits, .. } = job else { panic!() };
+        let inherited = ipc::inheritance::Inheritance::from_bytes(inherits).unwrap();
+        assert_eq!(inherited.flags & ipc::queue::FLAG_ARCHIVED, ipc::queue::FLAG_ARCHIVED);
+    }
+}
+
+#[test]
+fn a_site_with_a_limit_has_its_transactions_one_by_one() {
+    let mut rig = Rig::new(&[("sitelimits", ".y.example:1:60\ny.example:0\n")]);
+    for n in 0..3 {
+        rig.submit("s@x.example", &[&format!("r{n}@a.y.example"), "r@y.example"]);
+    }
+    assert_eq!(rig.jobs.len(), 1, "one at a time at the one, none at the other");
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert_eq!((rig.jobs.len(), rig.engine.wait()), (0, Some(Duration::from_secs(1))));
+    rig.pass(1);
+    assert_eq!(of(&rig.jobs[0].1).2, [a("r1@a.y.example")]);
+    rig.pass(10);
+    assert_eq!(rig.jobs.len(), 1);
+    rig.answer(0, |_| (Verdict::Success, ""));
+    assert_eq!(of(&rig.jobs[0].1).2, [a("r2@a.y.example")]);
+    std::fs::remove_file(rig._dir.path().join("etc/qmail/control/sitelimits")).unwrap();
+    rig.engine.look_at_files();
+    rig.turn();
+    assert_eq!(rig.jobs.len(), 4, "without the file there is no limit");
 }
