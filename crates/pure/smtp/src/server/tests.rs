@@ -744,6 +744,7 @@ fn a_drained_session_ends_behind_its_message() {
     session.step(T0, Input::Bytes(b".\r\n"), &mut out);
     out.0.clear();
     session.step(T0, Input::Queue(QueueAnswer::Accepted { id: Some(77), qp: 5 }), &mut out);
+    assert_eq!(out.0.remove(0), Action::Log("accepted remote=\"\" msg=77 from=<> recipients=1 bytes=0 qp=5".to_owned()));
     assert_eq!(
         out.0,
         [Action::Reply(b"250 2.0.0 ok 0 qp 5\r\n421 4.3.2 going down, try again in a moment\r\n".to_vec()), Action::Close]

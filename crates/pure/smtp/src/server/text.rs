@@ -253,11 +253,13 @@ impl Session {
         let State::Committing { sender, bytes, recipients } = &self.state else { return };
         let (sender, bytes, recipients) = (sender.clone(), *bytes, *recipients);
         self.state = State::Idle;
+        if let QueueAnswer::Accepted { id, qp } = answer {
+            self.log_accepted(*id, *qp, &sender, bytes, recipients, out);
+        }
         let reply = replies::queued(answer, self.now.unix_s, self.new_priority.take());
         out.reply(&reply);
         self.repeat_for_each(recipients, &reply, out);
-        if let QueueAnswer::Accepted { id, qp } = answer {
-            self.log_accepted(*id, *qp, &sender, bytes, recipients, out);
+        if matches!(answer, QueueAnswer::Accepted { .. }) {
             self.errors = 0;
             self.counts.messages = self.counts.messages.saturating_add(1);
             self.counts.recipients = self.counts.recipients.saturating_add(recipients);

@@ -207,7 +207,7 @@ mod tests {
             "XCLIENT ADDR=192.0.2.2 NAME=a.example DESTADDR=192.0.2.3\nEHLO x\nMAIL FROM:<>\nRCPT TO:<facts@far.example>\n",
         );
         assert!(replies.ends_with("rcpthosts\n"), "{replies}");
-        assert_eq!(log.first().map(String::as_str), Some("xclient told by 10.0.0.1"));
+        assert_eq!(log.first().map(String::as_str), Some("xclient remote=192.0.2.2 by=10.0.0.1"));
     }
 
     #[test]
