@@ -13,6 +13,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ipc_messages", ipc::fuzz::messages),
     ("ldap_filters", ldap::fuzz::filters),
     ("ldap_responses", ldap::fuzz::responses),
+    ("logline_lines", logline::fuzz::lines),
     ("message_bounces", message::fuzz::bounces),
     ("message_dos_text", message::fuzz::dos_text),
     ("message_forwarding", message::fuzz::forwarding),

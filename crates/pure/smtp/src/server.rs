@@ -51,6 +51,7 @@ pub use submission::HEADER_LEN_MAX;
 pub use transaction::QUESTIONS_MAX;
 
 use crate::command::{COMMAND_LEN_MAX, Command, Offered};
+use logline::Line;
 use sasl::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,8 +91,10 @@ pub struct Counts {
     pub messages: u64,
     pub recipients: u64,
     pub bytes: u64,
-    /// Commands, recipients and messages refused.
+    /// Commands, recipients and messages refused, and how many of them were recipients and messages.
     pub refused: u64,
+    pub refused_recipients: u64,
+    pub refused_messages: u64,
 }
 
 /// What is being done; each state owns just its own data.
@@ -127,6 +130,7 @@ enum State {
     Admitting,
     /// The queue has been asked.
     Committing {
+        sender: Address,
         bytes: u64,
         recipients: u64,
     },
@@ -604,17 +608,18 @@ impl Session {
     }
 
     fn log_refusal(&self, sender: Option<&Address>, recipient: Option<&Address>, reply: &str, out: &mut Actions) {
-        let mut line = b"refused".to_vec();
-        for (name, address) in [(&b" from=<"[..], sender), (&b" to=<"[..], recipient)] {
+        let mut line = self.log_line("refused");
+        for (name, address) in [("from", sender), ("to", recipient)] {
             if let Some(address) = address {
-                line.extend_from_slice(name);
-                line.extend_from_slice(address.as_bytes());
-                line.push(b'>');
+                line = line.address(name, address.as_bytes());
             }
         }
-        line.extend_from_slice(b": ");
-        line.extend_from_slice(reply.as_bytes());
-        out.push(Action::Log(line));
+        out.push(Action::Log(line.bytes("reply", reply.as_bytes()).finish()));
+    }
+
+    /// A line about this client: its address, and what it said of itself.
+    fn log_line(&self, event: &str) -> Line {
+        Line::new(event).bytes("remote", &self.peer.remote_ip).optional("user", self.user()).optional("helo", self.helo())
     }
 
     /// Ends the session if the system goes down and no message is under way.

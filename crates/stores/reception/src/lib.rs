@@ -26,8 +26,8 @@ use ipc::queue::Answer;
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is durable; the number behind `qp`.
-    Accepted { qp: u32 },
+    /// It is durable: the number of the queue, if it said one, and the number behind `qp`.
+    Accepted { id: Option<u64>, qp: u32 },
     /// Not now; the text may begin with an enhanced status code, or end with one: `(#4.3.0)`.
     Temporary(Vec<u8>),
     /// Never; as above.
@@ -37,7 +37,7 @@ pub enum Verdict {
 impl From<Answer> for Verdict {
     fn from(answer: Answer) -> Self {
         match answer {
-            Answer::Accepted { pid, .. } => Self::Accepted { qp: pid },
+            Answer::Accepted { id, pid } => Self::Accepted { id: Some(id), qp: pid },
             Answer::Temporary { text } => Self::Temporary(text.0),
             Answer::Permanent { text } => Self::Permanent(text.0),
         }

@@ -81,9 +81,8 @@ impl QueueProgram {
             write_failed = queue_program::write_envelope(envelope_pipe, sender, recipients).is_err();
         }
         match self.answer() {
-            Ok((ended, pid, report)) => {
-                queue_program::outcome(ended, write_failed, &report).map_or_else(answer, |()| Verdict::Accepted { qp: pid })
-            }
+            Ok((ended, pid, report)) => queue_program::outcome(ended, write_failed, &report)
+                .map_or_else(answer, |()| Verdict::Accepted { id: None, qp: pid }),
             Err(_) => answer(queue_program::not_run()),
         }
     }

@@ -47,6 +47,8 @@ pub enum Command {
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
+    /// Tell from the log what became of a message, or of all messages of an address. Exit code 1 if there is nothing about it.
+    Log(Log),
     /// Certificates for TLS
     #[command(subcommand)]
     Cert(Cert),
@@ -466,6 +468,25 @@ pub enum Queue {
     Release { id: u64 },
     /// Counters
     Stats,
+}
+
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Number of a message, or an address that sent or got it
+    #[arg(value_name = "MESSAGE|ADDRESS", required_unless_present = "stats", conflicts_with = "stats")]
+    pub wanted: Option<String>,
+    /// From this time on: YYYY-MM-DD, YYYY-MM-DDTHH:MM:SS (UTC), or so long ago: 30m, 12h, 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Read these files, oldest first, instead of the journal; `-` is standard input
+    #[arg(long, value_name = "FILE", num_args = 1)]
+    pub file: Vec<PathBuf>,
+    /// Print the lines about it one by one, and go on with what is logged from now on
+    #[arg(long, conflicts_with = "stats")]
+    pub follow: bool,
+    /// Count messages, deliveries, sessions and refusals instead
+    #[arg(long)]
+    pub stats: bool,
 }
 
 #[derive(Debug, Subcommand)]

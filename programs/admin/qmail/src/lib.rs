@@ -19,6 +19,7 @@ pub mod domain_settings;
 pub mod export;
 pub mod files;
 pub mod import;
+pub mod log;
 pub mod obtain;
 pub mod print;
 pub mod queue;
@@ -119,6 +120,7 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::Accounts(cli::Accounts::Schema) => print::line(&accounts_sql::schema::postgres_script())?,
         Command::Queue(command) => queue::run(&root, command, printer)?,
         Command::Cert(command) => certificate::run(&root, command, printer)?,
+        Command::Log(options) => return log::run(&root, options, printer),
         Command::Check => return check::run(&root, printer),
         Command::Completions { shell } => print::line(&completions(*shell))?,
     }

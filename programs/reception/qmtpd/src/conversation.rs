@@ -127,7 +127,7 @@ pub(crate) fn queue_answer(verdict: Verdict) -> QueueAnswer {
         QueueAnswer::Refused(refusal.report())
     };
     match verdict {
-        Verdict::Accepted { qp } => QueueAnswer::Accepted { qp },
+        Verdict::Accepted { qp, .. } => QueueAnswer::Accepted { qp },
         Verdict::Temporary(text) => report(false, text),
         Verdict::Permanent(text) => report(true, text),
     }
@@ -145,6 +145,6 @@ mod tests {
         assert_eq!(temporary("qq crashed (#4.3.0)"), refused("Zqq crashed (#4.3.0)"));
         assert_eq!(temporary("what"), refused("Zwhat (#4.3.0)"));
         assert_eq!(queue_answer(Verdict::Permanent(b"spam (#5.7.1)".to_vec())), refused("Dspam (#5.7.1)"));
-        assert_eq!(queue_answer(Verdict::Accepted { qp: 7 }), QueueAnswer::Accepted { qp: 7 });
+        assert_eq!(queue_answer(Verdict::Accepted { id: None, qp: 7 }), QueueAnswer::Accepted { qp: 7 });
     }
 }

@@ -11,7 +11,7 @@ use crate::helper::Helper;
 use crate::hooks::{self, Hooks};
 use crate::session::{queue_answer, recipient_answer};
 use crate::terms::{Programs, stages, terms};
-use crate::{log_end, now};
+use crate::{Traffic, end_line, now};
 use control::{ControlError, Networks, Plugins, Root};
 use reception::directory::{Directory, virtual_domains};
 use reception::log_line;
@@ -79,8 +79,8 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let config = Arc::new(config);
     let session = Session::new(Arc::clone(&config), peer, now(), &mut actions);
     let (hooks, plugins) = (Hooks::new(programs), plugins.unwrap_or_default());
-    let (message, envelope, output) = (None, Default::default(), Vec::new());
-    Ok(Talk { session, actions, config, helper, hooks, plugins, queue, directory, message, envelope, output })
+    let (message, envelope, output, traffic) = (None, Default::default(), Vec::new(), Traffic::default());
+    Ok(Talk { session, actions, config, helper, hooks, plugins, queue, directory, message, envelope, output, traffic })
 }
 
 /// The plugins, where ENABLE_SPP wants them; SPPCONFFILE names another file, below var/qmail unless it begins with `/`.
@@ -130,6 +130,7 @@ struct Talk {
     /// For a program, which gets it at the end.
     envelope: (Address, Vec<Address>),
     output: Vec<u8>,
+    traffic: Traffic,
 }
 
 impl Talk {
@@ -139,15 +140,16 @@ impl Talk {
             while !self.actions.0.is_empty() {
                 self.carry_out();
             }
-            let is_sent = send(&std::mem::take(&mut self.output), self.session.write_deadline()).is_ok();
+            let output = std::mem::take(&mut self.output);
+            let is_sent = send(&output, self.session.write_deadline()).is_ok();
+            self.traffic.sent = self.traffic.sent.saturating_add(if is_sent { output.len() as u64 } else { 0 });
             match self.session.end() {
                 Some(end) => break end,
                 None if !is_sent => self.session.step(now(), Input::Closed, &mut self.actions),
                 None => self.read(&mut buf),
             }
         };
-        let prefix = format!("qmail-smtpd[{}]: ", std::process::id());
-        log_end(&self.session, now().boot, &prefix);
+        log_line(format_args!("qmail-smtpd[{}]: {}", std::process::id(), end_line(&self.session, now().boot, self.traffic)));
         if end != End::Gone {
             linger(&mut buf);
         }
@@ -157,7 +159,10 @@ impl Talk {
     fn read(&mut self, buf: &mut [u8]) {
         let left = self.session.deadline().saturating_sub(now().boot);
         let input = match stdio::read(buf, left) {
-            Read::Bytes(len) => Input::Bytes(buf.get(..len).unwrap_or_default()),
+            Read::Bytes(len) => {
+                self.traffic.taken = self.traffic.taken.saturating_add(len as u64);
+                Input::Bytes(buf.get(..len).unwrap_or_default())
+            }
             Read::Nothing => return,
             Read::Late => Input::Deadline,
             Read::Closed => Input::Closed,
@@ -212,11 +217,7 @@ impl Talk {
                     self.session.step(now(), Input::Queue(answer), &mut self.actions);
                 }
                 Action::Abandon => self.queue.give_up(self.message.take()),
-                Action::Log(line) => {
-                    let ip = wire::escape::visible(&self.session.peer().remote_ip);
-                    let line = wire::escape::visible(&line);
-                    log_line(format_args!("qmail-smtpd[{}]: {ip} {line}", std::process::id()));
-                }
+                Action::Log(line) => log_line(format_args!("qmail-smtpd[{}]: {line}", std::process::id())),
                 Action::Close => {}
             }
         }

@@ -88,7 +88,8 @@ impl Elsewhere {
         match Answer::decode(&datagram) {
             Ok(Answer::Ended { code, pid, output }) => {
                 let ended = Ended::Code(i32::try_from(code).unwrap_or(-1));
-                queue_program::outcome(ended, write_failed, &output).map_or_else(refused, |()| QueueAnswer::Accepted { qp: pid })
+                queue_program::outcome(ended, write_failed, &output)
+                    .map_or_else(refused, |()| QueueAnswer::Accepted { id: None, qp: pid })
             }
             Ok(Answer::Failed { .. }) | Err(_) => QueueAnswer::Temporary(b"4.3.0 the queue program failed".to_vec()),
         }

@@ -23,7 +23,9 @@ mod terms;
 mod trust;
 
 use control::Root;
+use logline::Line;
 use reception::log_line;
+use smtp::server::End;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,20 +51,48 @@ pub fn main() -> ExitCode {
     classic::run(root)
 }
 
+/// Bytes of a session from the client and to it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traffic {
+    taken: u64,
+    sent: u64,
+}
+
 /// The line of a session that is over.
-fn log_end(session: &smtp::server::Session, boot: Duration, prefix: &str) {
-    let counts = session.counts();
-    let end = session.end().unwrap_or(smtp::server::End::Gone);
-    let seconds = boot.saturating_sub(session.started()).as_secs();
-    let helo = wire::escape::visible(session.helo().unwrap_or_default());
-    let ip = wire::escape::visible(&session.peer().remote_ip);
-    let user = session.user().map(|user| format!(" user {}", wire::escape::visible(user))).unwrap_or_default();
-    let tls = session.peer().tls.as_ref().map(|tls| format!(" tls {}", tls.cipher)).unwrap_or_default();
-    // What strangers chose comes last, so that it cannot pass for another field.
-    log_line(format_args!(
-        "{prefix}end {ip} {end:?}: messages {} recipients {} bytes {} refused {} seconds {seconds}{tls}{user} helo {helo}",
-        counts.messages, counts.recipients, counts.bytes, counts.refused
-    ));
+fn end_line(session: &smtp::server::Session, boot: Duration, traffic: Traffic) -> Line {
+    let (counts, peer) = (session.counts(), session.peer());
+    let service = match () {
+        () if peer.is_lmtp => "lmtp",
+        () if peer.is_submission => "submission",
+        () => "smtp",
+    };
+    let line = logline::Session {
+        service,
+        remote: &peer.remote_ip,
+        end: end_name(session.end().unwrap_or(End::Gone)),
+        seconds: boot.saturating_sub(session.started()).as_secs(),
+        taken: traffic.taken,
+        sent: traffic.sent,
+        cipher: peer.tls.as_ref().map(|tls| &*tls.cipher),
+        user: session.user(),
+        helo: session.helo(),
+    }
+    .line();
+    let line = line.put("messages", counts.messages).put("recipients", counts.recipients).put("bytes", counts.bytes);
+    let line = line.put("refused", counts.refused).put("refused_recipients", counts.refused_recipients);
+    line.put("refused_messages", counts.refused_messages)
+}
+
+fn end_name(end: End) -> &'static str {
+    match end {
+        End::Quit => "quit",
+        End::Gone => "gone",
+        End::Timeout => "timeout",
+        End::Tls => "tls",
+        End::Limit => "limit",
+        End::Refused => "refused",
+        End::Drain => "shutdown",
+    }
 }
 
 fn now() -> smtp::server::Now {

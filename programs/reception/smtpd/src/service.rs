@@ -13,6 +13,7 @@ use control::{ClientRule, Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
+use logline::Line;
 use reception::admission::Admission;
 use reception::log_line;
 use rustix::process::Signal;
@@ -186,7 +187,7 @@ impl Gate {
                     drop(place);
                     gate.admit(arrival, stream, &listener);
                 }
-                Err(problem) => log_line(format_args!("{proxy} closed: {problem}")),
+                Err(problem) => log_line(format_args!("{}", closed(proxy, &problem.to_string()))),
             }
         });
     }
@@ -197,7 +198,7 @@ impl Gate {
         let trust = &self.worker.trust;
         let rule = if door == Door::Smtp { trust.rules.of(client) } else { ClientRule::default() };
         if rule.is_denied {
-            log_line(format_args!("{client} refused: {DENIED}"));
+            log_refused(client, DENIED);
             return refuse(&stream, DENIED);
         }
         let relay_client = rule.relay_client.clone().filter(|_| origin.is_this_host() || !client.is_loopback()).map(Into::into);
@@ -205,7 +206,7 @@ impl Gate {
         let is_relay = relay_client.is_some();
         let is_trusted = is_relay || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
-            log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
+            log_refused(client, TOO_MANY_CONNECTIONS);
             return refuse(&stream, TOO_MANY_CONNECTIONS);
         };
         // Replies are collected before they are sent; holding them back further only costs time.
@@ -244,6 +245,16 @@ impl Gate {
             spawn_local(serve(worker, Transport::Clear(stream), origin, peer, programs, place));
         }
     }
+}
+
+/// A connection that gets no session.
+fn log_refused(client: IpAddr, reply: &str) {
+    log_line(format_args!("{}", Line::new("refused").put("remote", client).bytes("reply", reply.as_bytes())));
+}
+
+/// A proxy whose header was none.
+fn closed(proxy: IpAddr, problem: &str) -> Line {
+    Line::new("closed").put("remote", proxy).bytes("reason", problem.as_bytes())
 }
 
 /// One line, if the client takes it at once.

@@ -9,11 +9,12 @@ use crate::login;
 use crate::submission::{Judge, Judging};
 use crate::terms::Programs;
 use crate::trust::Trust;
-use crate::{log_end, now};
+use crate::{Traffic, end_line, now};
 use control::Origin;
 use ipc::auth;
 use ipc::queue::Item;
 use ipc_async::Client;
+use logline::Line;
 use message::inject::Names;
 use reception::admission::Place;
 use reception::directory::question;
@@ -119,31 +120,36 @@ pub(crate) async fn serve_tls(
             peer.protect(tls);
             Box::pin(serve(worker, Transport::Tls(stream), origin, peer, programs, place)).await;
         }
-        None => drop(place),
+        None => {
+            let (service, remote) = ("submissions", &peer.remote_ip[..]);
+            let line = logline::Session { service, remote, end: "tls", ..logline::Session::default() }.line();
+            log_line(format_args!("{line}"));
+            drop(place);
+        }
     }
 }
 
 /// TLS on a connection, or a line in the log.
 async fn handshake(worker: &Worker, stream: TcpStream, peer: &Connection) -> Option<(tls::Stream, Box<Tls>)> {
-    let ip = wire::escape::visible(&peer.remote_ip);
+    let line = || Line::new("tls").bytes("remote", &peer.remote_ip);
     match worker.tls.accept(stream).await {
         Ok((stream, facts)) => {
             let end_point = facts.end_point.map(Into::into);
             let client = match facts.client.as_ref().map(|shown| worker.trust.listed(shown)) {
                 Some(Ok(listed)) => listed,
                 Some(Err(why)) => {
-                    log_line(format_args!("{ip} TLS: the client certificate is listed, but {why}"));
+                    log_line(format_args!("{}", line().put("certificate", "listed").bytes("unused", why.as_bytes())));
                     None
                 }
                 None => None,
             };
-            if let Some(line) = client.as_ref().and_then(|listed| listed.line()) {
-                log_line(format_args!("{ip} TLS: client certificate {}", wire::escape::visible(line.as_bytes())));
+            if let Some(shown) = client.as_ref().and_then(|listed| listed.line()) {
+                log_line(format_args!("{}", line().bytes("certificate", shown.as_bytes())));
             }
             Some((stream, Box::new(Tls { cipher: facts.cipher.into(), exporter: facts.exporter, end_point, client })))
         }
         Err(refused) => {
-            log_line(format_args!("{ip} TLS: {}", wire::escape::visible(refused.to_string().as_bytes())));
+            log_line(format_args!("{}", line().bytes("failed", refused.to_string().as_bytes())));
             None
         }
     }
@@ -181,6 +187,7 @@ pub(crate) async fn serve(
         draft: None,
         is_committing: false,
         is_told: false,
+        traffic: Traffic::default(),
     };
     while talk.session.end().is_none() {
         talk.carry_out(&mut actions).await;
@@ -188,7 +195,7 @@ pub(crate) async fn serve(
     }
     talk.carry_out(&mut actions).await;
     let is_sent = talk.flush().await;
-    log_end(&talk.session, now().boot, "");
+    log_line(format_args!("{}", end_line(&talk.session, now().boot, talk.traffic)));
     let goes_on = is_sent && talk.client_goes_on();
     talk.stream.end_output();
     if goes_on {
@@ -221,6 +228,7 @@ struct Talk {
     is_committing: bool,
     /// Told that the system goes down.
     is_told: bool,
+    traffic: Traffic,
 }
 
 /// A message under way.
@@ -278,10 +286,7 @@ impl Talk {
                 }
                 Action::Commit => self.is_committing = true,
                 Action::Abandon => self.draft = None,
-                Action::Log(line) => {
-                    let ip = wire::escape::visible(&self.session.peer().remote_ip);
-                    log_line(format_args!("{ip} {}", wire::escape::visible(&line)));
-                }
+                Action::Log(line) => log_line(format_args!("{line}")),
                 Action::Close => {}
             }
         }
@@ -463,7 +468,7 @@ impl Talk {
             return self.session.step(now(), Input::Drain, actions);
         }
         let left = self.session.deadline().saturating_sub(now().boot);
-        let (stream, session, worker) = (&mut self.stream, &mut self.session, &self.worker);
+        let (stream, session, worker, traffic) = (&mut self.stream, &mut self.session, &self.worker, &mut self.traffic);
         // Unlike try_read, this knows that a read which did not fill the buffer has taken all there is: no second one finds nothing.
         let read = poll_fn(|context| {
             let mut scratch = worker.scratch.borrow_mut();
@@ -474,6 +479,7 @@ impl Talk {
             biased;
             len = read => match len {
                 Ok(len @ 1..) => {
+                    traffic.taken = traffic.taken.saturating_add(len as u64);
                     // Nobody else has run since, so this is still what was read.
                     let scratch = worker.scratch.borrow();
                     session.step(now(), Input::Bytes(scratch.get(..len).unwrap_or_default()), actions);
@@ -516,7 +522,10 @@ impl Talk {
         let mut rest = &output[..];
         while !rest.is_empty() {
             match self.stream.try_write(rest) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Ok(sent) => {
+                    self.traffic.sent = self.traffic.sent.saturating_add(sent as u64);
+                    rest = rest.get(sent..).unwrap_or_default();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !matches!(timeout(self.session.write_deadline(), self.stream.writable()).await, Ok(Ok(()))) {
                         return false;
@@ -544,7 +553,7 @@ async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) ->
 
 pub(crate) fn queue_answer(verdict: reception::Verdict) -> QueueAnswer {
     match verdict {
-        reception::Verdict::Accepted { qp } => QueueAnswer::Accepted { qp },
+        reception::Verdict::Accepted { id, qp } => QueueAnswer::Accepted { id, qp },
         reception::Verdict::Temporary(text) => QueueAnswer::Temporary(text),
         reception::Verdict::Permanent(text) => QueueAnswer::Permanent(text),
     }

@@ -157,8 +157,9 @@ impl ListedClient {
 /// form at their end, is used instead of the general one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueAnswer {
-    /// The message is durable (promise 1). `qp`: the process that queued it.
+    /// The message is durable (promise 1). `id`: the queue's, if it said one; `qp`: the process that queued it.
     Accepted {
+        id: Option<u64>,
         qp: u32,
     },
     Temporary(Vec<u8>),
@@ -238,8 +239,8 @@ pub enum Action {
     Commit,
     /// Forget the message.
     Abandon,
-    /// One line about a refusal, bytes as strangers sent them: escape before writing it anywhere.
-    Log(Vec<u8>),
+    /// One line about a refusal or an accepted message, in the form of [`logline::Line`]: nothing in it is unescaped.
+    Log(String),
     /// Send what waits, then close. Nothing follows.
     Close,
 }

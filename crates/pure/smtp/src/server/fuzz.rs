@@ -183,7 +183,7 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                 Action::Commit => {
                     let (envelope, text) = open.take().unwrap_or_else(|| unreachable!());
                     seen.messages.push((envelope, without_received(&text)));
-                    answers.push(Input::Queue(QueueAnswer::Accepted { qp: 1 }));
+                    answers.push(Input::Queue(QueueAnswer::Accepted { id: Some(77), qp: 1 }));
                 }
                 Action::Abandon => assert!(open.take().is_some(), "nothing to abandon"),
                 Action::StartTls { go } => {
@@ -191,7 +191,10 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     seen.replies.extend(go);
                     answers.push(Input::Tls(TlsAnswer::Started(tls())));
                 }
-                Action::Log(line) => seen.log.push(line),
+                Action::Log(line) => {
+                    assert!(line.bytes().all(|b| (32..=126).contains(&b)), "{line}");
+                    seen.log.push(line.into_bytes());
+                }
                 Action::Close => assert!(session.end().is_some()),
             }
         }

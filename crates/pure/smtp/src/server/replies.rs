@@ -109,11 +109,11 @@ pub(super) fn new_priority(priority: Priority) -> String {
 /// The reply to the end of the message.
 pub(super) fn queued(answer: &QueueAnswer, unix_s: u64, new_priority: Option<Priority>) -> Vec<u8> {
     match answer {
-        QueueAnswer::Accepted { qp } if new_priority.is_some() => {
+        QueueAnswer::Accepted { qp, .. } if new_priority.is_some() => {
             let said = new_priority.map(self::new_priority).unwrap_or_default();
             format!("{said}, ok {unix_s} qp {qp}").into_bytes()
         }
-        QueueAnswer::Accepted { qp } => format!("250 2.0.0 ok {unix_s} qp {qp}").into_bytes(),
+        QueueAnswer::Accepted { qp, .. } => format!("250 2.0.0 ok {unix_s} qp {qp}").into_bytes(),
         QueueAnswer::Temporary(text) => with_text(b'4', text),
         QueueAnswer::Permanent(text) => with_text(b'5', text),
     }
@@ -202,6 +202,6 @@ mod tests {
             assert_eq!(String::from_utf8(with_text(class, text)).unwrap(), line, "{}", text.escape_ascii());
         }
         assert!(with_text(b'4', &[b'x'; 5000]).len() < 510);
-        assert_eq!(queued(&QueueAnswer::Accepted { qp: 7 }, 9, None), b"250 2.0.0 ok 9 qp 7");
+        assert_eq!(queued(&QueueAnswer::Accepted { id: None, qp: 7 }, 9, None), b"250 2.0.0 ok 9 qp 7");
     }
 }

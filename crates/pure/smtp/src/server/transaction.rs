@@ -340,6 +340,7 @@ impl Session {
         };
         self.log_refusal(sender.as_ref(), Some(recipient), reply, out);
         self.counts.refused = self.counts.refused.saturating_add(1);
+        self.counts.refused_recipients = self.counts.refused_recipients.saturating_add(1);
         // RFC 5321 §3.8: 421 is the last word.
         if reply.starts_with("421") {
             return self.close(super::End::Limit, Some(reply), out);

@@ -70,6 +70,7 @@ const OTHERS: &[&str] = &[
     "lmtproutes",
     "localiphost",
     "locals",
+    "logformat",
     "me",
     "moreipme",
     "morercpthosts",
@@ -297,6 +298,7 @@ fn values(root: &Root, found: &mut Findings) {
 fn programs(root: &Root, found: &mut Findings) {
     found.take(control::Smtpd::read(root));
     hooks(root, found);
+    found.take(control::LogFormat::read(root));
     found.take(control::submission::SubmissionSenders::watch(root).get().map(drop));
     found.take(control::submission::SubmissionLimits::watch(root).get().map(drop));
     found.take(control::popup::Popup::read(root));
