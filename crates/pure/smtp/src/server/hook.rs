@@ -300,7 +300,9 @@ mod tests {
         assert_eq!(said(&mut out), "250 2.0.0 ok\n");
         let mut session = Session::new(config(), peer.clone(), at(1), &mut out);
         session.step(at(2), Input::Bytes(b"EHLO x\r\n"), &mut out);
-        assert!(out.0.iter().any(|action| matches!(action, Action::Log(line) if line.starts_with(b"refused: 554 5.5.1"))));
+        assert!(out.0.iter().any(
+            |action| matches!(action, Action::Log(line) if line.starts_with("refused ") && line.contains("reply=\"554 5.5.1 "))
+        ));
         assert_eq!(said(&mut out), "554 5.5.1 you speak before my greeting, which no mail server does\n");
         assert_eq!(session.end(), Some(End::Refused));
         let relay = Connection { relay_client: Some(Box::default()), ..peer };
@@ -342,7 +344,7 @@ mod tests {
                     Action::CheckRecipient { question, .. } => {
                         Input::Recipient { question, answer: super::super::RecipientAnswer::NotOurs }
                     }
-                    Action::Commit => Input::Queue(super::super::QueueAnswer::Accepted { qp: 1 }),
+                    Action::Commit => Input::Queue(super::super::QueueAnswer::Accepted { id: None, qp: 1 }),
                     _ => continue,
                 };
                 session.step(at(1), answer, &mut out);
