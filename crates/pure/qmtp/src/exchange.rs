@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use logline::Line;
 use smtp::data::BareLf;
 use smtp::server::{Now, RcptHosts, RecipientAnswer};
 use smtp::trace::Received;
@@ -94,8 +95,8 @@ pub enum Input<'a> {
 /// What the queue says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueAnswer {
-    /// Durable; the number behind `qp`.
-    Accepted { qp: u32 },
+    /// Durable: the number of the message in the queue, if it said one, and the number behind `qp`.
+    Accepted { id: Option<u64>, qp: u32 },
     /// Not taken: `D` or `Z` and why, as the qmail-queue interface has it.
     Refused(Vec<u8>),
 }
@@ -118,7 +119,7 @@ pub enum Action {
     /// Write these bytes.
     Answer(Vec<u8>),
     /// A line of the log.
-    Log(Vec<u8>),
+    Log(String),
     /// The session is over.
     Close,
 }
@@ -237,3 +238,18 @@ pub(crate) const TOO_MANY: &str = "Ztoo many recipients, send the rest in anothe
 pub(crate) const FULL: &str = "Dsorry, the mailbox is full or has no room for a message of that size (#5.2.2)";
 pub(crate) const FULL_NOW: &str = "Zthe mailbox is full or has no room for a message of that size, try again later (#4.2.2)";
 pub(crate) const BAD_ADDRESS: &str = "Dsorry, I can't accept addresses like that (#5.1.3)";
+
+/// The line that ties a message of the queue to its client.
+pub(crate) fn taken_line(peer: &Peer, id: Option<u64>, qp: u32, sender: &Address, recipients: u64, bytes: u64) -> String {
+    let line = Line::new("accepted").bytes("remote", &peer.remote_ip);
+    let line = if let Some(id) = id { line.put("msg", id) } else { line };
+    let line = line.address("from", sender.as_bytes()).put("recipients", recipients);
+    line.put("bytes", bytes).put("qp", qp).finish()
+}
+
+/// The line of a recipient, or of a message, that is not taken; `report` has its letter.
+pub(crate) fn refused(peer: &Peer, sender: &Address, recipient: Option<&Address>, report: &[u8]) -> String {
+    let line = Line::new("refused").bytes("remote", &peer.remote_ip).address("from", sender.as_bytes());
+    let line = if let Some(recipient) = recipient { line.address("to", recipient.as_bytes()) } else { line };
+    line.bytes("reply", report).finish()
+}

@@ -123,7 +123,7 @@ pub(crate) fn drive(session: &mut impl Machine, chunks: &[&[u8]]) -> Seen {
                         assert!(text.starts_with(b"Received: from "));
                         seen.texts.push(text[trace..].to_vec());
                         seen.envelopes.push((commit.sender, std::mem::take(&mut recipients)));
-                        session.step(Input::Queue(QueueAnswer::Accepted { qp: 9 }), &mut out);
+                        session.step(Input::Queue(QueueAnswer::Accepted { id: Some(8), qp: 9 }), &mut out);
                     }
                     Action::Answer(bytes) => seen.answers.extend(bytes),
                     Action::Log(_) => {}

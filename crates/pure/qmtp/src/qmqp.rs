@@ -16,7 +16,7 @@ use wire::Address;
 
 use crate::exchange::{
     ADDRESS_LEN_END, Action, BAD_ADDRESS, Clock, Commit, Config, Counts, End, Input, Peer, QueueAnswer, TEXT_LEN_MAX, accepted,
-    printable,
+    printable, refused, taken_line,
 };
 use crate::netstring::{Piece, Reader};
 
@@ -219,8 +219,9 @@ impl Session {
 
     fn queue_answered(&mut self, answer: QueueAnswer, out: &mut Vec<Action>) {
         match answer {
-            QueueAnswer::Accepted { qp } => {
+            QueueAnswer::Accepted { id, qp } => {
                 self.counts = Counts { messages: 1, recipients: self.recipients, bytes: self.bytes, refused: 0 };
+                out.push(Action::Log(taken_line(&self.peer, id, qp, &self.sender, self.recipients, self.bytes)));
                 self.answer(&accepted(self.clock.now.unix_s, qp), out);
             }
             QueueAnswer::Refused(report) => self.answer(&printable(report), out),
@@ -230,8 +231,7 @@ impl Session {
     fn answer(&mut self, text: &[u8], out: &mut Vec<Action>) {
         if text.first() != Some(&b'K') {
             self.counts.refused = 1;
-            let why = text.get(1..).unwrap_or_default();
-            out.push(Action::Log([b"refused from <", self.sender.as_bytes(), b">: ", why].concat()));
+            out.push(Action::Log(refused(&self.peer, &self.sender, None, text)));
         }
         let mut answer = Vec::new();
         wire::netstring::encode(text, &mut answer);

@@ -22,7 +22,7 @@ use wire::Address;
 use crate::exchange::{
     ADDRESS_LEN_END, Action, BAD_MAIL_FROM, BAD_SENDER, BARE_LF, CANNOT_HANDLE, CANNOT_TELL, Clock, Commit, Config, Counts, End,
     FULL, FULL_NOW, Input, LINE_LEN_MAX, LINE_TOO_LONG, NO_MAILBOX, NO_RELAY, Peer, QueueAnswer, TEXT_LEN_MAX, TOO_LARGE,
-    TOO_MANY, TOO_MANY_HOPS, accepted, printable,
+    TOO_MANY, TOO_MANY_HOPS, accepted, printable, refused, taken_line,
 };
 use crate::netstring::{Piece, Reader};
 
@@ -374,20 +374,20 @@ impl Session {
     /// One answer for each recipient; then the next message.
     fn answer(&mut self, queue: Option<QueueAnswer>, out: &mut Vec<Action>) {
         let message = std::mem::take(&mut self.message);
-        let is_accepted = matches!(queue, Some(QueueAnswer::Accepted { .. }));
+        let number = if let Some(QueueAnswer::Accepted { id, qp }) = queue { Some((id, qp)) } else { None };
         let of_all = match (message.refusal, queue) {
             (Some(refusal), _) => refusal.as_bytes().to_vec(),
-            (None, Some(QueueAnswer::Accepted { qp })) => accepted(self.clock.now.unix_s, qp),
+            (None, Some(QueueAnswer::Accepted { qp, .. })) => accepted(self.clock.now.unix_s, qp),
             (None, Some(QueueAnswer::Refused(report))) => printable(report),
             // There is nobody whom this would be said to.
             (None, None) => Vec::new(),
         };
-        let (mut answers, mut logged) = (Vec::new(), 0);
+        let (mut answers, mut logged, mut taken) = (Vec::new(), 0, 0_u64);
         for recipient in &message.recipients {
             let text = recipient.verdict.map_or_else(str::as_bytes, |()| &of_all);
             wire::netstring::encode(text, &mut answers);
             if text.first() == Some(&b'K') {
-                self.counts.recipients = self.counts.recipients.saturating_add(1);
+                taken = taken.saturating_add(1);
                 continue;
             }
             self.counts.refused = self.counts.refused.saturating_add(1);
@@ -396,12 +396,15 @@ impl Session {
             }
             logged += 1;
             if logged <= LOGGED_MAX {
-                out.push(Action::Log(refusal_line(&message.sender, &recipient.address, text)));
+                out.push(Action::Log(refused(&self.peer, &message.sender, Some(&recipient.address), text)));
             }
         }
-        if is_accepted {
+        if let Some((id, qp)) = number {
+            let bytes = message.text.as_ref().map_or(0, Decoder::len);
             self.counts.messages = self.counts.messages.saturating_add(1);
-            self.counts.bytes = self.counts.bytes.saturating_add(message.text.as_ref().map_or(0, Decoder::len));
+            self.counts.recipients = self.counts.recipients.saturating_add(taken);
+            self.counts.bytes = self.counts.bytes.saturating_add(bytes);
+            out.push(Action::Log(taken_line(&self.peer, id, qp, &message.sender, taken, bytes)));
         }
         if !answers.is_empty() {
             out.push(Action::Answer(answers));
@@ -449,8 +452,4 @@ fn text_refusal(fault: TextFault) -> &'static str {
         TextFault::TooLarge => TOO_LARGE,
         TextFault::LineTooLong => LINE_TOO_LONG,
     }
-}
-
-fn refusal_line(sender: &Address, recipient: &Address, text: &[u8]) -> Vec<u8> {
-    [b"refused from <", sender.as_bytes(), b"> to <", recipient.as_bytes(), b">: ", text.get(1..).unwrap_or_default()].concat()
 }

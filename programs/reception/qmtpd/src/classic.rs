@@ -96,7 +96,7 @@ impl Talk {
                 self.carry_out(&mut actions);
             }
         };
-        self.machine.log_end(&self.prefix);
+        log_line(format_args!("{}{}", self.prefix, self.machine.end_line()));
         if end != End::Gone {
             stdio::linger(&mut buf);
         }
@@ -141,7 +141,7 @@ impl Talk {
                     self.queue.give_up(self.message.take());
                 }
                 Action::Answer(bytes) => self.output.extend_from_slice(&bytes),
-                Action::Log(line) => self.machine.log(&self.prefix, &line),
+                Action::Log(line) => log_line(format_args!("{}{line}", self.prefix)),
                 Action::Close => {}
             }
         }

@@ -3,9 +3,10 @@
 use ipc::Refusal;
 use ipc::auth;
 use ipc::queue::{FLAG_EIGHT_BIT, FLAG_SMTPUTF8, Item};
-use qmtp::exchange::{Action, Commit, Config, Counts, End, Input, Peer, QueueAnswer};
+use logline::Line;
+use qmtp::exchange::{Action, Commit, Config, End, Input, Peer, QueueAnswer};
 use qmtp::{qmqp, server};
-use reception::{Verdict, log_line};
+use reception::Verdict;
 use smtp::server::{Now, RecipientAnswer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,67 +29,87 @@ impl Protocol {
     }
 }
 
-/// One session.
+/// One session, and what went over its connection.
 #[derive(Debug)]
-pub(crate) enum Machine {
+pub(crate) struct Machine {
+    session: Session,
+    taken: u64,
+    sent: u64,
+}
+
+#[derive(Debug)]
+enum Session {
     Qmtp(Box<server::Session>),
     Qmqp(Box<qmqp::Session>),
 }
 
 impl Machine {
     pub(crate) fn new(protocol: Protocol, config: Arc<Config>, peer: Peer) -> Self {
-        match protocol {
-            Protocol::Qmtp => Self::Qmtp(Box::new(server::Session::new(config, peer, now()))),
-            Protocol::Qmqp => Self::Qmqp(Box::new(qmqp::Session::new(config, peer, now()))),
-        }
+        let session = match protocol {
+            Protocol::Qmtp => Session::Qmtp(Box::new(server::Session::new(config, peer, now()))),
+            Protocol::Qmqp => Session::Qmqp(Box::new(qmqp::Session::new(config, peer, now()))),
+        };
+        Self { session, taken: 0, sent: 0 }
     }
 
     pub(crate) fn step(&mut self, input: Input<'_>, out: &mut Vec<Action>) {
-        match self {
-            Self::Qmtp(session) => session.step(now(), input, out),
-            Self::Qmqp(session) => session.step(now(), input, out),
+        let before = out.len();
+        if let Input::Bytes(bytes) = &input {
+            self.taken = self.taken.saturating_add(bytes.len() as u64);
         }
+        match &mut self.session {
+            Session::Qmtp(session) => session.step(now(), input, out),
+            Session::Qmqp(session) => session.step(now(), input, out),
+        }
+        let said = out.iter().skip(before).map(|action| if let Action::Answer(bytes) = action { bytes.len() as u64 } else { 0 });
+        self.sent = self.sent.saturating_add(said.sum());
     }
 
     pub(crate) fn end(&self) -> Option<End> {
-        match self {
-            Self::Qmtp(session) => session.end(),
-            Self::Qmqp(session) => session.end(),
+        match &self.session {
+            Session::Qmtp(session) => session.end(),
+            Session::Qmqp(session) => session.end(),
         }
     }
 
     /// How long the client may take with its next byte.
     pub(crate) fn left(&self) -> Duration {
-        let deadline = match self {
-            Self::Qmtp(session) => session.deadline(),
-            Self::Qmqp(session) => session.deadline(),
+        let deadline = match &self.session {
+            Session::Qmtp(session) => session.deadline(),
+            Session::Qmqp(session) => session.deadline(),
         };
         deadline.saturating_sub(now().boot)
     }
 
-    fn facts(&self) -> (&Peer, Counts, Duration) {
-        match self {
-            Self::Qmtp(session) => (session.peer(), session.counts(), session.started()),
-            Self::Qmqp(session) => (session.peer(), session.counts(), session.started()),
-        }
-    }
-
-    /// A line of the log about this session.
-    pub(crate) fn log(&self, prefix: &str, line: &[u8]) {
-        let ip = wire::escape::visible(&self.facts().0.remote_ip);
-        log_line(format_args!("{prefix}{ip} {}", wire::escape::visible(line)));
-    }
-
     /// The line of a session that is over.
-    pub(crate) fn log_end(&self, prefix: &str) {
-        let (peer, counts, started) = self.facts();
-        let ip = wire::escape::visible(&peer.remote_ip);
-        let end = self.end().unwrap_or(End::Gone);
-        let seconds = now().boot.saturating_sub(started).as_secs();
-        log_line(format_args!(
-            "{prefix}end {ip} {end:?}: messages {} recipients {} bytes {} refused {} seconds {seconds}",
-            counts.messages, counts.recipients, counts.bytes, counts.refused
-        ));
+    pub(crate) fn end_line(&self) -> Line {
+        let (service, peer, counts, started) = match &self.session {
+            Session::Qmtp(session) => ("qmtp", session.peer(), session.counts(), session.started()),
+            Session::Qmqp(session) => ("qmqp", session.peer(), session.counts(), session.started()),
+        };
+        let line = logline::Session {
+            service,
+            remote: &peer.remote_ip,
+            end: end_name(self.end().unwrap_or(End::Gone)),
+            seconds: now().boot.saturating_sub(started).as_secs(),
+            taken: self.taken,
+            sent: self.sent,
+            ..logline::Session::default()
+        }
+        .line();
+        let line = line.put("messages", counts.messages).put("recipients", counts.recipients).put("bytes", counts.bytes);
+        line.put("refused", counts.refused)
+    }
+}
+
+fn end_name(end: End) -> &'static str {
+    match end {
+        End::Done => "quit",
+        End::Gone => "gone",
+        End::Protocol => "protocol",
+        End::Limit => "limit",
+        End::Timeout => "timeout",
+        End::Drained => "shutdown",
     }
 }
 
@@ -127,7 +148,7 @@ pub(crate) fn queue_answer(verdict: Verdict) -> QueueAnswer {
         QueueAnswer::Refused(refusal.report())
     };
     match verdict {
-        Verdict::Accepted { qp, .. } => QueueAnswer::Accepted { qp },
+        Verdict::Accepted { id, qp } => QueueAnswer::Accepted { id, qp },
         Verdict::Temporary(text) => report(false, text),
         Verdict::Permanent(text) => report(true, text),
     }
@@ -145,6 +166,6 @@ mod tests {
         assert_eq!(temporary("qq crashed (#4.3.0)"), refused("Zqq crashed (#4.3.0)"));
         assert_eq!(temporary("what"), refused("Zwhat (#4.3.0)"));
         assert_eq!(queue_answer(Verdict::Permanent(b"spam (#5.7.1)".to_vec())), refused("Dspam (#5.7.1)"));
-        assert_eq!(queue_answer(Verdict::Accepted { id: None, qp: 7 }), QueueAnswer::Accepted { qp: 7 });
+        assert_eq!(queue_answer(Verdict::Accepted { id: None, qp: 7 }), QueueAnswer::Accepted { id: None, qp: 7 });
     }
 }

@@ -10,6 +10,7 @@ use control::{ClientRule, ClientRules, Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
+use logline::Line;
 use qmtp::exchange::Peer;
 use reception::admission::Admission;
 use reception::log_line;
@@ -129,7 +130,10 @@ impl Gate {
                     drop(place);
                     gate.admit(arrival, stream);
                 }
-                Err(problem) => log_line(format_args!("{proxy} closed: {problem}")),
+                Err(problem) => {
+                    let line = Line::new("closed").put("remote", proxy).bytes("reason", problem.to_string().as_bytes());
+                    log_line(format_args!("{line}"));
+                }
             }
         });
     }
@@ -141,7 +145,7 @@ impl Gate {
             Protocol::Qmtp => {
                 let ClientRule { is_denied, relay_client, databytes, .. } = self.rules.of(client);
                 if is_denied {
-                    return log_line(format_args!("{client} refused: control/tcp.smtp"));
+                    return turned_away(client, "control/tcp.smtp");
                 }
                 let relay_client = relay_client.filter(|_| origin.is_this_host() || !client.is_loopback()).map(Into::into);
                 peer.relay_client = relay_client.or_else(|| origin.is_in(&self.relayclients).then(Box::default));
@@ -149,16 +153,21 @@ impl Gate {
                 peer.relay_client.is_some()
             }
             Protocol::Qmqp if !origin.is_in(&self.qmqpclients) => {
-                return log_line(format_args!("{client} refused: not in control/qmqpclients"));
+                return turned_away(client, "not in control/qmqpclients");
             }
             Protocol::Qmqp => true,
         };
         let is_trusted = is_ours || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
-            return log_line(format_args!("{client} refused: too many connections"));
+            return turned_away(client, "too many connections");
         };
         // Answers are collected before they are sent; holding them back further only costs time.
         let _ = stream.set_nodelay(true);
         spawn_local(serve(Rc::clone(&self.worker), stream, peer, place));
     }
+}
+
+/// A client that gets no session. QMTP and QMQP have no words for it.
+fn turned_away(client: IpAddr, why: &str) {
+    log_line(format_args!("{}", Line::new("refused").put("remote", client).put("by", why)));
 }

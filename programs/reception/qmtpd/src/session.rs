@@ -8,10 +8,10 @@ use ipc::auth;
 use ipc::queue::Item;
 use ipc_async::Client;
 use qmtp::exchange::{Action, Config, End, Input, Peer, WRITE_DEADLINE};
-use reception::Verdict;
 use reception::admission::Place;
 use reception::directory::question;
 use reception::queue::{Draft, Pool};
+use reception::{Verdict, log_line};
 use smtp::server::{QUESTIONS_MAX, RecipientAnswer};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -77,7 +77,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer, _pl
         }
     }
     is_sent = is_sent && talk.carry_out(&mut actions).await;
-    talk.machine.log_end("");
+    log_line(format_args!("{}", talk.machine.end_line()));
     let _ = talk.stream.shutdown().await;
     if is_sent && talk.machine.end() != Some(End::Gone) {
         let _ = timeout(LINGER_MAX, talk.linger()).await;
@@ -125,7 +125,7 @@ impl Talk {
                         return false;
                     }
                 }
-                Action::Log(line) => self.machine.log("", &line),
+                Action::Log(line) => log_line(format_args!("{line}")),
                 Action::Close => {}
             }
         }

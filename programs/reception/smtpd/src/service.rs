@@ -187,7 +187,7 @@ impl Gate {
                     drop(place);
                     gate.admit(arrival, stream, &listener);
                 }
-                Err(problem) => log_line(format_args!("{}", closed(proxy, &problem.to_string()))),
+                Err(problem) => log_line(format_args!("{}", closed(proxy, problem))),
             }
         });
     }

@@ -328,7 +328,7 @@ mod tests {
                 if input.is_empty() || session.end().is_some() {
                     return seen;
                 }
-                session.step(at(1), Input::Bytes(&std::mem::take(&mut input).to_vec()), &mut out);
+                session.step(at(1), Input::Bytes(std::mem::take(&mut input)), &mut out);
                 continue;
             }
             for action in actions {

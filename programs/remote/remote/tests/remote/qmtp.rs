@@ -4,7 +4,7 @@ use super::*;
 use tokio::io::AsyncReadExt as _;
 
 /// A message that a QMTP server got: its text, sender and recipients.
-type Got = Rc<RefCell<Vec<(Vec<u8>, String, Vec<String>)>>>;
+type Got = Rc<RefCell<Vec<Letter>>>;
 
 /// A server that takes everybody but those whose name begins with `n`; how often it was connected to, and what it got.
 async fn server() -> (SocketAddr, Rc<Cell<usize>>, Got) {
@@ -37,7 +37,10 @@ async fn serve_qmtp(mut stream: TcpStream, got: Got) -> Option<()> {
     Some(())
 }
 
-fn message(held: &[u8]) -> Option<((Vec<u8>, String, Vec<String>), Vec<u8>)> {
+/// Text, sender and recipients.
+type Letter = (Vec<u8>, String, Vec<String>);
+
+fn message(held: &[u8]) -> Option<(Letter, Vec<u8>)> {
     let next = |bytes| wire::netstring::decode(bytes, 1 << 20).ok();
     let (text, rest) = next(held)?;
     let (sender, rest) = next(rest)?;
