@@ -247,6 +247,11 @@ fn sizes(root: &Root, found: &mut Findings) {
             found.warning(&root.control_file(name), format!("line 1: counts as {most}, which is the most; write {most} or less"));
         }
     }
+    for host in found.take(control::SiteLimits::read(root)).iter().flat_map(control::SiteLimits::held) {
+        let shown = if host.is_empty() { "all other hosts".into() } else { wire::escape::visible(host) };
+        let problem = format!("0 connections: mail for {shown} is held; write how many there may be at a time");
+        found.warning(&root.control_file("sitelimits"), problem);
+    }
 }
 
 fn networks(root: &Root, found: &mut Findings) {
