@@ -183,15 +183,7 @@ impl Session {
             Judged::Syntax { recipient, reply } => (recipient, None, Err(reply), true),
         };
         let own_words = listed.filter(|_| verdict == Err(replies::LISTED));
-        transaction.waiting.push_back(Waiting {
-            recipient,
-            parameters,
-            question,
-            verdict,
-            if_known,
-            own_words,
-            is_about_syntax,
-        });
+        transaction.waiting.push_back(Waiting { recipient, parameters, question, verdict, if_known, own_words, is_about_syntax });
         self.settle_recipients(out);
     }
 
