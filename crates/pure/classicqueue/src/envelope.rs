@@ -158,7 +158,7 @@ pub fn todo(bytes: &[u8]) -> Result<Todo, Damage> {
     Ok(Todo { uid, pid, sender: sender.ok_or(Damage::NoSender)?, recipients })
 }
 
-/// As [`todo`] reads it.
+/// As [`todo()`] reads it.
 #[must_use]
 pub fn todo_bytes(todo: &Todo) -> Vec<u8> {
     let mut out = format!("u{}\0p{}\0", todo.uid, todo.pid).into_bytes();
