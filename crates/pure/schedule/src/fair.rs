@@ -376,7 +376,7 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     fn reopen(&mut self, at: usize) {
         let Some(place) = self.places.get(at).and_then(Option::as_ref) else { return };
         if self.watches_sites && (place.in_flight >= place.site.window() || place.is_limited(self.now)) {
-            if place.next > self.now {
+            if place.next > self.now && !place.lanes.iter().all(BTreeMap::is_empty) {
                 self.paced.insert((place.next, at));
             }
             return;
