@@ -174,12 +174,27 @@ impl Instance {
         self.start_with_log(log.into())
     }
 
+    /// As [`Instance::start`], with this in its environment.
+    ///
+    /// # Errors
+    /// As [`Instance::start`].
+    pub fn start_in(&mut self, environment: &[(&str, &Path)]) -> Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        self.start_as(environment, log.into())
+    }
+
     /// As [`Instance::start`], with a log of the test's own, which none of the functions here can read.
     ///
     /// # Errors
     /// It does not get ready.
     pub fn start_with_log(&mut self, log: Stdio) -> Result<()> {
-        let mut child = self.qmail(&["start"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
+        self.start_as(&[], log)
+    }
+
+    fn start_as(&mut self, environment: &[(&str, &Path)], log: Stdio) -> Result<()> {
+        let mut start = self.qmail(&["start"]);
+        start.envs(environment.iter().copied());
+        let mut child = start.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
         if line != "ready\n" {

@@ -3,6 +3,9 @@
 //! An [`Instance`] is set up by `qmail setup`, started by `qmail start` and driven from outside only. As root its processes run
 //! under ids of their own, so it lies below /var/tmp, where every role can reach it.
 
+pub mod apparmor;
+pub mod classic_queue;
+pub mod debian;
 pub mod dns;
 pub mod dovecot;
 pub mod facts;

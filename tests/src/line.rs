@@ -60,6 +60,16 @@ impl Line {
         }
     }
 
+    /// The next byte.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub fn byte(&mut self) -> Result<u8> {
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut self.reader, &mut byte)?;
+        Ok(byte[0])
+    }
+
     /// Is the connection closed by the other side, with nothing more to read?
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub type Target = fn(&[u8]);
 
 /// Name (also of the corpus folder) and function.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("classicqueue_files", classicqueue::fuzz::files),
     ("dotqmail_chunks", dotqmail::fuzz::chunks),
     ("dotqmail_names", dotqmail::fuzz::names),
     ("dotqmail_plan", dotqmail::fuzz::plan),
@@ -12,6 +13,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ipc_messages", ipc::fuzz::messages),
     ("ldap_filters", ldap::fuzz::filters),
     ("ldap_responses", ldap::fuzz::responses),
+    ("logline_lines", logline::fuzz::lines),
     ("message_bounces", message::fuzz::bounces),
     ("message_dos_text", message::fuzz::dos_text),
     ("message_forwarding", message::fuzz::forwarding),
@@ -23,6 +25,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pop3_authorization", pop3::fuzz::authorization),
     ("pop3_encoder", pop3::fuzz::encoder),
     ("pop3_transaction", pop3::fuzz::transaction),
+    ("qmtp_client", qmtp::fuzz::client),
+    ("qmtp_netstrings", qmtp::fuzz::netstrings),
+    ("qmtp_qmqp", qmtp::fuzz::qmqp),
+    ("qmtp_session", qmtp::fuzz::session),
+    ("rspawn_reports", qmail_rspawn::report::fuzz),
     ("sasl_bearer", sasl::fuzz::bearer),
     ("sasl_exchange", sasl::fuzz::exchange),
     ("schedule_backlog", schedule::fuzz::backlog),
@@ -32,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("smtp_reply", smtp::client::fuzz::reply),
     ("smtp_lmtp", smtp::server::fuzz::lmtp),
     ("smtp_lmtp_client", smtp::client::fuzz::lmtp),
+    ("smtp_plugins", smtp::spp::fuzz),
     ("smtp_session", smtp::server::fuzz::session),
     ("tls_client_certificates", tls::fuzz::client_certificates),
     ("users_assign", users::fuzz::assign),
@@ -44,5 +52,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wire_databases", wire::fuzz::databases),
     ("wire_lines", wire::fuzz::lines),
     ("wire_netstrings", wire::fuzz::netstrings),
+    ("wire_patterns", wire::fuzz::patterns),
     ("wire_proxy_headers", wire::fuzz::proxy_headers),
 ];

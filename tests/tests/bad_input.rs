@@ -184,8 +184,10 @@ fn a_client_may_leave_in_every_state_of_smtp() {
         }
     }
     let sessions = states.len() * 2;
-    wait_for("the sessions to end", || (instance.log().matches(": end 127.0.0.1 ").count() == sessions).then_some(()))
-        .unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
+    wait_for("the sessions to end", || {
+        (instance.log().matches(": session service=smtp remote=127.0.0.1 ").count() == sessions).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
     assert_eq!(queued(&instance), 0);
     assert!(!instance.log().contains("new msg"), "{}", instance.log());
     assert_eq!(services(&instance), before);
@@ -358,7 +360,7 @@ fn the_last_place_is_given_away_whichever_worker_has_it() {
         let all: Vec<(usize, Vec<TcpStream>)> = (0..7).map(next).collect();
         assert_eq!(all.iter().map(|(greeted, _)| *greeted).collect::<Vec<_>>(), [1, 1, 1, 1, 1, 0, 0], "{pause_ms} ms");
         drop(all);
-        let ended = || instance.log().matches(": end 127.0.0.1 ").count();
+        let ended = || instance.log().matches(": session service=smtp remote=127.0.0.1 ").count();
         wait_for("all places", || (ended() == (round + 1) * 5).then_some(())).unwrap();
     }
 }

@@ -212,8 +212,8 @@ fn a_listed_certificate_may_relay_and_no_other() {
         }
     }
     assert_eq!(tries(&instance, &[], None).1, MAY_NOT);
-    instance.wait_log(&format!("TLS: client certificate {}", by_key.key_fingerprint())).unwrap();
-    instance.wait_log("TLS: the client certificate is listed, but it has expired, or is not valid yet").unwrap();
+    instance.wait_log(&format!("tls remote=127.0.0.1 certificate={}", by_key.key_fingerprint())).unwrap();
+    instance.wait_log("certificate=listed unused=\"it has expired, or is not valid yet\"").unwrap();
 
     // A whole letter by another client, on the public port, which says in the letter for what it was let through.
     let name = "a_listed_certificate_may_relay_and_no_other";

@@ -197,7 +197,9 @@ fn replaced(bytes: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
 /// Numbers behind these words differ from run to run.
 fn masked(text: &[u8], dir: &Path) -> Vec<u8> {
     let mut out = replaced(text, dir.as_os_str().as_bytes(), b"{dir}");
-    for (before, word) in [("qp ", "PID"), ("Message-ID: <", "ID")] {
+    for (before, word) in
+        [("qp ", "PID"), ("Message-ID: <", "ID"), ("qmail-smtpd[", "PID"), ("250 2.0.0 ok ", "TIME"), (" seconds ", "N")]
+    {
         let parts: Vec<Vec<u8>> = split(&out, before.as_bytes());
         let mask = |part: &Vec<u8>| {
             let digits = part.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();
@@ -219,6 +221,10 @@ fn masked(text: &[u8], dir: &Path) -> Vec<u8> {
 }
 
 fn masked_date(line: &[u8]) -> Vec<u8> {
+    if line.starts_with(b"  by ") && line.ends_with(b" -0000") {
+        let until = line.iter().position(|b| *b == b';').unwrap_or(line.len());
+        return [&line[..until], b"; DATE"].concat();
+    }
     let is_date = line.starts_with(b"Date: ") && (line.ends_with(b" -0000") || line.ends_with(b" +0000"));
     if is_date { [b"Date: DATE", &line[line.len() - 6..]].concat() } else { line.to_vec() }
 }
@@ -388,8 +394,7 @@ fn rules_compile_and_count_as_with_ucspi_tcp() {
         return;
     };
     let place = Place::new();
-    let bad =
-        ["x:maybe", "x:allow,A", "x:allow,A=", "x:allow,A=/b", "a-b:allow", "1-x.:deny", "x:allowed", "::1:allow", "x:deny,"];
+    let bad = ["x:maybe", "x:allow,A", "x:allow,A=", "x:allow,A=/b", "a-b:allow", "1-x.:deny", "x:allowed", "x:deny,"];
     let odd = ["", "250-260:deny", "3-2:allow", " 1:allow", "x:allow,A==b=,B=\"\"", ":allow,=xx", "#", "a@b-c:deny"];
     for text in [std::str::from_utf8(RULES).unwrap()].iter().chain(&bad).chain(&odd) {
         let mut theirs = rules.command();

@@ -177,7 +177,7 @@ fn tcp_smtp_says_who_may_connect_and_relay() {
     for (last, expected) in expected {
         assert_eq!(relays(last), expected, "127.0.0.{last}");
     }
-    instance.wait_log("127.0.0.13 refused: 554 5.7.1 ").unwrap();
+    instance.wait_log("refused remote=127.0.0.13 reply=\"554 5.7.1 ").unwrap();
     // Submission is not for networks but for logins.
     assert!(greeted(13, 587).1.starts_with("220 "));
     instance.control("tcp.smtp", "127.0.0.13:allow,RELAYCLIENT=//\n127.0.0.2:deny\n").unwrap();

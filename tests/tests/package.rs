@@ -1,161 +1,240 @@
-//! The Debian package on a Debian that has nothing else: it installs, mail of this host arrives, and what is mail survives a purge.
-//!
-//! The system is a tree of debootstrap's, kept packed beside the build with the packages of others that are needed, so that further
-//! runs fetch nothing. What runs in it has namespaces of its own (mounts, processes, network), which end with it, however it ends.
+//! The Debian package on a Debian that has nothing else: it installs, mail of this host arrives, and what is mail survives all that
+//! apt can do.
 #![allow(clippy::unwrap_used)]
 
-use anyhow::{Context, Result, ensure};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use system_tests::tools::{folder, must};
-use system_tests::{is_root, skip};
+use std::sync::OnceLock;
+use system_tests::debian::{Debian, INSTALL, package};
+use system_tests::tools::{self, must};
 
-const NAME: &str = "package";
-const MIRROR: &str = "http://deb.debian.org/debian";
-/// Beside what the package itself needs.
-const OTHERS: &str = "bsd-mailx postfix systemd libpam0g";
-const INSTALL: &str = "export DEBIAN_FRONTEND=noninteractive; apt-get install -y -qq --no-install-recommends";
 /// Says nothing if no package is in a state that needs repair.
-const AUDIT: &str = "test -z \"$(dpkg --audit)\" || { dpkg --audit; exit 1; }";
-/// Starts the system, sends a letter as people do, and waits until alias has COUNT.
-const LETTER: &str = r#"
-    qmail check
-    qmail start >/tmp/out 2>/tmp/log & system=$!
-    for i in $(seq 300); do grep -q ready /tmp/out && break; sleep 0.2; done
-    echo hello | mail -s greetings root
-    for i in $(seq 300); do [ "$(ls /etc/qmail/alias/Maildir/new | wc -l)" = COUNT ] && break; sleep 0.2; done
-    mailq
-    kill -TERM $system; wait $system || { echo "the system ended with $?"; cat /tmp/log; exit 1; }
-    cat /tmp/log
-    for letter in /etc/qmail/alias/Maildir/new/*; do echo "letter:"; cat "$letter"; done
+const AUDIT: &str = "test -z \"$(dpkg --audit)\" || { dpkg --audit; exit 1; }; \
+                     apt-get install -f --simulate | grep '^0 upgraded, 0 newly installed, 0 to remove'";
+const PURGE: &str = "DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq qmail-rs";
+/// Shell functions for what follows: `start`, `stop`, and `letters N`, which waits until alias has so many.
+const FUNCTIONS: &str = r#"
+    start() {
+        : >/tmp/out; qmail start >/tmp/out 2>>/tmp/log & system=$!
+        for i in $(seq 300); do grep -q ready /tmp/out && return; sleep 0.2; done
+        echo 'it does not start'; cat /tmp/log; exit 1
+    }
+    stop() { kill -TERM $system; wait $system || { echo "the system ended with $?"; cat /tmp/log; exit 1; }; }
+    letters() {
+        for i in $(seq 300); do [ "$(ls /etc/qmail/alias/Maildir/new | wc -l)" -ge "$1" ] && return; sleep 0.2; done
+        echo "not $1 letters"; qmail queue list; cat /tmp/log; exit 1
+    }
 "#;
+/// Hands in letters all the time, `n-1`, `n-2` …; those that were taken are named in /tmp/taken.
+const SENDER: &str = r#"
+    rm -f /tmp/enough; : >/tmp/taken
+    (n=0; while [ ! -e /tmp/enough ]; do
+        n=$((n+1)); printf 'Subject: n-%s\n\nbody\n' $n | sendmail root 2>>/tmp/refused && echo n-$n >>/tmp/taken; sleep 0.05
+    done) & sender=$!
+"#;
+/// As the tables of /proc/net write addresses.
+const LOOPBACK: [&str; 2] = ["0100007F:", "00000000000000000000000001000000:"];
+/// Names each program of the package that has no page.
+const PAGES: &str = r"
+    dpkg -L qmail-rs | grep -E '^/usr/(bin|sbin|lib/qmail)/[^/]+$' | sed 's,.*/,,' | sort -u | while read -r name; do
+        man -w $name >/dev/null 2>&1 || man -M /var/qmail/man -w $name >/dev/null 2>&1 || echo $name
+    done
+";
 
-/// A tree with a Debian in it, removed in the end. Nothing is mounted there but in namespaces that have ended by then.
-struct Debian(PathBuf);
-
-impl Drop for Debian {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// The package of the programs that are built, packed once for all tests here.
+fn packed() -> &'static Path {
+    static PACKED: OnceLock<PathBuf> = OnceLock::new();
+    PACKED.get_or_init(|| package(&tools::folder().unwrap().join("packed"), &[], "deb").unwrap())
 }
 
-impl Debian {
-    fn new() -> Result<Self> {
-        let dir = must(Command::new("mktemp").args(["-d", "/var/tmp/qmail-test.package.XXXXXX"]))?;
-        let tree = Self(dir.trim().into());
-        must(Command::new("chmod").arg("755").arg(&tree.0))?;
-        Ok(tree)
+/// A Debian with our package in /root.
+struct Host {
+    debian: Debian,
+    package: PathBuf,
+}
+
+impl Host {
+    fn new(test: &str) -> Option<Self> {
+        let debian = Debian::new(test).unwrap()?;
+        let package = debian.0.join("root/ours.deb");
+        std::fs::copy(packed(), &package).unwrap();
+        let host = Self { debian, package };
+        host.write("etc/mailname", "mail.example.test\n");
+        Some(host)
     }
 
-    /// Runs a script in the tree, for at most four minutes; what it prints. Without a network of the host but loopback if `is_alone`.
-    fn run(&self, is_alone: bool, script: &str) -> Result<String> {
-        let enter = "[ \"$2\" = host ] || ip link set lo up; mount -t proc proc \"$1/proc\" && mount --rbind /dev \"$1/dev\" && \
-                     exec chroot \"$1\" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root sh -ec \"$3\" 2>&1";
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=10", "240", "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]);
-        if is_alone {
-            command.arg("--net");
+    fn run(&self, script: &str) -> String {
+        self.debian.run(&format!("{FUNCTIONS}{script}")).unwrap()
+    }
+
+    /// Installs packages; `ours` stands for the one under test.
+    fn install(&self, packages: &[&str]) {
+        let ours = self.inside(&self.package);
+        let names: Vec<&str> = packages.iter().map(|name| if *name == "ours" { ours.as_str() } else { name }).collect();
+        self.run(&format!("{INSTALL} {}; {AUDIT}", names.join(" ")));
+    }
+
+    fn inside(&self, path: &Path) -> String {
+        format!("/{}", path.strip_prefix(&self.debian.0).unwrap().display())
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.debian.0.join(path)).unwrap()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        std::fs::write(self.debian.0.join(path), text).unwrap();
+    }
+
+    fn state(&self, package: &str) -> String {
+        self.run(&format!("dpkg-query -W -f '${{db:Status-Abbrev}}' {package} || :")).trim().to_owned()
+    }
+
+    /// The letters that alias has, by subject.
+    fn letters(&self) -> BTreeMap<String, Vec<String>> {
+        let mut letters: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for file in std::fs::read_dir(self.debian.0.join("etc/qmail/alias/Maildir/new")).unwrap() {
+            let text = String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap()).into_owned();
+            let subject = text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap_or_default().to_owned();
+            letters.entry(subject).or_default().push(text);
         }
-        command.args(["sh", "-c", enter, "sh"]).arg(&self.0).arg(if is_alone { "alone" } else { "host" }).arg(script);
-        must(&mut command)
+        letters
     }
-
-    fn has(&self, path: &str) -> bool {
-        self.0.join(path).symlink_metadata().is_ok()
-    }
-}
-
-/// The name of this machine's Debian: what is built here runs on it.
-fn suite() -> Option<String> {
-    let text = std::fs::read_to_string("/etc/os-release").ok()?;
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
-    value("VERSION_CODENAME").filter(|_| value("ID").as_deref() == Some("debian"))
-}
-
-/// The packed tree, made if it is not there. Whole or not at all.
-fn base(suite: &str) -> Result<PathBuf> {
-    let folder = folder()?;
-    std::fs::create_dir_all(&folder)?;
-    let lock = File::create(folder.join("lock"))?;
-    lock.lock()?;
-    let packed = folder.join(format!("debian-{suite}.tar"));
-    if packed.is_file() {
-        return Ok(packed);
-    }
-    let tree = Debian::new()?;
-    must(Command::new("debootstrap").args(["--variant=minbase", "--include=ca-certificates", suite]).arg(&tree.0).arg(MIRROR))?;
-    // Nothing starts by being installed, and nothing here has to survive a power cut.
-    std::fs::write(tree.0.join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n")?;
-    must(Command::new("chmod").arg("755").arg(tree.0.join("usr/sbin/policy-rc.d")))?;
-    std::fs::write(tree.0.join("etc/dpkg/dpkg.cfg.d/test"), "force-unsafe-io\n")?;
-    tree.run(false, &format!("apt-get update -qq; {INSTALL} --download-only {OTHERS}"))?;
-    let new = packed.with_extension("new");
-    must(Command::new("tar").arg("-cf").arg(&new).arg("-C").arg(&tree.0).arg("."))?;
-    std::fs::rename(&new, &packed)?;
-    Ok(packed)
-}
-
-/// Builds the package of the programs that are built; dist fails if lintian has anything to say.
-fn package(out: &Path) -> Result<PathBuf> {
-    let tools = folder()?;
-    let exe = std::env::current_exe()?;
-    let built = exe.ancestors().find(|dir| dir.join("qmail-send").is_file()).context("the programs are not built")?;
-    ensure!(tools.parent() == built.parent(), "{} is not beside the tools", built.display());
-    let said = must(Command::new(built.join("xtask")).args(["dist", "--quick", "--programs"]).arg(built).arg("--out").arg(out))?;
-    ensure!(!said.contains("lintian is not installed"), "{said}");
-    let files = std::fs::read_dir(out)?.flatten().map(|entry| entry.path());
-    files.filter(|path| path.extension().is_some_and(|end| end == "deb")).last().with_context(|| format!("no package: {said}"))
-}
-
-fn installed(debian: &Debian, package: &str) -> String {
-    debian.run(true, &format!("dpkg-query -W -f '${{db:Status-Abbrev}}' {package} || :")).unwrap().trim().to_owned()
 }
 
 #[test]
 fn the_package_installs_delivers_and_leaves_mail_alone() {
-    if !is_root() {
-        skip(NAME, "needs root, for debootstrap and chroot");
-        return;
-    }
-    let Some(suite) = suite() else {
-        skip(NAME, "this machine is no Debian");
-        return;
-    };
-    let debian = Debian::new().unwrap();
-    must(Command::new("tar").arg("-xpf").arg(base(&suite).unwrap()).arg("-C").arg(&debian.0)).unwrap();
-    let packages = debian.0.join("root/packages");
-    let package = package(&packages).unwrap();
-    let ours = format!("{INSTALL} /root/packages/{}", package.file_name().unwrap().to_str().unwrap());
-    std::fs::write(debian.0.join("etc/mailname"), "mail.example.test\n").unwrap();
-    let letter = |count: u32| debian.run(true, &LETTER.replace("COUNT", &count.to_string())).unwrap();
+    let Some(host) = Host::new("package") else { return };
 
-    // A host that had nothing sends itself a letter.
-    debian.run(false, &format!("{ours} bsd-mailx; {AUDIT}")).unwrap();
-    let said = letter(1);
-    assert_eq!(said.matches("letter:\n").count(), 1, "{said}");
-    assert!(said.contains("\nSubject: greetings\n") && said.contains("\nhello\n"), "{said}");
-    assert!(said.contains("Delivered-To: ") && said.contains("root@mail.example.test"), "{said}");
+    // A host that had nothing. Nobody is asked, nothing starts (policy-rc.d), and all is as it was packed.
+    host.install(&["ours", "bsd-mailx", "s-nail", "man-db"]);
+    assert!(!["config", "templates"].iter().any(|file| host.debian.has(&format!("var/lib/dpkg/info/qmail-rs.{file}"))));
+    assert_eq!(host.run("dpkg -V qmail-rs"), "");
+    assert!(host.debian.has("etc/systemd/system/multi-user.target.wants/qmail.service"));
+    assert!(host.debian.has("etc/systemd/system/sockets.target.wants/qmail-inject.socket"));
+    assert_eq!(std::fs::read_link(host.debian.0.join("etc/apparmor.d/force-complain/qmail")).unwrap(), Path::new("../qmail"));
+
+    // It sends itself letters, and serves nobody else.
+    let letters = "qmail check; start; echo hello | bsd-mailx -s greetings root; echo hello | s-nail -s more root; letters 2";
+    let said = host.run(&format!("{letters}; cat /proc/net/tcp /proc/net/tcp6; mailq; stop"));
+    let listening: Vec<&str> = said.lines().filter(|line| line.split_whitespace().nth(3) == Some("0A")).collect();
+    assert!(!listening.is_empty(), "{said}");
+    for row in listening {
+        let address = row.split_whitespace().nth(1).unwrap();
+        assert!(LOOPBACK.iter().any(|own| address.starts_with(own)), "{row}");
+    }
+    for subject in ["greetings", "more"] {
+        let found = &host.letters()[subject];
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("\nhello\n") && found[0].contains("Delivered-To: "), "{found:?}");
+        assert!(found[0].contains("root@mail.example.test"), "{found:?}");
+    }
 
     // What it brought is where it is called, and the classic names work.
     let aliases = "echo 'all: root' >/etc/aliases; sendmail -bi; test -s /etc/aliases.cdb; rm /etc/aliases.cdb; newaliases; \
                    test -s /etc/aliases.cdb; /var/qmail/bin/maildirmake /tmp/M; test -d /tmp/M/new";
-    debian.run(true, aliases).unwrap();
-    assert!(!debian.has("usr/bin/maildirmake") && !debian.has("usr/share/man/man1/fastforward.1.gz"));
+    host.run(aliases);
+    assert!(!host.debian.has("usr/bin/maildirmake") && !host.debian.has("usr/share/man/man1/fastforward.1.gz"));
+    let pages = host.run(PAGES);
+
+    // A removal and a new installation keep what the administrator wrote; a step that fails is not passed over.
+    host.write("etc/qmail/control/queuelifetime", "86400\n");
+    host.write("etc/apparmor.d/qmail", &(host.read("etc/apparmor.d/qmail") + "# here\n"));
+    let kept = [
+        "etc/qmail/control/me",
+        "etc/qmail/control/listen",
+        "etc/qmail/control/queuelifetime",
+        "etc/qmail/ids",
+        "etc/apparmor.d/qmail",
+    ];
+    let before = kept.map(|file| host.read(file));
+    std::fs::remove_file(host.debian.0.join("etc/apparmor.d/force-complain/qmail")).unwrap();
+    host.run(&format!("apt-get remove -y -qq qmail-rs; {AUDIT}; ! command -v sendmail"));
+    assert_eq!(kept.map(|file| host.read(file)), before);
+    let fail = "mkdir /tmp/fail; ln -s /bin/false /tmp/fail/systemd-tmpfiles; if PATH=/tmp/fail:$PATH dpkg --configure qmail-rs; then exit 1; fi";
+    host.run(&format!("dpkg --unpack {}; {fail}; dpkg --configure qmail-rs; {AUDIT}", host.inside(&host.package)));
+    assert_eq!(kept.map(|file| host.read(file)), before);
+    assert_eq!(host.state("qmail-rs"), "ii");
+    assert!(!host.debian.has("etc/apparmor.d/force-complain/qmail"));
 
     // A purge takes the configuration, and no mail.
-    debian.run(false, &format!("export DEBIAN_FRONTEND=noninteractive; apt-get purge -y -qq qmail-rs; {AUDIT}")).unwrap();
-    let alias = debian.0.join("etc/qmail/alias/Maildir/new");
-    assert_eq!(std::fs::read_dir(&alias).unwrap().count(), 1);
-    assert!(!debian.has("etc/qmail/control") && !debian.has("usr/sbin/sendmail") && debian.has("var/spool/qmail"));
+    host.run(&format!("{PURGE}; {AUDIT}"));
+    assert_eq!(host.letters().len(), 2);
+    assert!(!host.debian.has("etc/qmail/control") && !host.debian.has("usr/sbin/sendmail") && host.debian.has("var/spool/qmail"));
+    assert!(
+        !host.debian.has("etc/apparmor.d/qmail")
+            && !host.debian.has("etc/apparmor.d/force-complain")
+            && !host.debian.has("etc/systemd/system/multi-user.target.wants/qmail.service")
+    );
+    host.install(&["ours"]);
+    assert!(host.debian.has("etc/apparmor.d/force-complain/qmail"));
+    host.run("qmail check; start; echo again | sendmail root; letters 3; stop");
+    assert!(host.debian.has("etc/systemd/system/multi-user.target.wants/qmail.service"));
+    assert_eq!(pages, "", "programs without a page");
+}
 
-    // Once more, then another mail system in its place, and back.
-    debian.run(false, &format!("{ours} bsd-mailx; {AUDIT}; qmail check")).unwrap();
-    assert_eq!(std::fs::read_dir(&alias).unwrap().count(), 1);
-    debian.run(false, &format!("{INSTALL} postfix; {AUDIT}; dpkg -S /usr/sbin/sendmail | grep -q '^postfix:'")).unwrap();
-    assert_eq!((installed(&debian, "postfix").as_str(), installed(&debian, "qmail-rs").as_str()), ("ii", "rc"));
-    debian.run(false, &format!("{ours}; {AUDIT}; dpkg -S /usr/sbin/sendmail | grep -q '^qmail-rs:'")).unwrap();
-    assert_eq!((installed(&debian, "postfix").as_str(), installed(&debian, "qmail-rs").as_str()), ("rc", "ii"));
-    let said = letter(2);
-    assert_eq!(said.matches("letter:\n").count(), 2, "{said}");
+#[test]
+fn an_upgrade_under_traffic_loses_no_letter() {
+    let Some(host) = Host::new("package") else { return };
+    host.install(&["ours"]);
+    host.write("etc/qmail/control/queuelifetime", "86400\n");
+    // The same in a later version.
+    let (tree, newer) = (host.debian.0.join("root/tree"), host.debian.0.join("root/newer.deb"));
+    must(Command::new("dpkg-deb").arg("-R").arg(&host.package).arg(&tree)).unwrap();
+    let control = std::fs::read_to_string(tree.join("DEBIAN/control")).unwrap();
+    let version = control.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap();
+    let later = format!("{version}+later");
+    std::fs::write(
+        tree.join("DEBIAN/control"),
+        control.replace(&format!("Version: {version}\n"), &format!("Version: {later}\n")),
+    )
+    .unwrap();
+    must(Command::new("dpkg-deb").args(["-Zgzip", "-z1", "-b"]).arg(&tree).arg(&newer)).unwrap();
+
+    // One letter waits for a host that cannot be found; others come all the time: while the files are replaced under the running system,
+    // and while it starts anew, as the service does behind an upgrade.
+    let waiting = "printf 'Subject: waits\\n\\nx\\n' | sendmail someone@elsewhere.example.test";
+    let upgrade = format!("{INSTALL} {}; {AUDIT}", host.inside(&newer));
+    let said = host.run(&format!(
+        "start; {waiting}; {SENDER} letters 3; {upgrade}; count=$(ls /etc/qmail/alias/Maildir/new | wc -l); letters $((count+3)); \
+         stop; start; letters $((count+9)); touch /tmp/enough; wait $sender; letters $(wc -l </tmp/taken); qmail-qread; stop"
+    ));
+    assert_eq!(host.run("dpkg-query -W -f '${Version}' qmail-rs"), later);
+    assert!(said.contains("someone@elsewhere.example.test"), "{said}");
+    let letters = host.letters();
+    let taken = host.read("tmp/taken");
+    assert!(taken.lines().count() > 9, "{taken}");
+    for subject in taken.lines() {
+        assert_eq!(letters.get(subject).map(Vec::len), Some(1), "{subject}");
+    }
+    assert_eq!(host.read("etc/qmail/control/queuelifetime"), "86400\n");
+}
+
+#[test]
+fn mail_systems_take_each_others_place() {
+    let Some(host) = Host::new("package") else { return };
+    host.install(&["postfix", "bsd-mailx"]);
+    let owner = |package: &str, others: &[&str]| {
+        host.run(&format!("dpkg -S /usr/sbin/sendmail | grep '^{package}:'; test -x /usr/sbin/sendmail"));
+        assert_eq!(host.state(package), "ii");
+        for other in others {
+            assert_eq!(host.state(other), "rc", "{other}");
+        }
+    };
+    owner("postfix", &[]);
+    host.install(&["ours"]);
+    owner("qmail-rs", &["postfix"]);
+    host.run("qmail check; start; echo first | mail -s first root; letters 1; stop");
+    host.install(&["exim4-daemon-light"]);
+    owner("exim4-daemon-light", &["qmail-rs"]);
+    host.install(&["ours"]);
+    owner("qmail-rs", &["exim4-daemon-light"]);
+    host.install(&["postfix"]);
+    owner("postfix", &["qmail-rs", "exim4-daemon-light"]);
+    host.install(&["ours"]);
+    owner("qmail-rs", &["postfix"]);
+    // What was its own is where it was.
+    host.run("qmail check; start; echo second | mail -s second root; letters 2; stop");
+    assert_eq!(host.letters().keys().collect::<Vec<_>>(), ["first", "second"]);
 }

@@ -29,8 +29,9 @@ fn findings(instance: &Instance) -> String {
     let report = instance.qmail(&["check", "--json"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
     let all = report["findings"].as_array().unwrap().iter();
-    let ours = all.filter(|finding| finding["subject"].as_str().is_some_and(|subject| subject.contains("/control/accounts")));
-    ours.map(|finding| format!("{}: {}\n", finding["level"].as_str().unwrap(), finding["problem"].as_str().unwrap())).collect()
+    let ours = all.filter(|finding| finding["file"].as_str().is_some_and(|file| file.contains("/control/accounts")));
+    let word = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    ours.map(|one| format!("{}: {}; {}\n", word(one, "severity"), word(one, "problem"), word(one, "cure"))).collect()
 }
 
 fn rcpt(instance: &Instance, to: &str) -> String {

@@ -43,6 +43,8 @@ fn every_process_is_confined_and_runs_as_its_role() {
         ("qmail-send", "qmailq"),
         ("qmail-popup", "qmaild"),
         ("qmail-smtpd", "qmaild"),
+        ("qmail-qmtpd", "qmaild"),
+        ("qmail-qmqpd", "qmaild"),
         ("qmail-local", "vmail"),
         ("qmail-pop3d", "vmail"),
     ];

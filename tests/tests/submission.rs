@@ -62,7 +62,7 @@ fn swaks_logs_in_and_sends_anywhere() {
             }
         }
     }
-    instance.wait_log(&format!(" user {BOB} helo client.example.test")).unwrap();
+    instance.wait_log(&format!(" user={BOB} helo=client.example.test")).unwrap();
     instance.wait_log(&format!("login: service=smtp remote=127.0.0.1 user={BOB}")).unwrap();
     instance.wait_log("login failed: service=smtp remote=127.0.0.1 user=nobody@example.test").unwrap();
     // An address of this host that is not in the file: no offer, no login. swaks(1): 28 again, 23 is an error at MAIL.

@@ -80,7 +80,7 @@ fn swaks_logs_in_over_tls_where_it_may_not_in_the_clear() {
         assert!(code == Some(28) && said.contains("250-STARTTLS") && !said.contains("AUTH PLAIN"), "{said}");
     }
     assert!(!instance.log().contains("bob-password"));
-    instance.wait_log(&format!(" tls TLS_AES_256_GCM_SHA384 user {BOB} helo ")).unwrap();
+    instance.wait_log(&format!(" tls=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 user={BOB} helo=")).unwrap();
 }
 
 #[test]

@@ -1,9 +1,12 @@
-//! `cargo xtask dist`: packages for those who do not build. One tree of files, as it is installed, is the source of all of them.
+//! `cargo xtask dist`: packages for those who do not build: Debian's, an rpm, a tarball. One tree of files, as it is installed, is the source of all of them.
 //!
 //! All programs lie in usr/lib/qmail, where they find each other; what people call has a link in usr/bin or usr/sbin. `var/qmail/bin`
 //! leads there too, for what was written for the classic paths. A name that another package of Debian has, too, has no link and its
 //! page lies apart, so that both can be installed. What Debian's tools know (archives, which libraries a program needs,
 //! policy) is left to them: dpkg-deb, dpkg-shlibdeps, lintian.
+
+mod apparmor;
+mod rpm;
 
 use crate::cargo::{cargo, must, output, target, workspace};
 use anyhow::{Context, Result, bail};
@@ -45,11 +48,12 @@ const COMMANDS: [&str; 24] = [
     "tcp-env",
 ];
 /// Commands of administrators: usr/sbin.
-const ADMIN_COMMANDS: [&str; 11] = [
+const ADMIN_COMMANDS: [&str; 12] = [
     "qmail-inject",
     "qmail-newmrh",
     "qmail-newu",
     "qmail-pw2u",
+    "qmail-qmqpc",
     "qmail-qread",
     "qmail-qstat",
     "qmail-queue",
@@ -74,6 +78,8 @@ const OF_OTHERS: [&str; 10] = [
 ];
 /// Where the pages of those are; `man -M /var/qmail/man` reads them.
 const MAN_APART: &str = "usr/share/qmail/man";
+/// Formats that other packages of Debian have a page of, too (mutt, maildrop, ucspi-tcp): ours lie beside them, in a section of their own.
+const FORMATS_OF_OTHERS: [&str; 3] = ["maildir", "mbox", "tcp-environ"];
 /// What shells read to complete `qmail`.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "usr/share/bash-completion/completions/qmail"),
@@ -89,6 +95,8 @@ const CLASSIC: [(&str, &str); 6] = [
     ("users", "/etc/qmail/users"),
     ("queue", "../spool/qmail"),
 ];
+/// The profiles of the service.
+const APPARMOR: &str = "etc/apparmor.d/qmail";
 /// Documents for /usr/share/doc, beside docs/.
 const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"];
 
@@ -98,36 +106,63 @@ struct Options {
     profile: String,
     /// Where the packages go, instead of target/packages. Emptied before.
     out: Option<PathBuf>,
-    /// For a look at the Debian package: packed fast, and alone.
+    /// Packed fast, and Debian's alone unless `rpm` says otherwise.
     quick: bool,
+    /// The rpm alone.
+    rpm: bool,
+    /// A tarball of programs that need no library, alone.
+    linked_whole: bool,
 }
 
 /// The command.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let options = parse(args)?;
-    let programs = match options.programs {
-        Some(programs) => programs,
-        None => build(&options.profile)?,
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
+        None => build(&options.profile, options.linked_whole)?,
     };
-    let out = options.out.unwrap_or_else(|| target().join("packages"));
+    let out = options.out.clone().unwrap_or_else(|| target().join("packages"));
     let _ = std::fs::remove_dir_all(&out);
     let tree = out.join("tree");
     lay_out(&programs, &tree)?;
-    let version = version()?;
-    let deb = debian(&tree, &out, &version, if options.quick { &["-Zgzip", "-z1"] } else { &["-Zxz"] })?;
-    let mut packages = vec![deb.clone()];
-    if !options.quick {
-        packages.push(tarball(&tree, &out, &version)?);
-    }
+    let packages = pack(&options, &tree, &out)?;
     std::fs::remove_dir_all(&tree)?;
-    for package in packages {
-        println!("{} ({} MiB)", package.display(), std::fs::metadata(&package)?.len() >> 20);
+    for package in &packages {
+        println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
     }
-    lint(&deb)
+    packages.iter().filter(|package| package.extension().is_some_and(|end| end == "deb")).try_for_each(|deb| lint(deb))
+}
+
+/// The packages that are asked for.
+fn pack(options: &Options, tree: &Path, out: &Path) -> Result<Vec<PathBuf>> {
+    let version = version()?;
+    if options.linked_whole {
+        whole(tree)?;
+        return Ok(vec![tarball(tree, out, &version, "linux-static")?]);
+    }
+    if options.rpm {
+        return Ok(vec![rpm::build(tree, out, &version, if options.quick { "w1.gzdio" } else { "w19.zstdio" })?]);
+    }
+    if options.quick {
+        return Ok(vec![debian(tree, out, &version, &["-Zgzip", "-z1"])?]);
+    }
+    let mut packages = vec![debian(tree, out, &version, &["-Zxz"])?, tarball(tree, out, &version, "linux")?];
+    if rpm::is_possible() {
+        packages.push(rpm::build(tree, out, &version, "w19.zstdio")?);
+    } else {
+        println!("rpmbuild is not installed: no rpm was made");
+    }
+    Ok(packages)
+}
+
+/// AppArmor's profiles alone, for systems that the packages are not for.
+pub(crate) fn print_profiles() -> Result<()> {
+    Ok(std::io::Write::write_all(&mut std::io::stdout(), apparmor::profiles().as_bytes())?)
 }
 
 fn parse(args: &[String]) -> Result<Options> {
-    let mut options = Options { programs: None, profile: "dist".to_owned(), out: None, quick: false };
+    let mut options =
+        Options { programs: None, profile: "dist".to_owned(), out: None, quick: false, rpm: false, linked_whole: false };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -136,16 +171,42 @@ fn parse(args: &[String]) -> Result<Options> {
             "--programs" => options.programs = Some(value()?.into()),
             "--out" => options.out = Some(value()?.into()),
             "--quick" => options.quick = true,
+            "--rpm" => options.rpm = true,
+            "--static" => options.linked_whole = true,
             other => bail!("unknown option {other}"),
         }
     }
     Ok(options)
 }
 
-fn build(profile: &str) -> Result<PathBuf> {
+/// Builds the programs; where they are then. `linked_whole`: with the C library in them, in a folder of their own (a target that is named
+/// has one, and what runs while building is not linked so).
+fn build(profile: &str, linked_whole: bool) -> Result<PathBuf> {
     println!("building the programs ({profile})");
-    must(&mut cargo(&["build", "--locked", "--workspace", "--bins", "--profile", profile]))?;
-    Ok(target().join(if profile == "dev" { "debug" } else { profile }))
+    let mut build = cargo(&["build", "--locked", "--workspace", "--bins", "--profile", profile]);
+    // Whose programs are not installed.
+    build.args(["xtask", "system-tests", "bench"].map(|package| format!("--exclude={package}")));
+    let mut folder = target();
+    if linked_whole {
+        let said = output(Command::new("rustc").arg("-vV"))?;
+        let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+        let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+        build.args(["--target", host]).env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"));
+        folder.push(host);
+    }
+    must(&mut build)?;
+    Ok(folder.join(if profile == "dev" { "debug" } else { profile }))
+}
+
+/// Fails if a program asks for a dynamic linker.
+fn whole(tree: &Path) -> Result<()> {
+    for name in program_names()? {
+        let headers = output(Command::new("readelf").args(["--wide", "--program-headers"]).arg(tree.join(LIBEXEC).join(&name)))?;
+        if headers.contains("INTERP") {
+            bail!("{name} needs libraries: it was not built by --static");
+        }
+    }
+    Ok(())
 }
 
 fn version() -> Result<String> {
@@ -254,7 +315,8 @@ fn manuals(tree: &Path) -> Result<()> {
 fn page(tree: &Path, file: &str, text: &[u8]) -> Result<()> {
     let (name, section) = file.rsplit_once('.').with_context(|| format!("{file} has no section"))?;
     let man = if OF_OTHERS.contains(&name) { MAN_APART } else { "usr/share/man" };
-    let placed = place(tree, &format!("{man}/man{section}/{file}"), text)?;
+    let apart = if FORMATS_OF_OTHERS.contains(&name) { "qmail" } else { "" };
+    let placed = place(tree, &format!("{man}/man{section}/{file}{apart}"), text)?;
     must(Command::new("gzip").arg("-9n").arg(placed))
 }
 
@@ -275,6 +337,9 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     if packaging.join("lintian-overrides").is_file() {
         place(&root, &format!("usr/share/lintian/overrides/{PACKAGE}"), &std::fs::read(packaging.join("lintian-overrides"))?)?;
     }
+    // Debian's AppArmor reads it from there; whether it refuses or only notes is said beside it.
+    place(&root, APPARMOR, apparmor::profiles().as_bytes())?;
+    place(&root, "DEBIAN/conffiles", format!("/{APPARMOR}\n").as_bytes())?;
     let size = output(Command::new("du").args(["-sk", "--apparent-size"]).arg(&root))?;
     let size = size.split_whitespace().next().unwrap_or("0").to_owned();
     let sums = "find . -type f ! -path './DEBIAN/*' -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 md5sum";
@@ -290,8 +355,10 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     let control = values.iter().fold(template, |text, (name, value)| text.replace(name, value));
     place(&root, "DEBIAN/control", control.as_bytes())?;
     place(&root, "DEBIAN/md5sums", sums.as_bytes())?;
-    for script in ["postinst", "prerm", "postrm"] {
-        let placed = place(&root, &format!("DEBIAN/{script}"), &std::fs::read(packaging.join(script))?)?;
+    let setup = read_to_string(workspace().join("packaging/setup.sh"))?;
+    for script in ["preinst", "postinst", "prerm", "postrm"] {
+        let text = read_to_string(packaging.join(script))?.replace("@SETUP@", setup.trim_end());
+        let placed = place(&root, &format!("DEBIAN/{script}"), text.as_bytes())?;
         set_permissions(placed, Permissions::from_mode(0o755))?;
     }
     let deb = out.join(format!("{PACKAGE}_{version}-1_{}.deb", architecture.trim()));
@@ -333,8 +400,8 @@ fn libraries(root: &Path) -> Result<String> {
 }
 
 /// The same tree for other systems.
-fn tarball(tree: &Path, out: &Path, version: &str) -> Result<PathBuf> {
-    let name = format!("{PACKAGE}-{version}-{}-linux.tar.xz", std::env::consts::ARCH);
+fn tarball(tree: &Path, out: &Path, version: &str, system: &str) -> Result<PathBuf> {
+    let name = format!("{PACKAGE}-{version}-{}-{system}.tar.xz", std::env::consts::ARCH);
     let tarball = out.join(name);
     let mut tar = Command::new("tar");
     tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-cJf"]).arg(&tarball).arg("-C").arg(tree).arg(".");

@@ -8,7 +8,12 @@ use std::process::Command;
 /// How many requirements docs/past-holes.md has.
 const PAST_HOLES: usize = 22;
 
-/// Checks rustdoc, links between documents, that each control file the code reads is documented, and that the tests which
+/// Writes what is made of other documents: docs/manual.md.
+pub(crate) fn write() -> Result<()> {
+    crate::documented::index(&crate::documented::Manual::read()?, true).map(drop)
+}
+
+/// Checks rustdoc, links between documents, that the manual has what the code reads (`documented`), and that the tests which
 /// docs/past-holes.md names exist.
 pub(crate) fn check() -> Result<()> {
     must(
@@ -16,13 +21,12 @@ pub(crate) fn check() -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"),
     )?;
     let mut wrong = dead_links()?;
-    wrong.extend(undocumented_control_files()?);
     wrong.extend(past_holes()?);
-    wrong.extend(programs_without_pages()?);
+    wrong.extend(crate::documented::check()?);
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
-    println!("rustdoc, links, control files, man pages and the tests of past holes are in order");
+    println!("rustdoc, links, control files, options, variables, manual pages and the tests of past holes are in order");
     Ok(())
 }
 
@@ -45,35 +49,6 @@ fn dead_links() -> Result<Vec<String>> {
         }
     }
     Ok(wrong)
-}
-
-/// Names that crates/stores/control reads and docs/control.md does not have a row for.
-fn undocumented_control_files() -> Result<Vec<String>> {
-    let documented = std::fs::read_to_string(workspace().join("docs/control.md"))?;
-    let mut wrong = Vec::new();
-    for file in tracked("crates/stores/control/src/*.rs")? {
-        let text = std::fs::read_to_string(workspace().join(&file))?;
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for call in ["line", "line_or_me", "int", "lines", "map", "hosts", "networks", "text", "control_file"] {
-            for name in code.split(&format!(".{call}(\"")).skip(1).filter_map(|rest| rest.split('"').next()) {
-                if !documented.contains(&format!("`{name}`")) {
-                    wrong.push(format!("{file} reads control/{name}, which docs/control.md does not document"));
-                }
-            }
-        }
-    }
-    Ok(wrong)
-}
-
-/// Small programs that docs/man has no page for.
-fn programs_without_pages() -> Result<Vec<String>> {
-    let mut programs = tracked("programs/*/tools/src/bin/*.rs")?;
-    programs.extend(tracked("programs/admin/qmail/src/bin/qmail-*.rs")?);
-    let pages = tracked("docs/man/*")?;
-    let name = |program: &String| Path::new(program).file_stem().map(|name| name.to_string_lossy().into_owned());
-    let has_page = |name: &String| ["1", "8"].iter().any(|section| pages.contains(&format!("docs/man/{name}.{section}")));
-    let missing = programs.iter().filter_map(name).filter(|name| !has_page(name));
-    Ok(missing.map(|name| format!("docs/man has no page for {name}")).collect())
 }
 
 /// Requirements without a row of their own in docs/past-holes.md, rows that show nothing, and tests that are not there.

@@ -6,23 +6,29 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Edges that are allowed within a layer: all may use the ones named.
-const WITHIN: [(&str, &[&str]); 3] =
-    [("pure", &["wire", "sasl"]), ("os", &["sys"]), ("stores", &["control", "ipc", "accounts-sql"])];
+const WITHIN: [(&str, &[&str]); 3] = [
+    ("pure", &["wire", "sasl", "logline", "smtp"]),
+    ("os", &["sys"]),
+    ("stores", &["control", "ipc", "ipc-async", "accounts-sql"]),
+];
 /// Layers, lowest first.
 const LAYERS: [&str; 4] = ["pure", "os", "stores", "programs"];
 /// Programs that run as root and may link only these of ours, and few of others'.
 const ROOT_PROGRAMS: [&str; 4] = ["qmail-start", "qmail-lspawn", "qmail-checkpw", "checkpassword"];
-const ROOT_MAY: [&str; 7] = ["sys", "sandbox", "wire", "users", "control", "ipc", "qmail-lspawn"];
+const ROOT_MAY: [&str; 8] = ["sys", "sandbox", "wire", "logline", "users", "control", "ipc", "qmail-lspawn"];
 const ROOT_OUTSIDE_MAX: usize = 14;
 /// (package, what it must not be able to name, directly or through others)
-const NEVER: [(&str, &[&str]); 14] = [
+const NEVER: [(&str, &[&str]); 17] = [
     ("qmail-start", &["tls", "rustls", "certificates"]),
     ("qmail-lspawn", &["tls", "rustls", "certificates"]),
     ("qmail-getpw", &["tls", "rustls", "certificates"]),
     ("qmail-send", &["smtp", "maildir", "accounts", "tokio", "rustls"]),
+    ("qmail-hook", &["spool", "maildir", "accounts", "smtp", "message", "tokio", "tls", "rustls"]),
     ("qmail-smtpd", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-qmtpd", &["spool", "maildir", "accounts", "certificates", "tls"]),
     ("qmail-popup", &["spool", "maildir", "accounts", "certificates"]),
     ("qmail-remote", &["spool", "maildir", "accounts", "certificates"]),
+    ("qmail-rspawn", &["spool", "maildir", "accounts", "smtp", "certificates", "tls", "tokio", "rustls"]),
     ("qmail-resolve", &["spool", "maildir", "accounts", "smtp"]),
     ("qmail-local", &["spool", "accounts", "tokio", "rustls"]),
     ("qmail-keys", &["spool", "maildir", "accounts", "smtp", "pop3", "message", "tokio", "tls"]),

@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench|dist`.
+//! The project's own commands: `cargo xtask try|test|ci|layers|fuzz|bench|dist|apparmor`.
 
 mod bench;
 mod cargo;
 mod ci;
 mod dist;
 mod docs;
+mod documented;
 mod layers;
 mod letter;
 mod manual;
@@ -23,10 +24,14 @@ usage: cargo xtask COMMAND
             every fuzz target over its corpus and random inputs, on the stable toolchain (10 s in all by default)
   bench [SCENARIO…] [--rounds N] [--quick] [--only ROW,…] [--profile NAME | --programs DIR]
             as root: measure beside Postfix and Exim, 5 rounds; see bench/README.md
-  dist [--profile NAME | --programs DIR] [--out DIR] [--quick]
-            packages of the release build below target/packages: Debian's and a tarball; --quick: Debian's alone, packed fast
+  dist [--profile NAME | --programs DIR] [--out DIR] [--rpm | --static] [--quick]
+            packages of the release build below target/packages: Debian's, an rpm where rpmbuild is installed, and a tarball;
+            --rpm: the rpm alone; --static: a tarball alone, of programs that need no library; --quick: packed fast, and
+            Debian's alone without --rpm
+  apparmor  print the AppArmor profiles that the Debian package has
   layers    check crate layers, what root programs link, licences
-  docs      check that the documentation says what the code does
+  docs [--write]
+            check that the documentation says what the code does; --write: make what is made of it (docs/manual.md)
   ci        all of it: fmt, clippy, layers, docs, fuzz, try (as root and not), test";
 
 fn main() -> ExitCode {
@@ -39,8 +44,10 @@ fn main() -> ExitCode {
         "fuzz" => ci::fuzz(rest.first().map_or("10", String::as_str), None),
         "bench" => bench::run(&rest),
         "layers" => layers::check(),
+        "docs" if rest == ["--write"] => docs::write(),
         "docs" => docs::check(),
         "dist" => dist::run(&rest),
+        "apparmor" => dist::print_profiles(),
         "ci" => ci::run(),
         _ => {
             eprintln!("{USAGE}");

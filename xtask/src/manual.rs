@@ -47,15 +47,42 @@ pub(crate) fn control_files(markdown: &str) -> String {
             let _ = writeln!(page, "{}", inline(line));
         }
     }
-    // A paragraph right behind a heading begins by itself.
+    tidy(&page) + TAIL
+}
+
+/// A paragraph right behind a heading begins by itself; a sentence begins a line, as mdoc(7) has it.
+fn tidy(page: &str) -> String {
     let mut tidy = String::new();
+    let (mut last, mut is_literal) = ("", false);
     for line in page.lines() {
-        let after_heading = tidy.lines().last().is_some_and(|last| last.starts_with(".S"));
-        if !(line == ".Pp" && after_heading) {
-            let _ = writeln!(tidy, "{line}");
+        if line == ".Pp" && last.starts_with(".S") {
+            continue;
         }
+        is_literal = (is_literal || line.starts_with(".Bd")) && line != ".Ed";
+        if is_literal || line.starts_with('.') {
+            let _ = writeln!(tidy, "{line}");
+        } else {
+            for sentence in sentences(line) {
+                let _ = writeln!(tidy, "{}", guarded(sentence));
+            }
+        }
+        last = line;
     }
-    tidy + TAIL
+    tidy
+}
+
+/// A line of text, cut behind each mark that may end a sentence.
+fn sentences(line: &str) -> impl Iterator<Item = &str> {
+    line.split_inclusive(' ')
+        .scan((0, 0), |(start, end), word| {
+            *end += word.len();
+            let is_end = word.trim_end().trim_end_matches([')', '"', '\'', ']']).ends_with(['.', '!', '?']) && *end < line.len();
+            let cut = if is_end || *end == line.len() { line.get(*start..*end) } else { Some("") };
+            *start = if is_end { *end } else { *start };
+            cut
+        })
+        .map(str::trim_end)
+        .filter(|sentence| !sentence.is_empty())
 }
 
 /// A row's cells; `\|` is no border.
@@ -156,6 +183,13 @@ mod tests {
             let name = inline(&cells(row)[0]);
             assert!(page.lines().any(|line| line == format!(".It {name}")), "{name}");
         }
+    }
+
+    #[test]
+    fn a_sentence_begins_a_line() {
+        let page = ".Sh X\n.Pp\nOne (a. b.) two. Three? .four\n.Bd -literal\na. b\n.Ed\nend.\n";
+        let expected = ".Sh X\nOne (a.\nb.)\ntwo.\nThree?\n\\&.four\n.Bd -literal\na. b\n.Ed\nend.\n";
+        assert_eq!(tidy(page), expected);
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub fn enter_layers(confinement: &Confinement, root: &Path, extra: &[(PathBuf, A
 pub fn may_call(socket: Socket, uid: u32, uid_of: impl Fn(Role) -> Option<u32>) -> bool {
     match socket {
         Socket::Inject | Socket::Manage => true,
-        Socket::AdminSend | Socket::AdminAuth | Socket::AdminAcme => {
+        Socket::AdminSend | Socket::AdminAuth | Socket::AdminAcme | Socket::AdminRemote => {
             uid == 0 || uid == rustix::process::getuid().as_raw() && uid_of(Role::Root) == Some(uid)
         }
         Socket::Auth if uid == 0 => true,

@@ -70,14 +70,16 @@ pub enum Socket {
     Authnet,
     Accounts,
     Checkpw,
+    Hook,
     AdminSend,
     AdminAuth,
     Manage,
     AdminAcme,
+    AdminRemote,
 }
 
 impl Socket {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Queue,
         Self::Inject,
         Self::Lspawn,
@@ -89,10 +91,12 @@ impl Socket {
         Self::Authnet,
         Self::Accounts,
         Self::Checkpw,
+        Self::Hook,
         Self::AdminSend,
         Self::AdminAuth,
         Self::Manage,
         Self::AdminAcme,
+        Self::AdminRemote,
     ];
 
     /// The name in `QMAIL_FDS`, after `serve:`.
@@ -110,10 +114,12 @@ impl Socket {
             Self::Authnet => "authnet",
             Self::Accounts => "accounts",
             Self::Checkpw => "checkpw",
+            Self::Hook => "hook",
             Self::AdminSend => "admin-send",
             Self::AdminAuth => "admin-auth",
             Self::Manage => "manage",
             Self::AdminAcme => "admin-acme",
+            Self::AdminRemote => "admin-remote",
         }
     }
 
@@ -132,10 +138,12 @@ impl Socket {
             Self::Authnet => "roles/authnet.sock",
             Self::Accounts => "roles/accounts.sock",
             Self::Checkpw => "roles/checkpw.sock",
+            Self::Hook => "roles/hook.sock",
             Self::AdminSend => "admin/send.sock",
             Self::AdminAuth => "admin/auth.sock",
             Self::Manage => "manage.sock",
             Self::AdminAcme => "admin/acme.sock",
+            Self::AdminRemote => "admin/remote.sock",
         }
     }
 }
@@ -181,6 +189,8 @@ pub enum Count {
     PerCpu,
     /// Started by qmail-lspawn when there is work, not by qmail-start.
     OnDemand,
+    /// One, in the place of that process where root's configuration says so; then the other does not run.
+    InPlaceOf(&'static str),
 }
 
 /// What a process gives up.
@@ -314,7 +324,7 @@ pub const TABLE: &[Process] = &[
         role: Role::Remote,
         count: Count::One,
         listens: &[],
-        serves: &[Socket::Remote],
+        serves: &[Socket::Remote, Socket::AdminRemote],
         calls: &[Socket::Resolve, Socket::Keys],
         confinement: Some(Confinement {
             limits: limits(4 * GIB, 16_384),
@@ -322,6 +332,15 @@ pub const TABLE: &[Process] = &[
             network: Network::Internet,
             exec: false,
         }),
+    },
+    Process {
+        name: "qmail-rspawn",
+        role: Role::Remote,
+        count: Count::InPlaceOf("qmail-remote"),
+        listens: &[],
+        serves: &[Socket::Remote, Socket::AdminRemote],
+        calls: &[],
+        confinement: None,
     },
     Process {
         name: "qmail-send",
@@ -338,6 +357,16 @@ pub const TABLE: &[Process] = &[
         }),
     },
     Process {
+        name: "qmail-hook",
+        role: Role::Network,
+        count: Count::One,
+        listens: &[],
+        serves: &[Socket::Hook],
+        calls: &[],
+        // What it starts is the administrator's own, and would inherit it.
+        confinement: None,
+    },
+    Process {
         name: "qmail-popup",
         role: Role::Network,
         count: Count::PerCpu,
@@ -352,7 +381,26 @@ pub const TABLE: &[Process] = &[
         count: Count::PerCpu,
         listens: &["smtp", "submission", "submissions", "lmtp"],
         serves: &[],
-        calls: &[Socket::Queue, Socket::Auth, Socket::Keys],
+        calls: &[Socket::Queue, Socket::Auth, Socket::Keys, Socket::Hook],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-qmtpd",
+        role: Role::Network,
+        count: Count::PerCpu,
+        listens: &["qmtp"],
+        serves: &[],
+        calls: &[Socket::Queue, Socket::Auth],
+        confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
+    },
+    Process {
+        name: "qmail-qmqpd",
+        role: Role::Network,
+        // For our own hosts, which are not many.
+        count: Count::One,
+        listens: &["qmqp"],
+        serves: &[],
+        calls: &[Socket::Queue],
         confinement: Some(Confinement { limits: limits(2 * GIB, 65_536), files: NO_FILES, network: Network::Unix, exec: false }),
     },
     Process {
@@ -385,6 +433,9 @@ pub const LOCAL_VIRTUAL: Confinement =
 pub const TOOL: Confinement =
     Confinement { limits: limits(512 * MIB, 256), files: NO_FILES, network: Network::Unix, exec: false };
 
+/// A tool of the caller that talks to another host: qmail-qmqpc.
+pub const TOOL_CLIENT: Confinement = Confinement { network: Network::Internet, ..TOOL };
+
 /// The row of a program.
 #[must_use]
 pub fn process(name: &str) -> Option<&'static Process> {
@@ -398,7 +449,9 @@ mod tests {
     #[test]
     fn every_socket_has_one_server_and_a_server_starts_before_its_clients() {
         for socket in Socket::ALL {
-            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| TABLE[*at].serves.contains(&socket)).collect();
+            // Who runs in another's place serves what the other would.
+            let is_one = |process: &Process| !matches!(process.count, Count::InPlaceOf(_)) && process.serves.contains(&socket);
+            let servers: Vec<usize> = (0..TABLE.len()).filter(|at| is_one(&TABLE[*at])).collect();
             assert_eq!(servers.len(), 1, "{socket:?}");
             for (at, process) in TABLE.iter().enumerate() {
                 assert!(
@@ -411,9 +464,24 @@ mod tests {
     }
 
     #[test]
-    fn only_root_programs_are_unconfined_and_nothing_that_faces_strangers_opens_files() {
+    fn who_runs_in_the_place_of_another_is_the_same_to_all_others() {
+        for (at, process) in TABLE.iter().enumerate() {
+            let Count::InPlaceOf(name) = process.count else { continue };
+            let other = TABLE.iter().position(|process| process.name == name).unwrap();
+            assert_eq!(
+                (process.role, process.serves, process.listens),
+                (TABLE[other].role, TABLE[other].serves, TABLE[other].listens)
+            );
+            assert!(at > other, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_what_starts_the_programs_of_others_is_unconfined_and_nothing_that_faces_strangers_opens_files() {
         for process in TABLE {
-            assert_eq!(process.confinement.is_none(), process.role == Role::Root, "{}", process.name);
+            // Programs of root's choice run under qmail-rspawn and qmail-hook, and would inherit what it gave up.
+            let starts_others = process.role == Role::Root || ["qmail-rspawn", "qmail-hook"].contains(&process.name);
+            assert_eq!(process.confinement.is_none(), starts_others, "{}", process.name);
             if let Some(confinement) = process.confinement {
                 assert!(!confinement.exec);
                 let outside = process.role == Role::Network || confinement.network == Network::Internet;

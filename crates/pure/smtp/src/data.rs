@@ -35,8 +35,10 @@ pub enum BareLf {
 pub enum Framing {
     /// DATA: dots are stuffed, CRLF.CRLF ends it.
     Dots,
-    /// BDAT: the client says how many bytes (RFC 3030).
+    /// BDAT: the client says how many bytes (RFC 3030). And a text of QMTP whose lines end in CRLF.
     Chunks,
+    /// A text of QMTP whose lines end in LF. A CRLF ends one, too; a CR that stands alone is a bare one.
+    Lines,
 }
 
 /// Why a message is refused; all of them permanent. If several hold, the first one in this order is said.
@@ -189,7 +191,7 @@ impl Decoder {
                     return;
                 }
                 _ => {
-                    self.end_bare(out);
+                    self.end_lf(out);
                     skip(rest, end.saturating_add(1));
                     return;
                 }
@@ -212,6 +214,11 @@ impl Decoder {
     fn end_bare(&mut self, out: &mut Vec<u8>) {
         self.bare = true;
         self.end_line(false, out);
+    }
+
+    /// A LF without a CR before it.
+    fn end_lf(&mut self, out: &mut Vec<u8>) {
+        if self.framing == Framing::Lines { self.end_line(true, out) } else { self.end_bare(out) }
     }
 
     #[inline]
@@ -274,7 +281,7 @@ mod tests {
             taken += decoder.decode(chunk, &mut out);
         }
         let ended = decoder.has_ended();
-        if framing == Framing::Chunks {
+        if framing != Framing::Dots {
             decoder.finish(&mut out);
         }
         assert_eq!(decoder.len(), out.len() as u64);
@@ -319,6 +326,28 @@ mod tests {
             let single: Vec<&[u8]> = wire.chunks(1).collect();
             assert_eq!(decode(Framing::Chunks, FREE, &single), whole);
         }
+    }
+
+    #[test]
+    fn line_cases() {
+        for (wire, text, fault) in [
+            (&b""[..], &b""[..], None),
+            (b"a", b"a\n", None),
+            (b"\n\na\n", b"\n\na\n", None),
+            (b".\n.\n\nb\n", b".\n.\n\nb\n", None),
+            (b"a\r\nb\r\n", b"a\nb\n", None),
+            (b"a\rb\n", b"a\nb\n", Some(Fault::BareLf)),
+            (b"a\r\r\nb\n", b"a\n\nb\n", Some(Fault::BareLf)),
+            (b"a\r", b"a\n", Some(Fault::BareLf)),
+            (b"\0\xff\n", b"\0\xff\n", None),
+        ] {
+            let whole = decode(Framing::Lines, FREE, &[wire]);
+            assert_eq!(whole, (text.to_vec(), wire.len(), fault, false), "{}", wire.escape_ascii());
+            let single: Vec<&[u8]> = wire.chunks(1).collect();
+            assert_eq!(decode(Framing::Lines, FREE, &single), whole);
+        }
+        let lines = "Received: x\n".repeat(150);
+        assert_eq!(decode(Framing::Lines, FREE, &[lines.as_bytes()]).2, Some(Fault::TooManyHops));
     }
 
     #[test]

@@ -17,6 +17,8 @@ const CRLF: &[u8] = b"\r\n";
 #[derive(Debug, Clone)]
 pub struct Encoder {
     line: Line,
+    /// Dots are doubled, and one alone is the end: not where the length is said before (QMTP).
+    has_dots: bool,
 }
 
 /// Where in a line the encoder stands.
@@ -38,7 +40,13 @@ impl Default for Encoder {
 impl Encoder {
     #[must_use]
     pub fn new() -> Self {
-        Self { line: Line::Start }
+        Self { line: Line::Start, has_dots: true }
+    }
+
+    /// For a protocol that says the length of a text before it (QMTP): the same whole lines, [`Survey::size`] bytes.
+    #[must_use]
+    pub fn counted() -> Self {
+        Self { has_dots: false, ..Self::new() }
     }
 
     /// Appends the wire form of the next `chunk` of the body to `out`.
@@ -71,13 +79,15 @@ impl Encoder {
         if self.line == Line::Inside {
             out.extend_from_slice(CRLF);
         }
-        out.extend_from_slice(b".\r\n");
+        if self.has_dots {
+            out.extend_from_slice(b".\r\n");
+        }
     }
 
     /// Text without CR or LF; RFC 5321 §4.5.2: a dot at the start of a line is doubled.
     fn text(&mut self, text: &[u8], out: &mut Vec<u8>) {
         let Some(first) = text.first() else { return };
-        if self.line == Line::Start && *first == b'.' {
+        if self.has_dots && self.line == Line::Start && *first == b'.' {
             out.push(b'.');
         }
         out.extend_from_slice(text);

@@ -9,4 +9,5 @@ pub mod data;
 pub mod encode;
 pub mod reply;
 pub mod server;
+pub mod spp;
 pub mod trace;

@@ -24,6 +24,7 @@ mod auth;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
+mod hook;
 mod lmtp;
 mod parameters;
 mod policy;
@@ -39,16 +40,18 @@ mod xclient;
 pub use auth::RESPONSE_LEN_MAX;
 pub use exchange::{
     Action, Actions, Asked, Config, Connection, DsnOffer, Envelope, HeaderAnswer, Input, Limits, ListedClient, LoginAnswer,
-    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Tls, TlsAnswer,
+    Logins, Now, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, StartTls, SubmissionRules, Terms, Tls, TlsAnswer,
 };
+pub use hook::{HookAnswer, HookQuestion, Stage, Stages, Verdict};
 pub use parameters::{PriorityOffer, TransferRules};
-pub use policy::{BadMailFrom, RcptHosts};
+pub use policy::{RcptHosts, Refusals};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
 pub use sasl::Secret;
 pub use submission::HEADER_LEN_MAX;
 pub use transaction::QUESTIONS_MAX;
 
 use crate::command::{COMMAND_LEN_MAX, Command, Offered};
+use logline::Line;
 use sasl::Exchange;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +78,8 @@ pub enum End {
     Tls,
     /// A bound was passed.
     Limit,
+    /// It spoke before the greeting, or a program wants no more of it.
+    Refused,
     /// The system goes down.
     Drain,
 }
@@ -86,13 +91,19 @@ pub struct Counts {
     pub messages: u64,
     pub recipients: u64,
     pub bytes: u64,
-    /// Commands, recipients and messages refused.
+    /// Commands, recipients and messages refused, and how many of them were recipients and messages.
     pub refused: u64,
+    pub refused_recipients: u64,
+    pub refused_messages: u64,
 }
 
 /// What is being done; each state owns just its own data.
 #[derive(Debug)]
 enum State {
+    /// The greeting is held back.
+    BeforeGreeting,
+    /// Programs have been asked.
+    Hooking(Box<hook::Parked>),
     /// No transaction.
     Idle,
     /// After MAIL.
@@ -119,6 +130,7 @@ enum State {
     Admitting,
     /// The queue has been asked.
     Committing {
+        sender: Address,
         bytes: u64,
         recipients: u64,
     },
@@ -156,6 +168,10 @@ pub struct Session {
     questions: u32,
     errors: u32,
     bad_recipients: u32,
+    /// A program accepts the command under way, whatever the lists say.
+    is_let_through: bool,
+    /// What is said behind the chunk that is being skipped.
+    chunk_refusal: Option<Vec<u8>>,
     /// The priority that the message under way has instead of the one that was asked for.
     new_priority: Option<wire::Priority>,
     counts: Counts,
@@ -165,7 +181,7 @@ impl Session {
     /// A new connection; the actions hold the greeting.
     #[must_use]
     pub fn new(config: Arc<Config>, peer: Connection, now: Now, out: &mut Actions) -> Self {
-        let session = Self {
+        let mut session = Self {
             config,
             peer,
             now,
@@ -183,10 +199,12 @@ impl Session {
             questions: 0,
             errors: 0,
             bad_recipients: 0,
+            is_let_through: false,
+            chunk_refusal: None,
             new_priority: None,
             counts: Counts::default(),
         };
-        session.greet(out);
+        session.begin_session(out);
         session
     }
 
@@ -199,6 +217,9 @@ impl Session {
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Actions) {
         let is_late = now.boot >= self.deadline();
         self.now = now;
+        if matches!(self.state, State::BeforeGreeting) {
+            return self.before_greeting(&input, is_late, out);
+        }
         match input {
             _ if matches!(self.state, State::Closed(_)) => {}
             Input::Bytes(_) | Input::Deadline if is_late => self.close(End::Timeout, Some(replies::TIMEOUT), out),
@@ -233,6 +254,11 @@ impl Session {
                 self.admitted(relays, logins, out);
                 self.resume(out);
             }
+            Input::Hook(answer) => {
+                self.progress = now.boot;
+                self.hook_answered(answer, out);
+                self.resume(out);
+            }
             Input::Queue(answer) => {
                 self.progress = now.boot;
                 self.queue_answered(&answer, out);
@@ -257,6 +283,9 @@ impl Session {
     pub fn deadline(&self) -> Duration {
         if !self.wants_input() {
             return Duration::MAX;
+        }
+        if matches!(self.state, State::BeforeGreeting) {
+            return self.started.saturating_add(self.peer.terms.greet_delay);
         }
         let limits = &self.config.limits;
         let after = |start: Duration, seconds| start.saturating_add(Duration::from_secs(seconds));
@@ -293,6 +322,15 @@ impl Session {
     #[must_use]
     pub fn user(&self) -> Option<&[u8]> {
         self.user.as_deref()
+    }
+
+    /// The sender of the transaction.
+    #[must_use]
+    pub fn sender(&self) -> Option<&Address> {
+        match &self.state {
+            State::Mail(transaction) => Some(transaction.sender()),
+            _ => None,
+        }
     }
 
     #[must_use]
@@ -340,7 +378,8 @@ impl Session {
     fn is_waiting(&self) -> bool {
         matches!(
             self.state,
-            State::Judging
+            State::Hooking(_)
+                | State::Judging
                 | State::JudgingSender(_)
                 | State::JudgingHeader(_)
                 | State::Handshake
@@ -386,9 +425,13 @@ impl Session {
     fn advance(&mut self, rest: &mut &[u8], out: &mut Actions) -> bool {
         match &self.state {
             State::Idle | State::Mail(_) | State::BetweenChunks(_) | State::Exchange(_) => return self.line(rest, out),
-            State::Judging | State::JudgingSender(_) | State::JudgingHeader(_) | State::Admitting | State::Committing { .. } => {
-                return false;
-            }
+            State::BeforeGreeting
+            | State::Hooking(_)
+            | State::Judging
+            | State::JudgingSender(_)
+            | State::JudgingHeader(_)
+            | State::Admitting
+            | State::Committing { .. } => return false,
             State::Handshake => {
                 if !rest.is_empty() {
                     *rest = &[];
@@ -431,7 +474,7 @@ impl Session {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if let State::Mail(transaction) = &self.state
             && transaction.is_asking()
-            && (transaction.is_full_of_questions() || !is_plain_rcpt(line))
+            && (transaction.is_full_of_questions() || self.peer.hooks.has(Stage::Rcpt) || !is_plain_rcpt(line))
         {
             return false;
         }
@@ -455,7 +498,11 @@ impl Session {
         } else if memchr::memchr(0, line).is_some() {
             self.refuse(replies::NUL, out);
         } else {
-            self.command(Command::parse(line), is_last, out);
+            let command = Command::parse(line);
+            match self.hook_before(&command) {
+                Some(question) => self.ask_hook(question, hook::Then::Command { line: line.into(), is_last }, out),
+                None => self.command(command, is_last, out),
+            }
         }
     }
 
@@ -547,7 +594,11 @@ impl Session {
     }
 
     fn refuse_unlogged(&mut self, reply: &'static str, out: &mut Actions) {
-        out.reply(reply.as_bytes());
+        self.refuse_with(reply.as_bytes(), out);
+    }
+
+    fn refuse_with(&mut self, reply: &[u8], out: &mut Actions) {
+        out.reply(reply);
         self.counts.refused = self.counts.refused.saturating_add(1);
         self.errors = self.errors.saturating_add(1);
         let most = self.config.limits.errors_max;
@@ -557,17 +608,18 @@ impl Session {
     }
 
     fn log_refusal(&self, sender: Option<&Address>, recipient: Option<&Address>, reply: &str, out: &mut Actions) {
-        let mut line = b"refused".to_vec();
-        for (name, address) in [(&b" from=<"[..], sender), (&b" to=<"[..], recipient)] {
+        let mut line = self.log_line("refused");
+        for (name, address) in [("from", sender), ("to", recipient)] {
             if let Some(address) = address {
-                line.extend_from_slice(name);
-                line.extend_from_slice(address.as_bytes());
-                line.push(b'>');
+                line = line.address(name, address.as_bytes());
             }
         }
-        line.extend_from_slice(b": ");
-        line.extend_from_slice(reply.as_bytes());
-        out.push(Action::Log(line));
+        out.push(Action::Log(line.bytes("reply", reply.as_bytes()).finish()));
+    }
+
+    /// A line about this client: its address, and what it said of itself.
+    fn log_line(&self, event: &str) -> Line {
+        Line::new(event).bytes("remote", &self.peer.remote_ip).optional("user", self.user()).optional("helo", self.helo())
     }
 
     /// Ends the session if the system goes down and no message is under way.

@@ -60,7 +60,7 @@ impl VirtualDomains {
         for (number, line) in list_lines(text) {
             let (domain, entry) = parse_line(line).map_err(|problem| LineError::new(number, problem))?;
             if domains.insert(domain.clone(), entry).is_some() {
-                return Err(LineError::new(number, format!("{domain} stands here twice")));
+                return Err(LineError::new(number, format!("{domain} stands here twice; take one of them out")));
             }
         }
         Ok(Self(domains))
@@ -115,7 +115,7 @@ impl VirtualDomains {
 }
 
 fn parse_line(line: &[u8]) -> Result<(Domain, VirtualDomain), String> {
-    const FORM: &str = "must be domain:uid:gid:base";
+    const FORM: &str = "is no line of this file; write domain:uid:gid:base";
     // An IPv6 literal holds colons itself.
     let domain_end = if line.first() == Some(&b'[') { line.iter().position(|b| *b == b']') } else { Some(0) };
     let from = domain_end.ok_or(FORM)?;
@@ -123,11 +123,11 @@ fn parse_line(line: &[u8]) -> Result<(Domain, VirtualDomain), String> {
     let (domain, rest) = line.split_at_checked(colon).ok_or(FORM)?;
     let mut fields = rest.get(1..).unwrap_or_default().splitn(3, |b| *b == b':');
     let domain = Domain::new(domain).map_err(|error| format!("`{}`: {error}", wire::escape::visible(domain)))?;
-    let uid = fields.next().and_then(number).ok_or("uid is no number")?;
-    let gid = fields.next().and_then(number).ok_or("gid is no number")?;
+    let uid = fields.next().and_then(number).ok_or("uid is no number; write domain:uid:gid:base")?;
+    let gid = fields.next().and_then(number).ok_or("gid is no number; write domain:uid:gid:base")?;
     let base = PathBuf::from(OsString::from_vec(fields.next().ok_or(FORM)?.to_vec()));
     let entry = VirtualDomain::new(Id { uid, gid }, &base);
-    Ok((domain, entry.ok_or("the base must be an absolute path without `.` and `..`, uid and gid not 0")?))
+    Ok((domain, entry.ok_or("base, uid or gid cannot be used; write an absolute path without `.` and `..`, and ids above 0")?))
 }
 
 #[cfg(test)]

@@ -36,10 +36,10 @@ impl Ids {
     pub fn parse(text: &[u8]) -> Result<Self, LineError> {
         let mut table: Vec<(String, Id)> = Vec::new();
         for (line_number, line) in list_lines(text) {
-            let (role, id) =
-                parse_line(line).ok_or_else(|| LineError::new(line_number, "must be `role uid gid`, both ids above 0"))?;
+            let (role, id) = parse_line(line)
+                .ok_or_else(|| LineError::new(line_number, "is no line of this file; write `role uid gid`, both ids above 0"))?;
             if table.iter().any(|(known, _)| *known == role) {
-                return Err(LineError::new(line_number, format!("role {role} stands here twice")));
+                return Err(LineError::new(line_number, format!("role {role} stands here twice; take one of them out")));
             }
             table.push((role, id));
         }

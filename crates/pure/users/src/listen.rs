@@ -131,10 +131,13 @@ pub fn parse(text: &[u8]) -> Result<Vec<Listener>, LineError> {
         let listener = parse_line(line).map_err(|problem| LineError::new(number, problem))?;
         // Port 0 asks for any free port, so two such lines do not clash.
         if listener.address.port() != 0 && listeners.iter().any(|known| known.address == listener.address) {
-            return Err(LineError::new(number, format!("{} is listened on by an earlier line", listener.address)));
+            return Err(LineError::new(
+                number,
+                format!("{} is listened on by an earlier line; take one of them out", listener.address),
+            ));
         }
         if listeners.len() >= LISTENERS_MAX {
-            return Err(LineError::new(number, format!("more than {LISTENERS_MAX} listeners")));
+            return Err(LineError::new(number, format!("more than {LISTENERS_MAX} listeners; take some out")));
         }
         listeners.push(listener);
     }
@@ -162,7 +165,7 @@ fn parse_line(line: &[u8]) -> Result<Listener, String> {
     }
     let option = |word: &str| match word.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("option `{}` is not key=value", word.escape_default())),
+        _ => Err(format!("option `{}` has no value; write key=value", word.escape_default())),
     };
     let options = words.map(option).collect::<Result<_, _>>()?;
     let listener = Listener { service, address, options };

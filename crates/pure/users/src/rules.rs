@@ -3,7 +3,12 @@
 //!
 //! A line is `ADDRESS:allow` or `ADDRESS:deny`, then any number of `,NAME=/VALUE/`, where any byte may stand for the slashes. In the
 //! database the key is the address; the data is `D` for deny and `+NAME=VALUE` for each variable, each with a NUL behind it.
-//! `1.2.3.4-7` stands for four addresses. Lines that begin with `#` and empty ones say nothing. (`getip`, ranges by `/`: not there.)
+//! `1.2.3.4-7` stands for four addresses. Lines that begin with `#` and empty ones say nothing. (`getip`, ranges of IPv4 by `/`: not there.)
+//!
+//! Beyond ucspi-tcp, which knows IPv4 alone: ADDRESS is `2001:db8::1` or `2001:db8::/32`, or either in brackets. The key is the address as
+//! RFC 5952 writes it, with the number of bits behind it if there are less than 128.
+
+use std::net::Ipv6Addr;
 
 /// Longest data that [`find`] takes from a database, in bytes.
 pub const DATA_LEN_MAX: usize = 64 * 1024;
@@ -21,6 +26,9 @@ pub fn compile(line: &[u8]) -> Result<Vec<Record>, Vec<u8>> {
     }
     let end = line.iter().rposition(|b| !matches!(b, b'\n' | b' ' | b'\t')).map_or(0, |at| at.saturating_add(1));
     let line = line.get(..end).unwrap_or_default();
+    if let Some((address, instructions)) = v6(line) {
+        return data(instructions).map(|data| vec![(address, data)]).ok_or_else(|| line.to_vec());
+    }
     // A line without a colon says nothing, as ever.
     let Some(colon) = line.iter().position(|b| *b == b':') else { return Ok(Vec::new()) };
     let read = || {
@@ -29,6 +37,34 @@ pub fn compile(line: &[u8]) -> Result<Vec<Record>, Vec<u8>> {
         Some(addresses(address)?.into_iter().map(|address| (address, data.clone())).collect())
     };
     read().ok_or_else(|| line.to_vec())
+}
+
+/// The key of a line about IPv6, and what is behind the colon.
+fn v6(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (network, instructions) = match text.strip_prefix('[') {
+        Some(inner) => {
+            let (address, behind) = inner.split_once(']')?;
+            let (bits, instructions) = behind.split_once(':')?;
+            (format!("{address}{bits}"), instructions)
+        }
+        None => {
+            let at = [":allow", ":deny"].iter().filter_map(|word| text.find(word)).min()?;
+            (text.get(..at)?.to_owned(), text.get(at.checked_add(1)?..)?)
+        }
+    };
+    let (address, bits) = match network.split_once('/') {
+        Some((address, bits)) if !bits.starts_with('+') => (address, bits.parse::<u32>().ok().filter(|bits| *bits <= 128)?),
+        Some(_) => return None,
+        None => (network.as_str(), 128),
+    };
+    Some((v6_key(address.parse().ok()?, bits), instructions.as_bytes()))
+}
+
+fn v6_key(address: Ipv6Addr, bits: u32) -> Vec<u8> {
+    let mask = u128::MAX.checked_shl(128u32.saturating_sub(bits)).unwrap_or(0);
+    let network = Ipv6Addr::from_bits(address.to_bits() & mask);
+    if bits >= 128 { network.to_string().into_bytes() } else { format!("{network}/{bits}").into_bytes() }
 }
 
 fn data(instructions: &[u8]) -> Option<Vec<u8>> {
@@ -116,6 +152,9 @@ fn probes(client: Client<'_>) -> Vec<Vec<u8>> {
     out.extend(named);
     let dots = |text: &[u8]| -> Vec<usize> { text.iter().enumerate().filter(|(_, b)| **b == b'.').map(|(at, _)| at).collect() };
     out.extend(dots(ip).into_iter().rev().filter_map(|dot| ip.get(..=dot)).map(<[u8]>::to_vec));
+    if let Some(address) = std::str::from_utf8(ip).ok().and_then(|ip| ip.parse::<Ipv6Addr>().ok()) {
+        out.extend((0..128).rev().map(|bits| v6_key(address, bits)));
+    }
     if let Some(host) = host {
         out.extend(dots(host).into_iter().filter_map(|dot| host.get(dot..)).map(|suffix| [b"=", suffix].concat()));
         out.push(b"=".to_vec());
@@ -209,5 +248,26 @@ mod tests {
         }
         let client = Client { ip: b"18.23.0.32", host: None, info: None };
         assert_eq!(find(client, get).unwrap().unwrap().variables, [b"A=b".to_vec(), b"C=".to_vec()]);
+    }
+
+    #[test]
+    fn addresses_of_version_6_by_their_networks() {
+        let lines = "[2001:db8::1]:allow,RELAYCLIENT=\"\"\n2001:DB8:0::/32:deny\n::1:allow,A=/1/\n[2001:db8:5::]/48:allow\n10.:deny\n:allow,B=/2/\n";
+        let records: Vec<Record> = lines.split_inclusive('\n').flat_map(|line| compile(line.as_bytes()).unwrap()).collect();
+        for (ip, key) in [
+            ("2001:db8::1", "2001:db8::1"),
+            ("2001:db8::2", "2001:db8::/32"),
+            ("2001:db8:5::9", "2001:db8:5::/48"),
+            ("2001:db9::1", ""),
+            ("::1", "::1"),
+            ("10.1.2.3", "10."),
+        ] {
+            let get = |key: &[u8]| Ok::<_, ()>(records.iter().find(|(known, _)| known == key).map(|(_, data)| data.clone()));
+            let found = find(Client { ip: ip.as_bytes(), host: None, info: None }, get).unwrap().unwrap();
+            assert_eq!(String::from_utf8(found.address).unwrap(), key, "{ip}");
+        }
+        for bad in ["[2001:db8::1:allow", "[::1]/129:allow", "[::1]allow", "[::1]/x:deny", "::g:allow", "[::1]:maybe"] {
+            assert!(compile(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 }

@@ -74,10 +74,10 @@ impl Source {
             }
             (b"checkpassword", _) => Err("`checkpassword` needs the absolute path of a program".to_owned()),
             (b"accounts" | b"shadow" | b"pam" | b"ldap" | b"oauth", _) => Err("too many words".to_owned()),
-            _ => {
-                Err("there are `accounts`, `checkpassword PROGRAM [ARGS]`, `shadow`, `pam [SERVICE]`, `ldap` and `oauth`"
-                    .to_owned())
-            }
+            _ => Err(
+                "no such source; write `accounts`, `checkpassword PROGRAM [ARGS]`, `shadow`, `pam [SERVICE]`, `ldap` or `oauth`"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -210,11 +210,11 @@ mod tests {
     #[test]
     fn errors_name_the_line() {
         for (text, part) in [
-            ("accounts\nacounts\n", "line 2, `acounts`: there are"),
+            ("accounts\nacounts\n", "line 2, `acounts`: no such source"),
             ("accounts x\n", "too many words"),
             ("shadow /etc/shadow\n", "too many words"),
             ("oauth x\n", "too many words"),
-            ("ldaps\n", "line 1, `ldaps`: there are"),
+            ("ldaps\n", "line 1, `ldaps`: no such source"),
             ("checkpassword\n", "absolute path"),
             ("checkpassword bin/x\n", "absolute path"),
             ("pam a/b\n", "file name"),

@@ -15,8 +15,26 @@ use crate::{ControlError, Root};
 pub const TEXT: &str = "tcp.smtp";
 /// The same, compiled.
 pub const DATABASE: &str = "tcp.smtp.cdb";
-/// Variables that say something here; all others are for the programs of a tcpserver.
-const KNOWN: [&[u8]; 2] = [b"RELAYCLIENT", b"DATABYTES"];
+/// Variables that say something to qmail-smtpd itself (qmail-family §2.4). All of a rule's are in the environment of the programs that
+/// qmail-hook runs.
+const KNOWN: [&[u8]; 14] = [
+    b"RELAYCLIENT",
+    b"DATABYTES",
+    b"QMAILQUEUE",
+    b"RCPTCHECK",
+    b"RCPTCHECKRELAYCLIENT",
+    b"SMTPD_GREETDELAY",
+    b"GREETDELAY",
+    b"NOBADHELO",
+    b"DISABLE_BADMAILFROM",
+    b"DISABLE_MAXRCPT",
+    b"DISABLE_SPP",
+    b"REJECTNULLSENDERS",
+    b"BRTLIMIT",
+    b"ENABLE_SPP",
+];
+/// Longest variables of a rule in all, in bytes: they go along with each question to qmail-hook.
+const VARIABLES_LEN_MAX: usize = 8 * 1024;
 
 /// What counts for a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +44,16 @@ pub struct ClientRule {
     pub relay_client: Option<Vec<u8>>,
     /// Bytes of a message instead of `databytes`; 0 for no bound.
     pub databytes: Option<u64>,
+    /// All variables of the rule, in their order.
+    pub variables: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl ClientRule {
+    /// The value of a variable; of several the last.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        self.variables.iter().rev().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| &value[..])
+    }
 }
 
 /// Rules by the address of the client.
@@ -74,16 +102,29 @@ impl ClientRules {
     pub fn of(&self, client: IpAddr) -> ClientRule {
         let Ok(found) = self.rule(client) else { return ClientRule { is_denied: true, ..ClientRule::default() } };
         let Some(rule) = found else { return ClientRule::default() };
-        let value = |name: &[u8]| {
-            // The last one counts, as in an environment.
-            let mut values = rule.variables.iter().filter_map(|variable| variable.strip_prefix(name)?.strip_prefix(b"="));
-            values.next_back().map(<[u8]>::to_vec)
-        };
-        ClientRule {
-            is_denied: rule.is_denied,
-            relay_client: value(b"RELAYCLIENT"),
-            databytes: value(b"DATABYTES").and_then(|value| crate::read::int_of(&value)),
+        let mut found = ClientRule { is_denied: rule.is_denied, ..ClientRule::default() };
+        let mut len = 0usize;
+        for variable in &rule.variables {
+            let Some(equals) = variable.iter().position(|b| *b == b'=') else { continue };
+            let (name, value) = variable.split_at_checked(equals).unwrap_or_default();
+            len = len.saturating_add(variable.len());
+            if len <= VARIABLES_LEN_MAX {
+                found.variables.push((name.to_vec(), value.get(1..).unwrap_or_default().to_vec()));
+            }
         }
+        // The last one counts, as in an environment.
+        found.relay_client = found.value("RELAYCLIENT").map(<[u8]>::to_vec);
+        found.databytes = found.value("DATABYTES").and_then(crate::read::int_of);
+        found
+    }
+
+    /// All values that a variable has in any rule: what qmail-hook may have to run.
+    #[must_use]
+    pub fn values_of(&self, name: &str) -> Vec<Vec<u8>> {
+        let records = self.database.as_deref().and_then(wire::cdb::records).unwrap_or_default();
+        let data = self.text.values().map(Vec::as_slice).chain(records.iter().map(|(_, data)| data.as_ref()));
+        let variables = data.flat_map(|data| data.split(|b| *b == 0).filter_map(|part| part.strip_prefix(b"+")));
+        variables.filter_map(|variable| Some(variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec())).collect()
     }
 
     fn rule(&self, client: IpAddr) -> std::io::Result<Option<Rule>> {
@@ -121,7 +162,7 @@ mod tests {
         (dir, root)
     }
 
-    const RULES: &str = "# ours\n127.:allow,RELAYCLIENT=\"\"\n192.0.2.7:allow,RELAYCLIENT=/@gate/,DATABYTES=\"10\",QMAILQUEUE=/x y/\n\
+    const RULES: &str = "# ours\n127.:allow,RELAYCLIENT=\"\"\n192.0.2.7:allow,RELAYCLIENT=/@gate/,DATABYTES=\"10\",QMAILQUEUE=/x y/,FOO=\"1\"\n\
         192.0.2.10-12:deny\n192.0.2.10:allow\n10.:allow,DATABYTES=\"0\"\r\n:deny\n";
 
     #[test]
@@ -146,12 +187,15 @@ mod tests {
                 ("::1", true, None, None),
             ] {
                 let relay_client = relay.map(|suffix: &str| suffix.as_bytes().to_vec());
-                let expected = ClientRule { is_denied: denied, relay_client, databytes };
-                assert_eq!(rules.of(client.parse().unwrap()), expected, "{client}");
+                let expected = ClientRule { is_denied: denied, relay_client, databytes, variables: Vec::new() };
+                let found = rules.of(client.parse().unwrap());
+                assert_eq!(found.value("QMAILQUEUE"), (client == "192.0.2.7").then_some(&b"x y"[..]));
+                assert_eq!(ClientRule { variables: Vec::new(), ..found }, expected, "{client}");
             }
+            assert_eq!(rules.values_of("QMAILQUEUE"), [b"x y".to_vec()]);
         }
         let (_dir, root) = root(&[(TEXT, RULES.as_bytes())]);
-        assert_eq!(ClientRules::read(&root).unwrap().without_effect(), [b"QMAILQUEUE".to_vec()]);
+        assert_eq!(ClientRules::read(&root).unwrap().without_effect(), [b"FOO".to_vec()]);
     }
 
     #[test]

@@ -77,7 +77,9 @@ impl Keyed {
     /// A key that nobody took.
     pub fn end(self) -> Result<(), ControlError> {
         match self.values.first() {
-            Some((key, _)) => Err(self.wrong(format!("`{}` is no setting of this file", wire::escape::visible(key.as_bytes())))),
+            Some((key, _)) => {
+                Err(self.wrong(format!("`{}` is no setting of this file; take it out", wire::escape::visible(key.as_bytes()))))
+            }
             None => Ok(()),
         }
     }

@@ -52,7 +52,10 @@ impl LmtpRoutes {
         let mut routes = HashMap::new();
         for (number, line) in list_lines(text) {
             let wrong = |problem: &str| format!("line {number}: `{}` {problem}", wire::escape::visible(line));
-            let colon = line.iter().position(|b| *b == b':').ok_or_else(|| wrong("has no colon"))?;
+            let colon = line
+                .iter()
+                .position(|b| *b == b':')
+                .ok_or_else(|| wrong("has no colon; write domain:host or domain:unix:/path"))?;
             let (domain, value) = line.split_at_checked(colon).unwrap_or_default();
             let place = parse_place(value.get(1..).unwrap_or_default()).map_err(|problem| wrong(&problem))?;
             if routes.len() >= LINES_MAX {

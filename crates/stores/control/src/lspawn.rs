@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use users::HostSet;
 use users::assign::{self, Assign, Entry, LookupError};
 
-use crate::{ControlError, Root, Watched, read};
+use crate::{ControlError, Root, Watched, read, replacements};
 
 /// Below this uid a user is the system's, not a person's (Debian Policy §9.2.2).
 pub const UID_MIN_DEFAULT: u32 = 1000;
@@ -25,6 +25,8 @@ pub struct Lspawn {
     pub default_delivery: Vec<u8>,
     /// `vmailprograms`: virtual domains whose users may run programs.
     pub program_domains: HostSet,
+    /// The program in the place of qmail-local, for system users: [`replacements::LOCAL`].
+    pub replacement: Option<PathBuf>,
 }
 
 impl Lspawn {
@@ -38,7 +40,8 @@ impl Lspawn {
             let problem = format!("longer than {DEFAULT_DELIVERY_LEN_MAX} bytes");
             return Err(ControlError::new(&root.control_file("defaultdelivery"), problem));
         }
-        Ok(Self { uid_min, default_delivery, program_domains: root.hosts("vmailprograms")? })
+        let (program_domains, replacement) = (root.hosts("vmailprograms")?, replacements::LOCAL.read(root)?);
+        Ok(Self { uid_min, default_delivery, program_domains, replacement })
     }
 }
 

@@ -69,7 +69,7 @@ fn tlscafile(root: &Root) -> Result<Option<PathBuf>, ControlError> {
 }
 
 /// One address, as the patched qmail-remote has it, or a line for each family; `0.0.0.0` and `::` mean "any".
-fn outgoing(root: &Root) -> Result<(Option<IpAddr>, Option<IpAddr>), ControlError> {
+pub(crate) fn outgoing(root: &Root) -> Result<(Option<IpAddr>, Option<IpAddr>), ControlError> {
     let (mut v4, mut v6) = (None, None);
     for line in root.lines("outgoingip")?.unwrap_or_default() {
         let address = std::str::from_utf8(&line).ok().and_then(|text| text.trim().parse::<IpAddr>().ok());

@@ -27,7 +27,7 @@ impl Resolve {
         for line in &lines {
             let server = server(line).ok_or_else(|| {
                 let line = wire::escape::visible(line);
-                ControlError::new(&file, format!("`{line}` is no name server: not ADDRESS:PORT, as in 192.0.2.53:53"))
+                ControlError::new(&file, format!("`{line}` is no name server; write ADDRESS:PORT, as in 192.0.2.53:53"))
             })?;
             resolvers.push(server);
         }

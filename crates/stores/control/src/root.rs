@@ -264,6 +264,17 @@ impl Root {
         }
     }
 
+    /// An option of the listener that was handed over as `SERVICE:LINE` of `control/listen`.
+    ///
+    /// # Errors
+    /// As [`Root::listen`]; temporary.
+    pub fn listener_option(&self, listener: &str, key: &str) -> Result<Option<Vec<u8>>, ControlError> {
+        let listeners = self.listen()?;
+        let line = listener.split_once(':').and_then(|(_, line)| line.parse::<usize>().ok());
+        let found = line.and_then(|line| listeners.get(line)).and_then(|listener| listener.option(key));
+        Ok(found.map(|value| value.as_bytes().to_vec()))
+    }
+
     /// Who is who in this instance. A file that is root's counts for everybody, also for a service process that runs under an id
     /// from it. Without such a file the instance is the caller's own and every id is the caller; root must have the file.
     ///

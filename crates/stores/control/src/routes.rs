@@ -1,5 +1,5 @@
-//! `control/smtproutes`, artificial routes by the recipient's host (qmail-remote(8)), and `control/authsenders`, relays by the sender
-//! (smtp-auth patch). qmail-send looks them up and tells qmail-remote the result, credentials and all, with each job.
+//! `control/smtproutes`, artificial routes by the recipient's host (qmail-remote(8)), `control/qmtproutes`, the same by QMTP, and
+//! `control/authsenders`, relays by the sender (smtp-auth patch). qmail-send looks them up and tells qmail-remote the result, credentials and all, with each job.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,6 +22,9 @@ pub struct Route {
     pub login: Option<Login>,
 }
 
+/// The port of a route of `control/qmtproutes` that names none.
+pub const QMTP_PORT_DEFAULT: u16 = 209;
+
 /// All routes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Routes(HashMap<Vec<u8>, Vec<u8>>);
@@ -40,14 +43,24 @@ impl Routes {
         Self(map.into_iter().collect())
     }
 
+    /// The route by QMTP of a host, from what `control/qmtproutes` holds. An entry `host:` with nothing behind it takes a host out
+    /// of a wider route; credentials have no meaning.
+    #[must_use]
+    pub fn lookup_qmtp(&self, host: &[u8]) -> Option<(Vec<u8>, u16)> {
+        let (relay, port, _) = parse(self.value(host)?);
+        Some((relay.to_vec(), port.unwrap_or(QMTP_PORT_DEFAULT))).filter(|(relay, _)| !relay.is_empty())
+    }
+
     /// The route of a host: its own, that of the longest `.suffix`, or that of the empty key; `None` means by MX. So does an
     /// entry `host:` with nothing behind it, which takes a host out of a wider route.
     #[must_use]
     pub fn lookup(&self, host: &[u8]) -> Option<Route> {
+        parse_route(self.value(host)?)
+    }
+
+    fn value(&self, host: &[u8]) -> Option<&[u8]> {
         let host = host.to_ascii_lowercase();
-        let keys = suffixes(&host).chain(std::iter::once(&b""[..]));
-        let value = keys.filter_map(|key| self.0.get(key)).next()?;
-        parse_route(value)
+        suffixes(&host).chain(std::iter::once(&b""[..])).find_map(|key| self.0.get(key)).map(Vec::as_slice)
     }
 }
 
@@ -117,6 +130,12 @@ fn cut(bytes: &[u8], at: Option<usize>) -> (&[u8], &[u8]) {
 /// `relay`, `relay:port`, `[2001:db8::1]:port`, and credentials ([`split_credentials`]). A port that is no number counts as none, as in
 /// the reference: the relay is what the administrator surely meant. `None`: it says nothing.
 fn parse_route(value: &[u8]) -> Option<Route> {
+    let (relay, port, login) = parse(value);
+    let route = Route { relay: relay.to_vec(), port: port.unwrap_or(PORT_DEFAULT), login };
+    Some(route).filter(|route| !route.relay.is_empty() || route.port != PORT_DEFAULT)
+}
+
+fn parse(value: &[u8]) -> (&[u8], Option<u16>, Option<Login>) {
     let (value, login) = split_credentials(value);
     let bracketed = value.strip_prefix(b"[").and_then(|rest| {
         let end = rest.iter().position(|b| *b == b']')?;
@@ -127,9 +146,7 @@ fn parse_route(value: &[u8]) -> Option<Route> {
         value.split_at_checked(colon).unwrap_or((value, b""))
     });
     let digits = rest.strip_prefix(b":").and_then(read::int_of);
-    let port = digits.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0).unwrap_or(PORT_DEFAULT);
-    let route = Route { relay: relay.to_vec(), port, login };
-    Some(route).filter(|route| !route.relay.is_empty() || route.port != PORT_DEFAULT)
+    (relay, digits.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0), login)
 }
 
 #[cfg(test)]
@@ -161,6 +178,23 @@ mod tests {
             assert_eq!(got, expected, "{host}");
         }
         assert_eq!(Routes::default().lookup(b"a.example"), None);
+    }
+
+    #[test]
+    fn qmtp_routes_have_a_port_of_their_own() {
+        let text = b"a.example:relay\n.a.example:relay:2090\nnot.a.example:\nb.example:[2001:db8::1]\nc.example::2090\n";
+        let routes = Routes::new(read::map_of(text));
+        for (host, expected) in [
+            ("A.example", Some(("relay", 209))),
+            ("x.a.example", Some(("relay", 2090))),
+            ("not.a.example", None),
+            ("b.example", Some(("2001:db8::1", 209))),
+            ("c.example", None),
+            ("d.example", None),
+        ] {
+            let expected = expected.map(|(relay, port): (&str, u16)| (relay.as_bytes().to_vec(), port));
+            assert_eq!(routes.lookup_qmtp(host.as_bytes()), expected, "{host}");
+        }
     }
 
     #[test]

@@ -93,6 +93,12 @@ pub fn watched_routes(root: &Root) -> Watched<Routes> {
     Watched::new(root.control_file("smtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
 }
 
+/// `control/qmtproutes` as it is now.
+#[must_use]
+pub fn watched_qmtproutes(root: &Root) -> Watched<Routes> {
+    Watched::new(root.control_file("qmtproutes"), |text| Ok(Routes::new(read::map_of(text.unwrap_or_default()))))
+}
+
 /// `control/authsenders` as it is now.
 #[must_use]
 pub fn watched_senders(root: &Root) -> Watched<Senders> {

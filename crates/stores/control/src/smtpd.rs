@@ -13,7 +13,9 @@
 //! | `popbeforesmtp` | 0 | not 0: addresses that opened a mailbox by POP3 may relay; qmail-auth knows them |
 //! | `xclient` | nobody | networks whose clients may say for whom they stand (XCLIENT) |
 //! | `tlsclients`, `clientca.pem` | nobody is asked | certificates of clients that may relay, or log in ([`crate::tlsclients`]) |
-//! | `badmailfrom` | – | envelope senders that are refused |
+//! | `badmailfrom` … `validrcptto` | – | who is refused by name ([`crate::refusals`]) |
+//! | `smtpgreetdelay` | 0 | seconds before the greeting, not for relay clients; at most 120 |
+//! | `smtpplugins` | – | programs that have a say ([`crate::hooks`]) |
 //! | `submission` | see [`crate::submission`] | what holds for who is logged in |
 //! | `barelf` | `reject` | what becomes of a bare CR or LF: `reject` or `normalize` |
 //! | `dsn` | `all` | to whom DSN (RFC 3461) is offered: `all`, or `relay`: to clients that may send anywhere |
@@ -27,6 +29,8 @@
 use users::Networks;
 
 use crate::clientrules::ClientRules;
+use crate::hooks::Plugins;
+use crate::refusals::Refusals;
 use crate::submission::Submission;
 use crate::tlsclients::TlsClients;
 use crate::{ControlError, Inject, Root};
@@ -41,6 +45,8 @@ const GREETING_LEN_MAX: usize = 480;
 const TIMEOUT_DEFAULT_S: u64 = 1200;
 /// A longer time is no bound.
 const TIMEOUT_MAX_S: u64 = 86_400;
+/// RFC 5321 §4.5.3.2.1 has clients wait five minutes for a greeting; few do.
+pub const GREET_DELAY_MAX_S: u64 = 120;
 const SESSIONS_DEFAULT: u64 = 10_000;
 /// One descriptor a session, and as many again for the queue, of the 65,536 that a worker may have.
 const SESSIONS_MAX: u64 = 30_000;
@@ -70,7 +76,10 @@ pub struct Smtpd {
     pub tls_clients: Option<TlsClients>,
     /// PEM of the authorities for them.
     pub client_authorities: Vec<u8>,
-    pub badmailfrom: Vec<Vec<u8>>,
+    pub refusals: Refusals,
+    /// Seconds before the greeting.
+    pub greet_delay_s: u64,
+    pub plugins: Plugins,
     pub submission: Submission,
     /// What completes addresses, where `submission` says that they are.
     pub names: Option<Inject>,
@@ -119,7 +128,9 @@ impl Smtpd {
             pop_before_smtp: number("popbeforesmtp", 0)? > 0,
             tls_clients: TlsClients::read(root)?,
             client_authorities: TlsClients::authorities(root)?,
-            badmailfrom: root.lines("badmailfrom")?.unwrap_or_default(),
+            refusals: Refusals::read(root)?,
+            greet_delay_s: number("smtpgreetdelay", 0)?.min(GREET_DELAY_MAX_S),
+            plugins: Plugins::read(root)?,
             names: submission.completes_addresses.then(|| Inject::read(root)).transpose()?,
             submission,
             normalizes_bare_lf: choice(root, "barelf", ["reject", "normalize"])?,
@@ -180,8 +191,10 @@ fn deliver_by_min_s(root: &Root) -> Result<Option<u64>, ControlError> {
             Ok(Some(digits.iter().fold(0, |n, digit| n * 10 + u64::from(digit - b'0'))))
         }
         Some(other) => {
-            let problem =
-                format!("`{}` is neither off nor a number of seconds of at most nine digits", wire::escape::visible(other));
+            let problem = format!(
+                "`{}` is neither off nor a number of seconds of at most nine digits; write one of these",
+                wire::escape::visible(other)
+            );
             Err(ControlError::new(&root.control_file("deliverby"), problem))
         }
     }

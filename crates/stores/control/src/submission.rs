@@ -38,7 +38,7 @@ impl Submission {
             let is_on = match value {
                 b"on" => true,
                 b"off" => false,
-                _ => return Err(format!("`{}` is neither on nor off", wire::escape::visible(line))),
+                _ => return Err(format!("`{}` is neither on nor off; write one of these", wire::escape::visible(line))),
             };
             match key {
                 b"sender-binding" => all.binds_senders = is_on,
@@ -72,8 +72,9 @@ impl SubmissionSenders {
             let colon = line.iter().position(|b| *b == b':').filter(|at| *at > 0);
             let parts = colon.and_then(|at| Some((line.get(..at)?, line.get(at.checked_add(1)?..)?)));
             let parts = parts.filter(|(_, address)| address.contains(&b'@') && !address.ends_with(b"@"));
-            let (login, address) =
-                parts.ok_or_else(|| format!("`{}` is neither login:address nor login:@domain", wire::escape::visible(&line)))?;
+            let (login, address) = parts.ok_or_else(|| {
+                format!("`{}` is neither login:address nor login:@domain; write one of these", wire::escape::visible(&line))
+            })?;
             Ok((login.to_ascii_lowercase(), address.to_ascii_lowercase()))
         });
         lines.collect::<Result<_, String>>().map(Self)

@@ -115,7 +115,7 @@ impl TlsPolicies {
         for (number, line) in list_lines(text) {
             let wrong = |problem: &str| format!("line {number}: `{}` {problem}", wire::escape::visible(line));
             // The last colon: an IPv6 address has others.
-            let colon = line.iter().rposition(|b| *b == b':').ok_or_else(|| wrong("has no colon"))?;
+            let colon = line.iter().rposition(|b| *b == b':').ok_or_else(|| wrong("has no colon; write DESTINATION:POLICY"))?;
             let (key, value) = line.split_at_checked(colon).unwrap_or_default();
             let policy = TlsPolicy::parse(value.get(1..).unwrap_or_default()).map_err(|problem| wrong(&problem))?;
             if policies.len() >= LINES_MAX {

@@ -95,9 +95,16 @@ impl<A> Clone for Client<A> {
 }
 
 #[derive(Debug)]
+enum Server {
+    /// The socket `path` below the run directory.
+    Socket { run: Rc<OwnedFd>, path: &'static str },
+    /// One connection; there will be no other.
+    Connected(RefCell<Option<Packets>>),
+}
+
+#[derive(Debug)]
 struct Shared<A> {
-    run: Rc<OwnedFd>,
-    path: &'static str,
+    server: Server,
     deadline: Duration,
     next_id: Cell<u64>,
     connection: tokio::sync::Mutex<Option<Rc<Connection<A>>>>,
@@ -108,7 +115,17 @@ impl<A: Answer> Client<A> {
     /// `tokio::task::LocalSet`.
     #[must_use]
     pub fn new(run: Rc<OwnedFd>, path: &'static str, deadline: Duration) -> Self {
-        Self(Rc::new(Shared { run, path, deadline, next_id: Cell::new(1), connection: tokio::sync::Mutex::new(None) }))
+        Self::of(Server::Socket { run, path }, deadline)
+    }
+
+    /// A client of a server that is connected already, and of nobody when that has ended.
+    #[must_use]
+    pub fn over(connection: Packets, deadline: Duration) -> Self {
+        Self::of(Server::Connected(RefCell::new(Some(connection))), deadline)
+    }
+
+    fn of(server: Server, deadline: Duration) -> Self {
+        Self(Rc::new(Shared { server, deadline, next_id: Cell::new(1), connection: tokio::sync::Mutex::new(None) }))
     }
 
     /// Asks, and waits for the answer to this question. `question` gets the id that the message must carry. It may be asked twice, if
@@ -165,7 +182,10 @@ impl<A: Answer> Client<A> {
         if let Some(connection) = current.as_ref().filter(|connection| !connection.closed.get()) {
             return Ok(Rc::clone(connection));
         }
-        let packets = Packets::connect(self.0.run.as_fd(), self.0.path).await.map_err(|_| Gone)?;
+        let packets = match &self.0.server {
+            Server::Socket { run, path } => Packets::connect(run.as_fd(), path).await.map_err(|_| Gone)?,
+            Server::Connected(connection) => connection.borrow_mut().take().ok_or(Gone)?,
+        };
         let connection = Rc::new(Connection { packets, waiting: RefCell::new(HashMap::new()), closed: Cell::new(false) });
         tokio::task::spawn_local(receive(Rc::clone(&connection)));
         *current = Some(Rc::clone(&connection));

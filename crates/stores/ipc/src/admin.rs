@@ -1,4 +1,4 @@
-//! The admin command's requests to qmail-send, qmail-auth and qmail-acme, on sockets in a directory that only root (or the starter) enters.
+//! The admin command's requests to qmail-send, qmail-auth, qmail-acme and qmail-remote, on sockets in a directory that only root (or the starter) enters.
 //!
 //! One request at a time on a connection. Lists come as one or more `Rows` datagrams, the last marked so.
 
@@ -18,6 +18,15 @@ messages! {
         6 => Remove { id: u64 },
         7 => Hold { id: u64 },
         8 => Release { id: u64 },
+        /// A message of another queue follows as on the queue's socket, from its begin to its commit, in whose place [`QueueAnswer::Kept`] is
+        /// answered. It is kept, and nothing of it is tried before it is confirmed. `uid` and `pid` are for the log.
+        20 => Import { key: Bytes, arrival_s: u64, uid: u32, pid: u32 },
+        /// It goes on where it was in the other queue. No message of this id, or one that goes on already: `Ok` as well.
+        21 => Confirm { id: u64 },
+        /// Of the messages with an id greater than `after` some are looked at: which of them wait to be confirmed?
+        22 => Kept { after: u64 },
+        /// The body, as a descriptor beside the answer.
+        23 => Body { id: u64 },
     }
 }
 
@@ -62,6 +71,22 @@ messages! {
         3 => Message { row: Row, recipients: Vec<RecipientRow>, last: bool },
         4 => Ok { messages: u64 },
         5 => Failed { text: Bytes },
+        /// On the disk, and waiting to be confirmed.
+        20 => Kept { id: u64 },
+        /// All up to `after` were looked at; `last`: there are no others.
+        21 => KeptRows { rows: Vec<KeptRow>, after: u64, last: bool },
+        /// Comes with a read-only descriptor.
+        22 => Body { bytes: u64 },
+        /// Not now: the disk is full, or does not work.
+        23 => NotNow { text: Bytes },
+    }
+}
+
+record! {
+    /// A message that waits to be confirmed.
+    pub struct KeptRow {
+        id: u64,
+        key: Bytes,
     }
 }
 
@@ -257,5 +282,34 @@ messages! {
         2 => Done { obtained: bool, not_after_s: u64, renew_s: u64 },
         /// It could not be had; what there was before stays.
         3 => Failed { text: Bytes },
+    }
+}
+
+messages! {
+    /// To qmail-remote.
+    pub enum RemoteRequest {
+        /// The addresses that could not be connected to lately.
+        1 => Unreached {},
+        /// They count as well again.
+        2 => Forget {},
+    }
+}
+
+record! {
+    /// An address that could not be connected to.
+    pub struct UnreachedRow {
+        /// As text, without brackets.
+        address: Bytes,
+        /// Seconds since the last failure.
+        ago_s: u64,
+        /// Failures that were minutes apart, up to 10; 0 is never sent.
+        count: u32,
+    }
+}
+
+messages! {
+    pub enum RemoteAnswer {
+        1 => Unreached { rows: Vec<UnreachedRow>, last: bool },
+        2 => Ok {},
     }
 }

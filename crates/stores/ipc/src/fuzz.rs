@@ -1,6 +1,6 @@
 //! Invariants as plain functions, for cargo-fuzz and for the stable smoke run.
 
-use crate::{Message, accounts, admin, auth, authnet, checkpw, getpw, job, keys, lspawn, mailbox, queue, resolve, worker};
+use crate::{Message, accounts, admin, auth, authnet, checkpw, getpw, hook, job, keys, lspawn, mailbox, queue, resolve, worker};
 
 fn total<M: Message>(datagram: &[u8]) {
     if let Ok(message) = M::decode(datagram) {
@@ -30,6 +30,8 @@ pub fn messages(data: &[u8]) {
     total::<checkpw::Answer>(data);
     total::<checkpw::Verdict>(data);
     total::<checkpw::Accepted>(data);
+    total::<hook::Request>(data);
+    total::<hook::Answer>(data);
     total::<getpw::Request>(data);
     total::<getpw::Answer>(data);
     total::<resolve::Request>(data);

@@ -48,6 +48,8 @@ messages! {
         3 => Lmtp { host: Bytes, port: u16 },
         /// The same through a Unix socket, an absolute path.
         4 => LmtpSocket { path: Bytes },
+        /// To this relay of control/qmtproutes by QMTP, by its addresses alone.
+        5 => Qmtp { host: Bytes, port: u16 },
     }
 }
 
@@ -133,6 +135,16 @@ mod tests {
                 sender: Address::null(),
                 recipients: vec![address("a@b")],
                 route: Route::LmtpSocket { path: "/run/dovecot/lmtp".into() },
+                flags: 0,
+                size: 1,
+                options: None,
+            },
+            Job::Remote {
+                number: 6,
+                message: 7,
+                sender: Address::null(),
+                recipients: vec![address("a@b")],
+                route: Route::Qmtp { host: "relay".into(), port: 209 },
                 flags: 0,
                 size: 1,
                 options: None,

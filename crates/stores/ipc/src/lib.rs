@@ -8,7 +8,7 @@
 //! | module | socket | from → to |
 //! |---|---|---|
 //! | [`queue`] | queue.sock, inject.sock | network programs, tools, qmail-local → qmail-send |
-//! | [`job`] | lspawn.sock, remote.sock | qmail-send → qmail-lspawn, qmail-remote |
+//! | [`job`] | lspawn.sock, remote.sock | qmail-send → qmail-lspawn, qmail-remote (or qmail-rspawn) |
 //! | [`lspawn`] | lspawn.sock | qmail-auth → qmail-lspawn |
 //! | [`worker`] | a socketpair | qmail-lspawn → qmail-local |
 //! | [`mailbox`] | inside of the three before | qmail-auth → qmail-local |
@@ -19,7 +19,8 @@
 //! | [`keys`] | keys.sock | qmail-smtpd, qmail-popup, qmail-acme → qmail-keys |
 //! | [`getpw`] | getpw.sock | qmail-lspawn → qmail-getpw |
 //! | [`resolve`] | resolve.sock | qmail-remote, qmail-send, qmail-acme → qmail-resolve |
-//! | [`admin`] | admin/send.sock, admin/auth.sock, admin/acme.sock | qmail → qmail-send, qmail-auth, qmail-acme |
+//! | [`hook`] | hook.sock, a socketpair | qmail-smtpd → qmail-hook, its own helper |
+//! | [`admin`] | admin/send.sock, admin/auth.sock, admin/acme.sock, admin/remote.sock | qmail → qmail-send, qmail-auth, qmail-acme, qmail-remote |
 #![forbid(unsafe_code)]
 
 #[macro_use]
@@ -34,6 +35,9 @@ pub mod field;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod getpw;
+pub mod hook;
+pub mod hook_program;
+pub mod import;
 pub mod inheritance;
 pub mod job;
 pub mod keys;

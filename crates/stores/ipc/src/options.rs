@@ -6,6 +6,7 @@
 
 use crate::Malformed;
 use crate::field::{Bytes, Field, take_bytes};
+use crate::import::Import;
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
 use wire::{DeliverBy, Priority};
 
@@ -86,6 +87,10 @@ impl Options {
         let options = match version {
             STORED => Self::take(&mut rest)?,
             STORED_BEFORE => Self::take_before(&mut rest)?,
+            Import::STORED => {
+                Import::pass(&mut rest)?;
+                Self::take(&mut rest)?
+            }
             _ => return Err(Malformed),
         };
         let is_sorted = options.recipients.is_sorted_by(|a, b| a.recipient < b.recipient);
@@ -207,7 +212,7 @@ mod tests {
         fn any_bytes_are_read_without_harm(bytes: Vec<u8>) {
             for bytes in [&bytes[..], &[&[STORED][..], &bytes].concat(), &[&[STORED_BEFORE][..], &bytes].concat()] {
                 if let Ok(options) = Options::stored(bytes) {
-                    let is_before = bytes.first() == Some(&STORED_BEFORE);
+                    let is_before = bytes.first() != Some(&STORED);
                     prop_assert!(options.is_none() || is_before || &*options.store() == bytes);
                 }
             }

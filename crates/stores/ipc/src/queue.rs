@@ -1,12 +1,14 @@
 //! The queue protocol on `queue.sock` (service roles) and `inject.sock` (anyone): how a message is handed to qmail-send.
 //!
 //! A datagram is the version byte and then one or more [`Item`]s; a small message fits in one datagram. One message at a time:
-//! `Begin` · `Recipient`… · `Data`… · `Commit`, then exactly one [`Answer`]; the connection may then be used again. Closing
+//! `Begin` · `Recipient`… · `Data`… · `Commit`, then exactly one [`Answer`]; the connection may then be used again. Where the text comes
+//! before the envelope (QMTP, QMQP), `Begin` · `Data`… · `Recipient`… · `From` · `Commit`, so that nobody has to keep it. Closing
 //! before `Commit` abandons the message; after it qmail-send owns the message, whether or not the answer is read. The body is
 //! in qmail's LF form without the `Received: (qmail …)` line, which qmail-send prepends itself. Kept compatible for ever: what is new is a
 //! new item with a new number, and who does not know it closes the connection, so that nothing asked for is silently left out.
 
 use crate::field::{Bytes, Field, put_bytes, take_bytes};
+use crate::import::Became;
 use crate::{DATAGRAM_LEN_MAX, Malformed, VERSION};
 use wire::dsn::{Envid, Notify, Orcpt, Ret};
 use wire::{Address, DeliverBy, Priority};
@@ -46,6 +48,10 @@ pub enum Item<'a> {
     Notify(Notify),
     /// The recipient before as the first sender named him (RFC 3461); once for each.
     Orcpt(Orcpt),
+    /// The sender and the flags, in the place of those of `Begin`, which came before they were known; once.
+    From { sender: Address, flags: u32 },
+    /// What had become of the recipient before in the queue that the message is taken from; once for each. On the administrator's socket alone.
+    Became(Became),
     /// The next bytes of the message.
     Data(&'a [u8]),
     /// The message is whole.
@@ -141,6 +147,11 @@ fn put_item(item: &Item<'_>, out: &mut Vec<u8>) {
         Item::Orcpt(orcpt) => put_numbered(9, orcpt, out),
         Item::DeliverBy(by) => put_numbered(10, by, out),
         Item::Priority(priority) => put_numbered(11, priority, out),
+        Item::From { sender, flags } => {
+            put_numbered(12, sender, out);
+            flags.put(out);
+        }
+        Item::Became(became) => put_numbered(20, became, out),
     }
 }
 
@@ -171,6 +182,8 @@ pub fn items<'a>(datagram: &'a [u8], mut each: impl FnMut(Item<'a>)) -> Result<(
             9 => Item::Orcpt(Orcpt::take(&mut rest)?),
             10 => Item::DeliverBy(DeliverBy::take(&mut rest)?),
             11 => Item::Priority(Priority::take(&mut rest)?),
+            12 => Item::From { sender: Address::take(&mut rest)?, flags: u32::take(&mut rest)? },
+            20 => Item::Became(Became::take(&mut rest)?),
             _ => return Err(Malformed),
         });
     }
@@ -236,6 +249,7 @@ mod tests {
             Item::Recipient(Address::new(b"a@b").unwrap()),
             Item::Notify(Notify::NEVER),
             Item::Orcpt(Orcpt::new(b"rfc822;x").unwrap()),
+            Item::From { sender: Address::new(b"s").unwrap(), flags: 1 },
             Item::Commit,
         ];
         let mut packer = Packer::new();
@@ -245,7 +259,7 @@ mod tests {
         items(&datagram, |item| seen.push(format!("{item:?}"))).unwrap();
         assert_eq!(seen, items_in.map(|item| format!("{item:?}")));
         // Numbers that are fixed for ever.
-        assert_eq!(datagram, b"\x01\x01\0\0\0\0\0\0\0\0\x05\0\x06\x05\0\0\0a+20b\x07\0\0\0\0\0\x01\0\0\x0a\0\0\0\0\0\x02\0\0\x03\x0b\xfe\x02\x03\0\0\0a@b\x08\0\x09\x08\0\0\0rfc822;x\x04");
+        assert_eq!(datagram, b"\x01\x01\0\0\0\0\0\0\0\0\x05\0\x06\x05\0\0\0a+20b\x07\0\0\0\0\0\x01\0\0\x0a\0\0\0\0\0\x02\0\0\x03\x0b\xfe\x02\x03\0\0\0a@b\x08\0\x09\x08\0\0\0rfc822;x\x0c\x01\0\0\0s\x01\0\0\0\x04");
         for bad in [
             &b"\x01\x05\x02"[..],
             b"\x01\x06\x03\0\0\0+0A",
@@ -254,6 +268,7 @@ mod tests {
             b"\x01\x0a",
             b"\x01\x0b\x0a",
             b"\x01\x0c",
+            b"\x01\x0d",
         ] {
             assert_eq!(items(bad, |_| ()), Err(Malformed), "{}", bad.escape_ascii());
         }

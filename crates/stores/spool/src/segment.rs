@@ -14,9 +14,9 @@ use sys::fs::{Disk, DiskFile, read_exact_at};
 use crate::bytes::{Put, Take, index};
 use crate::record::{HEADER_LEN, Head, Located, Nonce, next_record};
 
-/// The format that this version writes; it reads this and those before. What is opaque here counts, too: format 3 has what options were
-/// not understood before, which an older version would pass over.
-pub(crate) const FORMAT: u32 = 3;
+/// The format that this version writes; it reads this and those before. What is opaque here counts, too: formats 3 and 4 have options that
+/// were not understood before, which an older version would pass over (format 4: a message of another queue waits to be confirmed).
+pub(crate) const FORMAT: u32 = 4;
 /// Where the first record is: the header has a block of its own, so that no write of a record touches it.
 pub(crate) const RECORDS_AT: u64 = 4096;
 /// Bytes kept at the end for the footer.

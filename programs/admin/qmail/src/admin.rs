@@ -1,4 +1,4 @@
-//! Talking to qmail-send, qmail-auth and qmail-acme on their admin sockets, and starting a qmail-auth when the system is down.
+//! Talking to qmail-send, qmail-remote, qmail-auth and qmail-acme on their admin sockets, and starting a qmail-auth when the system is down.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use control::Root;
 use control::accounts::Store;
-use ipc::admin::{AccountAnswer, AccountRequest, CertAnswer, CertRequest, QueueAnswer, QueueRequest};
+use ipc::admin::{
+    AccountAnswer, AccountRequest, CertAnswer, CertRequest, QueueAnswer, QueueRequest, RemoteAnswer, RemoteRequest,
+};
 use ipc::auth;
 use ipc::field::Bytes;
 use ipc::{DATAGRAM_LEN_MAX, Message};
@@ -67,6 +69,15 @@ impl Admin {
     pub fn send(root: &Root) -> Result<Self, Failure> {
         let socket = connect(root, Socket::AdminSend)?.ok_or_else(|| Failure::temporary("not running".to_owned()))?;
         Ok(Self { socket, name: "qmail-send", _own: None })
+    }
+
+    /// To the running qmail-remote, or who runs in its place.
+    ///
+    /// # Errors
+    /// It does not run (exit 111), or the caller may not.
+    pub fn remote(root: &Root) -> Result<Self, Failure> {
+        let socket = connect(root, Socket::AdminRemote)?.ok_or_else(|| Failure::temporary("not running".to_owned()))?;
+        Ok(Self { socket, name: "qmail-remote", _own: None })
     }
 
     /// To the running qmail-acme.
@@ -156,8 +167,43 @@ impl Admin {
         self.ask(request, |answer| match answer {
             QueueAnswer::Rows { last, .. } | QueueAnswer::Message { last, .. } => Ok(*last),
             QueueAnswer::Stats { .. } | QueueAnswer::Ok { .. } => Ok(true),
+            QueueAnswer::Kept { .. } | QueueAnswer::KeptRows { .. } | QueueAnswer::Body { .. } => Ok(true),
             QueueAnswer::Failed { text } => Err(Failure::permanent(wire::escape::visible(text))),
+            QueueAnswer::NotNow { text } => Err(Failure::temporary(wire::escape::visible(text))),
         })
+    }
+
+    /// Asks qmail-remote; the answers up to the last.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn unreached(&self, request: &RemoteRequest) -> Result<Vec<RemoteAnswer>, Failure> {
+        self.ask(request, |answer| Ok(!matches!(answer, RemoteAnswer::Unreached { last: false, .. })))
+    }
+
+    /// Says a part of something longer to qmail-send.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn say(&self, datagram: &[u8]) -> Result<(), Failure> {
+        self.socket.send(datagram).map_err(|error| Failure::temporary(format!("{}: {error}", self.name)))
+    }
+
+    /// One answer of qmail-send, whatever it is, and the descriptor beside it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn heard(&self) -> Result<(QueueAnswer, Option<OwnedFd>), Failure> {
+        let gone = |why: &str| Failure::temporary(format!("{}: {why}", self.name));
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        match self.socket.recv_with_fd(&mut buf) {
+            Ok(Received::Datagram(len, fd)) => {
+                let answer = QueueAnswer::decode(buf.get(..len).unwrap_or_default());
+                Ok((answer.map_err(|_| gone("is of another version than this program"))?, fd))
+            }
+            Ok(Received::End) => Err(gone("closed the connection; its log says why")),
+            Err(error) => Err(gone(&error.to_string())),
+        }
     }
 
     /// Asks qmail-auth; the answers up to the last.

@@ -1,10 +1,11 @@
 //! The classic programs that show what an administrator asks about: qmail-showctl, qmail-qread, qmail-qstat, qmail-tcpto, qmail-tcpok.
 //!
-//! They ask the running qmail-send where `qmail queue` does; none opens the spool. Their output keeps its old form for scripts; for
+//! They ask the running qmail-send where `qmail queue` does, or the running qmail-remote; none opens the spool. Their output keeps its old form for scripts; for
 //! people and new programs there is `qmail`.
 
 pub mod queue;
 pub mod showctl;
+pub mod tcpto;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -28,12 +29,4 @@ pub fn run(name: &str, program: impl FnOnce(&Root) -> Result<Vec<u8>, Failure>) 
             ExitCode::from(failure.code())
         }
     }
-}
-
-/// qmail-tcpto and qmail-tcpok: no table keeps hosts from being tried (docs/compatibility.md), so there is nothing to show or to forget.
-///
-/// # Errors
-/// None.
-pub fn tcpto(_: &Root) -> Result<Vec<u8>, Failure> {
-    Ok(Vec::new())
 }

@@ -47,6 +47,8 @@ pub enum Command {
     /// Look at and act on the queue while it runs
     #[command(subcommand)]
     Queue(Queue),
+    /// Tell from the log what became of a message, or of all messages of an address. Exit code 1 if there is nothing about it.
+    Log(Log),
     /// Certificates for TLS
     #[command(subcommand)]
     Cert(Cert),
@@ -364,6 +366,41 @@ pub enum Import {
         #[command(flatten)]
         options: ImportOptions,
     },
+    /// Messages from the queue of a classic qmail that does not run, into the queue of this system, which does
+    Queue(ImportQueue),
+    /// Control files, users/assign and aliases of a classic qmail. Says what each will mean here.
+    Control(ImportControl),
+}
+
+#[derive(Debug, Args)]
+pub struct ImportQueue {
+    /// The queue's directory, as /var/qmail/queue
+    pub dir: PathBuf,
+    /// The control directory of the classic qmail; otherwise the one beside the queue, if it is there
+    #[arg(long, value_name = "DIR")]
+    pub control: Option<PathBuf>,
+    /// Where to note what was taken over; otherwise `imported` in the queue's directory
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// Take messages, too, whose local recipients are not local here
+    #[arg(long)]
+    pub reroute: bool,
+    #[command(flatten)]
+    pub options: ImportOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportControl {
+    /// The directory of the classic qmail, as /var/qmail, or its control directory
+    pub dir: PathBuf,
+    /// Rules of tcprules for the SMTP service, as text
+    #[arg(long, value_name = "FILE")]
+    pub tcp_smtp: Option<PathBuf>,
+    /// Replace files that are there already and differ
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub options: ImportOptions,
 }
 
 #[derive(Debug, Args)]
@@ -374,7 +411,10 @@ pub struct ImportOptions {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Export {
+    #[command(subcommand)]
+    pub what: Option<ExportWhat>,
     pub domain: Option<String>,
     /// With the hashes of the passwords
     #[arg(long)]
@@ -382,6 +422,23 @@ pub struct Export {
     /// As SQL tables for the lookups of other programs, such as Dovecot's
     #[arg(long, requires = "with_secrets")]
     pub sql: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ExportWhat {
+    /// Move the messages into the queue of a classic qmail that does not run
+    Queue(ExportQueue),
+}
+
+#[derive(Debug, Args)]
+pub struct ExportQueue {
+    /// The queue's directory; made if it is not there
+    pub dir: PathBuf,
+    /// Number of directories that messages are spread over: conf-split of the classic qmail
+    #[arg(long, value_name = "N", default_value_t = 23, value_parser = clap::value_parser!(u64).range(1..=9973))]
+    pub split: u64,
+    #[command(flatten)]
+    pub options: ImportOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -411,6 +468,25 @@ pub enum Queue {
     Release { id: u64 },
     /// Counters
     Stats,
+}
+
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Number of a message, or an address that sent or got it
+    #[arg(value_name = "MESSAGE|ADDRESS", required_unless_present = "stats", conflicts_with = "stats")]
+    pub wanted: Option<String>,
+    /// From this time on: YYYY-MM-DD, YYYY-MM-DDTHH:MM:SS (UTC), or so long ago: 30m, 12h, 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Read these files, oldest first, instead of the journal; `-` is standard input
+    #[arg(long, value_name = "FILE", num_args = 1)]
+    pub file: Vec<PathBuf>,
+    /// Print the lines about it one by one, and go on with what is logged from now on
+    #[arg(long, conflicts_with = "stats")]
+    pub follow: bool,
+    /// Count messages, deliveries, sessions and refusals instead
+    #[arg(long)]
+    pub stats: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -510,6 +586,10 @@ mod tests {
             "qmail cert renew --force --json",
             "qmail cert renew a.b",
             "qmail completions zsh",
+            "qmail import queue /var/qmail/queue --dry-run --json",
+            "qmail import control /var/qmail --tcp-smtp /etc/tcp.smtp --force",
+            "qmail export queue /var/qmail/queue --split 1",
+            "qmail export example.org --with-secrets --sql",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -534,6 +614,9 @@ mod tests {
             "qmail cert renew a b",
             "qmail completions",
             "qmail completions csh",
+            "qmail import queue",
+            "qmail export queue",
+            "qmail export queue /q --split 0",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

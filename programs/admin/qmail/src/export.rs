@@ -1,6 +1,7 @@
 //! `qmail export`: domains, users and aliases as a table that `qmail import csv` reads, or with `--json` a JSON object a line; with `--sql`
 //! as tables for other programs' lookups.
 
+pub mod queue;
 mod sql;
 
 use std::io::{self, Write as _};

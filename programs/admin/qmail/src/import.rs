@@ -1,10 +1,13 @@
-//! `qmail import`: users, aliases and domains from elsewhere, in batches that are one transaction each.
+//! `qmail import`: users, aliases and domains from elsewhere, in batches that are one transaction each; the queue and the configuration of
+//! a classic qmail, in modules of their own.
 //!
 //! What is there already stays as it is, so an import that was broken off is simply made again. What was not understood is said, and the
 //! exit code is 1 then. `--dry-run` says what would be done and asks nobody.
 
+mod configuration;
 mod csv;
 mod passwd;
+pub(crate) mod queue;
 mod table;
 mod vpopmail;
 
@@ -40,6 +43,8 @@ const FILE_LEN_MAX: u64 = 64 << 20;
 pub fn run(root: &Root, command: &cli::Import, printer: Printer) -> Result<bool, Failure> {
     let options = match command {
         cli::Import::Csv { options, .. } | cli::Import::Passwd { options, .. } | cli::Import::Vpopmail { options, .. } => options,
+        cli::Import::Queue(options) => return queue::run(root, options, printer),
+        cli::Import::Control(options) => return configuration::run(root, options, printer),
     };
     let admin = if options.dry_run { None } else { Some(Admin::auth(root)?) };
     let mut importer = Importer::new(root, admin, printer, crate::domain::all(root)?.into_iter().collect());
@@ -51,6 +56,7 @@ pub fn run(root: &Root, command: &cli::Import, printer: Printer) -> Result<bool,
         cli::Import::Vpopmail { dir, assign, move_homes, .. } => {
             vpopmail::import(&mut importer, dir, assign.as_deref(), *move_homes)?;
         }
+        cli::Import::Queue(_) | cli::Import::Control(_) => {}
     }
     importer.finish()
 }

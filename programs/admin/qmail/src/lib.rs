@@ -19,6 +19,7 @@ pub mod domain_settings;
 pub mod export;
 pub mod files;
 pub mod import;
+pub mod log;
 pub mod obtain;
 pub mod print;
 pub mod queue;
@@ -112,10 +113,14 @@ fn command(cli: &Cli) -> Result<bool, Failure> {
         Command::User(command) => account::user(&root, command, printer)?,
         Command::Alias(command) => account::alias(&root, command, printer)?,
         Command::Import(command) => return import::run(&root, command, printer),
+        Command::Export(cli::Export { what: Some(cli::ExportWhat::Queue(options)), .. }) => {
+            return export::queue::run(&root, options, printer);
+        }
         Command::Export(options) => export::run(&root, options, printer)?,
         Command::Accounts(cli::Accounts::Schema) => print::line(&accounts_sql::schema::postgres_script())?,
         Command::Queue(command) => queue::run(&root, command, printer)?,
         Command::Cert(command) => certificate::run(&root, command, printer)?,
+        Command::Log(options) => return log::run(&root, options, printer),
         Command::Check => return check::run(&root, printer),
         Command::Completions { shell } => print::line(&completions(*shell))?,
     }

@@ -187,8 +187,8 @@ fn listeners(base_port: Option<u16>) -> Result<Vec<Listener>, Failure> {
             Some(port) => listener(service, "127.0.0.1", port),
             None => Err(Failure::usage(format!("--base-port {base}: {service} would be above port 65535"))),
         };
-        // LMTP is for programs of this host, so it is not opened to everybody below.
-        return SERVICES.into_iter().chain([Service::Lmtp]).map(shifted).collect();
+        // LMTP is for programs of this host, QMTP and QMQP for those who want them, so they are not opened to everybody below.
+        return SERVICES.into_iter().chain([Service::Lmtp, Service::Qmtp, Service::Qmqp]).map(shifted).collect();
     }
     let addresses = ["0.0.0.0", "[::]"].into_iter().take(if has_ipv6() { 2 } else { 1 });
     let on = |address: &'static str| SERVICES.into_iter().map(move |service| listener(service, address, service.port()));
@@ -234,7 +234,9 @@ mod tests {
                 "submissions 127.0.0.1:10465",
                 "pop3 127.0.0.1:10110",
                 "pop3s 127.0.0.1:10995",
-                "lmtp 127.0.0.1:10024"
+                "lmtp 127.0.0.1:10024",
+                "qmtp 127.0.0.1:10209",
+                "qmqp 127.0.0.1:10628"
             ]
         );
         assert!(listeners(Some(65_500)).is_err());

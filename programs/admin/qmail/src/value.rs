@@ -57,6 +57,28 @@ pub fn day(text: &str) -> Result<u64, Failure> {
     if is_it { Ok(unix_s) } else { Err(wrong()) }
 }
 
+/// `30m`, `12h`, `7d` ago, a day, or `2026-12-24T18:00:00` (also with a blank for the `T`), as UNIX seconds; all in UTC.
+///
+/// # Errors
+/// It is none of them.
+pub fn since(text: &str, now_s: u64) -> Result<u64, Failure> {
+    let wrong = || {
+        let text = text.escape_debug();
+        Failure::usage(format!("{text}: a time is YYYY-MM-DD, YYYY-MM-DDTHH:MM:SS, or so long ago: 30m, 12h, 7d"))
+    };
+    if let Some((at, unit)) = text.char_indices().next_back()
+        && let Some(seconds) = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)].iter().find(|(name, _)| *name == unit)
+    {
+        let digits = text.get(..at).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        return number.checked_mul(seconds.1).map(|ago| now_s.saturating_sub(ago)).ok_or_else(wrong);
+    }
+    if text.contains(['T', ' ']) {
+        return logline::time_us_of(&text.replace(' ', "T")).map(|us| us / 1_000_000).ok_or_else(wrong);
+    }
+    day(text)
+}
+
 /// Days from 1970-01-01 to this one, as [`wire::civil`] counts them: years begin in March, so that a leap day is the last.
 fn days_before(year: u64, month: u64, day: u64) -> Option<u64> {
     let (year, month) = if month > 2 { (year, month.checked_sub(3)?) } else { (year.checked_sub(1)?, month.checked_add(9)?) };
@@ -107,6 +129,26 @@ mod tests {
         }
         for bad in ["", "2026", "2026-2-3", "2025-02-29", "2026-13-01", "2026-00-10", "1969-12-31", "2026-12-24x", "+026-12-24"] {
             assert!(day(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_to_begin_with() {
+        let now_s = 1_764_057_909;
+        for (text, unix_s) in [
+            ("30m", Some(now_s - 1800)),
+            ("2d", Some(now_s - 172_800)),
+            ("2025-11-25", Some(1_764_028_800)),
+            ("2025-11-25 08:05:09", Some(now_s)),
+            ("2025-11-25T08:05:09Z", Some(now_s)),
+            ("x", None),
+            ("", None),
+            ("d", None),
+            ("-1d", None),
+            ("2025-11-31", None),
+            ("99999999999999999999d", None),
+        ] {
+            assert_eq!(since(text, now_s).ok(), unix_s, "{text}");
         }
     }
 }

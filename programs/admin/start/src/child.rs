@@ -1,6 +1,6 @@
 //! One process that is kept running: started with its descriptors, its log read, started again when it ends.
 
-use crate::log::{Log, Splitter};
+use crate::log::{Log, Source, Splitter};
 use crate::plan::Planned;
 use crate::sockets::{Bound, RunDir};
 use rustix::event::{PollFd, PollFlags};
@@ -58,6 +58,9 @@ impl Running {
         }
         let mut spawn =
             Spawn::new(&planned.program).arg("--service").env("QMAIL_ROOT", root).env("PATH", PATH).dir(Path::new("/"));
+        for (name, value) in &planned.environment {
+            spawn = spawn.env(name, value);
+        }
         spawn = spawn.env("QMAIL_WORKER", format!("{number}/{}", planned.workers));
         spawn = spawn.stdout(log_child.as_fd()).stderr(log_child.as_fd());
         spawn = spawn.fd("lifeline", lifeline_child.as_fd()).fd("ready", ready_child.as_fd()).fd("run", run.dir.as_fd());
@@ -74,10 +77,7 @@ impl Running {
         }
         let process = spawn.start()?;
         let pid = process.pid.as_raw_nonzero();
-        // qmail-send's lines are the classic log; everyone else is named.
-        let prefix =
-            if planned.process.name == "qmail-send" { String::new() } else { format!("{}[{pid}]: ", planned.process.name) };
-        let splitter = Splitter::new(prefix);
+        let splitter = Splitter::new(Source { name: planned.process.name, pid: u32::try_from(pid.get()).unwrap_or(0) });
         Ok(Self { process, log: Some(log), splitter, ready: Some(ready), is_ready: false, lifeline: Some(lifeline), since: now })
     }
 

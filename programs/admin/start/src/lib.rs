@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod journal;
 pub mod log;
 pub mod plan;
 pub mod reach;

@@ -88,7 +88,7 @@ fn serve(dir: &OwnedFd, socket: Socket, group: Option<u32>) -> io::Result<OwnedF
     let listener = sys::seqpacket::listen(dir.as_fd(), socket.path())?;
     let (mode, group) = match socket {
         Socket::Inject | Socket::Manage => (0o666, None),
-        Socket::AdminSend | Socket::AdminAuth | Socket::AdminAcme => (0o600, None),
+        Socket::AdminSend | Socket::AdminAuth | Socket::AdminAcme | Socket::AdminRemote => (0o600, None),
         _ => (0o660, group),
     };
     if let Some(group) = group {

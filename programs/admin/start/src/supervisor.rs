@@ -1,6 +1,7 @@
 //! The loop of qmail-start: start all, print `ready`, restart what ends, reload on SIGHUP, stop in order on SIGTERM.
 
 use crate::child::{Backoff, Running};
+use crate::journal::{self, Journal};
 use crate::log::Log;
 use crate::plan::{self, Planned};
 use crate::reach;
@@ -46,7 +47,8 @@ pub fn run(root: &Root) -> Result<(), String> {
     check_directories(root, &planned)?;
     let run = RunDir::create(root, &root.ids().map_err(|e| e.to_string())?, held.inject)?;
     let bound = bind(&listeners(&planned), &held.listeners)?;
-    let log = Log::start(std::io::stderr()).map_err(|e| e.to_string())?;
+    let format = journal::format(root).map_err(|e| e.to_string())?;
+    let log = Log::start(std::io::stderr(), Journal::of(root), format).map_err(|e| e.to_string())?;
     for unused in held.listeners.iter().filter(|held| !bound.iter().any(|bound| bound.address == held.address)) {
         log.say(&format!("warning: systemd listens on {}, which control/listen does not name: it is not served", unused.address));
     }
@@ -203,6 +205,10 @@ impl Supervisor<'_> {
 
     /// SIGHUP: those who can reread do, for the others a new generation is tried.
     fn reload(&mut self) {
+        match journal::format(self.root) {
+            Ok(format) => self.log.set_format(format),
+            Err(problem) => self.log.say(&format!("alert: the new log format is not used: {problem}")),
+        }
         for slot in self.slots.iter().filter(|slot| REREAD.contains(&slot.name())) {
             if let Some(running) = slot.running.as_ref().filter(|running| running.is_ready()) {
                 running.signal(Signal::HUP);

@@ -58,6 +58,17 @@ impl Held {
         self.is_eight_bit
     }
 
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.spilled.saturating_add(u64::try_from(self.memory.len()).unwrap_or(u64::MAX))
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Gives all bytes in order.
     ///
     /// # Errors
@@ -109,7 +120,7 @@ mod tests {
                 })
                 .unwrap();
                 assert!(out == bytes, "{len} {with_file}");
-                assert!(!held.is_eight_bit());
+                assert!(!held.is_eight_bit() && held.len() == len as u64 && held.is_empty() == (len == 0));
                 held.push(b"\xff").unwrap();
                 assert!(held.is_eight_bit());
             }

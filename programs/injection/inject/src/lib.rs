@@ -2,7 +2,7 @@
 //!
 //! qmail-queue takes a message and its envelope on descriptors 0 and 1 (the interface of every filter written for qmail); qmail-inject
 //! and sendmail take a message as people and programs write it, rewrite its header (crate `message`) and find the envelope in it.
-//! All three hand the message to qmail-send through inject.sock ([`outgoing`]), or to the program that QMAILQUEUE names ([`program`]).
+//! qmail-qmqpc has the interface of qmail-queue and hands the message to another host ([`qmqpc`]). The other three hand the message to qmail-send through inject.sock ([`outgoing`]), or to the program that QMAILQUEUE names ([`program`]).
 //!
 //! Guarantees: exit 0 only after qmail-send (or that program) said that the message is safe; nothing is setuid; nothing is written but
 //! an unnamed file for a message too long for memory; the exit codes are those of the classic programs (sendmail: 75 for "try again").
@@ -16,6 +16,7 @@ pub mod held;
 pub mod inject;
 pub mod outgoing;
 pub mod program;
+pub mod qmqpc;
 pub mod queue;
 pub mod sendmail;
 
@@ -32,6 +33,12 @@ pub const EXIT_TEMPORARY: u8 = 111;
 #[must_use]
 pub fn qmail_queue() -> ExitCode {
     ExitCode::from(queue::run())
+}
+
+/// The program qmail-qmqpc.
+#[must_use]
+pub fn qmail_qmqpc() -> ExitCode {
+    ExitCode::from(qmqpc::run())
 }
 
 /// The program qmail-inject.

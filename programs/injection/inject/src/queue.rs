@@ -17,7 +17,7 @@ use crate::held::Held;
 use crate::outgoing::{self, Exit, Nature};
 
 /// A caller that sends nothing for a day is gone (as ever, the day counts from the start).
-const READ_DEADLINE: Duration = Duration::from_secs(86_400);
+pub(crate) const READ_DEADLINE: Duration = Duration::from_secs(86_400);
 /// Longest text on descriptor 4 or 6.
 const REPORT_LEN_MAX: usize = 255;
 const CHUNK_LEN: usize = 32 * 1024;
@@ -39,8 +39,14 @@ pub enum Failure {
     Read,
     /// The environment or the working directory make no root.
     Config,
-    /// qmail-send cannot be reached.
+    /// qmail-send cannot be reached, or there is no socket for it.
     Connect,
+    /// By QMQP: a server did not take the connection in time.
+    ServerLate,
+    /// By QMQP: no server takes connections.
+    ServerRefused,
+    /// By QMQP: the connection broke, or what came was no answer.
+    ServerBroke,
     /// The sandbox cannot be entered.
     Internal,
     /// The envelope is none.
@@ -62,6 +68,9 @@ impl Failure {
             Self::Read => 54,
             Self::Config => 55,
             Self::Connect => 56,
+            Self::ServerLate => 72,
+            Self::ServerRefused => 73,
+            Self::ServerBroke => 74,
             Self::Internal => 81,
             Self::EnvelopeFormat => 91,
             Self::Refused(refusal) => refused_code(refusal),
@@ -102,7 +111,7 @@ pub fn run() -> u8 {
 }
 
 /// Writes the text; was there anybody to read it?
-fn tell(fds: &[OwnedFd], refusal: &Refusal) -> bool {
+pub(crate) fn tell(fds: &[OwnedFd], refusal: &Refusal) -> bool {
     let mut report = refusal.report();
     report.truncate(REPORT_LEN_MAX);
     let told = fds.iter().filter(|fd| rustix::io::write(fd, &report).is_ok_and(|len| len == report.len())).count();
@@ -132,14 +141,18 @@ fn queue(wait: Duration) -> Result<(), Failure> {
 }
 
 /// The envelope, read no further than its end.
-fn read_envelope(fd: BorrowedFd<'_>, deadline: Instant) -> Result<Envelope, Failure> {
+pub(crate) fn read_envelope(fd: BorrowedFd<'_>, deadline: Instant) -> Result<Envelope, Failure> {
     let mut reader = Reader::default();
     read_all(fd, deadline, |chunk| Ok(!reader.feed(chunk)?))?;
     reader.finish()
 }
 
 /// Reads until the end of the file or until `each` wants no more.
-fn read_all(fd: BorrowedFd<'_>, deadline: Instant, mut each: impl FnMut(&[u8]) -> Result<bool, Failure>) -> Result<(), Failure> {
+pub(crate) fn read_all(
+    fd: BorrowedFd<'_>,
+    deadline: Instant,
+    mut each: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
     // poll(2) would wait for ever on the writing end of a pipe.
     let mode = rustix::fs::fcntl_getfl(fd).map_err(|_| Failure::Read)? & OFlags::RWMODE;
     if mode == OFlags::WRONLY {
@@ -186,6 +199,9 @@ mod tests {
             (Failure::Read, 54, true),
             (Failure::Config, 55, true),
             (Failure::Connect, 56, true),
+            (Failure::ServerLate, 72, true),
+            (Failure::ServerRefused, 73, true),
+            (Failure::ServerBroke, 74, true),
             (Failure::Internal, 81, true),
             (Failure::EnvelopeFormat, 91, true),
             (Failure::Refused(Refusal::temporary("x (#4.3.0)")), 71, true),

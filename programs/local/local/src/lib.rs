@@ -4,7 +4,8 @@
 //! - classic, `qmail-local [-nN] user homedir local dash ext domain sender defaultdelivery` with the message on descriptor 0
 //!   (qmail-local(8)): [`classic`];
 //! - `--worker [--base DIR]`, kept warm by qmail-lspawn for one system user or one virtual domain, confined: [`worker`];
-//! - `--once`, started by qmail-lspawn for a file that holds program lines, not confined: [`once`].
+//! - `--once`, started by qmail-lspawn for a file that holds program lines, or to run the program that QMAILLOCAL names, not confined:
+//!   [`once`].
 //!
 //! Guarantees: success is said when every file is synced and every forward is in the queue. `.qmail` instructions run in order,
 //! forwards together at the end; an error stops at once. A worker never starts a program and delivers nothing of a file that
@@ -21,6 +22,7 @@ pub mod once;
 mod orders;
 pub mod queue_program;
 mod quota_warning;
+mod replacement;
 pub mod shell;
 mod vacation;
 pub mod worker;

@@ -1,6 +1,8 @@
 //! `--once`: one delivery for qmail-lspawn whose `.qmail` file holds program lines, carried out whole and unconfined as the
 //! recipient, like the classic face, but asked for and answered on the socket `work` (ipc::worker).
 //!
+//! With QMAILLOCAL in its environment it runs that program instead ([`crate::replacement`]).
+//!
 //! What the programs print goes into the report, so that a bounce can quote it. When qmail-lspawn is gone nobody hears the report, and the
 //! delivery will be tried again: so this process ends at once, with the programs of its group.
 
@@ -9,6 +11,7 @@ use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::home::Home;
 use crate::orders::{Manner, Orders};
+use crate::replacement;
 use crate::shell::Shell;
 use crate::worker::{delivery, report};
 use dotqmail::Plan;
@@ -16,11 +19,9 @@ use ipc::worker::{Recipient, Request};
 use ipc::{DATAGRAM_LEN_MAX, Message};
 use maildir::Body;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,6 +54,11 @@ fn serve(work: &Seqpacket) -> io::Result<()> {
     };
     let carried_out = end_with_the_asker(work)?;
     let shell = Shell::captured();
+    if let Some(program) = replacement::program() {
+        let done = replacement::run(&program, &shell, &sender, &recipient, &default_delivery, message);
+        carried_out.store(true, Ordering::SeqCst);
+        return work.send(&done.report(number).encode());
+    }
     let manner = Manner { default_delivery: default_delivery.0, settings: settings.0, inherits: inherits.0, lmtp };
     let result = deliver(&shell, &sender, &recipient, &manner, message);
     carried_out.store(true, Ordering::SeqCst);
@@ -81,7 +87,7 @@ fn end_with_the_asker(work: &Seqpacket) -> io::Result<Arc<AtomicBool>> {
 
 fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Manner, message: OwnedFd) -> Result<String, Failure> {
     let mut orders = Orders::read(manner)?;
-    let message = own_description(message).map_err(|e| Failure::system("Unable to read message", &e))?;
+    let message = sys::memfd::own_description(message).map_err(|e| Failure::system("Unable to read message", &e))?;
     let body = Body::new(message).map_err(|e| Failure::system("Unable to read message", &e))?;
     let delivery = delivery(sender, recipient);
     let home = Home::open(delivery.home)?;
@@ -108,23 +114,4 @@ fn deliver(shell: &Shell, sender: &Address, recipient: &Recipient, manner: &Mann
     };
     let plan = Plan::new(&found.text, found.is_forward_only, &orders.default_delivery);
     Ok(carrier.carry_out(&plan)?.text())
-}
-
-/// The message under an offset of its own: programs read from it, and the descriptor we got is shared with other deliveries of
-/// the same message. Opened anew where this user may, else copied into a file without a name.
-fn own_description(message: OwnedFd) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", message.as_raw_fd());
-    if let Ok(fd) = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        return Ok(File::from(fd));
-    }
-    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let copy = rustix::fs::open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)
-        .or_else(|_| rustix::fs::memfd_create("message", rustix::fs::MemfdFlags::CLOEXEC))?;
-    let mut copy = File::from(copy);
-    let body = Body::new(File::from(message))?;
-    let copied = body.each_chunk(|chunk| io::Write::write_all(&mut copy, chunk).map(|()| true));
-    copied.map_err(|stopped| match stopped {
-        maildir::Stopped::Read(e) | maildir::Stopped::Take(e) => e,
-    })?;
-    Ok(copy)
 }

@@ -74,21 +74,7 @@ impl Shell {
         for (name, value) in environment {
             spawn = spawn.env(name, OsStr::from_bytes(value));
         }
-        let failed = |e: io::Error| Failure::system("Unable to run /bin/sh", &e);
-        let ended = match &self.output {
-            Output::Inherited => {
-                let (stdout, stderr) = (io::stdout(), io::stderr());
-                spawn.stdout(stdout.as_fd()).stderr(stderr.as_fd()).start().map_err(failed)?.wait()
-            }
-            Output::Captured(kept) => {
-                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-                // Whoever captures is the one-shot worker: should it be killed, the line must not go on beside the next attempt.
-                let spawn = spawn.stdout(write.as_fd()).stderr(write.as_fd()).dies_with_parent();
-                let child = spawn.start().map_err(failed)?;
-                drop(write);
-                capture(&child, read, kept)
-            }
-        };
+        let ended = self.wait_for(spawn).map_err(|e| Failure::system("Unable to run /bin/sh", &e))?;
         match ended {
             Ended::Signal(_) => Err(Failure::temporary("Aack, child crashed. (#4.3.0)")),
             Ended::Code(code) => match verdict(u8::try_from(code).unwrap_or(u8::MAX)) {
@@ -100,8 +86,30 @@ impl Shell {
     }
 }
 
+impl Shell {
+    /// Starts a program whose output goes where ours goes, and waits for its end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn wait_for(&self, spawn: Spawn<'_>) -> io::Result<Ended> {
+        match &self.output {
+            Output::Inherited => {
+                let (stdout, stderr) = (io::stdout(), io::stderr());
+                Ok(spawn.stdout(stdout.as_fd()).stderr(stderr.as_fd()).start()?.wait())
+            }
+            Output::Captured(kept) => {
+                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+                // Whoever captures is the one-shot worker: should it be killed, the line must not go on beside the next attempt.
+                let child = spawn.stdout(write.as_fd()).stderr(write.as_fd()).dies_with_parent().start()?;
+                drop(write);
+                Ok(capture(&child, read, kept))
+            }
+        }
+    }
+}
+
 /// The caller's environment without the names that speak of a delivery: those of this one are set anew, none is left of another.
-fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
+pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| {
         let own = dotqmail::ENVIRONMENT_NAMES.iter().any(|own| name == *own);
         !own && name != sys::inherited::VARIABLE

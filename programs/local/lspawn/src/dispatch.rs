@@ -1,6 +1,7 @@
 //! Giving work to workers, hearing from them, and ending them.
 
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipc::worker::Report;
@@ -10,6 +11,7 @@ use crate::events::Source;
 use crate::peers::{Read, read};
 use crate::pool::Choice;
 use crate::service::{Service, Worker, kill, log};
+use crate::target::Target;
 use crate::task::{Ask, Outcome, PROGRAM_DEADLINE, Stage};
 
 /// Reports read from a worker before the others get their turn.
@@ -31,6 +33,10 @@ impl Service {
     /// True when the task has a worker (or has failed), false when it must wait.
     fn place(&mut self, id: u64) -> bool {
         let Some(target) = self.tasks.get(&id).and_then(|task| task.target.clone()) else { return true };
+        if self.is_replaced(id, &target) {
+            self.start_alone(id, &target, self.values.replacement.clone());
+            return true;
+        }
         let worker = match self.pool.choose(&target.key) {
             Choice::Wait => return false,
             Choice::Use(worker) => worker,
@@ -188,10 +194,22 @@ impl Service {
                 "programs and absolute paths are not for this domain; control/vmailprograms does not name it (#4.3.5)",
             );
         }
+        self.start_alone(id, &target, None);
+    }
+
+    /// Does a program of root's choice deliver this? For system users alone: the classic interface has no words for what the account of a
+    /// virtual user says, and in such a program's place is qmail's own classic qmail-local, which no domain confines.
+    fn is_replaced(&self, id: u64, target: &Target) -> bool {
+        let is_delivery = self.tasks.get(&id).is_some_and(|task| matches!(task.ask, Ask::Deliver { .. }));
+        self.values.replacement.is_some() && is_delivery && target.base.is_none()
+    }
+
+    /// A process for this delivery alone, not confined.
+    fn start_alone(&mut self, id: u64, target: &Target, replacement: Option<PathBuf>) {
         if self.stop_at.is_some() {
             return self.fail(id, "qmail is stopping (#4.3.2)");
         }
-        let started = self.programs.start_once(&target);
+        let started = self.programs.start_once(target, replacement.as_deref());
         if let Some(worker) = self.keep(id, started, true) {
             self.give(id, worker);
         }
@@ -340,7 +358,7 @@ mod tests {
         service.programs.run_as_caller();
         let id = queue(&mut service, 1, "ok");
         let target = service.tasks[&id].target.clone().unwrap();
-        let (child, _socket) = service.programs.start_once(&target).unwrap();
+        let (child, _socket) = service.programs.start_once(&target, None).unwrap();
         assert_eq!(rustix::process::getpgid(Some(child.pid)).unwrap(), child.pid, "it leads the group that is killed");
         kill(&child);
         assert_eq!(child.wait(), sys::spawn::Ended::Signal(9));

@@ -13,7 +13,7 @@
 //! | program | descriptors |
 //! |---|---|
 //! | `qmail-local --worker [--base DIR]` | 3 `work` ([`ipc::worker`]); with `--base` a virtual domain's, confined to DIR |
-//! | `qmail-local --once` | 3 `work`: one request that needs programs; not confined |
+//! | `qmail-local --once` | 3 `work`: one request that needs programs; not confined. With QMAILLOCAL, which that names, it runs the program in its place |
 //! | `qmail-pop3d HOME/Maildir`, for a system user `qmail-pop3d Maildir` in his home | 0 and 1: the session's socket |
 #![forbid(unsafe_code)]
 

@@ -64,11 +64,16 @@ impl Programs {
     /// of the recipient, so it gets no descriptor that leads anywhere but to its report, and leads the group that they are in. When this
     /// process ends it ends them and itself: a signal for it alone would leave them running beside the next attempt.
     ///
+    /// With a `replacement` it runs that program in the place of all it would do itself.
+    ///
     /// # Errors
     /// It cannot be started; temporary.
-    pub fn start_once(&self, target: &Target) -> io::Result<(Child, Seqpacket)> {
+    pub fn start_once(&self, target: &Target, replacement: Option<&Path>) -> io::Result<(Child, Seqpacket)> {
         let (ours, theirs) = Seqpacket::pair()?;
-        let spawn = self.program(&self.local, target.id).arg("--once");
+        let mut spawn = self.program(&self.local, target.id).arg("--once");
+        if let Some(replacement) = replacement {
+            spawn = spawn.env(control::replacements::LOCAL.variable, replacement);
+        }
         let child = spawn.fd("work", theirs.as_fd()).leads_group().start()?;
         ours.set_nonblocking(true)?;
         Ok((child, ours))

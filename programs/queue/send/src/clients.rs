@@ -32,6 +32,7 @@ pub(crate) struct Client {
     pub(crate) heard: Duration,
     /// Not read from before its side file has caught up.
     pub(crate) paused: bool,
+    pub(crate) who: Submitter,
 }
 
 #[derive(Debug)]
@@ -39,13 +40,32 @@ pub(crate) enum Kind {
     Queue(Submission),
     Inject(Submission),
     Admin,
+    /// An administrator who hands over a message of another queue.
+    Import(Box<Importing>),
+}
+
+/// See [`Kind::Import`].
+#[derive(Debug)]
+pub(crate) struct Importing {
+    pub(crate) submission: Submission,
+    pub(crate) arrival_s: u64,
+    pub(crate) uid: u32,
+    pub(crate) pid: u32,
 }
 
 impl Client {
     pub(crate) fn submission(&mut self) -> Option<&mut Submission> {
         match &mut self.kind {
             Kind::Queue(submission) | Kind::Inject(submission) => Some(submission),
+            Kind::Import(importing) => Some(&mut importing.submission),
             Kind::Admin => None,
+        }
+    }
+
+    /// The message of another queue is kept or refused: requests may come again.
+    pub(crate) fn import_over(&mut self) {
+        if matches!(self.kind, Kind::Import(_)) {
+            self.kind = Kind::Admin;
         }
     }
 
@@ -56,7 +76,8 @@ impl Client {
             Kind::Queue(submission) | Kind::Inject(submission) if submission.is_waiting() => false,
             Kind::Queue(submission) => !submission.is_idle() && silent > STALLED,
             Kind::Inject(submission) => silent > if submission.is_idle() { IDLE } else { STALLED },
-            Kind::Admin => silent > STALLED,
+            Kind::Import(importing) if importing.submission.is_waiting() => false,
+            Kind::Admin | Kind::Import(_) => silent > STALLED,
         }
     }
 }
@@ -83,7 +104,8 @@ impl Clients {
         if !self.has_room(door, peer.uid) {
             return Err((socket, "4.3.2 too many connections; try again later"));
         }
-        let submission = Submission::new(self.submitter(door, peer));
+        let who = self.submitter(door, peer);
+        let submission = Submission::new(who);
         let kind = match door {
             Socket::Queue => Kind::Queue(submission),
             Socket::Inject => Kind::Inject(submission),
@@ -91,7 +113,7 @@ impl Clients {
         };
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        self.all.insert(number, Client { socket, kind, heard: now, paused: false });
+        self.all.insert(number, Client { socket, kind, heard: now, paused: false, who });
         Ok(number)
     }
 
@@ -103,7 +125,7 @@ impl Clients {
                 count(&|kind| matches!(kind, Kind::Inject(_))) < INJECT_MAX
                     && count(&|kind| matches!(kind, Kind::Inject(submission) if submission.who().uid == uid)) < INJECT_USER_MAX
             }
-            _ => count(&|kind| matches!(kind, Kind::Admin)) < ADMIN_MAX,
+            _ => count(&|kind| matches!(kind, Kind::Admin | Kind::Import(_))) < ADMIN_MAX,
         }
     }
 

@@ -11,6 +11,7 @@ mod accept;
 mod activate;
 mod admin;
 mod delivery;
+mod import;
 mod outcome;
 mod settle;
 mod taps;
@@ -36,6 +37,8 @@ use crate::directory::{Routes, Site, Sites};
 use crate::log::{Log, Status};
 use crate::settings::Settings;
 
+pub(crate) use import::import_refused;
+
 /// Messages that are being tried at a time, of each lane.
 pub const ACTIVE_MAX: usize = 10_000;
 /// Recipients of all of them, before another message is taken up.
@@ -60,7 +63,9 @@ impl Route {
     fn limit(&self, settings: &Settings) -> SiteLimit {
         match self {
             Self::To(job::Route::Mx { domain }) => settings.site_limit(domain.as_bytes()),
-            Self::To(job::Route::Relay { host, .. } | job::Route::Lmtp { host, .. }) => settings.site_limit(host),
+            Self::To(job::Route::Relay { host, .. } | job::Route::Lmtp { host, .. } | job::Route::Qmtp { host, .. }) => {
+                settings.site_limit(host)
+            }
             Self::To(job::Route::LmtpSocket { path }) => settings.site_limit(path),
             Self::Nowhere(_) => SiteLimit::NONE,
         }
@@ -71,7 +76,9 @@ impl std::hash::Hash for Route {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         match self {
             Self::To(job::Route::Mx { domain }) => domain.hash(state),
-            Self::To(job::Route::Relay { host, port, .. } | job::Route::Lmtp { host, port }) => (host, port).hash(state),
+            Self::To(
+                job::Route::Relay { host, port, .. } | job::Route::Lmtp { host, port } | job::Route::Qmtp { host, port },
+            ) => (host, port).hash(state),
             Self::To(job::Route::LmtpSocket { path }) => path.hash(state),
             Self::Nowhere(text) => text.hash(state),
         }
@@ -85,6 +92,8 @@ pub enum Out {
     Reply { client: u64, answer: ipc::queue::Answer },
     /// Answer the administrator.
     Admin { client: u64, answer: ipc::admin::QueueAnswer },
+    /// Hand a body to the administrator.
+    AdminBody { client: u64, bytes: u64, body: OwnedFd },
     /// Send a job with its body, now or on the next connection; [`Engine::sent`] hears which.
     Job { channel: Channel, number: u64, datagram: Vec<u8>, body: Arc<OwnedFd> },
     /// Ask qmail-auth.
@@ -124,6 +133,27 @@ enum Ticket {
         bytes: u64,
         held: usize,
         kept: Option<KeptBody>,
+    },
+    /// A message of another queue.
+    Import {
+        client: u64,
+        envelope: Envelope,
+        bytes: u64,
+        held: usize,
+    },
+    /// It is read to be confirmed, and then how far it had come is noted.
+    Confirm {
+        client: u64,
+        id: u64,
+    },
+    Confirmed {
+        client: u64,
+        id: u64,
+        due_s: u64,
+    },
+    /// The administrator wants a body.
+    Fetch {
+        client: u64,
     },
     Bounce {
         of: u64,
@@ -200,6 +230,10 @@ pub struct Engine<S> {
     looks: HashMap<u64, admin::Look>,
     /// Who waits for the removal of a message.
     removals: HashMap<u64, Vec<u64>>,
+    /// Messages of another queue that are being confirmed; true: it is noted, and what is being read of them may be older.
+    confirming: HashMap<u64, bool>,
+    /// That messages wait for the rest of their import was said.
+    told_of_import: bool,
     counters: Counters,
 }
 
@@ -262,6 +296,8 @@ impl<S: Spool> Engine<S> {
             stopping: false,
             looks: HashMap::new(),
             removals: HashMap::new(),
+            confirming: HashMap::new(),
+            told_of_import: false,
             counters: Counters::default(),
         };
         engine.remote.set_now(now.boot);
@@ -297,10 +333,10 @@ impl<S: Spool> Engine<S> {
             Completion::Envelope { ticket, id, envelope, states, bytes, .. } => {
                 self.envelope_read(ticket, id.0, activate::Read { envelope, states, bytes });
             }
-            Completion::BodyFd { ticket, id, fd, .. } => {
-                self.tickets.remove(&ticket);
-                self.body_open(id.0, fd);
-            }
+            Completion::BodyFd { ticket, id, fd, bytes } => match self.tickets.remove(&ticket) {
+                Some(Ticket::Fetch { client }) => self.out.push(Out::AdminBody { client, bytes, body: fd }),
+                _ => self.body_open(id.0, fd),
+            },
             Completion::ReadFailed { ticket, id, why } => self.read_failed(ticket, id.0, why),
             Completion::SideDrained { side } => self.out.push(Out::Drained { side }),
             Completion::Alert(text) => self.log.alert(&text),
@@ -315,6 +351,8 @@ impl<S: Spool> Engine<S> {
         match ticket {
             Ticket::Result { number, last, ends } => self.result_written(number, last, ends && written),
             Ticket::End { id } if written => self.ended(id),
+            Ticket::Confirmed { client, id, due_s } if written => self.confirmed(client, id, due_s),
+            Ticket::Confirmed { client, id, .. } => self.confirm_failed(client, id),
             Ticket::Note { client } => {
                 let text = "the spool cannot be written";
                 let answer = if written { admin::ok(1) } else { admin::failed(text) };
@@ -329,6 +367,10 @@ impl<S: Spool> Engine<S> {
             Some(Ticket::Read { .. }) => self.unreadable(id, why),
             Some(Ticket::Body) => self.body_failed(id, why),
             Some(Ticket::Look { client, .. }) => self.look_failed(client),
+            Some(Ticket::Confirm { client, id }) => self.confirm_failed(client, id),
+            Some(Ticket::Fetch { client }) => {
+                self.out.push(Out::Admin { client, answer: admin::failed("the message cannot be read") });
+            }
             _ => {}
         }
     }

@@ -19,11 +19,11 @@ use sys::signal::Signals;
 use sys::{Received, Seqpacket};
 
 use crate::bounce::Writer;
-use crate::clients::{Client, Clients, Kind};
+use crate::clients::{Client, Clients, Importing, Kind};
 use crate::engine::{Engine, Now, Out};
 use crate::links::{Heard, Links};
 use crate::log::LogWriter;
-use crate::submission::{Budget, Step, Surroundings, temporary};
+use crate::submission::{Budget, Step, Submission, Surroundings, temporary};
 use events::{Event, Events, Source};
 
 /// Deliveries that run may end within this time before the process does.
@@ -196,7 +196,7 @@ impl<S: Spool> Service<S> {
         }
         let idle = |client: &Client| match &client.kind {
             Kind::Queue(submission) | Kind::Inject(submission) => submission.is_idle(),
-            Kind::Admin => false,
+            Kind::Admin | Kind::Import(_) => false,
         };
         self.clients.numbers(idle).into_iter().for_each(|number| self.close(number));
     }
@@ -268,13 +268,20 @@ impl<S: Spool> Service<S> {
         let datagram = self.buf.get(..len).unwrap_or_default();
         let Some(submission) = client.submission() else {
             match QueueRequest::decode(datagram) {
+                Ok(QueueRequest::Import { key, arrival_s, uid, pid }) if key.len() <= ipc::import::KEY_LEN_MAX => {
+                    let submission = Submission::importing(client.who, key);
+                    client.kind = Kind::Import(Box::new(Importing { submission, arrival_s, uid, pid }));
+                }
+                Ok(QueueRequest::Import { .. }) | Err(_) => self.close(number),
                 Ok(request) => self.engine.admin(number, &request),
-                Err(_) => self.close(number),
             }
             return;
         };
         let mut around = Around { budget: &mut self.budget, engine: &mut self.engine, now_s: sys::clock::unix_s() };
-        match submission.datagram(datagram, &mut around) {
+        let step = submission.datagram(datagram, &mut around);
+        let is_over = submission.is_idle();
+        match step {
+            Ok(Step::More) if is_over => client.import_over(),
             Ok(Step::More) => {
                 if let Some(side) = submission.behind() {
                     client.paused = true;
@@ -282,12 +289,19 @@ impl<S: Spool> Service<S> {
                     self.behind.push((side, number));
                 }
             }
-            Ok(Step::Commit(submitted)) => {
-                let who = submission.who();
-                self.engine.submitted(number, who, *submitted);
-            }
+            Ok(Step::Commit(submitted)) => match &client.kind {
+                Kind::Import(importing) => self.engine.import(number, importing, *submitted),
+                _ => self.engine.submitted(number, client.who, *submitted),
+            },
             Ok(Step::Refuse(answer)) => {
-                if client.socket.send(&answer.encode()).is_err() {
+                let answer = match &client.kind {
+                    Kind::Import(_) => crate::engine::import_refused(answer).encode(),
+                    _ => answer.encode(),
+                };
+                if is_over {
+                    client.import_over();
+                }
+                if client.socket.send(&answer).is_err() {
                     self.close(number);
                 }
             }
@@ -303,6 +317,7 @@ impl<S: Spool> Service<S> {
                 Kind::Queue(submission) | Kind::Inject(submission) => {
                     submission.abandon(&mut self.budget);
                 }
+                Kind::Import(importing) => importing.submission.abandon(&mut self.budget),
                 Kind::Admin => {}
             }
         }
@@ -477,7 +492,8 @@ impl<S: Spool> Service<S> {
     fn out(&mut self, out: Out, touched: &mut Touched) {
         match out {
             Out::Reply { client, answer } => self.reply(client, &answer),
-            Out::Admin { client, answer } => self.admin_reply(client, &answer),
+            Out::Admin { client, answer } => self.admin_reply(client, &answer, None),
+            Out::AdminBody { client, bytes, body } => self.admin_reply(client, &QueueAnswer::Body { bytes }, Some(&body)),
             Out::Job { channel, number, datagram, body } => {
                 let to = if channel == Channel::Local { Socket::Lspawn } else { Socket::Remote };
                 self.links.to(to).send_job(number, datagram, body);
@@ -509,10 +525,16 @@ impl<S: Spool> Service<S> {
         }
     }
 
-    fn admin_reply(&mut self, number: u64, answer: &QueueAnswer) {
+    fn admin_reply(&mut self, number: u64, answer: &QueueAnswer, body: Option<&OwnedFd>) {
         let Some(client) = self.clients.get(number) else { return };
+        client.import_over();
+        let datagram = answer.encode();
+        let sent = match body {
+            Some(body) => client.socket.send_with_fd(&datagram, body.as_fd()),
+            None => client.socket.send(&datagram),
+        };
         // The few datagrams of an answer fit the socket unless nobody reads them.
-        if client.socket.send(&answer.encode()).is_err() {
+        if sent.is_err() {
             self.close(number);
         }
     }

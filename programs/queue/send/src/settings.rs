@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::send::{Limits, Send, watched_routes, watched_senders};
+use control::send::{Limits, Send, watched_qmtproutes, watched_routes, watched_senders};
 use control::{ControlError, LmtpPlace, LmtpRoutes, Root, Route, Routes, Senders, SiteLimits, Taps, Watched};
 use message::verp;
 use schedule::SiteLimit;
@@ -17,6 +17,7 @@ pub struct Settings {
     root: Root,
     send: Send,
     routes: Watched<Routes>,
+    qmtp: Watched<Routes>,
     senders: Watched<Senders>,
     lmtp: Watched<LmtpRoutes>,
     taps: Watched<Taps>,
@@ -37,6 +38,7 @@ impl Settings {
         let mut settings = Self {
             send: Send::read(root)?,
             routes: watched_routes(root),
+            qmtp: watched_qmtproutes(root),
             senders: watched_senders(root),
             lmtp: LmtpRoutes::watched(root),
             taps: Taps::watched(root),
@@ -48,6 +50,7 @@ impl Settings {
             root: root.clone(),
         };
         settings.routes.get()?;
+        settings.qmtp.get()?;
         settings.senders.get()?;
         settings.lmtp.get()?;
         settings.taps.get()?;
@@ -59,7 +62,8 @@ impl Settings {
     /// Looks at the files that count at once. True if a domain may have become virtual or ceased to be.
     pub fn refresh(&mut self, log: &mut Log) -> bool {
         let trouble = self.routes.get().err().or(self.senders.get().err()).or(self.lmtp.get().err());
-        let trouble = trouble.or(self.taps.get().err()).or(self.site_limits.get().err()).or(self.domains.get().err());
+        let trouble = trouble.or(self.qmtp.get().err()).or(self.taps.get().err()).or(self.site_limits.get().err());
+        let trouble = trouble.or(self.domains.get().err());
         if trouble.is_some() && trouble != self.complaint {
             let text = trouble.as_ref().map(ToString::to_string).unwrap_or_default();
             log.warning(&format!("{text}; going on with what was read before"));
@@ -107,12 +111,20 @@ impl Settings {
         self.lmtp.last()?.lookup(host)
     }
 
+    /// qmtproutes for a host: it comes before smtproutes and MX, and behind authsenders, which names its own relay.
+    #[must_use]
+    pub fn qmtp_route(&self, sender: &Address, host: &[u8]) -> Option<(Vec<u8>, u16)> {
+        self.qmtp.last()?.lookup_qmtp(host).filter(|_| self.by_sender(sender).is_none())
+    }
+
+    fn by_sender(&self, sender: &Address) -> Option<Route> {
+        self.senders.last().filter(|senders| !senders.is_empty()).and_then(|senders| senders.lookup(&verp::base(sender)))
+    }
+
     /// authsenders for a sender (of VERP: the base), or else smtproutes for a host; `None` means MX.
     #[must_use]
     pub fn route(&self, sender: &Address, host: &[u8]) -> Option<Route> {
-        let by_sender =
-            self.senders.last().filter(|senders| !senders.is_empty()).and_then(|senders| senders.lookup(&verp::base(sender)));
-        by_sender.or_else(|| self.routes.last()?.lookup(host))
+        self.by_sender(sender).or_else(|| self.routes.last()?.lookup(host))
     }
 
     /// Who gets a copy of a message (taps), by the file as it is now. What is wrong with it [`Settings::refresh`] tells.

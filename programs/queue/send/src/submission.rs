@@ -5,6 +5,8 @@
 //! [`Budget`] is used up, goes to a side file at once.
 
 use ipc::Malformed;
+use ipc::field::Bytes;
+use ipc::import::{Became, Earlier, Import};
 use ipc::options::{Options, RecipientOptions};
 use ipc::queue::{Answer, FLAGS_KNOWN, Item};
 use message::received::{self, InvokedBy};
@@ -61,6 +63,8 @@ pub struct Submitted {
     pub recipients: Vec<Address>,
     pub flags: u32,
     pub options: Options,
+    /// It comes from another queue.
+    pub import: Option<Import>,
     pub body: Body,
     pub bytes: u64,
     /// Of the budget; give it back when the spool has answered.
@@ -88,7 +92,10 @@ enum Held {
 struct Gathering {
     sender: Address,
     flags: u32,
+    /// By [`Item::From`].
+    is_named: bool,
     options: Options,
+    import: Option<Import>,
     recipients: Vec<Address>,
     envelope_len: usize,
     body: Held,
@@ -112,6 +119,8 @@ enum State {
 pub struct Submission {
     who: Submitter,
     state: State,
+    /// The key of a message that is taken over from another queue: it has its trace lines, and recipients have a past.
+    import: Option<Bytes>,
 }
 
 /// What a submission needs of its surroundings.
@@ -124,7 +133,13 @@ pub trait Surroundings {
 impl Submission {
     #[must_use]
     pub fn new(who: Submitter) -> Self {
-        Self { who, state: State::Idle }
+        Self { who, state: State::Idle, import: None }
+    }
+
+    /// For a message of another queue, which has this key there.
+    #[must_use]
+    pub fn importing(who: Submitter, key: Bytes) -> Self {
+        Self { who, state: State::Idle, import: Some(key) }
     }
 
     #[must_use]
@@ -205,6 +220,10 @@ impl Submission {
                 gathering.data(data, around);
                 Ok(Step::More)
             }
+            (State::Gathering(gathering), Item::From { sender, flags }) if !gathering.is_named => {
+                (gathering.sender, gathering.flags, gathering.is_named) = (sender, flags, true);
+                Ok(self.known(flags, around))
+            }
             (State::Gathering(_), Item::Commit) => Ok(self.commit()),
             (State::Gathering(gathering), item) => match gathering.option(item, around.budget())? {
                 Ok(()) => Ok(Step::More),
@@ -215,19 +234,27 @@ impl Submission {
     }
 
     fn begin(&mut self, sender: Address, flags: u32, around: &mut impl Surroundings) -> Step {
-        let trace = received::line(self.who.pid, self.who.invoked, around.now_s());
         let mut gathering = Gathering {
             sender,
             flags,
+            is_named: false,
             options: Options::none(),
+            import: self.import.clone().map(|key| Import { key, recipients: Vec::new() }),
             recipients: Vec::new(),
             envelope_len: 0,
             body: Held::Memory(Vec::new()),
             bytes: 0,
             held: 0,
         };
-        gathering.data(&trace, around);
+        if self.import.is_none() {
+            gathering.data(&received::line(self.who.pid, self.who.invoked, around.now_s()), around);
+        }
         self.state = State::Gathering(Box::new(gathering));
+        self.known(flags, around)
+    }
+
+    /// Flags without a meaning are refused.
+    fn known(&mut self, flags: u32, around: &mut impl Surroundings) -> Step {
         if flags & !FLAGS_KNOWN != 0 {
             return self.refuse(permanent("5.5.4 unknown message flags"), around);
         }
@@ -243,12 +270,12 @@ impl Submission {
 
     fn commit(&mut self) -> Step {
         let State::Gathering(gathering) = std::mem::replace(&mut self.state, State::Waiting) else { return Step::More };
-        let Gathering { sender, flags, options, recipients, body, bytes, held, .. } = *gathering;
+        let Gathering { sender, flags, options, import, recipients, body, bytes, held, .. } = *gathering;
         let body = match body {
             Held::Memory(bytes) => Body::Inline(bytes),
             Held::Side(side) => Body::Side(side),
         };
-        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, body, bytes, held }))
+        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, import, body, bytes, held }))
     }
 }
 
@@ -282,13 +309,36 @@ impl Gathering {
                 }
                 fresh
             }
-            Item::Begin { .. } | Item::Recipient(_) | Item::Data(_) | Item::Commit => false,
+            Item::Became(became) => {
+                if let Err(answer) = self.became(became, budget)? {
+                    return Ok(Err(answer));
+                }
+                true
+            }
+            Item::Begin { .. } | Item::From { .. } | Item::Recipient(_) | Item::Data(_) | Item::Commit => false,
         };
         if fresh { Ok(Ok(())) } else { Err(Malformed) }
     }
 
+    /// The past of the last recipient, once.
+    fn became(&mut self, became: Became, budget: &mut Budget) -> Result<Result<(), Answer>, Malformed> {
+        let recipient = self.last()?;
+        let import = self.import.as_mut().ok_or(Malformed)?;
+        if import.recipients.last().is_some_and(|earlier| earlier.recipient == recipient) {
+            return Err(Malformed);
+        }
+        let len = if let Became::Failed { text } = &became { text.len() } else { 0 };
+        import.recipients.push(Earlier { recipient, became });
+        Ok(self.hold(len, budget))
+    }
+
+    /// The number of the last recipient.
+    fn last(&self) -> Result<u32, Malformed> {
+        self.recipients.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()).ok_or(Malformed)
+    }
+
     fn last_recipient(&mut self) -> Result<&mut RecipientOptions, Malformed> {
-        let last = self.recipients.len().checked_sub(1).and_then(|last| u32::try_from(last).ok()).ok_or(Malformed)?;
+        let last = self.last()?;
         let known = &mut self.options.recipients;
         if known.last().is_none_or(|options| options.recipient != last) {
             known.push(RecipientOptions { recipient: last, notify: None, orcpt: None });
@@ -498,6 +548,27 @@ mod tests {
                 assert_eq!(got, expected, "{state} {item:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_envelope_may_come_behind_the_text_once() {
+        let from = |flags| Item::From { sender: a("real@x"), flags };
+        let begin = || Item::Begin { sender: Address::null(), flags: 0 };
+        let (mut around, mut submission) = (around(), submission());
+        for item in [begin(), Item::Data(b"text\n"), Item::Recipient(a("r@x")), from(1)] {
+            assert!(matches!(submission.item(item, &mut around), Ok(Step::More)));
+        }
+        let Ok(Step::Commit(submitted)) = submission.item(Item::Commit, &mut around) else { panic!() };
+        assert_eq!((submitted.sender.as_bytes(), submitted.flags, submitted.recipients.len()), (&b"real@x"[..], 1, 1));
+        let mut twice = self::submission();
+        let steps: Vec<_> = [begin(), from(0), from(0)].into_iter().map(|item| twice.item(item, &mut around).is_ok()).collect();
+        assert_eq!(steps, [true, true, false]);
+        let mut unknown = self::submission();
+        unknown.item(begin(), &mut around).unwrap();
+        let held = around.budget.used();
+        assert!(matches!(unknown.item(from(1 << 31), &mut around), Ok(Step::Refuse(Answer::Permanent { .. }))));
+        assert!(around.budget.used() < held, "what was gathered is given up");
+        assert!(self::submission().item(from(0), &mut around).is_err());
     }
 
     #[test]

@@ -144,6 +144,7 @@ fn remote_recipients_go_together_by_domain_and_relay() {
                 Route::Mx { domain } => domain.to_string(),
                 Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
                 Route::Lmtp { host, port } => format!("lmtp {}:{port}", host.escape_ascii()),
+                Route::Qmtp { host, port } => format!("qmtp {}:{port}", host.escape_ascii()),
                 Route::LmtpSocket { path } => format!("lmtp {}", path.escape_ascii()),
             };
             (route, recipients.len())

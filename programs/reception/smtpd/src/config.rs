@@ -5,7 +5,7 @@ use control::smtpd::PriorityOffer;
 use message::inject::Names;
 use sasl::Mechanisms;
 use smtp::data::BareLf;
-use smtp::server::{BadMailFrom, Config, DsnOffer, Limits, RcptHosts, SubmissionRules, TransferRules};
+use smtp::server::{Config, DsnOffer, Limits, RcptHosts, Refusals, SubmissionRules, TransferRules};
 use std::io;
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
@@ -31,7 +31,7 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         localiphost: control.localiphost,
         barelf: if control.normalizes_bare_lf { BareLf::Normalize } else { BareLf::Reject },
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
-        badmailfrom: BadMailFrom::new(control.badmailfrom),
+        refusals: refusals(control.refusals),
         dsn: if control.offers_dsn_to_all { DsnOffer::Everybody } else { DsnOffer::Relaying },
         transfer: TransferRules {
             deliver_by_min_s: control.deliver_by_min_s,
@@ -46,6 +46,20 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
             hides_client: control.submission.hides_client,
         },
     })
+}
+
+fn refusals(lists: control::Refusals) -> Refusals {
+    Refusals {
+        bad_senders: lists.bad_senders,
+        bad_senders_of_strangers: lists.bad_senders_of_strangers,
+        bad_recipients: lists.bad_recipients,
+        bad_recipients_of_strangers: lists.bad_recipients_of_strangers,
+        bad_helos: lists.bad_helos,
+        bad_helos_of_strangers: lists.bad_helos_of_strangers,
+        valid_recipients: lists.valid_recipients,
+        null_senders: lists.null_senders,
+        relay_tests: lists.relay_tests,
+    }
 }
 
 /// # Errors

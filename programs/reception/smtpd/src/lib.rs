@@ -9,29 +9,32 @@
 //! Never: sees the spool, a mailbox, a key or a hash. RFC 5321 and the extensions named in [`smtp::server`].
 #![forbid(unsafe_code)]
 
-mod admission;
 mod classic;
 mod config;
+mod elsewhere;
 mod envelope;
+mod helper;
+mod hooks;
 mod login;
-mod program;
-mod queue;
 mod service;
 mod session;
 mod submission;
+mod terms;
 mod trust;
 
 use control::Root;
+use logline::Line;
+use reception::log_line;
+use smtp::server::End;
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// `qmail-smtpd [--root DIR] [--service]`
 #[must_use]
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(code) = program::helper(&args) {
+    if let Some(code) = reception::program::helper("qmail-smtpd", &args).or_else(|| helper::helper(&args)) {
         return code;
     }
     let root = Root::from_args(&mut args);
@@ -48,32 +51,48 @@ pub fn main() -> ExitCode {
     classic::run(root)
 }
 
-/// Standard error is the connection to the client (inetd): a log line would be taken for a reply.
-static LOG_IS_CLIENT: AtomicBool = AtomicBool::new(false);
-
-/// One line of the log, in one write. That nobody reads it is no reason to stop.
-fn log_line(line: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    if LOG_IS_CLIENT.load(Ordering::Relaxed) {
-        return;
-    }
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+/// Bytes of a session from the client and to it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traffic {
+    taken: u64,
+    sent: u64,
 }
 
 /// The line of a session that is over.
-fn log_end(session: &smtp::server::Session, boot: Duration, prefix: &str) {
-    let counts = session.counts();
-    let end = session.end().unwrap_or(smtp::server::End::Gone);
-    let seconds = boot.saturating_sub(session.started()).as_secs();
-    let helo = wire::escape::visible(session.helo().unwrap_or_default());
-    let ip = wire::escape::visible(&session.peer().remote_ip);
-    let user = session.user().map(|user| format!(" user {}", wire::escape::visible(user))).unwrap_or_default();
-    let tls = session.peer().tls.as_ref().map(|tls| format!(" tls {}", tls.cipher)).unwrap_or_default();
-    // What strangers chose comes last, so that it cannot pass for another field.
-    log_line(format_args!(
-        "{prefix}end {ip} {end:?}: messages {} recipients {} bytes {} refused {} seconds {seconds}{tls}{user} helo {helo}",
-        counts.messages, counts.recipients, counts.bytes, counts.refused
-    ));
+fn end_line(session: &smtp::server::Session, boot: Duration, traffic: Traffic) -> Line {
+    let (counts, peer) = (session.counts(), session.peer());
+    let service = match () {
+        () if peer.is_lmtp => "lmtp",
+        () if peer.is_submission => "submission",
+        () => "smtp",
+    };
+    let line = logline::Session {
+        service,
+        remote: &peer.remote_ip,
+        end: end_name(session.end().unwrap_or(End::Gone)),
+        seconds: boot.saturating_sub(session.started()).as_secs(),
+        taken: traffic.taken,
+        sent: traffic.sent,
+        cipher: peer.tls.as_ref().map(|tls| &*tls.cipher),
+        user: session.user(),
+        helo: session.helo(),
+    }
+    .line();
+    let line = line.put("messages", counts.messages).put("recipients", counts.recipients).put("bytes", counts.bytes);
+    let line = line.put("refused", counts.refused).put("refused_recipients", counts.refused_recipients);
+    line.put("refused_messages", counts.refused_messages)
+}
+
+fn end_name(end: End) -> &'static str {
+    match end {
+        End::Quit => "quit",
+        End::Gone => "gone",
+        End::Timeout => "timeout",
+        End::Tls => "tls",
+        End::Limit => "limit",
+        End::Refused => "refused",
+        End::Drain => "shutdown",
+    }
 }
 
 fn now() -> smtp::server::Now {

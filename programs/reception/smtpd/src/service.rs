@@ -4,20 +4,21 @@
 //! no further connection and ends with its last session, which hears nothing of it. On the end of the lifeline or SIGTERM sessions end
 //! behind their message, and after [`DRAIN_MAX`] the process does.
 
-use crate::admission::Admission;
 use crate::config::{config, names};
-use crate::log_line;
-use crate::queue::Pool;
 use crate::session::{Worker, serve, serve_tls};
+use crate::terms::{Programs, stages, terms};
 use crate::trust::Trust;
 use control::tlsclients::AUTHORITIES;
 use control::{ClientRule, Networks, Root};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
+use logline::Line;
+use reception::admission::Admission;
+use reception::log_line;
 use rustix::process::Signal;
 use sandbox::Socket;
-use smtp::server::{Connection, Logins, StartTls, TOO_MANY_CONNECTIONS};
+use smtp::server::{Connection, DsnOffer, Logins, Stages, StartTls, TOO_MANY_CONNECTIONS};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -46,7 +47,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The configuration is wrong, or what start-up needs is missing.
 pub(crate) fn start(root: &Root) -> io::Result<()> {
-    let control = control::Smtpd::read(root).map_err(io::Error::other)?;
+    let mut control = control::Smtpd::read(root).map_err(io::Error::other)?;
     let mut inherited = Inherited::take()?;
     let (lifeline, run) = (inherited.one("lifeline")?, inherited.one("run")?);
     let listeners = inherited.all("listen:");
@@ -57,7 +58,9 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             .into_iter()
             .map(|(name, fd)| {
                 let proxies = root.proxies(&name).map_err(io::Error::other)?.map(Rc::new);
-                Ok((Door::of(&name), proxies, service::tcp_listener(fd)?))
+                let option = |key: &str| root.listener_option(&name, key).map_err(io::Error::other);
+                let listener = Listener { door: Door::of(&name), proxies, queue: option("queue")?, check: option("rcptcheck")? };
+                Ok((Rc::new(listener), service::tcp_listener(fd)?))
             })
             .collect::<io::Result<Vec<_>>>()?;
         sandbox::enter_as(NAME, root.path(), &[])?;
@@ -68,16 +71,26 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
             .map_err(|error| io::Error::other(format!("control/{AUTHORITIES}: {error}")))?;
         let names = control.names.as_ref().map(names).transpose()?;
         let (sessions_per_address_max, bounds_this_host) = (control.sessions_per_address_max, control.bounds_this_host);
+        let (plugins, greet_delay_s) = (std::mem::take(&mut control.plugins), control.greet_delay_s);
+        let has_programs =
+            listeners.iter().any(|(l, _)| l.queue.is_some()) || !control.client_rules.values_of("QMAILQUEUE").is_empty();
+        // The interface of qmail-queue has no place for what is asked for.
+        let for_programs = |config| smtp::server::Config { dsn: DsnOffer::Nobody, ..config };
+        let elsewhere = has_programs.then(|| config(control.clone(), Vec::new()).map(for_programs)).transpose()?;
+        let stages = stages(&plugins);
         let worker = Worker::new(
-            config(control, Vec::new())?,
+            (config(control, Vec::new())?, elsewhere),
+            plugins,
             trust,
-            Pool::new(Rc::clone(&run), Socket::Queue.path()),
+            Rc::clone(&run),
             Client::new(run, Socket::Auth.path(), DIRECTORY_DEADLINE),
             Acceptor::start_asking(keys, Socket::Keys.path(), clients)?,
         );
         let gate = Gate {
             admission: Rc::new(Admission::new(sessions_max, sessions_per_address_max)),
             bounds_this_host,
+            stages,
+            greet_delay_s,
             worker: Rc::new(worker.completing(names)),
         };
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
@@ -110,6 +123,16 @@ impl Door {
     }
 }
 
+/// What a line of control/listen says.
+struct Listener {
+    door: Door,
+    proxies: Proxies,
+    /// `queue=`: a program in the place of qmail-queue.
+    queue: Option<Vec<u8>>,
+    /// `rcptcheck=`: a program that judges recipients.
+    check: Option<Vec<u8>>,
+}
+
 /// For a listener behind proxies: whose header is believed.
 type Proxies = Option<Rc<Networks>>;
 
@@ -118,12 +141,15 @@ struct Gate {
     admission: Rc<Admission>,
     /// The bound of an address holds for this host, too.
     bounds_this_host: bool,
+    /// At which there are plugins.
+    stages: Stages,
+    greet_delay_s: u64,
     worker: Rc<Worker>,
 }
 
 /// Accepts on `listeners` until the lifeline says otherwise, then lets the sessions end, or drains.
-async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, Proxies, TcpListener)>, lifeline: &Lifeline) {
-    let start = |(door, proxies, listener)| spawn_local(accept(Rc::clone(&gate), listener, door, proxies));
+async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Rc<Listener>, TcpListener)>, lifeline: &Lifeline) {
+    let start = |(door, socket)| spawn_local(accept(Rc::clone(&gate), socket, door));
     let loops: Vec<_> = listeners.into_iter().map(start).collect();
     let word = lifeline.word().await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
@@ -134,14 +160,16 @@ async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Door, Proxies, TcpListener)
     let _ = timeout(DRAIN_MAX, gate.admission.left_by_all()).await;
 }
 
-async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, proxies: Proxies) {
+async fn accept(gate: Rc<Gate>, socket: TcpListener, listener: Rc<Listener>) {
     loop {
-        let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
+        let accepted = if gate.admission.is_full() { left_over(&socket).await } else { Some(socket.accept().await) };
         match accepted {
             None => {}
-            Some(Ok((stream, peer))) => match &proxies {
-                None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, door),
-                Some(proxies) => gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), door),
+            Some(Ok((stream, peer))) => match &listener.proxies {
+                None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, &listener),
+                Some(proxies) => {
+                    gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), Rc::clone(&listener));
+                }
             },
             Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
@@ -150,34 +178,35 @@ async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, proxies: Prox
 
 impl Gate {
     /// The proxy's header comes first; until then the connection has a place among all, none of an address.
-    fn admit_behind(self: &Rc<Self>, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, door: Door) {
+    fn admit_behind(self: &Rc<Self>, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, listener: Rc<Listener>) {
         let Some(place) = self.admission.admit(proxy, true) else { return refuse(&stream, TOO_MANY_CONNECTIONS) };
         let gate = Rc::clone(self);
         spawn_local(async move {
             match Arrival::behind(&stream, proxy, &proxies).await {
                 Ok(arrival) => {
                     drop(place);
-                    gate.admit(arrival, stream, door);
+                    gate.admit(arrival, stream, &listener);
                 }
-                Err(problem) => log_line(format_args!("{proxy} closed: {problem}")),
+                Err(problem) => log_line(format_args!("{}", closed(proxy, problem))),
             }
         });
     }
 
-    fn admit(&self, arrival: Arrival, stream: TcpStream, door: Door) {
+    fn admit(&self, arrival: Arrival, stream: TcpStream, listener: &Listener) {
+        let door = listener.door;
         let (origin, client) = (arrival.origin, arrival.origin.client);
         let trust = &self.worker.trust;
         let rule = if door == Door::Smtp { trust.rules.of(client) } else { ClientRule::default() };
         if rule.is_denied {
-            log_line(format_args!("{client} refused: {DENIED}"));
+            log_refused(client, DENIED);
             return refuse(&stream, DENIED);
         }
-        let relay_client = rule.relay_client.filter(|_| origin.is_this_host() || !client.is_loopback()).map(Into::into);
+        let relay_client = rule.relay_client.clone().filter(|_| origin.is_this_host() || !client.is_loopback()).map(Into::into);
         let relay_client = relay_client.or_else(|| origin.is_in(&trust.relayclients).then(Box::default));
         let is_relay = relay_client.is_some();
         let is_trusted = is_relay || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
-            log_line(format_args!("{client} refused: {TOO_MANY_CONNECTIONS}"));
+            log_refused(client, TOO_MANY_CONNECTIONS);
             return refuse(&stream, TOO_MANY_CONNECTIONS);
         };
         // Replies are collected before they are sent; holding them back further only costs time.
@@ -194,15 +223,38 @@ impl Gate {
             xclient: !is_lmtp && origin.is_in(&trust.xclient),
             starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },
             is_submission: matches!(door, Door::Submission | Door::Submissions),
+            terms: terms(|name| rule.value(name), if is_lmtp { 0 } else { self.greet_delay_s }),
+            hooks: if is_lmtp || rule.value("DISABLE_SPP").is_some() { Stages::default() } else { self.stages },
             ..Connection::default()
+        };
+        let named = |variable: &str, of_listener: &Option<Vec<u8>>| {
+            let program = rule.value(variable).map(<[u8]>::to_vec).or_else(|| of_listener.clone());
+            program.filter(|program| !program.is_empty())
+        };
+        let programs = Programs {
+            queue: named("QMAILQUEUE", &listener.queue),
+            check: named("RCPTCHECK", &listener.check),
+            checks_relay_clients: rule.value("RCPTCHECKRELAYCLIENT").and_then(control::read::int_of).unwrap_or(0) > 0,
+            // What counts of this one is the session's to say.
+            environment: rule.variables.into_iter().filter(|(name, _)| name != b"RELAYCLIENT").collect(),
         };
         let worker = Rc::clone(&self.worker);
         if door == Door::Submissions {
-            spawn_local(serve_tls(worker, stream, origin, peer, place));
+            spawn_local(serve_tls(worker, stream, origin, peer, programs, place));
         } else {
-            spawn_local(serve(worker, Transport::Clear(stream), origin, peer, place));
+            spawn_local(serve(worker, Transport::Clear(stream), origin, peer, programs, place));
         }
     }
+}
+
+/// A connection that gets no session.
+fn log_refused(client: IpAddr, reply: &str) {
+    log_line(format_args!("{}", Line::new("refused").put("remote", client).bytes("reply", reply.as_bytes())));
+}
+
+/// A proxy whose header was none.
+fn closed(proxy: IpAddr, problem: &str) -> Line {
+    Line::new("closed").put("remote", proxy).bytes("reason", problem.as_bytes())
 }
 
 /// One line, if the client takes it at once.

@@ -3,22 +3,33 @@
 //! Guarantees: replies are sent before the client is waited for; the client is not read from while a question is open; an idle
 //! session holds a socket, the machine's state and a timer, no buffer: bytes are read into one scratch buffer that all share.
 
-use crate::admission::Place;
+use crate::elsewhere::{self, Elsewhere};
+use crate::hooks::{self, Hooks};
 use crate::login;
-use crate::queue::{Draft, Pool};
 use crate::submission::{Judge, Judging};
+use crate::terms::Programs;
 use crate::trust::Trust;
-use crate::{log_end, log_line, now};
+use crate::{Traffic, end_line, now};
 use control::Origin;
 use ipc::auth;
+use ipc::queue::Item;
 use ipc_async::Client;
+use logline::Line;
 use message::inject::Names;
+use reception::admission::Place;
+use reception::directory::question;
+use reception::log_line;
+use reception::queue::{Draft, Pool};
 use rustix::net::{RecvFlags, recv};
-use smtp::server::{Action, Actions, Config, Connection, End, Input, LoginAnswer, RecipientAnswer, Session, Tls, TlsAnswer};
+use smtp::server::{
+    Action, Actions, Config, Connection, End, HookAnswer, HookQuestion, Input, LoginAnswer, QueueAnswer, RecipientAnswer,
+    Session, Tls, TlsAnswer,
+};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +51,10 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 /// What all sessions of a worker share.
 pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
+    /// For sessions whose messages go to another program.
+    config_elsewhere: Arc<Config>,
+    pub(crate) plugins: control::Plugins,
+    run: Rc<OwnedFd>,
     pub(crate) queue: Rc<Pool>,
     pub(crate) directory: Client<auth::Answer>,
     pub(crate) tls: Acceptor,
@@ -52,9 +67,22 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: Config, trust: Trust, queue: Pool, directory: Client<auth::Answer>, tls: Acceptor) -> Self {
+    /// The configuration for sessions whose messages go to qmail-send, and the one for those whose go to another program, if there are such.
+    pub(crate) fn new(
+        (config, elsewhere): (Config, Option<Config>),
+        plugins: control::Plugins,
+        trust: Trust,
+        run: Rc<OwnedFd>,
+        directory: Client<auth::Answer>,
+        tls: Acceptor,
+    ) -> Self {
+        let queue = Pool::new(Rc::clone(&run), sandbox::Socket::Queue.path());
+        let config = Arc::new(config);
         Self {
-            config: Arc::new(config),
+            config_elsewhere: elsewhere.map_or_else(|| Arc::clone(&config), Arc::new),
+            config,
+            plugins,
+            run,
             queue: Rc::new(queue),
             directory,
             tls,
@@ -79,49 +107,69 @@ impl Worker {
 }
 
 /// A connection whose first byte is TLS already.
-pub(crate) async fn serve_tls(worker: Rc<Worker>, stream: TcpStream, origin: Origin, mut peer: Connection, place: Place) {
+pub(crate) async fn serve_tls(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    origin: Origin,
+    mut peer: Connection,
+    programs: Programs,
+    place: Place,
+) {
     match handshake(&worker, stream, &peer).await {
         Some((stream, tls)) => {
             peer.protect(tls);
-            Box::pin(serve(worker, Transport::Tls(stream), origin, peer, place)).await;
+            Box::pin(serve(worker, Transport::Tls(stream), origin, peer, programs, place)).await;
         }
-        None => drop(place),
+        None => {
+            let (service, remote) = ("submissions", &peer.remote_ip[..]);
+            let line = logline::Session { service, remote, end: "tls", ..logline::Session::default() }.line();
+            log_line(format_args!("{line}"));
+            drop(place);
+        }
     }
 }
 
 /// TLS on a connection, or a line in the log.
 async fn handshake(worker: &Worker, stream: TcpStream, peer: &Connection) -> Option<(tls::Stream, Box<Tls>)> {
-    let ip = wire::escape::visible(&peer.remote_ip);
+    let line = || Line::new("tls").bytes("remote", &peer.remote_ip);
     match worker.tls.accept(stream).await {
         Ok((stream, facts)) => {
             let end_point = facts.end_point.map(Into::into);
             let client = match facts.client.as_ref().map(|shown| worker.trust.listed(shown)) {
                 Some(Ok(listed)) => listed,
                 Some(Err(why)) => {
-                    log_line(format_args!("{ip} TLS: the client certificate is listed, but {why}"));
+                    log_line(format_args!("{}", line().put("certificate", "listed").bytes("unused", why.as_bytes())));
                     None
                 }
                 None => None,
             };
-            if let Some(line) = client.as_ref().and_then(|listed| listed.line()) {
-                log_line(format_args!("{ip} TLS: client certificate {}", wire::escape::visible(line.as_bytes())));
+            if let Some(shown) = client.as_ref().and_then(|listed| listed.line()) {
+                log_line(format_args!("{}", line().bytes("certificate", shown.as_bytes())));
             }
             Some((stream, Box::new(Tls { cipher: facts.cipher.into(), exporter: facts.exporter, end_point, client })))
         }
         Err(refused) => {
-            log_line(format_args!("{ip} TLS: {}", wire::escape::visible(refused.to_string().as_bytes())));
+            log_line(format_args!("{}", line().bytes("failed", refused.to_string().as_bytes())));
             None
         }
     }
 }
 
 /// One connection, from the greeting to the line in the log.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin, mut peer: Connection, _place: Place) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    stream: Transport,
+    origin: Origin,
+    mut peer: Connection,
+    programs: Programs,
+    _place: Place,
+) {
     if peer.relay_client.is_none() && !peer.is_lmtp && worker.trust.has_opened_a_mailbox(&worker.directory, origin).await {
         peer.relay_client = Some(Box::default());
     }
     let mut actions = Actions::default();
-    let session = Session::new(Arc::clone(&worker.config), peer, now(), &mut actions);
+    let config = if programs.queue.is_none() { &worker.config } else { &worker.config_elsewhere };
+    let session = Session::new(Arc::clone(config), peer, now(), &mut actions);
     let mut talk = Talk {
         worker,
         stream,
@@ -134,9 +182,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin,
         starttls: None,
         judging: None,
         told: None,
+        hooks: Box::new(Hooks::new(programs)),
+        hook: None,
         draft: None,
         is_committing: false,
         is_told: false,
+        traffic: Traffic::default(),
     };
     while talk.session.end().is_none() {
         talk.carry_out(&mut actions).await;
@@ -144,7 +195,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: Transport, origin: Origin,
     }
     talk.carry_out(&mut actions).await;
     let is_sent = talk.flush().await;
-    log_end(&talk.session, now().boot, "");
+    log_line(format_args!("{}", end_line(&talk.session, now().boot, talk.traffic)));
     let goes_on = is_sent && talk.client_goes_on();
     talk.stream.end_output();
     if goes_on {
@@ -169,10 +220,37 @@ struct Talk {
     judging: Option<Judging>,
     /// The client that XCLIENT told; `Some(None)` if its address is not known.
     told: Option<Option<IpAddr>>,
-    draft: Option<Box<Draft>>,
+    /// What programs have a say in, and have said.
+    hooks: Box<Hooks>,
+    /// A question to plugins.
+    hook: Option<Box<HookQuestion>>,
+    draft: Option<Outgoing>,
     is_committing: bool,
     /// Told that the system goes down.
     is_told: bool,
+    traffic: Traffic,
+}
+
+/// A message under way.
+enum Outgoing {
+    Queue(Box<Draft>),
+    Program(Box<Elsewhere>),
+}
+
+impl Outgoing {
+    async fn data(&mut self, text: &[u8]) {
+        match self {
+            Self::Queue(draft) => draft.data(text).await,
+            Self::Program(elsewhere) => Box::pin(elsewhere.data(text)).await,
+        }
+    }
+
+    async fn commit(self) -> QueueAnswer {
+        match self {
+            Self::Queue(draft) => queue_answer(draft.commit().await),
+            Self::Program(elsewhere) => Box::pin(elsewhere.commit()).await,
+        }
+    }
 }
 
 impl Talk {
@@ -193,13 +271,12 @@ impl Talk {
                 Action::CheckSender { sender } => self.judging = Some(Judging::Sender(sender)),
                 Action::JudgeHeader { header, recipients } => self.judging = Some(Judging::Header { header, recipients }),
                 Action::Admit { address } => self.told = Some(address),
-                Action::Begin(envelope) => {
-                    let begun = Box::pin(Draft::begin(Rc::clone(&self.worker.queue), *envelope)).await;
-                    self.draft = Some(Box::new(begun));
-                }
+                Action::Hook(question) => self.hook = Some(question),
+                Action::Begin(envelope) => Box::pin(self.begin(envelope)).await,
                 Action::Priority(priority) => {
-                    if let Some(draft) = &mut self.draft {
-                        draft.priority(priority).await;
+                    // Another program has no place for it.
+                    if let Some(Outgoing::Queue(draft)) = &mut self.draft {
+                        draft.item(&Item::Priority(priority)).await;
                     }
                 }
                 Action::Body(text) => {
@@ -209,10 +286,7 @@ impl Talk {
                 }
                 Action::Commit => self.is_committing = true,
                 Action::Abandon => self.draft = None,
-                Action::Log(line) => {
-                    let ip = wire::escape::visible(&self.session.peer().remote_ip);
-                    log_line(format_args!("{ip} {}", wire::escape::visible(&line)));
-                }
+                Action::Log(line) => log_line(format_args!("{line}")),
                 Action::Close => {}
             }
         }
@@ -222,6 +296,10 @@ impl Talk {
     async fn next(&mut self, actions: &mut Actions) {
         if !self.questions.is_empty() {
             return self.ask(actions).await;
+        }
+        if let Some(question) = self.hook.take() {
+            let answer = Box::pin(self.ask_plugins(*question)).await;
+            return self.session.step(now(), Input::Hook(answer), actions);
         }
         if let Some(question) = self.login.take() {
             let answer = Box::pin(self.log_in(*question)).await;
@@ -262,6 +340,63 @@ impl Talk {
             self.read(actions).await;
         } else {
             self.session.step(now(), Input::Closed, actions);
+        }
+    }
+
+    /// A message begins; fields that plugins add come before our own.
+    async fn begin(&mut self, envelope: Box<smtp::server::Envelope>) {
+        self.hooks.note(&self.session);
+        let mut draft = match self.hooks.queue() {
+            None => {
+                let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
+                for item in crate::envelope::items(*envelope) {
+                    draft.item(&item).await;
+                }
+                Outgoing::Queue(draft)
+            }
+            Some(program) => {
+                let run = Rc::clone(&self.worker.run);
+                Outgoing::Program(Box::new(Elsewhere::begin(run, program, self.hooks.environment(), *envelope)))
+            }
+        };
+        let header = self.hooks.said.take_header();
+        if !header.is_empty() {
+            draft.data(&header).await;
+        }
+        self.draft = Some(draft);
+    }
+
+    /// Asks the plugins of a stage, one after the other.
+    async fn ask_plugins(&mut self, question: HookQuestion) -> HookAnswer {
+        self.hooks.note(&self.session);
+        let mut asking = match self.hooks.said.begin(&question) {
+            Ok(asking) => asking,
+            Err(answer) => return answer,
+        };
+        for line in self.worker.plugins.0.get(hooks::section(&question)).into_iter().flatten() {
+            match elsewhere::ask(Rc::clone(&self.worker.run), self.hooks.plugin(line)).await {
+                Some(ipc::hook::Answer::Ended { output, .. }) => {
+                    if self.hooks.said.hear(&mut asking, &output) {
+                        break;
+                    }
+                }
+                _ => return asking.failed(),
+            }
+        }
+        asking.answer()
+    }
+
+    /// The program that judges recipients, behind the directory.
+    async fn check_further(&mut self, recipient: &Address, answer: RecipientAnswer) -> RecipientAnswer {
+        if self.hooks.programs.check.is_none() || !hooks::may_be_checked(&answer) {
+            return answer;
+        }
+        self.hooks.note(&self.session);
+        let is_listed = recipient.domain().is_none_or(|domain| self.worker.config.rcpthosts.contains(domain).unwrap_or(false));
+        let known = answer == RecipientAnswer::Exists;
+        match self.hooks.check(&self.session, recipient, known, is_listed) {
+            Some(request) => hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.run), request)).await),
+            None => answer,
         }
     }
 
@@ -309,16 +444,18 @@ impl Talk {
         let first = questions.next();
         let others: Vec<_> = questions
             .map(|(question, recipient, size)| {
-                let directory = self.worker.directory.clone();
-                (question, tokio::task::spawn_local(async move { check(&directory, recipient, size).await }))
+                let (directory, asked) = (self.worker.directory.clone(), recipient.clone());
+                (question, recipient, tokio::task::spawn_local(async move { check(&directory, asked, size).await }))
             })
             .collect();
         if let Some((question, recipient, size)) = first {
-            let answer = check(&self.worker.directory, recipient, size).await;
+            let answer = check(&self.worker.directory, recipient.clone(), size).await;
+            let answer = Box::pin(self.check_further(&recipient, answer)).await;
             self.session.step(now(), Input::Recipient { question, answer }, actions);
         }
-        for (question, task) in others {
+        for (question, recipient, task) in others {
             let answer = task.await.unwrap_or(RecipientAnswer::Temporary);
+            let answer = Box::pin(self.check_further(&recipient, answer)).await;
             self.session.step(now(), Input::Recipient { question, answer }, actions);
         }
     }
@@ -331,7 +468,7 @@ impl Talk {
             return self.session.step(now(), Input::Drain, actions);
         }
         let left = self.session.deadline().saturating_sub(now().boot);
-        let (stream, session, worker) = (&mut self.stream, &mut self.session, &self.worker);
+        let (stream, session, worker, traffic) = (&mut self.stream, &mut self.session, &self.worker, &mut self.traffic);
         // Unlike try_read, this knows that a read which did not fill the buffer has taken all there is: no second one finds nothing.
         let read = poll_fn(|context| {
             let mut scratch = worker.scratch.borrow_mut();
@@ -342,6 +479,7 @@ impl Talk {
             biased;
             len = read => match len {
                 Ok(len @ 1..) => {
+                    traffic.taken = traffic.taken.saturating_add(len as u64);
                     // Nobody else has run since, so this is still what was read.
                     let scratch = worker.scratch.borrow();
                     session.step(now(), Input::Bytes(scratch.get(..len).unwrap_or_default()), actions);
@@ -358,7 +496,7 @@ impl Talk {
     fn client_goes_on(&self) -> bool {
         match self.session.end() {
             Some(End::Gone) => false,
-            Some(End::Limit) => true,
+            Some(End::Limit | End::Refused) => true,
             // Asked of the socket itself: the runtime may not have heard of it yet.
             _ => self
                 .stream
@@ -384,7 +522,10 @@ impl Talk {
         let mut rest = &output[..];
         while !rest.is_empty() {
             match self.stream.try_write(rest) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Ok(sent) => {
+                    self.traffic.sent = self.traffic.sent.saturating_add(sent as u64);
+                    rest = rest.get(sent..).unwrap_or_default();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !matches!(timeout(self.session.write_deadline(), self.stream.writable()).await, Ok(Ok(()))) {
                         return false;
@@ -404,16 +545,17 @@ impl Talk {
 
 /// What the directory says; cannot-tell when it does not answer in time.
 async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> RecipientAnswer {
-    match directory.ask(|id| recipient_question(id, address, size)).await {
+    match directory.ask(|id| question(id, address, size)).await {
         Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
         _ => RecipientAnswer::Temporary,
     }
 }
 
-pub(crate) fn recipient_question(id: u64, address: Address, size: u64) -> auth::Request {
-    match size {
-        0 => auth::Request::Recipient { id, address },
-        size => auth::Request::Fits { id, address, size },
+pub(crate) fn queue_answer(verdict: reception::Verdict) -> QueueAnswer {
+    match verdict {
+        reception::Verdict::Accepted { id, qp } => QueueAnswer::Accepted { id, qp },
+        reception::Verdict::Temporary(text) => QueueAnswer::Temporary(text),
+        reception::Verdict::Permanent(text) => QueueAnswer::Permanent(text),
     }
 }
 
@@ -430,7 +572,7 @@ pub(crate) fn recipient_answer(verdict: &auth::Directory) -> RecipientAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
+    use reception::admission::Admission;
     use std::os::fd::OwnedFd;
 
     /// DESIGN: thousands of sessions. Together with the socket's registration and the timer this stays far below 10 KiB.
@@ -440,12 +582,19 @@ mod tests {
             let run: Rc<OwnedFd> = Rc::new(std::fs::File::open("/").unwrap().into());
             let directory = Client::new(Rc::clone(&run), "x", Duration::from_secs(5));
             let tls = Acceptor::start(Arc::new(run.try_clone()?), "x")?;
-            let worker = Rc::new(Worker::new(Config::default(), Trust::default(), Pool::new(run, "x"), directory, tls));
+            let worker = Rc::new(Worker::new(
+                (Config::default(), None),
+                control::Plugins::default(),
+                Trust::default(),
+                run,
+                directory,
+                tls,
+            ));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
             let place = Rc::new(Admission::new(1, 1)).admit("127.0.0.1".parse().unwrap(), false).unwrap();
             let origin = Origin::direct([127, 0, 0, 1].into());
-            let future = serve(worker, Transport::Clear(accepted?.0), origin, Connection::default(), place);
+            let future = serve(worker, Transport::Clear(accepted?.0), origin, Connection::default(), Programs::default(), place);
             let size = std::mem::size_of_val(&future);
             assert!(size < 3072, "{size}");
             drop(client);

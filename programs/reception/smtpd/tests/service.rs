@@ -273,7 +273,8 @@ fn letters_go_to_the_queue() {
         ("a@b", &["joe@ours.example".to_owned()][..], 1)
     );
     assert_eq!(seen[0].connection, seen[1].connection, "connections are used again");
-    system.wait_for_log("end 127.0.0.1 Quit: messages 2 recipients 2 bytes 8 refused 0 seconds 0 helo me.example\n", 1);
+    system
+        .wait_for_log(" helo=me.example messages=2 recipients=2 bytes=8 refused=0 refused_recipients=0 refused_messages=0\n", 1);
 }
 
 #[test]
@@ -326,7 +327,7 @@ fn who_logs_in_sends_anywhere_on_both_ports() {
         assert_eq!((seen.sender.as_str(), &seen.recipients[..]), ("joe-@ours.example-@[]", &["far@away.example".to_owned()][..]));
         assert!(String::from_utf8(seen.text).unwrap().contains(" with ESMTPA; "));
     }
-    system.wait_for_log(" refused 0 seconds 0 user joe@ours.example helo me.example\n", 2);
+    system.wait_for_log(" user=joe@ours.example helo=me.example messages=", 2);
     let nobody = system.submit(&format!("EHLO me.example\n{letter}"));
     assert!(nobody.contains("\n530 5.7.0 log in first\n530 5.7.0 log in first\n530 5.7.0 log in first\n"), "{nobody}");
     assert_eq!(system.seen().len(), 2);
@@ -474,7 +475,7 @@ fn logins_that_fail_cost_time_and_then_the_connection() {
         535 5.7.8 wrong name or password\n421 4.7.0 too many failed logins\n";
     assert!(replies.ends_with(end), "{replies}");
     assert!(started.elapsed() >= Duration::from_secs(2), "a second for each that is wrong");
-    system.wait_for_log("end 127.0.0.1 Limit: ", 1);
+    system.wait_for_log("remote=127.0.0.1 end=limit ", 1);
     let silent = system.submit(&format!("EHLO x\n{}NOOP\nQUIT\n", plain("joe@x", "silence")));
     assert!(silent.contains("\n454 4.7.0 cannot check that login now, try again later\n250 2.0.0 ok\n221 "), "{silent}");
 }
@@ -507,7 +508,7 @@ fn what_the_queue_refuses_is_refused_with_its_words_and_nothing_is_lost() {
         assert!(replies.contains(&format!("354 go ahead\n{reply}")), "{sender}: {replies}");
     }
     assert_eq!(system.seen().len(), 1);
-    assert!(system.log().contains("127.0.0.1 refused by the queue: 452 4.3.1 the spool is full\n"));
+    assert!(system.log().contains(" by=queue reply=\"452 4.3.1 the spool is full\"\n"));
     std::fs::remove_file(system.dir.path().join("run/qmail/roles/queue.sock")).unwrap();
     // The pooled connection still works; a second message at the same time finds no socket.
     let (mut one, mut two) = (system.connect(), system.connect());
@@ -583,7 +584,7 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
         stream.write_all(&whole.as_bytes()[..len]).unwrap();
         drop(stream);
     }
-    system.wait_for_log("end 127.0.0.1 Gone: messages 0 ", 5);
+    system.wait_for_log("remote=127.0.0.1 end=gone ", 5);
     assert_eq!(system.seen(), []);
 }
 
@@ -604,7 +605,7 @@ fn sessions_have_bounds() {
     while !greeting(&system.connect()).starts_with("220 ") {
         assert!(Instant::now() < deadline);
     }
-    assert!(system.log().contains("127.0.0.1 refused: 421 4.7.0 too many connections"));
+    assert!(system.log().contains("refused remote=127.0.0.1 reply=\"421 4.7.0 too many connections"));
 }
 
 #[test]
@@ -628,7 +629,7 @@ fn who_is_cut_off_can_read_why() {
         replies.ends_with("550 5.1.1 sorry, no mailbox here by that name\n421 4.7.0 too many unknown recipients\n"),
         "{replies}"
     );
-    system.wait_for_log("end 127.0.0.1 Limit: ", 1);
+    system.wait_for_log("remote=127.0.0.1 end=limit ", 1);
 }
 
 #[test]
@@ -663,7 +664,7 @@ fn who_takes_no_reply_for_timeoutsmtpd_is_let_go() {
         stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         while stream.write_all(&b"HELP\r\n".repeat(10_000)).is_ok() {}
     });
-    system.wait_for_log("end 127.0.0.1 Gone: ", 1);
+    system.wait_for_log("remote=127.0.0.1 end=gone ", 1);
     writer.join().unwrap();
 }
 
@@ -842,7 +843,7 @@ fn behind_a_proxy_the_address_it_tells_counts() {
     }
     let texts: Vec<_> = system.seen().iter().map(|seen| String::from_utf8(seen.text.clone()).unwrap()).collect();
     assert!(texts[0].contains("(HELO c.example) (192.0.2.7)\n") && texts[1].contains("(192.0.2.8)\n"), "{texts:?}");
-    system.wait_for_log("end 203.0.113.7 Quit", 1);
+    system.wait_for_log("remote=203.0.113.7 end=quit ", 1);
     // The bound of an address is the client's, not the proxy's, and a header may come in pieces.
     let mut open: Vec<TcpStream> = (0..3).map(|_| system.connect()).collect();
     for (stream, client) in open.iter_mut().zip(["203.0.113.1", "203.0.113.2", "203.0.113.1"]) {
@@ -910,7 +911,7 @@ fn xclient_tells_for_whom_a_trusted_program_stands() {
     }
     let texts: Vec<_> = system.seen().iter().map(|seen| String::from_utf8(seen.text.clone()).unwrap()).collect();
     assert!(texts[0].starts_with("Received: from a.example (HELO c.example) (192.0.2.7)\n"), "{texts:?}");
-    system.wait_for_log("203.0.113.7 xclient told by 127.0.0.1\n", 2);
+    system.wait_for_log("xclient remote=203.0.113.7 by=127.0.0.1\n", 2);
     system.wait_for_log("user joe@ours.example", 1);
     let replies = System::start(&[]).talk(format!("EHLO p\r\nXCLIENT ADDR=192.0.2.7\r\n{FAR}").as_bytes());
     assert!(!replies.contains("XCLIENT") && replies.contains("502 5.5.1"), "{replies}");

@@ -88,8 +88,8 @@ pub struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     #[must_use]
-    pub fn new(body: &'a Body, front: Vec<u8>) -> Self {
-        Self { body, front, encoder: Some(Encoder::new()), offset: 0, chunk: Vec::new() }
+    pub fn new(body: &'a Body, front: Vec<u8>, encoder: Encoder) -> Self {
+        Self { body, front, encoder: Some(encoder), offset: 0, chunk: Vec::new() }
     }
 
     /// Was everything given out, the lone dot included?
@@ -132,7 +132,7 @@ mod tests {
 
     fn wire(content: &[u8], size: u64) -> io::Result<(Vec<u8>, u64)> {
         let body = on_tokio(Body::new(sys::memfd::sealed(content).unwrap(), size))?;
-        let (mut out, mut outgoing) = (Vec::new(), Outgoing::new(&body, Vec::new()));
+        let (mut out, mut outgoing) = (Vec::new(), Outgoing::new(&body, Vec::new(), Encoder::new()));
         while !outgoing.is_done() {
             outgoing.next(&mut out)?;
         }

@@ -21,12 +21,20 @@ use crate::terms::host_text;
 
 /// RFC 5321 §4.5.4.2.
 pub const PORT_SMTP: u16 = 25;
+/// The port of QMTP (cr.yp.to/proto/qmtp.txt).
+pub const PORT_QMTP: u16 = 209;
 /// Addresses tried for one job; the others get their turn at the next attempt, since equals are shuffled.
 pub const TRIED_MAX: usize = 10;
 /// How long an address that could not be connected to is tried last.
 const BAD_FOR: Duration = Duration::from_secs(300);
 /// Things remembered as bad, of each kind.
 const BAD_MAX: usize = 4096;
+/// How long a failure is known, for root to look at (qmail-tcpto(8)).
+const KNOWN_FOR: Duration = Duration::from_secs(3600);
+/// Failures within this time are one (classic tcpto).
+const ONE_FAILURE: Duration = Duration::from_secs(120);
+/// As far as failures are counted (classic tcpto).
+const COUNT_MAX: u32 = 10;
 
 /// What is connected to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,14 +84,39 @@ pub struct Candidate {
     pub rank: u32,
     /// Whose address it is: the mail host's or relay's name, or the address itself ([`host_text`]).
     pub host: Rc<str>,
+    pub via: Via,
+}
+
+/// What is spoken with a candidate, where there is a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// SMTP, or LMTP where the route says so.
+    Smtp,
+    /// QMTP, since control/qmtproutes says so.
+    Qmtp,
+    /// QMTP, since the preference of the mail host says so (MXPS); by SMTP the same host comes next.
+    Switched,
+}
+
+impl Via {
+    #[must_use]
+    pub fn is_qmtp(self) -> bool {
+        self != Self::Smtp
+    }
 }
 
 /// What failed lately, and counts as bad for a while. [`Bad::default`] is for addresses that did not answer: a classic tcpto table
 /// skips them for an hour; here they only come last, so that "try everything now" tries everything.
 #[derive(Debug)]
 pub struct Bad<K = IpAddr> {
-    until: RefCell<HashMap<K, Instant>>,
+    failures: RefCell<HashMap<K, Failures>>,
     lasts: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    last: Instant,
+    count: u32,
 }
 
 impl Default for Bad {
@@ -95,26 +128,50 @@ impl Default for Bad {
 impl<K: Eq + Hash> Bad<K> {
     #[must_use]
     pub fn lasting(lasts: Duration) -> Self {
-        Self { until: RefCell::default(), lasts }
+        Self { failures: RefCell::default(), lasts }
     }
 
     pub fn failed(&self, which: K) {
-        let (mut bad, now) = (self.until.borrow_mut(), Instant::now());
+        let (mut bad, now) = (self.failures.borrow_mut(), Instant::now());
         if bad.len() >= BAD_MAX {
-            bad.retain(|_, until| *until > now);
+            bad.retain(|_, failures| now - failures.last < self.lasts);
         }
-        if bad.len() < BAD_MAX {
-            bad.insert(which, now + self.lasts);
+        if bad.len() >= BAD_MAX && !bad.contains_key(&which) {
+            return;
         }
+        let failures = bad.entry(which).or_insert(Failures { last: now, count: 1 });
+        match now - failures.last {
+            pause if pause >= KNOWN_FOR => failures.count = 1,
+            pause if pause >= ONE_FAILURE => failures.count = failures.count.saturating_add(1).min(COUNT_MAX),
+            _ => {}
+        }
+        failures.last = now;
+    }
+
+    /// What is known of failures: how long ago the last one was, and their number.
+    #[must_use]
+    pub fn known(&self) -> Vec<(K, Duration, u32)>
+    where
+        K: Clone,
+    {
+        let now = Instant::now();
+        let all = self.failures.borrow();
+        let known = all.iter().map(|(which, failures)| (which.clone(), now - failures.last, failures.count));
+        known.filter(|(_, ago, _)| *ago < KNOWN_FOR).collect()
+    }
+
+    /// All count as well again.
+    pub fn forget(&self) {
+        self.failures.borrow_mut().clear();
     }
 
     pub fn succeeded(&self, which: K) {
-        self.until.borrow_mut().remove(&which);
+        self.failures.borrow_mut().remove(&which);
     }
 
     #[must_use]
     pub fn is(&self, which: K) -> bool {
-        self.until.borrow().get(&which).is_some_and(|until| *until > Instant::now())
+        self.failures.borrow().get(&which).is_some_and(|failures| failures.last + self.lasts > Instant::now())
     }
 }
 
@@ -158,14 +215,14 @@ impl Default for Dice {
 pub fn candidates(
     route: &Route,
     answer: Answer,
-    mx_port: u16,
+    (mx_port, qmtp_port): (u16, u16),
     own: &Own,
     bad: &Bad,
     dice: &mut Dice,
 ) -> Result<Vec<Candidate>, Judgement> {
     let (port, relay) = match route {
         Route::Mx { .. } => (mx_port, None),
-        Route::Relay { port, host, .. } | Route::Lmtp { port, host } => (*port, Some(&**host)),
+        Route::Relay { port, host, .. } | Route::Lmtp { port, host } | Route::Qmtp { port, host } => (*port, Some(&**host)),
         Route::LmtpSocket { path } => (0, Some(&**path)),
     };
     let is_relay = relay.is_some();
@@ -181,6 +238,11 @@ pub fn candidates(
     let temporary = hosts.iter().any(|host| host.temporary);
     let (hosts, looped) = if is_relay { (hosts, false) } else { without_oneself(hosts, port, own) };
     let mut found = ordered(&hosts, relay, port, bad, dice);
+    match route {
+        Route::Mx { .. } => switch_protocols(&mut found, &hosts, qmtp_port),
+        Route::Qmtp { .. } => found.iter_mut().for_each(|candidate| candidate.via = Via::Qmtp),
+        Route::Relay { .. } | Route::Lmtp { .. } | Route::LmtpSocket { .. } => {}
+    }
     found.truncate(TRIED_MAX);
     match (found.is_empty(), temporary) {
         (false, _) => Ok(found),
@@ -189,6 +251,30 @@ pub fn candidates(
         (true, false) if looped => Err(Judgement::failure(report::LOOP_TO_ONESELF)),
         (true, false) => Err(Judgement::failure(report::NO_EXCHANGER)),
     }
+}
+
+/// MXPS (cr.yp.to/im/mxps.html): every sixteenth preference of some says that the host takes QMTP, which is tried before SMTP.
+fn switch_protocols(found: &mut Vec<Candidate>, hosts: &[Host], port: u16) {
+    let takes_qmtp = |address: IpAddr| hosts.iter().any(|host| is_qmtp(host.preference) && host.addresses.contains(&address));
+    *found = std::mem::take(found)
+        .into_iter()
+        .flat_map(|smtp| {
+            let address = smtp.endpoint.address().map(|address| address.ip()).filter(|address| takes_qmtp(*address));
+            let qmtp = address.map(|address| Candidate {
+                endpoint: SocketAddr::new(address, port).into(),
+                via: Via::Switched,
+                // Better than the same by SMTP.
+                rank: smtp.rank.saturating_sub(1),
+                ..smtp.clone()
+            });
+            qmtp.into_iter().chain([smtp])
+        })
+        .collect();
+}
+
+/// 12801, 12817, … 13041.
+fn is_qmtp(preference: u16) -> bool {
+    (12_800..=13_055).contains(&preference) && preference % 16 == 1
 }
 
 /// RFC 5321 §5.1: where we are a mail host ourselves, only hosts with a better preference may be tried.
@@ -210,10 +296,11 @@ fn ordered(hosts: &[Host], relay: Option<&[u8]>, port: u16, bad: &Bad, dice: &mu
         let name: Rc<str> = host_text(relay.unwrap_or(&host.name)).into();
         for address in families_in_turn(&host.addresses, dice) {
             let address = SocketAddr::new(address, port);
-            let rank = u32::from(host.preference) + if bad.is(address.ip()) { 1 << 16 } else { 0 };
+            // Between two preferences is room for the same host by QMTP.
+            let rank = u32::from(host.preference) * 2 + 1 + if bad.is(address.ip()) { 1 << 17 } else { 0 };
             let endpoint = Endpoint::Internet(address);
             if found.iter().all(|known| known.endpoint != endpoint) {
-                found.push(Candidate { endpoint, rank, host: Rc::clone(&name) });
+                found.push(Candidate { endpoint, rank, host: Rc::clone(&name), via: Via::Smtp });
             }
         }
     }
@@ -238,7 +325,7 @@ fn families_in_turn(addresses: &[IpAddr], dice: &mut Dice) -> Vec<IpAddr> {
 fn route_name(route: &Route) -> String {
     let name = match route {
         Route::Mx { domain } => domain.as_bytes(),
-        Route::Relay { host, .. } | Route::Lmtp { host, .. } => host,
+        Route::Relay { host, .. } | Route::Lmtp { host, .. } | Route::Qmtp { host, .. } => host,
         Route::LmtpSocket { path } => path,
     };
     wire::escape::visible(name)
@@ -249,16 +336,17 @@ fn route_name(route: &Route) -> String {
 pub fn literal_relay(route: &Route) -> Option<Candidate> {
     let (host, port) = match route {
         Route::Mx { .. } => return None,
-        Route::Relay { host, port, .. } | Route::Lmtp { host, port } => (host, port),
+        Route::Relay { host, port, .. } | Route::Lmtp { host, port } | Route::Qmtp { host, port } => (host, port),
         Route::LmtpSocket { path } => {
             let endpoint = Endpoint::Socket(Path::new(OsStr::from_bytes(path)).into());
             let host = endpoint.to_string().into();
-            return Some(Candidate { endpoint, rank: 0, host });
+            return Some(Candidate { endpoint, rank: 0, host, via: Via::Smtp });
         }
     };
     let text = std::str::from_utf8(host).ok()?;
     let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    Some(Candidate { endpoint: SocketAddr::new(inner.parse().ok()?, *port).into(), rank: 0, host: host_text(host).into() })
+    let via = if matches!(route, Route::Qmtp { .. }) { Via::Qmtp } else { Via::Smtp };
+    Some(Candidate { endpoint: SocketAddr::new(inner.parse().ok()?, *port).into(), rank: 0, host: host_text(host).into(), via })
 }
 
 #[cfg(test)]
@@ -280,6 +368,8 @@ mod tests {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         Host { preference, name: format!("h{preference}").as_str().into(), addresses, temporary: false }
     }
+
+    const PORTS: (u16, u16) = (PORT_SMTP, PORT_QMTP);
 
     fn mx() -> Route {
         Route::Mx { domain: Domain::new(b"b.example").unwrap() }
@@ -317,7 +407,7 @@ mod tests {
             (relay(), Answer::NoHost { id: 1, name_exists: false, ttl_s: 1 }, Deferral, report::NO_RELAY),
             (relay(), hosts(vec![host(1, &[])]), Deferral, report::NO_RELAY),
         ] {
-            let found = candidates(&route, answer.clone(), PORT_SMTP, &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
+            let found = candidates(&route, answer.clone(), PORTS, &own(&["192.0.2.1"]), &Bad::default(), &mut Dice(1));
             assert_eq!(
                 found,
                 Err(Judgement { verdict, text: text.to_owned(), passed_on: false, keeps_time: false }),
@@ -338,7 +428,7 @@ mod tests {
         let (mut firsts, own) = (std::collections::BTreeSet::new(), own(&["192.0.2.1"]));
         let mut dice = Dice::new();
         for _ in 0..200 {
-            let found = candidates(&mx(), hosts(list.clone()), PORT_SMTP, &own, &Bad::default(), &mut dice).unwrap();
+            let found = candidates(&mx(), hosts(list.clone()), PORTS, &own, &Bad::default(), &mut dice).unwrap();
             let addresses: Vec<String> = found.iter().map(|c| c.endpoint.address().unwrap().to_string()).collect();
             assert_eq!(addresses.len(), 4);
             assert_eq!(addresses[3], "192.0.2.20:25");
@@ -350,13 +440,35 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_says_so_by_its_preference_is_tried_by_qmtp_first() {
+        let list = vec![host(12_817, &["192.0.2.2"]), host(12_801, &["192.0.2.1"]), host(12_802, &["192.0.2.3"])];
+        let found = candidates(&mx(), hosts(list), PORTS, &own(&[]), &Bad::default(), &mut Dice(1)).unwrap();
+        let tried: Vec<_> = found.iter().map(|c| (c.endpoint.address().unwrap().to_string(), c.via)).collect();
+        let expected = [
+            ("192.0.2.1:209", Via::Switched),
+            ("192.0.2.1:25", Via::Smtp),
+            ("192.0.2.3:25", Via::Smtp),
+            ("192.0.2.2:209", Via::Switched),
+            ("192.0.2.2:25", Via::Smtp),
+        ];
+        assert_eq!(tried, expected.map(|(address, via)| (address.to_owned(), via)));
+        assert!(found.windows(2).all(|pair| pair[0].rank < pair[1].rank));
+        let qmtp: Vec<u16> = (0..=u16::MAX).filter(|preference| is_qmtp(*preference)).collect();
+        assert_eq!((qmtp.len(), qmtp[0], qmtp[15]), (16, 12_801, 13_041));
+        let route = Route::Qmtp { host: "relay.example".into(), port: 2090 };
+        let found = candidates(&route, hosts(vec![host(0, &["192.0.2.1"])]), PORTS, &own(&[]), &Bad::default(), &mut Dice(1));
+        assert_eq!(found.unwrap()[0].via, Via::Qmtp);
+        let route = Route::Qmtp { host: "192.0.2.1".into(), port: 209 };
+        assert_eq!(literal_relay(&route).unwrap().via, Via::Qmtp);
+    }
+
+    #[test]
     fn a_bad_address_is_tried_last_until_it_works() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let list = || hosts(vec![host(10, &["192.0.2.10"]), host(20, &["192.0.2.20"])]);
             let (bad, own) = (Bad::default(), own(&[]));
-            let first =
-                |bad: &Bad| candidates(&mx(), list(), PORT_SMTP, &own, bad, &mut Dice(1)).unwrap()[0].endpoint.to_string();
+            let first = |bad: &Bad| candidates(&mx(), list(), PORTS, &own, bad, &mut Dice(1)).unwrap()[0].endpoint.to_string();
             bad.failed("192.0.2.10".parse().unwrap());
             assert_eq!(first(&bad), "192.0.2.20");
             bad.succeeded("192.0.2.10".parse().unwrap());
@@ -368,11 +480,38 @@ mod tests {
     }
 
     #[test]
+    fn failures_are_counted_and_forgotten() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (bad, which) = (Bad::default(), "192.0.2.10".parse::<IpAddr>().unwrap());
+            let known = |bad: &Bad| bad.known().into_iter().map(|(_, ago, count)| (ago.as_secs(), count)).collect::<Vec<_>>();
+            bad.failed(which);
+            tokio::time::advance(ONE_FAILURE / 2).await;
+            bad.failed(which);
+            assert_eq!(known(&bad), [(0, 1)], "as one");
+            for count in 2..15 {
+                tokio::time::advance(ONE_FAILURE).await;
+                bad.failed(which);
+                assert_eq!(known(&bad), [(0, count.min(COUNT_MAX))]);
+            }
+            tokio::time::advance(BAD_FOR).await;
+            assert!(!bad.is(which));
+            assert_eq!(known(&bad), [(BAD_FOR.as_secs(), COUNT_MAX)]);
+            tokio::time::advance(KNOWN_FOR).await;
+            assert_eq!(known(&bad), []);
+            bad.failed(which);
+            assert_eq!(known(&bad), [(0, 1)]);
+            bad.forget();
+            assert!(known(&bad).is_empty() && !bad.is(which));
+        });
+    }
+
+    #[test]
     fn relays_keep_their_port_and_are_never_oneself() {
         let found = candidates(
             &relay(),
             hosts(vec![host(0, &["192.0.2.1"])]),
-            PORT_SMTP,
+            PORTS,
             &own(&["192.0.2.1"]),
             &Bad::default(),
             &mut Dice(1),
@@ -391,7 +530,7 @@ mod tests {
     fn many_addresses_are_bounded() {
         let many: Vec<String> = (0..20).map(|n| format!("192.0.2.{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let found = candidates(&mx(), hosts(vec![host(1, &many)]), PORT_SMTP, &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
+        let found = candidates(&mx(), hosts(vec![host(1, &many)]), PORTS, &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
         assert_eq!(found.len(), TRIED_MAX);
     }
 }

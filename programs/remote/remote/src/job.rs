@@ -19,7 +19,7 @@ use smtp::reply::Offers;
 use wire::{Address, DeliverBy, Priority};
 
 use crate::body::Body;
-use crate::hosts::{self, Bad, Candidate, Dice};
+use crate::hosts::{self, Bad, Candidate, Dice, Via};
 use crate::own::Own;
 use crate::pool::Pool;
 use crate::report::{self, Judgement};
@@ -44,12 +44,16 @@ pub struct Courier {
     pub dialing: Dialing,
     /// 25; another one in tests only.
     pub mx_port: u16,
+    /// 209; another one in tests only. For mail hosts that announce QMTP (MXPS).
+    pub qmtp_port: u16,
     pub own: Own,
     pub resolve: Asker<Answer>,
     pub pool: Rc<Pool>,
     pub bad: Bad,
     /// Servers whose TLS did not work: for a while opportunistic connections go without.
     pub no_tls: Bad<SocketAddr>,
+    /// Mail hosts that announce QMTP and took no connection.
+    pub no_qmtp: Bad<SocketAddr>,
     pub dice: RefCell<Dice>,
 }
 
@@ -63,7 +67,7 @@ impl Courier {
             None => None,
         };
         let Some(body) = body else { return all(Judgement::deferral(report::UNREADABLE)) };
-        let candidates = match self.candidates(&job.route).await {
+        let mut candidates = match self.candidates(&job.route).await {
             Ok(candidates) => candidates,
             Err(judgement) => return all(judgement),
         };
@@ -72,9 +76,20 @@ impl Courier {
         let protocol = if matches!(job.route, Route::Lmtp { .. }) || is_socket { Protocol::Lmtp } else { Protocol::Smtp };
         // Through a socket of this host the message is not sent any further: it is delivered.
         let requiretls = requiretls && !is_socket;
+        let is_qmtp = matches!(job.route, Route::Qmtp { .. });
         let wishes = Wishes::new(&self.own.control.tlspolicy, job.route, requiretls, || body.says_tls_required_no());
+        if is_qmtp && !requiretls && !wishes.allow_qmtp() {
+            return all(Judgement::deferral(report::NO_TLS_BY_QMTP));
+        }
         let mut work = Work::new(job.sender, job.recipients, job.flags, &body);
         work.options = job.options;
+        work.is_qmtp = is_qmtp;
+        // What SMTP alone has words for goes by SMTP where there is a choice.
+        let is_plain = wishes.allow_qmtp() && work.options.is_none() && !work.smtputf8;
+        candidates.retain(|candidate| {
+            let is_known_not_to = || candidate.endpoint.address().is_some_and(|address| self.no_qmtp.is(address));
+            candidate.via != Via::Switched || (is_plain && !is_known_not_to())
+        });
         (work.protocol, work.requiretls) = (protocol, requiretls);
         self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
@@ -86,14 +101,16 @@ impl Courier {
         }
         let question = |id| match route {
             Route::Mx { domain } => Request::Mx { id, domain: domain.clone() },
-            Route::Relay { host, .. } | Route::Lmtp { host, .. } | Route::LmtpSocket { path: host } => {
-                Request::Addresses { id, host: host.clone() }
-            }
+            Route::Relay { host, .. }
+            | Route::Lmtp { host, .. }
+            | Route::Qmtp { host, .. }
+            | Route::LmtpSocket { path: host } => Request::Addresses { id, host: host.clone() },
         };
         let Ok((answer, _)) = self.resolve.ask(question).await else {
             return Err(Judgement::deferral(report::DNS_TEMPORARY));
         };
-        hosts::candidates(route, answer, self.mx_port, &self.own, &self.bad, &mut self.dice.borrow_mut())
+        let ports = (self.mx_port, self.qmtp_port);
+        hosts::candidates(route, answer, ports, &self.own, &self.bad, &mut self.dice.borrow_mut())
     }
 
     /// Goes from address to address until nothing is open. An address stays current as long as its sessions settle something.
@@ -143,6 +160,8 @@ impl Courier {
         }
         let Some(address) = address else { return opened };
         match &opened {
+            // By SMTP it may do very well.
+            Err(Refused::Connect) if candidate.via == Via::Switched => self.no_qmtp.failed(address),
             Ok(_) => self.bad.succeeded(address.ip()),
             Err(Refused::Connect) => self.bad.failed(address.ip()),
             Err(Refused::Greeting(_) | Refused::NoTls(_)) => {}
@@ -166,6 +185,10 @@ impl Courier {
                 break;
             };
             let finished = session.deliver(batch.transaction, work.body, batch.front).await;
+            if session.broke_qmtp() {
+                // By MXPS this attempt is over; the next one goes by SMTP.
+                session.key().endpoint.address().into_iter().for_each(|address| self.no_qmtp.failed(address));
+            }
             if finished.untouched {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;
@@ -182,6 +205,8 @@ struct Work<'a> {
     sender: Address,
     recipients: Vec<Address>,
     protocol: Protocol,
+    /// As control/qmtproutes says.
+    is_qmtp: bool,
     smtputf8: bool,
     requiretls: bool,
     options: Option<Options>,
@@ -214,6 +239,7 @@ impl<'a> Work<'a> {
             sender,
             recipients,
             protocol,
+            is_qmtp: false,
             smtputf8,
             requiretls,
             options: None,
@@ -335,9 +361,10 @@ impl<'a> Work<'a> {
 
     /// Whoever is open still could not be tried anywhere.
     fn judgements(self) -> Vec<Judgement> {
+        let unreached = if self.is_qmtp { report::NO_QMTP_CONNECTION } else { report::no_connection(self.protocol) };
         let judgement = match self.unfit {
             Some(text) if !self.is_unreached && self.last_refusal.is_none() => Judgement::failure(text),
-            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| report::no_connection(self.protocol).to_owned())),
+            _ => Judgement::deferral(self.last_refusal.unwrap_or_else(|| unreached.to_owned())),
         };
         self.settled.into_iter().map(|settled| settled.unwrap_or_else(|| judgement.clone())).collect()
     }

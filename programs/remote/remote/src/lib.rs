@@ -9,10 +9,14 @@
 //! | module | noun |
 //! |---|---|
 //! | [`service`] | the process: descriptors, sandbox, connections of qmail-send, draining |
+//! | [`classic`] | `qmail-remote HOST SENDER RECIPIENT…`: one message on standard input |
+//! | [`results`] | what that prints |
+//! | [`unreached`] | root's questions about addresses that could not be connected to |
 //! | [`job`] | one job from its route to its last verdict |
 //! | [`hosts`] | whom to try, in which order |
 //! | [`own`] | which addresses are this host's own |
-//! | [`session`] | one SMTP connection, driving the machine of `smtp::client` |
+//! | [`session`] | one connection, driving its machine |
+//! | [`machine`] | SMTP, LMTP or QMTP |
 //! | [`terms`] | with how much TLS, to whom, as whom a connection is made |
 //! | [`pool`] | connections kept open for a moment |
 //! | [`body`] | the message, read piece by piece |
@@ -20,13 +24,17 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+pub mod classic;
 pub mod hosts;
 pub mod job;
+pub mod machine;
 pub mod own;
 pub mod pool;
 pub mod report;
+pub mod results;
 pub mod service;
 pub mod session;
 pub mod terms;
+pub mod unreached;
 
 pub use service::main;

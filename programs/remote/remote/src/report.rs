@@ -41,6 +41,10 @@ impl From<&smtp::client::Outcome> for Judgement {
 pub const NO_CONNECTION: &str = "Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n";
 /// The same of an LMTP server (control/lmtproutes).
 const NO_LMTP_CONNECTION: &str = "Sorry, I wasn't able to establish an LMTP connection. (#4.4.1)\n";
+/// The same of a relay of control/qmtproutes.
+pub const NO_QMTP_CONNECTION: &str = "Sorry, I wasn't able to establish a QMTP connection. (#4.4.1)\n";
+/// Two control files that do not go together.
+pub const NO_TLS_BY_QMTP: &str = "control/tlspolicy demands TLS for a host of control/qmtproutes, and QMTP has none. (#4.3.5)\n";
 /// The DNS did not answer.
 pub const DNS_TEMPORARY: &str = "CNAME lookup failed temporarily. (#4.4.3)\n";
 /// A relay of smtproutes does not exist: our own mistake, so the mail waits for its repair.

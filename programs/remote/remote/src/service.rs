@@ -4,6 +4,7 @@
 //! kernel and goes to the next process.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use zeroize::Zeroize as _;
 
-use crate::hosts::{Bad, Dice, PORT_SMTP};
+use crate::hosts::{Bad, Dice, PORT_QMTP, PORT_SMTP};
 use crate::job::{Courier, Remote};
 use crate::own::Own;
 use crate::pool::Pool;
@@ -36,20 +37,21 @@ use crate::session::Dialing;
 /// descriptors.
 const JOBS_MAX: usize = 5000;
 /// For an answer of qmail-resolve.
-const RESOLVE_DEADLINE: Duration = Duration::from_secs(30);
+pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long opportunistic connections to a server whose TLS failed do not try it again.
 const NO_TLS_FOR: Duration = Duration::from_secs(600);
+/// How long a mail host that does not take the QMTP it announces is not asked for it again.
+const NO_QMTP_FOR: Duration = Duration::from_secs(600);
 /// From the end of the lifeline on.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
-/// qmail-remote \[--root DIR\] --service, started by qmail-start.
+/// qmail-remote \[--root DIR\] --service, started by qmail-start; or the classic face.
 #[must_use]
 pub fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).collect();
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let root = Root::from_args(&mut args);
     if args.first().is_none_or(|face| face != "--service") {
-        eprintln!("qmail-remote: usage: qmail-remote [--root DIR] --service (it is started by qmail-start)");
-        return ExitCode::from(100);
+        return crate::classic::run(root, &args);
     }
     match root.map_err(io::Error::other).and_then(|root| start(&root)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,22 +69,25 @@ fn start(root: &Root) -> io::Result<()> {
     let interfaces = sys::interfaces::addresses()?;
     let mut inherited = Inherited::take()?;
     let (lifeline, listener, run) = (inherited.one("lifeline")?, inherited.one("serve:remote")?, inherited.one("run")?);
+    let admin = inherited.one("serve:admin-remote")?;
     let tls = tls.with_keys(Arc::new(run.try_clone()?), Socket::Keys.path());
     let signals = Signals::new(&[Signal::TERM])?;
     sandbox::enter_as("qmail-remote", root.path(), &[])?;
     service::run(async move {
         let courier = Rc::new(courier(control, tls, interfaces, run));
-        let listener = Listener::new(listener)?;
+        let (listener, admin) = (Listener::new(listener)?, Listener::new(admin)?);
         let jobs = Jobs::default();
         inherited.ready()?;
         let callers = |uid| sandbox::may_call(Socket::Remote, uid, |role| ids.uid_of(role.name()));
+        let admins = |uid| sandbox::may_call(Socket::AdminRemote, uid, |role| ids.uid_of(role.name()));
         let lifeline = Lifeline::new(lifeline)?.or_on(&signals)?;
         let word = tokio::select! {
             word = lifeline.word() => word,
             end = serve(&listener, &courier, &jobs, callers) => return end,
+            end = crate::unreached::serve(&admin, &courier, admins) => return end,
         };
         if word == Word::Retire {
-            drop(listener);
+            drop((listener, admin));
             lifeline.end_or(jobs.retired()).await;
         }
         courier.pool.close();
@@ -106,14 +111,28 @@ pub fn trusting(control: &control::Remote) -> io::Result<tls::client::Client> {
 /// What the jobs share, made from the configuration. `run` is the directory of the sockets.
 #[must_use]
 pub fn courier(control: control::Remote, tls: tls::client::Client, interfaces: Vec<std::net::IpAddr>, run: OwnedFd) -> Courier {
+    let resolve = Client::new(Rc::new(run), Socket::Resolve.path(), RESOLVE_DEADLINE);
+    courier_asking(control, tls, interfaces, resolve)
+}
+
+/// As [`courier`], with the one who is asked for hosts.
+#[must_use]
+pub fn courier_asking(
+    control: control::Remote,
+    tls: tls::client::Client,
+    interfaces: Vec<std::net::IpAddr>,
+    resolve: Client<ipc::resolve::Answer>,
+) -> Courier {
     Courier {
         dialing: Dialing::new(&control, tls),
         mx_port: PORT_SMTP,
+        qmtp_port: PORT_QMTP,
         own: Own { interfaces, control },
-        resolve: Client::new(Rc::new(run), Socket::Resolve.path(), RESOLVE_DEADLINE),
+        resolve,
         pool: Rc::new(Pool::default()),
         bad: Bad::default(),
         no_tls: Bad::lasting(NO_TLS_FOR),
+        no_qmtp: Bad::lasting(NO_QMTP_FOR),
         dice: RefCell::new(Dice::new()),
     }
 }

@@ -1,4 +1,4 @@
-//! One SMTP connection: performs the actions of `smtp::client`, feeds it what happens.
+//! One SMTP connection, or one of LMTP or QMTP: performs the actions of the machine, feeds it what happens.
 //!
 //! Reads while it writes, so a server that gives up in the middle of a body is heard, and one that stops reading until its
 //! replies are read cannot block us. Memory: one chunk of the body, its encoding, 4 KiB to read into, 64 KiB that TLS holds.
@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use control::Level;
-use smtp::client::{Action, Client, Finished, Input, Outcome, Stage, Transaction};
+use smtp::client::{Action, Finished, Input, Outcome, Stage, Transaction};
+use smtp::encode::Encoder;
 use tls::Transport;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -18,6 +19,7 @@ use zeroize::Zeroize as _;
 
 use crate::body::{Body, Outgoing};
 use crate::hosts::{Candidate, Endpoint};
+use crate::machine::Machine;
 use crate::terms::{Key, Terms};
 
 /// What is read at once.
@@ -67,7 +69,7 @@ pub enum Refused {
 pub struct Session {
     transport: Transport,
     tls: Rc<tls::client::Client>,
-    client: Client,
+    client: Machine,
     host: Rc<str>,
     key: Key,
     timeoutremote: Duration,
@@ -108,7 +110,7 @@ impl Session {
             Ok(Err(_)) | Err(_) => return Err(Refused::Connect),
         };
         let peer = candidate.endpoint.to_string();
-        let (client, actions) = Client::new(&dialing.helohost, &peer, terms.security(skip_tls));
+        let (client, actions) = Machine::new(&dialing.helohost, &peer, &terms, skip_tls);
         let mut session = Self {
             transport,
             tls: Rc::clone(&dialing.tls),
@@ -191,6 +193,12 @@ impl Session {
         self.client.is_reusable() && self.transactions < MESSAGES_MAX
     }
 
+    /// Was it to be QMTP, and did the other side not keep to that, or go away?
+    #[must_use]
+    pub fn broke_qmtp(&self) -> bool {
+        self.key.terms.is_qmtp && !self.client.is_reusable()
+    }
+
     /// Is the connection still silent and open? A server that closed it while it was idle has said so by now.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
@@ -220,7 +228,11 @@ impl Session {
                     }
                     Action::StartTls => handshake = true,
                     Action::Deadline(stage) => self.set_deadline(stage),
-                    Action::SendBody => outgoing = body.take().map(|(body, front)| Outgoing::new(body, front)),
+                    Action::SendBody => {
+                        let is_qmtp = self.key.terms.is_qmtp;
+                        let encoder = if is_qmtp { Encoder::counted() } else { Encoder::new() };
+                        outgoing = body.take().map(|(body, front)| Outgoing::new(body, front, encoder));
+                    }
                     Action::Ready => return End::Ready,
                     Action::Unusable(text) => return End::Unusable(text),
                     Action::NoTls(text) => return End::NoTls(text),
@@ -358,7 +370,9 @@ impl Session {
 
     /// To a server that will not serve us; nothing is waited for.
     fn say_goodbye(&self) {
-        let _ = self.transport.try_write(b"QUIT\r\n");
+        if !self.key.terms.is_qmtp {
+            let _ = self.transport.try_write(b"QUIT\r\n");
+        }
         self.transport.end_output();
     }
 }

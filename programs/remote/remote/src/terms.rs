@@ -20,6 +20,8 @@ const PORT_SUBMISSIONS: u16 = 465;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub protocol: Protocol,
+    /// QMTP in its place.
+    pub is_qmtp: bool,
     pub level: Level,
     /// TLS from the first byte on.
     pub implicit: bool,
@@ -48,13 +50,13 @@ impl Wishes {
     /// that makes a difference: not where a relay knows us by our password or our certificate.
     pub fn new(policies: &TlsPolicies, route: Route, requiretls: bool, relaxed: impl FnOnce() -> bool) -> Self {
         let protocol = match route {
-            Route::Mx { .. } | Route::Relay { .. } => Protocol::Smtp,
+            Route::Mx { .. } | Route::Relay { .. } | Route::Qmtp { .. } => Protocol::Smtp,
             Route::Lmtp { .. } | Route::LmtpSocket { .. } => Protocol::Lmtp,
         };
         let (destination, login) = match route {
             Route::Mx { domain } => (domain.as_bytes().to_vec(), None),
             Route::Relay { host, login, .. } => (host.0, login.map(Rc::new)),
-            Route::Lmtp { host, .. } => (host.0, None),
+            Route::Lmtp { host, .. } | Route::Qmtp { host, .. } => (host.0, None),
             Route::LmtpSocket { path } => (path.0, None),
         };
         let line = policies.lookup(&destination);
@@ -74,6 +76,12 @@ impl Wishes {
         Self { policy, is_explicit: is_explicit || requiretls, destination, protocol, login }
     }
 
+    /// May a message go by QMTP, which knows neither TLS nor a login?
+    #[must_use]
+    pub fn allow_qmtp(&self) -> bool {
+        self.policy.level <= Level::May && !self.policy.implicit && self.login.is_none()
+    }
+
     /// The terms for one of the hosts.
     #[must_use]
     pub fn terms(&self, candidate: &Candidate) -> Terms {
@@ -87,10 +95,12 @@ impl Wishes {
         };
         // What goes through a socket of this host's file system is on no wire.
         let port = candidate.endpoint.address().map(|address| address.port());
-        let level = if port.is_some() { level } else { Level::None };
+        let is_qmtp = candidate.via.is_qmtp();
+        let level = if port.is_some() && !is_qmtp { level } else { Level::None };
         let is_implicit = self.policy.implicit || (port == Some(PORT_SUBMISSIONS) && self.protocol == Protocol::Smtp);
         Terms {
             protocol: self.protocol,
+            is_qmtp,
             level,
             implicit: level != Level::None && is_implicit,
             names: if level == Level::Verify { self.names(&candidate.host) } else { Vec::new() },
@@ -157,6 +167,7 @@ pub struct Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hosts::Via;
     use smtp::client::Tls;
     use wire::{Domain, Secret};
 
@@ -175,7 +186,8 @@ mod tests {
 
     fn terms(policies: &str, route: Route, address: &str, host: &str) -> Terms {
         let policies = TlsPolicies::parse(policies.as_bytes()).unwrap();
-        let candidate = Candidate { endpoint: endpoint(address), rank: 0, host: host_text(host.as_bytes()).into() };
+        let candidate =
+            Candidate { endpoint: endpoint(address), rank: 0, host: host_text(host.as_bytes()).into(), via: Via::Smtp };
         Wishes::new(&policies, route, false, || false).terms(&candidate)
     }
 
@@ -216,7 +228,7 @@ mod tests {
         let terms = Wishes::new(&policies, socket, false, || false).terms(&candidate);
         assert_eq!((terms.level, terms.protocol, terms.security(false).tls), (Level::None, Protocol::Lmtp, Tls::No));
         let host = Route::Lmtp { host: "Store.example".into(), port: 465 };
-        let candidate = Candidate { endpoint: endpoint("192.0.2.1:465"), rank: 0, host: "store.example".into() };
+        let candidate = Candidate { endpoint: endpoint("192.0.2.1:465"), rank: 0, host: "store.example".into(), via: Via::Smtp };
         let terms = Wishes::new(&policies, host, false, || false).terms(&candidate);
         assert_eq!((terms.level, terms.security(false).tls, terms.implicit), (Level::Verify, Tls::Must, false));
         assert_eq!(terms.names(), Some(&["store.example".to_owned()][..]));
@@ -239,7 +251,7 @@ mod tests {
     #[test]
     fn what_the_message_says() {
         let policies = TlsPolicies::parse(b"b.example:encrypt\nrelay.example.:verify\n").unwrap();
-        let candidate = Candidate { endpoint: endpoint("192.0.2.1:25"), rank: 0, host: "mx.b.example".into() };
+        let candidate = Candidate { endpoint: endpoint("192.0.2.1:25"), rank: 0, host: "mx.b.example".into(), via: Via::Smtp };
         let of = |route, requiretls, relaxed| Wishes::new(&policies, route, requiretls, move || relaxed).terms(&candidate);
         assert_eq!(of(mx(), false, true).level, Level::May);
         assert_eq!(of(mx(), true, true).level, Level::Verify);
@@ -260,6 +272,7 @@ mod tests {
             endpoint: "192.0.2.1:25".parse::<std::net::SocketAddr>().unwrap().into(),
             rank: 0,
             host: "relay.example".into(),
+            via: Via::Smtp,
         };
         let policies = TlsPolicies::parse(policies.as_bytes()).unwrap();
         let relaxed = Wishes::new(&policies, relay(false), false, || true).terms(&candidate);

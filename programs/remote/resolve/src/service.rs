@@ -12,6 +12,7 @@ use ipc_async::service::{self, Lifeline};
 use ipc_async::{Listener, Packets};
 use rustix::process::Signal;
 use sandbox::Socket;
+use sys::Seqpacket;
 use sys::inherited::Inherited;
 use sys::signal::Signals;
 use tokio::sync::Semaphore;
@@ -21,7 +22,7 @@ use crate::answer::answer;
 use crate::dns::Dns;
 use crate::{REQUEST_MAX, REQUESTS_MAX, cannot_start};
 
-/// qmail-resolve [--root DIR] --service, started by qmail-start.
+/// qmail-resolve [--root DIR] --service, started by qmail-start; or --once, started by a classic qmail-remote.
 #[must_use]
 pub fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).collect();
@@ -29,11 +30,15 @@ pub fn main() -> ExitCode {
         Ok(root) => root,
         Err(error) => return cannot_start(&error),
     };
-    if args.first().is_none_or(|face| face != "--service") {
-        eprintln!("qmail-resolve: usage: qmail-resolve [--root DIR] --service (it is started by qmail-start)");
-        return ExitCode::from(100);
-    }
-    match start(&root) {
+    let started = match args.first().map(|face| face.as_encoded_bytes()) {
+        Some(b"--service") => start(&root),
+        Some(b"--once") => once(&root),
+        _ => {
+            eprintln!("qmail-resolve: usage: qmail-resolve [--root DIR] --service (it is started by qmail-start)");
+            return ExitCode::from(100);
+        }
+    };
+    match started {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => cannot_start(&error),
     }
@@ -59,6 +64,18 @@ fn start(root: &Root) -> io::Result<()> {
             end = serve(&listener, &dns, callers) => end,
         }
         // Requests under way are dropped: their askers see the end of the connection and ask the next process.
+    })
+}
+
+/// Serves the one connection `ask` until it ends: for a classic qmail-remote where no qmail-resolve answers.
+fn once(root: &Root) -> io::Result<()> {
+    let control = control::Resolve::read(root).map_err(other)?;
+    let ask = Seqpacket::from_fd(Inherited::take()?.one("ask")?);
+    service::run(async {
+        let dns = Rc::new(Dns::new(&control.resolvers).map_err(other)?);
+        sandbox::enter_as("qmail-resolve", root.path(), &[])?;
+        talk(Rc::new(Packets::new(ask)?), dns).await;
+        Ok(())
     })
 }
 

@@ -13,6 +13,7 @@
 mod classic;
 mod login;
 mod relay;
+mod report;
 mod service;
 mod session;
 mod start;

@@ -27,8 +27,14 @@ pub(crate) enum Question {
 /// What came of it.
 pub(crate) enum Judged {
     /// With the session, if it is that of somebody who is in.
-    Verdict(Verdict, Option<UnixStream>),
+    Verdict(Verdict, Option<Entered>),
     Challenge(Vec<u8>),
+}
+
+/// Who is in, by the account's own name, and the session.
+pub(crate) struct Entered {
+    pub(crate) user: Vec<u8>,
+    pub(crate) session: UnixStream,
 }
 
 /// The side of qmail-auth for one client.
@@ -67,8 +73,8 @@ impl Judge {
         let exchange = self.exchange.take();
         let answer = auth.ask(|id| self.request(id, question, exchange)).await;
         let verdict = match answer {
-            Ok((Answer::LoggedIn { .. }, Some(fd))) => match stream_of(fd) {
-                Ok(session) => return Judged::Verdict(Verdict::Accepted, Some(session)),
+            Ok((Answer::LoggedIn { user, .. }, Some(fd))) => match stream_of(fd) {
+                Ok(session) => return Judged::Verdict(Verdict::Accepted, Some(Entered { user: user.0, session })),
                 Err(_) => Verdict::Temporary,
             },
             Ok((Answer::Challenge { exchange, data, .. }, _)) => {

@@ -64,16 +64,25 @@ impl Stream for UnixStream {
     }
 }
 
+/// How the copying ended, and how many bytes went from the client and to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Relayed {
+    pub(crate) end: &'static str,
+    pub(crate) taken: u64,
+    pub(crate) sent: u64,
+}
+
 /// Copies until the session ends, the client breaks off, or neither says anything for `idle`. `first` goes to the session before all else.
 /// A client that is done sending (half-closed) still gets what the session has to say.
-pub(crate) async fn relay(client: &impl Stream, session: &impl Stream, first: Vec<u8>, idle: Duration) {
+pub(crate) async fn relay(client: &impl Stream, session: &impl Stream, first: Vec<u8>, idle: Duration) -> Relayed {
     let active = Cell::new(Instant::now());
+    let (taken, sent) = (Cell::new(0), Cell::new(0));
     let to_session = async {
         write_all(session, &first).await?;
         drop(first);
-        pump(client, session, &active).await
+        pump(client, session, &active, &taken).await
     };
-    let to_client = pump(session, client, &active);
+    let to_client = pump(session, client, &active, &sent);
     let silence = async {
         loop {
             let until = active.get() + idle;
@@ -89,18 +98,19 @@ pub(crate) async fn relay(client: &impl Stream, session: &impl Stream, first: Ve
             std::future::pending::<()>().await;
         }
     };
-    tokio::select! {
-        _ = to_client => {}
-        () = patient => {}
-        () = silence => {}
-    }
+    let end = tokio::select! {
+        ended = to_client => if ended.is_ok() { "quit" } else { "gone" },
+        () = patient => "gone",
+        () = silence => "timeout",
+    };
+    Relayed { end, taken: taken.get(), sent: sent.get() }
 }
 
 /// Copies one way until the end of `from`, which is passed on.
-async fn pump(from: &impl Stream, to: &impl Stream, active: &Cell<Instant>) -> io::Result<()> {
+async fn pump(from: &impl Stream, to: &impl Stream, active: &Cell<Instant>, count: &Cell<u64>) -> io::Result<()> {
     loop {
         from.readable().await?;
-        match copy_some(from, to) {
+        match copy_some(from, to, count) {
             Ok(Copied::End) => {
                 to.end_output();
                 return Ok(());
@@ -123,12 +133,13 @@ enum Copied {
 }
 
 /// One read and one write; the buffer lives on the stack for just so long.
-fn copy_some(from: &impl Stream, to: &impl Stream) -> io::Result<Copied> {
+fn copy_some(from: &impl Stream, to: &impl Stream, count: &Cell<u64>) -> io::Result<Copied> {
     let mut buf = [0; COPY_LEN];
     let len = from.try_read(&mut buf)?;
     if len == 0 {
         return Ok(Copied::End);
     }
+    count.set(count.get().saturating_add(len as u64));
     let read = buf.get(..len).unwrap_or_default();
     let written = match to.try_write(read) {
         Ok(written) => written,

@@ -9,6 +9,7 @@ use control::{Networks, Origin};
 use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{Lifeline, Word, left_over};
+use logline::Line;
 use sandbox::Socket;
 use sasl::Mechanisms;
 use std::cell::{Cell, RefCell};
@@ -188,7 +189,7 @@ fn admit_behind(door: Door, proxies: Rc<Networks>, stream: TcpStream, proxy: IpA
                 drop(seat);
                 admit(door, arrival.origin, stream, &shared);
             }
-            Err(problem) => log(&format!("{proxy} closed: {problem}")),
+            Err(problem) => log(Line::new("closed").put("remote", proxy).bytes("reason", problem.to_string().as_bytes())),
         }
     });
 }
@@ -198,7 +199,8 @@ fn admit(door: Door, origin: Origin, stream: TcpStream, shared: &Rc<Shared>) {
     let _ = stream.set_nodelay(true);
     let Some(seat) = Seat::take(shared, Some(origin.client)) else { return full(door, &stream, shared, origin.client) };
     tokio::task::spawn_local(async move {
-        let session = Session::new(stream, origin, &seat.shared);
+        let service = if door == Door::Pop3s { "pop3s" } else { "pop3" };
+        let session = Session::new(service, stream, origin, &seat.shared);
         match door {
             Door::Pop3 => session.run().await,
             Door::Pop3s => session.run_tls().await,
@@ -216,6 +218,9 @@ fn full(door: Door, stream: &TcpStream, shared: &Shared, address: IpAddr) {
     let now = Instant::now();
     if shared.full_logged.get().is_none_or(|at| now.duration_since(at) >= FULL_LOG_PAUSE) {
         shared.full_logged.set(Some(now));
-        log(&format!("too many sessions: refused remote={address} sessions={}", shared.sessions.get()));
+        log(Line::new("refused")
+            .put("remote", address)
+            .bytes("reply", b"too many sessions")
+            .put("sessions", shared.sessions.get()));
     }
 }

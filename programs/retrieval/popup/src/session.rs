@@ -1,11 +1,13 @@
 //! One client: the dialogue until it is in, then the copying.
 
-use crate::login::{Judge, Judged, Question};
+use crate::login::{self, Judge, Judged, Question};
 use crate::relay;
+use crate::report::Report;
 use crate::service::Shared;
 use crate::start::log;
 use control::Origin;
 use ipc::auth::Request;
+use logline::Line;
 use pop3::authorization::Action;
 use pop3::{Authorization, Offer};
 use sasl::Protection;
@@ -25,6 +27,7 @@ pub(crate) struct Session<'a> {
     shared: &'a Shared,
     machine: Authorization,
     judge: Judge,
+    report: Report,
 }
 
 /// A client that is in: its session, and what it sent already for it.
@@ -34,11 +37,19 @@ struct Entered {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(stream: TcpStream, origin: Origin, shared: &'a Shared) -> Self {
+    /// `service`: as in control/listen.
+    pub(crate) fn new(service: &'static str, stream: TcpStream, origin: Origin, shared: &'a Shared) -> Self {
         let timestamp = Some(shared).filter(|shared| origin.allows_cleartext(&shared.config.cleartext)).and_then(timestamp);
         let stream = Transport::Clear(stream);
         let machine = machine(shared, offer(shared, origin, &stream, timestamp.clone()), Protection::default());
-        Self { stream, origin, shared, machine, judge: Judge::new(origin.client, timestamp) }
+        Self {
+            stream,
+            origin,
+            shared,
+            machine,
+            judge: Judge::new(origin.client, timestamp),
+            report: Report::new(service, origin.client),
+        }
     }
 
     /// TLS from the first byte (RFC 8314 §3.3).
@@ -47,6 +58,8 @@ impl<'a> Session<'a> {
         self.judge = Judge::new(self.origin.client, timestamp(self.shared));
         if self.handshake().await {
             Box::pin(self.run()).await;
+        } else {
+            self.report.end = "tls";
         }
     }
 
@@ -54,16 +67,24 @@ impl<'a> Session<'a> {
     pub(crate) async fn run(mut self) {
         // The whole dialogue within the time of one silence: a byte a minute is no dialogue.
         let idle = self.shared.config.idle;
-        if let Ok(Ok(Some(entered))) = timeout(idle, self.dialogue()).await {
-            relay::relay(&self.stream, &entered.session, entered.first, idle).await;
+        match timeout(idle, self.dialogue()).await {
+            Ok(Ok(Some(entered))) => {
+                let relayed = relay::relay(&self.stream, &entered.session, entered.first, idle).await;
+                self.report.relayed(relayed);
+            }
+            Ok(Ok(None)) => self.report.end = if self.machine.is_done() { "quit" } else { "gone" },
+            Ok(Err(_)) => self.report.end = "gone",
+            Err(_) => self.report.end = "timeout",
         }
     }
 
     /// Until a login is accepted; `None` when the connection is over.
     async fn dialogue(&mut self) -> io::Result<Option<Entered>> {
-        self.write(&self.machine.greeting()).await?;
+        let greeting = self.machine.greeting();
+        self.write(&greeting).await?;
         loop {
             let input = self.read().await?;
+            self.report.taken = self.report.taken.saturating_add(input.len() as u64);
             if input.is_empty() {
                 return Ok(None);
             }
@@ -105,9 +126,14 @@ impl<'a> Session<'a> {
                 Judged::Verdict(verdict, session) => {
                     if session.is_some() {
                         self.arrived().await;
+                    } else {
+                        self.report.failures = self.report.failures.saturating_add(1);
                     }
                     self.machine.verdict(verdict, &mut more);
-                    session
+                    session.map(|login::Entered { user, session }| {
+                        self.report.user = Some(user);
+                        session
+                    })
                 }
                 Judged::Challenge(data) => {
                     self.machine.challenge(&data, &mut more);
@@ -151,6 +177,7 @@ impl<'a> Session<'a> {
         match self.shared.tls.accept(stream).await {
             Ok((stream, facts)) => {
                 self.stream = Transport::Tls(stream);
+                self.report.cipher = Some(facts.cipher);
                 let offer = offer(self.shared, self.origin, &self.stream, self.judge.timestamp());
                 let certificate = facts.client.as_ref().and_then(|shown| self.certificate(shown));
                 let channel = facts.exporter.is_some() || facts.end_point.is_some();
@@ -159,7 +186,7 @@ impl<'a> Session<'a> {
                 true
             }
             Err(refused) => {
-                log(&format!("TLS: remote={} {}", self.origin.client, wire::escape::visible(refused.to_string().as_bytes())));
+                log(Line::new("tls").put("remote", self.origin.client).bytes("failed", refused.to_string().as_bytes()));
                 false
             }
         }
@@ -172,7 +199,8 @@ impl<'a> Session<'a> {
             Shown::Certificate(certificate) => clients.rights(&certificate.fingerprints, &certificate.names).login,
             Shown::Useless { fingerprint, why } => {
                 if clients.rights(&[*fingerprint], &[]).login.is_some() {
-                    log(&format!("TLS: remote={} the client certificate is listed, but {why}", self.origin.client));
+                    let line = Line::new("tls").put("remote", self.origin.client).put("certificate", "listed");
+                    log(line.bytes("unused", why.as_bytes()));
                 }
                 None
             }
@@ -198,7 +226,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.report.sent = self.report.sent.saturating_add(bytes.len() as u64);
         relay::write_all(&self.stream, bytes).await
     }
 }

@@ -25,7 +25,7 @@ pub fn main() -> ExitCode {
         return match service_face(&mut args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                log(&error.to_string());
+                log(error);
                 ExitCode::from(TEMPORARY)
             }
         };
@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
     let host = wire::escape::visible(host.as_bytes());
     let classic = Classic { host, program: program.into(), args: args.collect() };
     if let Err(error) = classic::on_standard_descriptors(&classic) {
-        log(&format!("qmail-popup: {error}"));
+        log(format_args!("qmail-popup: {error}"));
     }
     // As the classic program ends, whatever happened (qmail-family §1.2).
     ExitCode::FAILURE
@@ -73,6 +73,6 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
 }
 
 /// A line for the log; nobody reading it is no reason to stop.
-pub(crate) fn log(text: &str) {
+pub(crate) fn log(text: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -25,6 +25,16 @@ pub fn encode(data: &[u8]) {
         size += line.len() - usize::from(text.starts_with(b"."));
     }
     assert_eq!(survey.finish().size, (size - 2) as u64);
+    // Without dots: so many bytes as the survey says, and the same lines.
+    let (mut encoder, mut counted) = (Encoder::counted(), Vec::new());
+    for chunk in [head, tail] {
+        encoder.push(chunk, &mut counted);
+    }
+    encoder.finish(&mut counted);
+    assert_eq!(survey.finish().size, counted.len() as u64);
+    for (line, stuffed) in counted.split_inclusive(|b| *b == b'\n').zip(wire.split_inclusive(|b| *b == b'\n')) {
+        assert_eq!(line, stuffed.strip_prefix(b".").unwrap_or(stuffed));
+    }
 }
 
 /// Replies are bounded and printable, and the EHLO reader takes each of them.

@@ -9,6 +9,7 @@
 //! Never: says whether a name or a password was wrong.
 
 use super::exchange::{Action, Actions, LoginAnswer, Logins};
+use super::hook::{Stage, Then};
 use super::{End, Session, State, replies};
 use sasl::{Exchange, Fault, First, Mechanism, Protection, Step};
 use zeroize::Zeroizing;
@@ -116,15 +117,21 @@ impl Session {
         }
         self.state = State::Idle;
         match answer {
-            LoginAnswer::Accepted { user } => {
-                self.user = Some(user);
-                out.reply(replies::LOGGED_IN.as_bytes());
+            LoginAnswer::Accepted { user } if self.peer.hooks.has(Stage::Auth) => {
+                let question = self.hook_question(Stage::Auth, user.clone());
+                self.ask_hook(question, Then::LoggedIn { user }, out);
             }
+            LoginAnswer::Accepted { user } => self.logged_in(user, out),
             LoginAnswer::Challenge(challenge) => self.challenge(Exchange::Relayed, &challenge, out),
             LoginAnswer::Refused => self.login_failed(replies::WRONG_LOGIN, out),
             LoginAnswer::Temporary => self.login_failed(replies::CANNOT_LOG_IN, out),
         }
         self.end_if_draining(out);
+    }
+
+    pub(super) fn logged_in(&mut self, user: Box<[u8]>, out: &mut Actions) {
+        self.user = Some(user);
+        out.reply(replies::LOGGED_IN.as_bytes());
     }
 
     /// What failed for want of an answer counts too: a client that hammers a sick server does not help it.

@@ -1,7 +1,8 @@
 //! What goes into the server machine and what comes out of it: [`Input`], [`Action`], and the facts a session starts with.
 
+use super::hook::{HookAnswer, HookQuestion, Stages};
 use super::parameters::TransferRules;
-use super::policy::{BadMailFrom, RcptHosts};
+use super::policy::{RcptHosts, Refusals};
 use crate::command::RcptParameters;
 use crate::data::BareLf;
 use sasl::{Mechanism, Mechanisms, Secret};
@@ -28,6 +29,8 @@ pub enum Input<'a> {
     Header(HeaderAnswer),
     /// The answer to [`Action::Admit`].
     Admitted { relays: bool, logins: Logins },
+    /// The answer to [`Action::Hook`].
+    Hook(HookAnswer),
     /// The queue's answer to [`Action::Commit`].
     Queue(QueueAnswer),
     /// [`super::Session::deadline`] has passed.
@@ -38,8 +41,8 @@ pub enum Input<'a> {
     Closed,
 }
 
-/// What the directory knows about a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the directory knows about a recipient, and a program that was asked after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecipientAnswer {
     Exists,
     NoMailbox,
@@ -50,6 +53,14 @@ pub enum RecipientAnswer {
     /// The mailbox has no room for the message.
     Full {
         is_temporary: bool,
+    },
+    /// A program refuses it; `reply`: its own words, if it has any.
+    Refused {
+        reply: Option<Box<[u8]>>,
+    },
+    /// A program says that this client sends too much.
+    OverLimit {
+        reply: Option<Box<[u8]>>,
     },
 }
 
@@ -146,8 +157,9 @@ impl ListedClient {
 /// form at their end, is used instead of the general one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueAnswer {
-    /// The message is durable (promise 1). `qp`: the process that queued it.
+    /// The message is durable (promise 1). `id`: the queue's, if it said one; `qp`: the process that queued it.
     Accepted {
+        id: Option<u64>,
         qp: u32,
     },
     Temporary(Vec<u8>),
@@ -215,6 +227,8 @@ pub enum Action {
     /// The connection stands for another client (XCLIENT; `None`: its address is not known). What it may do now is answered by
     /// [`Input::Admitted`].
     Admit { address: Option<IpAddr> },
+    /// Have the programs of this stage run, answer by [`Input::Hook`].
+    Hook(Box<HookQuestion>),
     /// A message begins; one at a time.
     Begin(Box<Envelope>),
     /// The header of the message asks for this priority (RFC 6758), which MAIL did not; before any text but the Received field goes on.
@@ -225,8 +239,8 @@ pub enum Action {
     Commit,
     /// Forget the message.
     Abandon,
-    /// One line about a refusal, bytes as strangers sent them: escape before writing it anywhere.
-    Log(Vec<u8>),
+    /// One line about a refusal or an accepted message, in the form of [`logline::Line`]: nothing in it is unescaped.
+    Log(String),
     /// Send what waits, then close. Nothing follows.
     Close,
 }
@@ -298,6 +312,27 @@ pub struct Connection {
     pub xclient: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].
     pub databytes: Option<u64>,
+    /// What else is different for this connection.
+    pub terms: Terms,
+    /// At which stages programs are to be asked ([`Action::Hook`]).
+    pub hooks: Stages,
+}
+
+/// What a rule of `control/tcp.smtp` or the environment says of a connection (qmail-family §2.4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// How long the greeting is held back; not for relay clients. Who speaks before it is refused.
+    pub greet_delay: Duration,
+    /// NOBADHELO.
+    pub any_helo: bool,
+    /// DISABLE_BADMAILFROM.
+    pub any_sender: bool,
+    /// REJECTNULLSENDERS instead of [`Refusals::null_senders`].
+    pub null_senders: Option<bool>,
+    /// DISABLE_MAXRCPT.
+    pub any_number: bool,
+    /// BRTLIMIT instead of [`Limits::bad_recipients_max`].
+    pub bad_recipients_max: Option<u32>,
 }
 
 /// May this client log in, decided before the first byte?
@@ -368,7 +403,7 @@ pub struct Config {
     /// `control/authmechanisms`.
     pub mechanisms: Mechanisms,
     pub rcpthosts: RcptHosts,
-    pub badmailfrom: BadMailFrom,
+    pub refusals: Refusals,
     pub submission: SubmissionRules,
     pub dsn: DsnOffer,
     pub transfer: TransferRules,

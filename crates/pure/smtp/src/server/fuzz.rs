@@ -1,9 +1,9 @@
 //! The server machine against arbitrary bytes and against the smuggling rule; for stable tests and cargo-fuzz alike.
 
 use super::{
-    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, Input, Limits,
-    LoginAnswer, Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer, SendingLimit, Session, StartTls, Tls,
-    TlsAnswer, TransferRules,
+    Action, Actions, Config, Connection, DsnOffer, End, Envelope, HEADER_LEN_MAX, HELD_LEN_MAX, HeaderAnswer, HookAnswer,
+    HookQuestion, Input, Limits, LoginAnswer, Logins, Now, PriorityOffer, QueueAnswer, RecipientAnswer, SenderAnswer,
+    SendingLimit, Session, Stage, Stages, StartTls, Tls, TlsAnswer, TransferRules, Verdict,
 };
 use crate::command::{self, Command};
 use crate::data::BareLf;
@@ -65,6 +65,28 @@ pub fn check_sender(sender: &[u8]) -> SenderAnswer {
         [b't', b'e', ..] => SenderAnswer::Temporary,
         [b'l', b'i', ..] => SenderAnswer::Limited(SendingLimit::MessagesPerHour),
         _ => SenderAnswer::Yes,
+    }
+}
+
+/// The programs of these tests, by the first letters of what they are asked about.
+#[must_use]
+pub fn say(question: &HookQuestion) -> HookAnswer {
+    let words = question.argument.to_vec();
+    let address = Some(b"c@d".as_slice().into());
+    let verdict = match &words[..] {
+        [b'n', b'o', ..] => Verdict::Refuse(words),
+        [b'5', ..] => Verdict::Refuse([b"550 ", &words[..]].concat()),
+        [b't', b'e', ..] => Verdict::Failed,
+        [b'q', ..] => Verdict::Close(Some(words)),
+        [b'o', b'k', ..] => Verdict::LetThrough { address: None },
+        [b'c', ..] => Verdict::GoOn { address },
+        _ => Verdict::GoOn { address: None },
+    };
+    HookAnswer {
+        lines: vec![question.argument.to_vec()],
+        relay_client: None,
+        is_last: question.argument.starts_with(b"last"),
+        verdict,
     }
 }
 
@@ -143,6 +165,10 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     let relays = address == Some([192, 0, 2, 1].into());
                     answers.push(Input::Admitted { relays, logins: if relays { Logins::Offered } else { Logins::NotInClear } });
                 }
+                Action::Hook(question) => {
+                    assert!(session.peer().hooks.has(question.stage) && open.is_none() && !session.wants_input());
+                    answers.push(Input::Hook(say(&question)));
+                }
                 Action::Begin(envelope) => {
                     assert!(open.is_none() && !envelope.recipients.is_empty());
                     *open = Some((*envelope, Vec::new()));
@@ -157,7 +183,7 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                 Action::Commit => {
                     let (envelope, text) = open.take().unwrap_or_else(|| unreachable!());
                     seen.messages.push((envelope, without_received(&text)));
-                    answers.push(Input::Queue(QueueAnswer::Accepted { qp: 1 }));
+                    answers.push(Input::Queue(QueueAnswer::Accepted { id: Some(77), qp: 1 }));
                 }
                 Action::Abandon => assert!(open.take().is_some(), "nothing to abandon"),
                 Action::StartTls { go } => {
@@ -165,7 +191,10 @@ fn carry_out(session: &mut Session, out: &mut Actions, seen: &mut Seen, open: &m
                     seen.replies.extend(go);
                     answers.push(Input::Tls(TlsAnswer::Started(tls())));
                 }
-                Action::Log(line) => seen.log.push(line),
+                Action::Log(line) => {
+                    assert!(line.bytes().all(|b| (32..=126).contains(&b)), "{line}");
+                    seen.log.push(line.into_bytes());
+                }
                 Action::Close => assert!(session.end().is_some()),
             }
         }
@@ -211,6 +240,7 @@ pub fn session(data: &[u8]) {
         is_submission: small & 128 != 0,
         starttls: if small & 64 != 0 { StartTls::Offered } else { StartTls::NotHere },
         xclient: small & 32 != 0,
+        hooks: if small & 16 == 0 { Stages::default() } else { Stage::ALL.into_iter().fold(Stages::default(), Stages::with) },
         ..Connection::default()
     };
     let whole = run(&config, &peer, [bytes]);

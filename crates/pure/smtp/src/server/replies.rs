@@ -32,6 +32,14 @@ pub(super) const SENDER_SYNTAX: &str = "501 5.1.7 no sender address that can be 
 pub(super) const RECIPIENT_SYNTAX: &str = "501 5.1.3 no recipient address that can be read";
 pub(super) const NEEDS_UTF8: &str = "553 5.6.7 an address like that needs SMTPUTF8";
 pub(super) const BAD_MAIL_FROM: &str = "553 5.7.1 sorry, your envelope sender is in my badmailfrom list";
+pub(super) const BAD_RCPT_TO: &str = "553 5.7.1 sorry, your envelope recipient has been denied";
+pub(super) const BAD_HELO: &str = "553 5.7.1 sorry, your HELO host name has been denied";
+pub(super) const NULL_SENDER: &str = "450 4.7.1 null senders temporarily denied";
+pub(super) const RELAY_TEST: &str = "553 5.7.1 sorry, no source routes: a local part with % ! or @ is not taken here";
+pub(super) const NOT_VALID: &str = "553 5.7.1 sorry, this recipient is not in my validrcptto list";
+pub(super) const OVER_LIMIT: &str = "421 4.7.0 you have exceeded your messaging limits";
+pub(super) const TOO_EARLY: &str = "554 5.5.1 you speak before my greeting, which no mail server does";
+pub(super) const HOOK_FAILED: &str = "451 4.3.0 a program that has to be asked cannot tell now, try again later";
 pub(super) const NO_MAILBOX: &str = "550 5.1.1 sorry, no mailbox here by that name";
 pub(super) const NO_RELAY: &str = "553 5.7.1 sorry, that domain isn't in my list of allowed rcpthosts";
 pub(super) const CANNOT_TELL: &str = "451 4.3.0 cannot check that recipient now, try again later";
@@ -101,20 +109,41 @@ pub(super) fn new_priority(priority: Priority) -> String {
 /// The reply to the end of the message.
 pub(super) fn queued(answer: &QueueAnswer, unix_s: u64, new_priority: Option<Priority>) -> Vec<u8> {
     match answer {
-        QueueAnswer::Accepted { qp } if new_priority.is_some() => {
+        QueueAnswer::Accepted { qp, .. } if new_priority.is_some() => {
             let said = new_priority.map(self::new_priority).unwrap_or_default();
             format!("{said}, ok {unix_s} qp {qp}").into_bytes()
         }
-        QueueAnswer::Accepted { qp } => format!("250 2.0.0 ok {unix_s} qp {qp}").into_bytes(),
+        QueueAnswer::Accepted { qp, .. } => format!("250 2.0.0 ok {unix_s} qp {qp}").into_bytes(),
         QueueAnswer::Temporary(text) => with_text(b'4', text),
         QueueAnswer::Permanent(text) => with_text(b'5', text),
     }
 }
 
+/// The words of another program as one safe line of a reply.
+pub(super) fn safe(text: &[u8]) -> Vec<u8> {
+    text.iter().take(TEXT_LEN_MAX).map(|&b| if b.is_ascii_graphic() || b == b' ' { b } else { b'?' }).collect()
+}
+
+/// Is it a line of a reply behind which another comes (RFC 5321 §4.2.1)?
+pub(super) fn continues(line: &[u8]) -> bool {
+    matches!(line, [b'2'..=b'5', b, c, b'-', ..] if b.is_ascii_digit() && c.is_ascii_digit())
+}
+
+/// A program's refusal: `CODE text` with a code of refusal. Whatever else it says is temporary.
+pub(super) fn refusal(text: &[u8]) -> Vec<u8> {
+    let text = safe(text);
+    match text.trim_ascii() {
+        [b'4' | b'5', b, c, b' ', ..] if b.is_ascii_digit() && c.is_ascii_digit() => text.trim_ascii().to_vec(),
+        code @ [class @ (b'4' | b'5'), b, c] if b.is_ascii_digit() && c.is_ascii_digit() => {
+            [code, b" ", &[*class], b".7.1 refused"].concat()
+        }
+        text => [b"451 4.3.0 ", text].concat(),
+    }
+}
+
 /// One safe line of another program's text, with the enhanced code it brought along if that has the right class.
 fn with_text(class: u8, text: &[u8]) -> Vec<u8> {
-    let printable: Vec<u8> =
-        text.iter().take(TEXT_LEN_MAX).map(|&b| if b.is_ascii_graphic() || b == b' ' { b } else { b'?' }).collect();
+    let printable = safe(text);
     let (code, words) = take_code(class, &printable).unwrap_or((None, &printable));
     let code = code.unwrap_or(if class == b'4' { b"4.3.0" } else { b"5.3.0" });
     let basic: &[u8] = match (class, code) {
@@ -173,6 +202,6 @@ mod tests {
             assert_eq!(String::from_utf8(with_text(class, text)).unwrap(), line, "{}", text.escape_ascii());
         }
         assert!(with_text(b'4', &[b'x'; 5000]).len() < 510);
-        assert_eq!(queued(&QueueAnswer::Accepted { qp: 7 }, 9, None), b"250 2.0.0 ok 9 qp 7");
+        assert_eq!(queued(&QueueAnswer::Accepted { id: None, qp: 7 }, 9, None), b"250 2.0.0 ok 9 qp 7");
     }
 }

@@ -13,9 +13,17 @@ fn config() -> Config {
         greeting: b"mx.example.org".to_vec(),
         localiphost: b"example.org".to_vec(),
         rcpthosts: RcptHosts::new(["listed.example"], None),
-        badmailfrom: BadMailFrom::new(["bad@x.example", "@spam.example"]),
+        refusals: bad_senders(&["bad@x.example", "@spam.example"]),
         ..Config::default()
     }
+}
+
+fn patterns(lines: &[&str]) -> wire::Patterns {
+    wire::Patterns::parse(lines).unwrap()
+}
+
+fn bad_senders(lines: &[&str]) -> Refusals {
+    Refusals { bad_senders: patterns(lines), ..Refusals::default() }
 }
 
 /// A client that may log in.
@@ -74,7 +82,7 @@ fn an_ordinary_session() {
         asked: Asked::default(),
     };
     assert_eq!(seen.messages, [(envelope, b"Subject: x\n\n.dot\n".to_vec())]);
-    assert_eq!((seen.end, seen.log.len()), (Some(End::Quit), 0));
+    assert_eq!((seen.end, seen.log.iter().filter(|line| line.starts_with(b"refused")).count()), (Some(End::Quit), 0));
 }
 
 #[test]
@@ -199,7 +207,7 @@ fn a_sender_at_our_own_address_is_one_at_localiphost() {
     let input = b"MAIL FROM:<joe@[192.0.2.1]>\r\nRCPT TO:<joe@b>\r\nDATA\r\n.\r\n";
     assert_eq!(deliver(config(), ours(), input).messages[0].0.sender.to_string(), "joe@example.org");
     assert_eq!(deliver(config(), Connection::default(), input).messages[0].0.sender.to_string(), "joe@[192.0.2.1]");
-    let bad = Config { badmailfrom: BadMailFrom::new(["joe@example.org"]), ..config() };
+    let bad = Config { refusals: bad_senders(&["joe@example.org"]), ..config() };
     assert_eq!(
         replies(bad, ours(), b"MAIL FROM:<joe@[192.0.2.1]>\r\n"),
         "553 5.7.1 sorry, your envelope sender is in my badmailfrom list\n"
@@ -326,7 +334,7 @@ fn a_stranger_gets_ahead_of_nobody() {
         let mut session = Session::new(Arc::new(Config { transfer, ..config() }), peer, fuzz::NOW, &mut out);
         session.step(fuzz::NOW, Input::Bytes(input.as_bytes()), &mut out);
         session.step(fuzz::NOW, Input::Recipient { question: 1, answer: RecipientAnswer::Exists }, &mut out);
-        session.step(fuzz::NOW, Input::Queue(QueueAnswer::Accepted { qp: 1 }), &mut out);
+        session.step(fuzz::NOW, Input::Queue(QueueAnswer::Accepted { id: Some(77), qp: 1 }), &mut out);
         let (mut text, mut received, mut priority) = (String::new(), String::new(), None);
         for action in out.0 {
             match action {
@@ -697,7 +705,7 @@ fn every_state_with_every_event() {
                 "admitted" => session.step(T0, Input::Admitted { relays: true, logins: Logins::Offered }, &mut out),
                 "login" => session.step(T0, Input::Login(LoginAnswer::Accepted { user: Box::default() }), &mut out),
                 "tls" => session.step(T0, Input::Tls(TlsAnswer::Started(fuzz::tls())), &mut out),
-                _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out),
+                _ => session.step(T0, Input::Queue(QueueAnswer::Accepted { id: Some(77), qp: 5 }), &mut out),
             }
             let case = format!("{event} in {name}: {:?}", out.0);
             let is_closed = session.end().is_some();
@@ -743,12 +751,13 @@ fn a_drained_session_ends_behind_its_message() {
     assert_eq!(session.end(), None);
     session.step(T0, Input::Bytes(b".\r\n"), &mut out);
     out.0.clear();
-    session.step(T0, Input::Queue(QueueAnswer::Accepted { qp: 5 }), &mut out);
+    session.step(T0, Input::Queue(QueueAnswer::Accepted { id: Some(77), qp: 5 }), &mut out);
+    assert_eq!(out.0.remove(0), Action::Log("accepted remote=\"\" msg=77 from=<> recipients=1 bytes=0 qp=5".to_owned()));
     assert_eq!(
         out.0,
         [Action::Reply(b"250 2.0.0 ok 0 qp 5\r\n421 4.3.2 going down, try again in a moment\r\n".to_vec()), Action::Close]
     );
-    assert_eq!(session.counts(), Counts { messages: 1, recipients: 1, bytes: 0, refused: 0 });
+    assert_eq!(session.counts(), Counts { messages: 1, recipients: 1, ..Counts::default() });
 }
 
 #[test]
@@ -813,8 +822,9 @@ fn strangers_bytes_reach_the_log_line_in_one_action() {
         b"MAIL FROM:<any@spam.example>\r\nMAIL FROM:<a@b>\r\nRCPT TO:<\"no \xc3\xa9\"@x>\r\n",
     );
     assert_eq!(seen.log.len(), 2);
-    assert!(seen.log[0].starts_with(b"refused from=<any@spam.example>: 553 5.7.1 "));
-    assert!(seen.log[1].starts_with(b"refused from=<a@b> to=<no \xc3\xa9@x>: 553 5.6.7 "));
+    let line = |number: usize| String::from_utf8(seen.log[number].clone()).unwrap();
+    assert!(line(0).contains(" from=<any@spam.example> reply=\"553 5.7.1 "), "{}", line(0));
+    assert!(line(1).contains(" from=<a@b> to=\"<no \\xc3\\xa9@x>\" reply=\"553 5.6.7 "), "{}", line(1));
 }
 
 #[test]
@@ -1348,4 +1358,59 @@ fn a_certificate_is_not_that_of_whom_xclient_tells() {
     let tls = shown(true, true).tls.unwrap();
     session.step(T0, Input::Tls(TlsAnswer::Started(tls)), &mut out);
     assert!(session.peer().relay_client.is_none() && session.peer().tls.as_ref().unwrap().client.is_none());
+}
+
+#[test]
+fn who_is_in_a_list_of_refusals_is_refused_by_its_words() {
+    let config = || Config {
+        refusals: Refusals {
+            bad_senders: patterns(&["@bad.example", "!@"]),
+            bad_senders_of_strangers: patterns(&["@ours.example"]),
+            bad_recipients: patterns(&["gone@listed.example"]),
+            bad_recipients_of_strangers: patterns(&["inner@listed.example"]),
+            bad_helos: patterns(&["!\\."]),
+            bad_helos_of_strangers: patterns(&["^ours\\.example$"]),
+            valid_recipients: Some(wire::ValidRecipients::new(
+                ["fa@listed.example", "inner@listed.example", "a%b@listed.example", "gone@listed.example", "x@virtual.example"],
+                None,
+            )),
+            null_senders: false,
+            relay_tests: true,
+        },
+        ..config()
+    };
+    let sender = "553 5.7.1 sorry, your envelope sender is in my badmailfrom list\n";
+    let (helo, recipient) = (super::replies::BAD_HELO, super::replies::BAD_RCPT_TO);
+    let (any_helo, any_sender) = (Terms { any_helo: true, ..Terms::default() }, Terms { any_sender: true, ..Terms::default() });
+    let null_senders = Terms { null_senders: Some(true), ..Terms::default() };
+    for (peer, terms, input, last) in [
+        (Connection::default(), Terms::default(), "MAIL FROM:<x@BAD.example>", sender),
+        (relay(), Terms::default(), "MAIL FROM:<x@bad.example>", sender),
+        (Connection::default(), any_sender, "MAIL FROM:<x@bad.example>", "250 2.1.0 ok\n"),
+        (Connection::default(), Terms::default(), "MAIL FROM:<x>", sender),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>", "250 2.1.0 ok\n"),
+        (Connection::default(), null_senders, "MAIL FROM:<>", "450 4.7.1 null senders temporarily denied\n"),
+        (Connection::default(), Terms::default(), "MAIL FROM:<x@ours.example>", sender),
+        (relay(), Terms::default(), "MAIL FROM:<x@ours.example>", "250 2.1.0 ok\n"),
+        (Connection::default(), Terms::default(), "HELO localhost\r\nMAIL FROM:<x@y>", helo),
+        (relay(), Terms::default(), "HELO localhost\r\nMAIL FROM:<x@y>", helo),
+        (Connection::default(), any_helo, "HELO localhost\r\nMAIL FROM:<x@y>", "250 2.1.0 ok\n"),
+        (Connection::default(), Terms::default(), "HELO OURS.example\r\nMAIL FROM:<x@y>", helo),
+        (relay(), Terms::default(), "HELO ours.example\r\nMAIL FROM:<x@y>", "250 2.1.0 ok\n"),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<Gone@listed.example>", recipient),
+        (relay(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<gone@listed.example>", recipient),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<inner@listed.example>", recipient),
+        (relay(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<inner@listed.example>", "250 2.1.5 ok\n"),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<a%b@listed.example>", super::replies::RELAY_TEST),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<fa@LISTED.example>", "250 2.1.5 ok\n"),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<fax@listed.example>", super::replies::NOT_VALID),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<known@virtual.example>", super::replies::NOT_VALID),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<x@virtual.example>", "250 2.1.5 ok\n"),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<far@else.example>", super::replies::NO_RELAY),
+        (Connection::default(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<postmaster>", "250 2.1.5 ok\n"),
+        (relay(), Terms::default(), "MAIL FROM:<>\r\nRCPT TO:<fax@listed.example>", "250 2.1.5 ok\n"),
+    ] {
+        let said = self::replies(config(), Connection { terms, ..peer }, format!("{input}\r\n").as_bytes());
+        assert!(said.trim_end().ends_with(last.trim_end()), "{input}: {said}");
+    }
 }

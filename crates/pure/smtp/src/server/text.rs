@@ -10,12 +10,13 @@ use super::{End, Session, State, replies};
 use crate::command;
 use crate::data::{Bounds, Decoder, Fault, Framing};
 use crate::trace::Received;
-use wire::Priority;
+use wire::{Address, Priority};
 
 /// A message whose text is coming in.
 #[derive(Debug)]
 pub(super) struct Message {
     decoder: Decoder,
+    sender: Address,
     pub(super) recipients: u64,
     /// MAIL named its priority.
     pub(super) priority: Option<Priority>,
@@ -97,6 +98,7 @@ impl Session {
     fn begin(&mut self, transaction: Transaction, framing: Framing, out: &mut Actions) -> Message {
         let (is_utf8, recipients, priority) = (transaction.is_utf8(), transaction.recipients_count(), transaction.priority());
         self.new_priority = transaction.new_priority();
+        let sender = transaction.sender().clone();
         out.push(Action::Begin(transaction.into_envelope()));
         let helo = self.helo.as_ref();
         // AUTH needs EHLO, whatever came behind it (RFC 3848, RFC 6531 §4.3).
@@ -130,7 +132,15 @@ impl Session {
         let limits = &self.config.limits;
         let bounds = Bounds { barelf: self.config.barelf, databytes: self.databytes(), line_len_max: limits.text_line_len_max };
         let header = self.is_header_judged().then(HeldHeader::default);
-        Message { decoder: Decoder::new(framing, bounds), recipients, priority, header, refusal: None, is_given_up: false }
+        Message {
+            decoder: Decoder::new(framing, bounds),
+            sender,
+            recipients,
+            priority,
+            header,
+            refusal: None,
+            is_given_up: false,
+        }
     }
 
     /// Text by DATA.
@@ -196,8 +206,20 @@ impl Session {
         chunk.take(rest);
         if chunk.left > 0 {
             self.state = State::Skip(chunk, Box::new(then));
+        } else if let Some(reply) = self.chunk_refusal.take() {
+            self.state = then;
+            self.log_refusal(None, None, &String::from_utf8_lossy(&reply), out);
+            self.refuse_with(&reply, out);
         } else {
             self.refuse_in(then, out);
+        }
+    }
+
+    /// The chunk of a BDAT that a program refused.
+    pub(super) fn skip_chunk(&mut self, argument: &[u8]) {
+        if let Some((size, is_last)) = command::bdat(argument) {
+            let then = std::mem::replace(&mut self.state, State::Idle);
+            self.state = State::Skip(Chunk { size, left: size, is_last }, Box::new(then));
         }
     }
 
@@ -214,11 +236,14 @@ impl Session {
     fn end_of_text(&mut self, message: &Message, out: &mut Actions) {
         if let Some(reply) = message.refusal() {
             self.repeat_for_each(message.recipients, reply.as_bytes(), out);
-            self.refuse(reply, out);
+            self.counts.refused_messages = self.counts.refused_messages.saturating_add(1);
+            self.log_refusal(Some(&message.sender), None, reply, out);
+            self.refuse_unlogged(reply, out);
             return self.end_if_draining(out);
         }
         out.push(Action::Commit);
-        self.state = State::Committing { bytes: message.decoder.len(), recipients: message.recipients };
+        self.state =
+            State::Committing { sender: message.sender.clone(), bytes: message.decoder.len(), recipients: message.recipients };
     }
 
     /// A text that is refused already has its answer, though its end never came: who ends lines with LF alone waits for an answer to
@@ -227,8 +252,9 @@ impl Session {
         if let State::Data(message) | State::Chunk(message, _) = &self.state
             && let Some(reply) = message.refusal()
         {
-            self.log_refusal(None, None, reply, out);
+            self.log_refusal(Some(&message.sender), None, reply, out);
             self.counts.refused = self.counts.refused.saturating_add(1);
+            self.counts.refused_messages = self.counts.refused_messages.saturating_add(1);
             out.reply(reply.as_bytes());
             self.repeat_for_each(message.recipients, reply.as_bytes(), out);
         }
@@ -236,8 +262,12 @@ impl Session {
 
     /// The queue's answer to [`Action::Commit`].
     pub(super) fn queue_answered(&mut self, answer: &QueueAnswer, out: &mut Actions) {
-        let State::Committing { bytes, recipients } = self.state else { return };
+        let State::Committing { sender, bytes, recipients } = &self.state else { return };
+        let (sender, bytes, recipients) = (sender.clone(), *bytes, *recipients);
         self.state = State::Idle;
+        if let QueueAnswer::Accepted { id, qp } = answer {
+            self.log_accepted(*id, *qp, &sender, bytes, recipients, out);
+        }
         let reply = replies::queued(answer, self.now.unix_s, self.new_priority.take());
         out.reply(&reply);
         self.repeat_for_each(recipients, &reply, out);
@@ -248,9 +278,21 @@ impl Session {
             self.counts.bytes = self.counts.bytes.saturating_add(bytes);
         } else {
             self.counts.refused = self.counts.refused.saturating_add(1);
-            out.push(Action::Log([b"refused by the queue: ", &reply[..]].concat()));
+            self.counts.refused_messages = self.counts.refused_messages.saturating_add(1);
+            let line = self.log_line("refused").address("from", sender.as_bytes()).put("by", "queue");
+            out.push(Action::Log(line.bytes("reply", &reply).finish()));
         }
         self.end_if_draining(out);
+    }
+
+    /// The line that ties the message of the queue to its client.
+    fn log_accepted(&self, id: Option<u64>, qp: u32, sender: &Address, bytes: u64, recipients: u64, out: &mut Actions) {
+        let line = match id {
+            Some(id) => self.log_line("accepted").put("msg", id),
+            None => self.log_line("accepted"),
+        };
+        let line = line.address("from", sender.as_bytes()).put("recipients", recipients).put("bytes", bytes).put("qp", qp);
+        out.push(Action::Log(line.finish()));
     }
 }
 

@@ -40,6 +40,10 @@ struct Waiting {
     /// The open question; `None` once there is a verdict.
     question: Option<u32>,
     verdict: Verdict,
+    /// The verdict if the directory knows the recipient.
+    if_known: Verdict,
+    /// The words of a program that refuses.
+    own_words: Option<Box<[u8]>>,
     /// The verdict is about the command itself, so that it holds even if there is no room for another recipient.
     is_about_syntax: bool,
 }
@@ -121,13 +125,14 @@ impl Session {
             command::path(argument, "FROM").map_err(|why| (syntax_reply(why, replies::SENDER_SYNTAX), None))?;
         let sender = self.with_localiphost(sender).map_err(|sender| (replies::PATH_TOO_LONG, Some(sender)))?;
         let now_s = self.now.unix_s;
+        let unwanted = self.sender_refusal(&sender);
         let refused = match MailParameters::parse(parameters, self.offered()) {
             Err(why) => syntax_reply(why, replies::SENDER_SYNTAX),
             Ok(p) if self.databytes() != 0 && p.size > self.databytes() => replies::TOO_LARGE,
             // Nothing is that large: refused even where no bound is set.
             Ok(p) if p.size == u64::MAX => replies::TOO_LARGE,
             Ok(p) if sender.is_utf8_only() && !p.utf8 => replies::NEEDS_UTF8,
-            Ok(_) if self.config.badmailfrom.contains(&sender) => replies::BAD_MAIL_FROM,
+            Ok(_) if unwanted.is_some() => unwanted.unwrap_or(replies::BAD_MAIL_FROM),
             Ok(MailParameters { hold: Some(hold), .. }) if hold_until(hold, now_s).is_none() => replies::VALUE,
             Ok(MailParameters { by: Some(by), hold, .. }) if self.deliver_by_refusal(by, hold).is_some() => {
                 self.deliver_by_refusal(by, hold).unwrap_or(replies::VALUE)
@@ -165,8 +170,10 @@ impl Session {
         let question = self.questions.wrapping_add(1);
         self.questions = question;
         let State::Mail(transaction) = &mut self.state else { return };
+        let mut if_known = Ok(());
         let (recipient, question, verdict, is_about_syntax) = match judged {
-            Judged::Ask { recipient, otherwise } => {
+            Judged::Ask { recipient, otherwise, known } => {
+                if_known = known;
                 let size = transaction.parameters.size;
                 out.push(Action::CheckRecipient { question, recipient: recipient.clone(), size });
                 (recipient, Some(question), otherwise, false)
@@ -174,7 +181,15 @@ impl Session {
             Judged::Now { recipient, verdict } => (recipient, None, verdict, false),
             Judged::Syntax { recipient, reply } => (recipient, None, Err(reply), true),
         };
-        transaction.waiting.push_back(Waiting { recipient, parameters, question, verdict, is_about_syntax });
+        transaction.waiting.push_back(Waiting {
+            recipient,
+            parameters,
+            question,
+            verdict,
+            if_known,
+            own_words: None,
+            is_about_syntax,
+        });
         self.settle_recipients(out);
     }
 
@@ -204,16 +219,26 @@ impl Session {
             Ok(recipient) => recipient,
             Err(recipient) => return Judged::Syntax { recipient, reply: replies::PATH_TOO_LONG },
         };
-        if transaction.is_full(&self.config, 0) {
+        if transaction.is_full(self.recipients_max(), 0) {
             return Judged::Now { recipient, verdict: Err(replies::TOO_MANY_RECIPIENTS) };
         }
         // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
         if recipient.as_bytes().eq_ignore_ascii_case(b"postmaster") {
             return Judged::Now { recipient, verdict: Ok(()) };
         }
+        if let Some(reply) = self.recipient_refusal(&recipient) {
+            return Judged::Now { recipient, verdict: Err(reply) };
+        }
+        let known = match self.is_valid_recipient(&recipient) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(replies::NOT_VALID),
+            Err(_) => return Judged::Now { recipient, verdict: Err(replies::CANNOT_TELL) },
+        };
         match if self.peer.is_lmtp { Err(super::lmtp::NOT_DELIVERED_HERE) } else { self.may_pass(&recipient) } {
             verdict @ Err(replies::CANNOT_TELL) => Judged::Now { recipient, verdict },
-            otherwise => Judged::Ask { recipient, otherwise },
+            // What may pass and is known not to be there need not be asked for.
+            Ok(()) if known.is_err() => Judged::Now { recipient, verdict: known },
+            otherwise => Judged::Ask { recipient, otherwise, known },
         }
     }
 
@@ -236,8 +261,8 @@ impl Session {
     }
 
     /// May this client send to a domain that is none of ours (promise 5)? An address without a domain never leaves this system.
-    fn may_pass(&self, recipient: &Address) -> Verdict {
-        if self.is_relay_client() {
+    pub(super) fn may_pass(&self, recipient: &Address) -> Verdict {
+        if self.is_relay_client() || self.is_let_through {
             return Ok(());
         }
         match recipient.domain().map(|domain| self.config.rcpthosts.contains(domain)) {
@@ -253,12 +278,16 @@ impl Session {
         let Some(waiting) = transaction.waiting.iter_mut().find(|waiting| waiting.question == Some(question)) else { return };
         waiting.question = None;
         match answer {
-            RecipientAnswer::Exists => waiting.verdict = Ok(()),
+            RecipientAnswer::Exists => waiting.verdict = waiting.if_known,
             RecipientAnswer::NoMailbox => waiting.verdict = Err(replies::NO_MAILBOX),
             RecipientAnswer::NotOurs => {}
             RecipientAnswer::Temporary => waiting.verdict = Err(replies::CANNOT_TELL),
             RecipientAnswer::Full { is_temporary: true } => waiting.verdict = Err(replies::FULL_NOW),
             RecipientAnswer::Full { is_temporary: false } => waiting.verdict = Err(replies::FULL),
+            // Whoever would be refused anyway hears why.
+            RecipientAnswer::Refused { .. } | RecipientAnswer::OverLimit { .. } if waiting.verdict.is_err() => {}
+            RecipientAnswer::Refused { reply } => (waiting.verdict, waiting.own_words) = (Err(replies::NO_MAILBOX), reply),
+            RecipientAnswer::OverLimit { reply } => (waiting.verdict, waiting.own_words) = (Err(replies::OVER_LIMIT), reply),
         }
         self.settle_recipients(out);
     }
@@ -269,12 +298,15 @@ impl Session {
             if transaction.waiting.front().is_none_or(|waiting| waiting.question.is_some()) {
                 return;
             }
-            let Some(Waiting { recipient, parameters, verdict, is_about_syntax, .. }) = transaction.waiting.pop_front() else {
+            let Some(Waiting { recipient, parameters, verdict, own_words, is_about_syntax, .. }) =
+                transaction.waiting.pop_front()
+            else {
                 return;
             };
             let len = recipient.as_bytes().len().saturating_add(size_of::<Address>()).saturating_add(asked_len(&parameters));
             // Without room it does not matter what the directory says, nor whether it was asked before there was no room.
-            let is_full = transaction.is_full(&self.config, if verdict.is_ok() { len } else { 0 });
+            let most = if self.peer.terms.any_number { usize::MAX } else { self.config.limits.recipients_max };
+            let is_full = transaction.is_full(most, if verdict.is_ok() { len } else { 0 });
             match verdict {
                 _ if is_full && !is_about_syntax => self.refuse_recipient(&recipient, replies::TOO_MANY_RECIPIENTS, out),
                 Ok(()) => {
@@ -286,24 +318,39 @@ impl Session {
                     transaction.recipients.push(recipient);
                     out.reply(replies::RCPT.as_bytes());
                 }
-                Err(reply) => self.refuse_recipient(&recipient, reply, out),
+                Err(reply) => {
+                    let reply = match &own_words {
+                        Some(words) => String::from_utf8_lossy(&replies::refusal(words)).into_owned(),
+                        None => reply.to_owned(),
+                    };
+                    self.refuse_recipient(&recipient, &reply, out);
+                }
             }
         }
     }
 
-    fn refuse_recipient(&mut self, recipient: &Address, reply: &'static str, out: &mut Actions) {
+    fn recipients_max(&self) -> usize {
+        if self.peer.terms.any_number { usize::MAX } else { self.config.limits.recipients_max }
+    }
+
+    pub(super) fn refuse_recipient(&mut self, recipient: &Address, reply: &str, out: &mut Actions) {
         let sender = match &self.state {
             State::Mail(transaction) => Some(transaction.sender.clone()),
             _ => None,
         };
         self.log_refusal(sender.as_ref(), Some(recipient), reply, out);
         self.counts.refused = self.counts.refused.saturating_add(1);
+        self.counts.refused_recipients = self.counts.refused_recipients.saturating_add(1);
+        // RFC 5321 §3.8: 421 is the last word.
+        if reply.starts_with("421") {
+            return self.close(super::End::Limit, Some(reply), out);
+        }
         out.reply(reply.as_bytes());
         // Temporary refusals say something about us or about the size of a list, nothing about the client; so does a full mailbox.
         if reply.starts_with('5') && reply != replies::FULL {
             self.bad_recipients = self.bad_recipients.saturating_add(1);
         }
-        let most = self.config.limits.bad_recipients_max;
+        let most = self.peer.terms.bad_recipients_max.unwrap_or(self.config.limits.bad_recipients_max);
         if most != 0 && self.bad_recipients >= most {
             self.close(super::End::Limit, Some(replies::TOO_MANY_BAD_RECIPIENTS), out);
         }
@@ -312,8 +359,8 @@ impl Session {
 
 impl Transaction {
     /// Is there no room for one more recipient of `len` bytes?
-    fn is_full(&self, config: &super::Config, len: usize) -> bool {
-        self.recipients.len() >= config.limits.recipients_max || self.recipients_len.saturating_add(len) > RECIPIENTS_LEN_MAX
+    fn is_full(&self, recipients_max: usize, len: usize) -> bool {
+        self.recipients.len() >= recipients_max || self.recipients_len.saturating_add(len) > RECIPIENTS_LEN_MAX
     }
 }
 
@@ -322,6 +369,8 @@ enum Judged {
     Ask {
         recipient: Address,
         otherwise: Verdict,
+        /// The verdict if it is known here.
+        known: Verdict,
     },
     Now {
         recipient: Address,

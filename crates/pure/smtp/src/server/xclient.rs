@@ -8,6 +8,7 @@
 
 use super::exchange::{Action, Actions, Logins};
 use super::{Session, State, replies};
+use logline::Line;
 use std::net::IpAddr;
 
 /// As EHLO offers it.
@@ -33,10 +34,9 @@ impl Session {
             return self.refuse(replies::XCLIENT_IN_TRANSACTION, out);
         }
         let Some(told) = Told::parse(argument) else { return self.refuse(replies::XCLIENT_SYNTAX, out) };
-        let mut line = b"xclient told by ".to_vec();
-        line.extend_from_slice(&self.peer.remote_ip);
-        out.push(Action::Log(line));
+        let by = self.peer.remote_ip.clone();
         self.take(told);
+        out.push(Action::Log(Line::new("xclient").bytes("remote", &self.peer.remote_ip).bytes("by", &by).finish()));
         self.state = State::Admitting;
         out.push(Action::Admit { address: std::str::from_utf8(&self.peer.remote_ip).ok().and_then(|ip| ip.parse().ok()) });
     }
@@ -207,7 +207,7 @@ mod tests {
             "XCLIENT ADDR=192.0.2.2 NAME=a.example DESTADDR=192.0.2.3\nEHLO x\nMAIL FROM:<>\nRCPT TO:<facts@far.example>\n",
         );
         assert!(replies.ends_with("rcpthosts\n"), "{replies}");
-        assert_eq!(log.first().map(String::as_str), Some("xclient told by 10.0.0.1"));
+        assert_eq!(log.first().map(String::as_str), Some("xclient remote=192.0.2.2 by=10.0.0.1"));
     }
 
     #[test]

@@ -1,3 +1,3 @@
 fn main() -> std::process::ExitCode {
-    qmail::classic::run("qmail-tcpto", qmail::classic::tcpto)
+    qmail::classic::run("qmail-tcpto", qmail::classic::tcpto::show)
 }

@@ -17,7 +17,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         Some(Store::Sqlite) => {
             let password = root.control_file(PASSWORD_FILE);
             if password.exists() {
-                found.warning(&password, format!("is not used: control/{FILE} names no PostgreSQL"));
+                found.warning(&password, format!("is not used: control/{FILE} names no PostgreSQL; remove it"));
             }
         }
         Some(Store::Postgres(postgres)) => {
@@ -35,7 +35,7 @@ fn readers(root: &Root, found: &mut Findings) {
     let (Ids::Table(_), Some(group)) = (&ids, ids.group()) else { return };
     let by_group = metadata.mode() & 0o040 != 0 && metadata.gid() == group;
     if metadata.mode() & 0o004 == 0 && !by_group {
-        found.error(&file, format!("cannot be read by qmail-auth and qmail-authnet (chgrp {group}, chmod 640)"));
+        found.error(&file, format!("cannot be read by qmail-auth and qmail-authnet; chgrp {group} it, chmod 640"));
     }
 }
 
@@ -45,10 +45,12 @@ fn password(root: &Root, postgres: &Postgres, found: &mut Findings) {
         Some(file) => {
             private(root, &file, found);
             if file != usual && usual.exists() {
-                found.warning(&usual, format!("is not used: control/{FILE} names another `passfile`"));
+                found.warning(&usual, format!("is not used: control/{FILE} names another `passfile`; remove one of them"));
             }
         }
-        None if usual.exists() => found.warning(&usual, format!("is not used: control/{FILE} has a password")),
+        None if usual.exists() => {
+            found.warning(&usual, format!("is not used: control/{FILE} has a password; remove one of them"))
+        }
         None => {}
     }
 }
@@ -57,7 +59,10 @@ fn password(root: &Root, postgres: &Postgres, found: &mut Findings) {
 fn answers(root: &Root, found: &mut Findings) {
     let file = root.control_file(FILE);
     match Admin::auth(root) {
-        Err(_) => found.note(&file, "the system does not run: whether the database answers was not tried"),
+        Err(_) => found.note(
+            &file,
+            "the system does not run, and whether the database answers was not tried; start it, and run qmail check again",
+        ),
         Ok(admin) => {
             if let Err(failure) = admin.account(&AccountRequest::DomainList { domain: None, after: Bytes::default() }) {
                 found.error(&file, failure.text);

@@ -30,7 +30,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         );
     }
     if config.certificates.is_empty() {
-        found.warning(&file, "has no line `certificate`; `qmail cert obtain HOST` writes it");
+        found.warning(&file, "has no line `certificate`; run `qmail cert obtain HOST`, which writes it");
     }
     if !has_listener && root.listen().is_ok() {
         let (kind, port) = match config.challenge {
@@ -39,7 +39,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         };
         found.error(
             &root.control_file("listen"),
-            format!("has no line `acme 0.0.0.0:{port}`, where the authority asks for {kind}: no certificate is renewed"),
+            format!("has no line for the service acme, where the authority asks for {kind}, so no certificate is renewed; write `acme 0.0.0.0:{port}`"),
         );
     }
     let ids = root.ids().ok();

@@ -22,7 +22,10 @@ pub(super) fn check(root: &Root, sources: &[Source], found: &mut Findings) {
     tokens(root, wants(Source::Oauth), found);
     for (name, source) in [(control::ldap::FILE, Source::Ldap), (control::oauth::FILE, Source::Oauth)] {
         if root.control_file(name).exists() && !wants(source) {
-            found.warning(&root.control_file(name), format!("is not used: control/authsources has no line `{name}`"));
+            found.warning(
+                &root.control_file(name),
+                format!("is not used: control/authsources has no line `{name}`; write it there, or remove this"),
+            );
         }
     }
 }
@@ -35,8 +38,13 @@ fn tokens(root: &Root, judged: bool, found: &mut Findings) {
     let offered = [Mechanism::Oauthbearer, Mechanism::Xoauth2].into_iter().any(|mechanism| mechanisms.contains(mechanism));
     let file = root.control_file("authmechanisms");
     match (offered, judged) {
-        (true, false) => found.error(&file, "offers OAUTHBEARER or XOAUTH2, and control/authsources has no line `oauth`"),
-        (false, true) => found.warning(&file, "offers neither OAUTHBEARER nor XOAUTH2: control/oauth is of no use"),
+        (true, false) => found.error(
+            &file,
+            "offers OAUTHBEARER or XOAUTH2, and control/authsources has no line `oauth`; write one, or take them out",
+        ),
+        (false, true) => {
+            found.warning(&file, "offers neither OAUTHBEARER nor XOAUTH2, so control/oauth is of no use; write one of them")
+        }
         _ => {}
     }
 }
@@ -45,9 +53,9 @@ fn ldap(root: &Root, found: &mut Findings) {
     let Some(config) = found.take(control::Ldap::read(root)) else { return };
     let file = root.control_file(control::ldap::FILE);
     match ldap::Filter::parse(config.filter.as_bytes()) {
-        Err(problem) => found.error(&file, format!("`filter`: {problem}")),
+        Err(problem) => found.error(&file, format!("`filter`: {problem}; write it as RFC 4515 says")),
         Ok(filter) if !filter.depends_on_login() => {
-            found.error(&file, "`filter` has none of %n, %u, %d: it would find the same entry for everybody");
+            found.error(&file, "`filter` has none of %n, %u, %d: so that it would find the same entry for everybody; write (mail=%n), or another one with them");
         }
         Ok(_) => {}
     }

@@ -11,7 +11,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     if sources.is_empty() {
         found.warning(&file, "names no source: nobody logs in; write `accounts`, or remove the file");
     } else if sources.iter().all(|source| *source == Source::Oauth) {
-        found.warning(&file, "names no source of passwords: only tokens log in");
+        found.warning(&file, "names no source of passwords, and only tokens log in; write `accounts`, too, unless that is meant");
     }
     for source in &sources {
         match source {
@@ -26,7 +26,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     let is_of_accounts = |line: &Vec<u8>| !matches!(line.as_slice(), b"PLAIN" | b"LOGIN" | b"OAUTHBEARER" | b"XOAUTH2");
     let has_scram = offers.is_none_or(|lines| lines.iter().any(is_of_accounts));
     if has_scram && sources.iter().any(|source| source.needs_checkpw() || *source == Source::Ldap) {
-        let text = "offers mechanisms that only `accounts` can judge, and clients prefer them; write PLAIN and LOGIN, since other sources count";
+        let text = "offers mechanisms that only `accounts` can judge, though other sources count, and clients prefer them; write PLAIN and LOGIN";
         found.warning(&root.control_file("authmechanisms"), text);
     }
     authnet::check(root, &sources, found);
@@ -36,6 +36,6 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
 fn readable(root: &Root, path: &str, found: &mut Findings) {
     let path = root.path().join(path);
     if let Some(None) = found.take(control::read::owned_file(&path)) {
-        found.error(&path, "does not exist; control/authsources needs it");
+        found.error(&path, "does not exist, and control/authsources needs it; make it, or take the source out");
     }
 }

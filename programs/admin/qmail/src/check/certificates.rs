@@ -19,7 +19,10 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     let ids = ids.as_ref();
     let list = match all(root) {
         Ok(list) => list,
-        Err(failure) => return found.error(&tls, format!("cannot be read, so there is no TLS: {}", failure.text)),
+        Err(failure) => {
+            return found
+                .error(&tls, format!("cannot be read, so there is no TLS: {}; make the directory readable", failure.text));
+        }
     };
     let begins_with_tls = root
         .listen()
@@ -29,12 +32,18 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         .any(|listener| matches!(listener.service, Service::Submissions | Service::Pop3s));
     for directory in &list {
         if let Some(problem) = &directory.problem {
-            found.error(&directory.dir, problem.clone());
+            let has_cure = problem.contains("; ");
+            let cure = "; put the certificate and its own key there, the key qmailk's with mode 600";
+            found.error(&directory.dir, format!("{problem}{}", if has_cure { "" } else { cure }));
         }
         key_owner(&directory.dir, directory.purpose, ids, found);
         let Some(certificate) = &directory.certificate else { continue };
         match days_left(certificate) {
-            ..0 => found.error(&directory.dir, "the certificate has expired; clients that look will not accept it: renew it"),
+            ..0 => found.error(&directory.dir, "the certificate has expired, and clients that look will not accept it; renew it"),
+            _ if is_early(certificate) => found.error(
+                &directory.dir,
+                "the certificate is not valid yet, and clients that look will not accept it; look at the clock of this host, or get another one",
+            ),
             days @ 0..EXPIRY_WARNING_DAYS => {
                 found.warning(&directory.dir, format!("the certificate expires in {days} days; renew it"))
             }
@@ -45,22 +54,28 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     shown_elsewhere(root, usable(Purpose::Client), found);
     let usable = || usable(Purpose::Server).filter_map(|directory| directory.certificate.as_ref());
     if usable().next().is_none() {
-        let problem = "holds no certificate that can be used, so there is no STARTTLS; make one with `qmail cert self-signed HOST`, or put one here as HOST/cert.pem and HOST/key.pem";
+        let problem = "holds no certificate that can be used, so there is no STARTTLS";
+        let cure = "make one with `qmail cert self-signed HOST`, or put one here as HOST/cert.pem and HOST/key.pem";
         return if begins_with_tls {
-            found.error(&tls, format!("{problem}. Listeners of submissions and pop3s in control/listen serve nobody"))
+            found.error(&tls, format!("{problem}, and listeners of submissions and pop3s in control/listen serve nobody; {cure}"))
         } else {
-            found.warning(&tls, problem)
+            found.warning(&tls, format!("{problem}; {cure}"))
         };
     }
     let Ok(me) = root.me() else { return };
     match usable().find(|certificate| certificate.covers(&me.to_ascii_lowercase())) {
-        None => found.warning(&tls, format!("no certificate is for this host, {}", wire::escape::visible(&me))),
+        None => found.warning(&tls, format!("no certificate is for this host, {0}; make one with `qmail cert self-signed {0}`, or get one with `qmail cert obtain {0}`", wire::escape::visible(&me))),
         Some(certificate) if certificate.is_self_signed => found.note(
             &tls,
-            "the certificate of this host is self-signed: mail comes in encrypted, but mail programs will warn their users",
+            "the certificate of this host is self-signed, and mail programs will warn their users; get one from an authority with `qmail cert obtain HOST`",
         ),
         Some(_) => {}
     }
+}
+
+/// Does it begin later than now?
+fn is_early(certificate: &certificates::Certificate) -> bool {
+    u64::try_from(certificate.not_before_s).is_ok_and(|begin_s| begin_s > sys::clock::unix_s())
 }
 
 /// Certificates that control/tlspolicy has shown to others must be there: without them that mail waits.
@@ -82,11 +97,7 @@ fn key_owner(dir: &Path, purpose: Purpose, ids: Option<&Ids>, found: &mut Findin
     if metadata.uid() != wanted.uid {
         found.error(
             &key,
-            format!(
-                "belongs to uid {}; only qmailk may read it, so it must be uid {1}'s (chown {1})",
-                metadata.uid(),
-                wanted.uid
-            ),
+            format!("belongs to uid {}, and only qmailk may read it; make it uid {1}'s (chown {1})", metadata.uid(), wanted.uid),
         );
     }
 }

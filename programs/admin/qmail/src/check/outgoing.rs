@@ -4,27 +4,37 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use control::routes::{has_credentials, without_credentials};
-use control::{Root, read};
+use control::{Id, Ids, Root, Service, read};
 use wire::escape::visible;
 
 use super::Findings;
 
-/// Maps of relays, and how a line looks.
-const RELAYS: [(&str, &str); 2] =
-    [("smtproutes", "domain:relay or domain:relay:port"), ("authsenders", "sender:relay:port|user|password")];
+/// Maps of relays, how a line looks, and the port of one that names none.
+const RELAYS: [(&str, &str, u16); 3] = [
+    ("smtproutes", "domain:relay or domain:relay:port", 25),
+    ("authsenders", "sender:relay:port|user|password", 25),
+    ("qmtproutes", "domain:relay or domain:relay:port", control::routes::QMTP_PORT_DEFAULT),
+];
 /// Where Debian's ca-certificates puts the authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 pub(super) fn check(root: &Root, found: &mut Findings) {
     let mut verifies = false;
-    for (name, form) in RELAYS {
-        let Some(Some(lines)) = found.take(root.lines(name)) else { continue };
+    for (name, form, port) in RELAYS {
+        let Some(Some(text)) = found.take(root.text(name)) else { continue };
         let file = root.control_file(name);
-        lines.iter().for_each(|line| relay(line, form, &file, found));
-        let values = read::map_of(&lines.join(&b'\n'));
-        if values.iter().any(|(_, value)| has_credentials(value)) {
+        for (number, line) in users::list_lines(&text) {
+            relay(number, line, form, port, &file, found);
+            circle(root, number, line, port, &file, found);
+        }
+        let values = read::map_of(&text);
+        if values.iter().any(|(_, value)| has_credentials(value)) && name != "qmtproutes" {
             verifies = true;
             secret(root, &file, found);
+        } else if let (Ok(metadata), Some(reader)) = (std::fs::metadata(&file), reader(root))
+            && !super::access::may_read(&metadata, reader)
+        {
+            found.error(&file, "qmail-send cannot read it; chmod 644 it");
         }
     }
     verifies |= found.take(control::TlsPolicies::read(root)).is_some_and(|policies| policies.verifies());
@@ -32,16 +42,48 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
 }
 
 /// A relay whose port is not what was written gets the mail at another one. Credentials are never shown.
-fn relay(line: &[u8], form: &str, file: &Path, found: &mut Findings) {
+fn relay(number: usize, line: &[u8], form: &str, default: u16, file: &Path, found: &mut Findings) {
     let shown = visible(without_credentials(line));
     let Some(colon) = line.iter().position(|b| *b == b':') else {
-        return found.error(file, format!("`{shown}` has no colon and does not count; write {form}"));
+        return found.error(file, format!("line {number}: `{shown}` has no colon and does not count; write {form}"));
     };
     let route = without_credentials(line.get(colon.saturating_add(1)..).unwrap_or_default());
     let relay = route.rsplit(|b| *b == b']').next().unwrap_or_default();
     let Some(port) = relay.splitn(2, |b| *b == b':').nth(1) else { return };
     if !std::str::from_utf8(port).is_ok_and(|port| port.parse::<std::num::NonZeroU16>().is_ok()) {
-        found.warning(file, format!("`{shown}`: the port is no number up to 65535; 25 is used"));
+        found.warning(
+            file,
+            format!("line {number}: `{shown}`: the port is no number up to 65535, and {default} is used; write the number"),
+        );
+    }
+}
+
+/// Whom qmail-send runs as, where that is somebody else than the caller.
+fn reader(root: &Root) -> Option<Id> {
+    let ids = root.ids().ok().filter(|ids| matches!(ids, Ids::Table(_)))?;
+    ids.get("qmailq")
+}
+
+/// A relay that is this host: what goes there comes back.
+fn circle(root: &Root, number: usize, line: &[u8], default: u16, file: &Path, found: &mut Findings) {
+    let value = line.iter().position(|b| *b == b':').and_then(|colon| line.get(colon.saturating_add(1)..)).unwrap_or_default();
+    let route = without_credentials(value);
+    let end = if route.starts_with(b"[") { route.iter().position(|b| *b == b']').map(|at| at.saturating_add(1)) } else { None };
+    let end = end.or_else(|| route.iter().position(|b| *b == b':')).unwrap_or(route.len());
+    let (relay, port) = route.split_at_checked(end).unwrap_or_default();
+    let port = std::str::from_utf8(port.strip_prefix(b":").unwrap_or_default())
+        .ok()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(default);
+    let me = root.me().unwrap_or_default();
+    let is_us = relay.eq_ignore_ascii_case(&me) || matches!(relay, b"localhost" | b"127.0.0.1" | b"[127.0.0.1]" | b"[::1]");
+    let listeners = root.listen().unwrap_or_default();
+    let is_listener = listeners
+        .iter()
+        .any(|listener| matches!(listener.service, Service::Smtp | Service::Qmtp) && listener.address.port() == port);
+    if is_us && is_listener {
+        let problem = format!("line {number}: {}:{port} is this host itself, and the mail goes round in circles", visible(relay));
+        found.error(file, format!("{problem}; name another relay, or no relay for MX"));
     }
 }
 
@@ -63,9 +105,9 @@ fn authorities(root: &Root, verifies: bool, found: &mut Findings) {
     let Some(remote) = control::Remote::read(root).ok() else { return };
     match remote.tlscafile {
         Some(file) => match found.take(read::file(&file)) {
-            Some(None) => found.error(&name, format!("{} does not exist", file.display())),
+            Some(None) => found.error(&name, format!("{} does not exist; name a file of certificates (PEM)", file.display())),
             Some(Some(text)) if !text.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") => {
-                found.error(&name, format!("{} has no certificate (PEM) in it", file.display()));
+                found.error(&name, format!("{} has no certificate (PEM) in it; name another file", file.display()));
             }
             _ => {}
         },

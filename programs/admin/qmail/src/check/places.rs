@@ -14,7 +14,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     if !is_root {
         found.note(
             root.path(),
-            "not running as root: every process is the caller, and mail is delivered to the caller and virtual users only",
+            "not running as root: every process is the caller, and mail is delivered to the caller and virtual users only; run qmail check as whoever runs the system",
         );
     }
     programs(found);
@@ -49,6 +49,7 @@ fn roles(root: &Root, ids: &Ids, found: &mut Findings) {
         if let Some((other, _)) = table.iter().take(at).find(|(_, known)| known.uid == id.uid) {
             found.error(&file, format!("{other} and {role} have the same uid {}; give each role its own", id.uid));
         }
+        passwd(&file, role, *id, found);
         let is_service = SERVICE_ROLES.contains(&role.as_str());
         let is_target = TARGET_ROLES.contains(&role.as_str());
         if is_service && ids.group() != Some(id.gid) {
@@ -60,6 +61,25 @@ fn roles(root: &Root, ids: &Ids, found: &mut Findings) {
                 format!("{role} has the gid of the service roles, which reaches their sockets; give it one of its own"),
             );
         }
+    }
+}
+
+/// passwd may say something else of a role, or of its uid: what is meant to be apart would then be one.
+fn passwd(file: &Path, role: &str, id: Id, found: &mut Findings) {
+    // Users that cannot be looked up are no fault of this file.
+    let by_name = sys::passwd::user(role.as_bytes()).ok().flatten();
+    if let Some(user) = by_name.filter(|user| user.uid != id.uid) {
+        let problem = format!("{role} is uid {}, and uid {} in passwd", id.uid, user.uid);
+        return found.warning(file, format!("{problem}; write passwd's, and chown what belongs to {role}"));
+    }
+    let owner = sys::passwd::user_by_uid(id.uid).ok().flatten().map(|user| String::from_utf8_lossy(&user.name).into_owned());
+    if let Some(owner) = owner.filter(|owner| owner != role) {
+        let problem = format!(
+            "uid {} of {role} is the user {}'s in passwd, who could act as it",
+            id.uid,
+            wire::escape::visible(owner.as_bytes())
+        );
+        found.error(file, format!("{problem}; give {role} a uid of its own"));
     }
 }
 
@@ -87,15 +107,16 @@ fn directories(root: &Root, ids: &Ids, found: &mut Findings) {
             }
         };
         if let Some(owner) = owner.filter(|owner| *owner != metadata.uid()) {
-            found.error(&path, format!("belongs to uid {}; it must be uid {owner}'s (chown {owner})", metadata.uid()));
+            found.error(&path, format!("belongs to uid {}, and must be uid {owner}'s; chown {owner} it", metadata.uid()));
         }
         if metadata.mode() & forbidden & 0o777 != 0 && !(path == root.mail_base() && metadata.mode() & 0o1000 != 0) {
             found.error(
                 &path,
                 format!(
-                    "has mode {:o}; others must not have {:o} of it (chmod)",
+                    "has mode {:o}, and others must not have {:o} of it; chmod {:o} it",
                     metadata.mode() & 0o7777,
-                    metadata.mode() & forbidden
+                    metadata.mode() & forbidden,
+                    metadata.mode() & 0o7777 & !forbidden
                 ),
             );
         }

@@ -10,17 +10,20 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     let pem = found.take(TlsClients::authorities(root)).unwrap_or_default();
     let has_authorities = match certificates::authorities(&pem) {
         Ok(count) => count > 0,
-        Err(problem) => return found.error(&authorities, problem),
+        Err(problem) => return found.error(&authorities, format!("{problem}; put certificates (PEM) there")),
     };
     // What is wrong with a line is said by those who read it.
     let Ok(Some(clients)) = TlsClients::read(root) else {
         if has_authorities && !list.exists() {
-            found.warning(&authorities, format!("is not used: without control/{FILE} no client is asked for a certificate"));
+            found.warning(
+                &authorities,
+                format!("is not used: without control/{FILE} no client is asked for a certificate; write that, or remove this"),
+            );
         }
         return;
     };
     if !pem.is_empty() && !has_authorities {
-        found.error(&authorities, "has no certificate (PEM) in it");
+        found.error(&authorities, "has no certificate (PEM) in it; put one there, or remove it");
     } else if clients.needs_authorities() && !has_authorities {
         found.warning(
             &list,
@@ -31,7 +34,7 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
     for account in clients.accounts() {
         let is_ours = account.domain().is_some_and(|domain| domains.get(domain).is_some());
         if !is_ours {
-            found.warning(&list, format!("{account} is in no virtual domain of this host: nobody logs in as that"));
+            found.warning(&list, format!("{account} is in no virtual domain of this host, and nobody logs in as that; make the account, or take the line out"));
         }
     }
 }

@@ -12,7 +12,7 @@ impl<S: Spool> Engine<S> {
     /// A message is whole. The answer comes as [`Out::Reply`] when it is durable or refused; if the client goes away before, nothing
     /// changes.
     pub fn submitted(&mut self, client: u64, who: Submitter, message: Submitted) {
-        let Submitted { sender, mut recipients, mut flags, mut options, body, bytes, held } = message;
+        let Submitted { sender, mut recipients, mut flags, mut options, body, bytes, held, .. } = message;
         self.tap(&sender, &mut recipients, &mut flags, &mut options);
         let options = options.store();
         let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags, options };
@@ -35,6 +35,7 @@ impl<S: Spool> Engine<S> {
                 self.out.push(Out::Reply { client, answer: ipc::queue::Answer::Accepted { id, pid: envelope.pid } });
                 self.enter(id, envelope, bytes, kept);
             }
+            Some(Ticket::Import { client, envelope, bytes, held }) => self.import_kept(client, id, &envelope, bytes, held),
             Some(Ticket::Bounce { of, envelope, bytes }) => {
                 self.counters.bounces = self.counters.bounces.saturating_add(1);
                 self.log.bounce_msg(of, self.identity.pid);
@@ -61,6 +62,7 @@ impl<S: Spool> Engine<S> {
                 };
                 self.out.push(Out::Reply { client, answer });
             }
+            Some(Ticket::Import { client, held, .. }) => self.import_not_kept(client, held, why),
             Some(Ticket::Bounce { of, .. } | Ticket::Notice { of, .. }) => self.bounce_failed(of, "the spool did not take it"),
             _ => {}
         }

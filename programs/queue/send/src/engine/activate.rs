@@ -84,20 +84,25 @@ impl<S: Spool> Engine<S> {
         match self.tickets.remove(&ticket) {
             Some(Ticket::Read { lane, hurried }) => {
                 self.reads = self.reads.saturating_sub(1);
-                let Read { envelope, states, bytes } = read;
                 // It may have been held or removed while it was read; what the disk says of that may be older than a release.
                 let still = self.backlog.get(id).is_some_and(|known| known.place == Place::Active);
-                if still && !self.active.contains_key(&id) {
+                if still && !self.active.contains_key(&id) && !self.keep_waiting(id, &read) {
+                    let Read { envelope, states, bytes } = read;
                     self.activate(id, Active::new(envelope, Some(states), bytes, lane), hurried);
                 }
             }
             Some(Ticket::Look { client, id }) => self.looked(client, id, read),
+            Some(Ticket::Confirm { client, id }) => self.confirm_read(client, id, &read),
             _ => {}
         }
     }
 
     pub(super) fn unreadable(&mut self, id: u64, why: ReadFailure) {
         self.reads = self.reads.saturating_sub(1);
+        // It is read again, whatever was noted meanwhile.
+        if self.confirming.get(&id) == Some(&true) {
+            self.confirming.remove(&id);
+        }
         // It may have been held meanwhile, and stays so.
         let rest = |backlog: &mut Backlog, due_s| {
             if backlog.get(id).is_some_and(|known| known.place == Place::Active) {
@@ -215,6 +220,11 @@ impl<S: Spool> Engine<S> {
         let host = target.domain().unwrap_or_default();
         if let Some(place) = self.settings.lmtp_place(host) {
             return lmtp_route(place);
+        }
+        if let Some((relay, port)) = self.settings.qmtp_route(sender, host) {
+            // A site of its own, whatever else is at that address.
+            let site = relay_site(&[b"qmtp ", &relay[..]].concat(), port);
+            return (site, Rc::new(Route::To(job::Route::Qmtp { host: relay.into(), port })));
         }
         let route = self.settings.route(sender, host);
         if let Some(route) = route.as_ref().filter(|route| !route.relay.is_empty()) {

@@ -1,6 +1,6 @@
 //! The administrator's requests: look at messages, try them now, hold, release or remove them.
 
-use ipc::admin::{Counter, QueueAnswer, QueueRequest, RecipientRow, Row};
+use ipc::admin::{Counter, KeptRow, QueueAnswer, QueueRequest, RecipientRow, Row};
 use ipc::field::Verdict;
 use ipc::options::Options;
 use schedule::Channel;
@@ -10,6 +10,7 @@ use spool::{Log as Spool, Outlook, RecipientState};
 use crate::active::Wish;
 
 use super::activate::Read;
+use super::import::{KEPT_LOOKS, kept_row};
 use super::{Engine, Out, Ticket};
 
 /// Rows of one answer to a list, at most; the client asks for more.
@@ -28,8 +29,21 @@ pub(super) struct Look {
     reading: usize,
     /// Rows in any order.
     rows: Vec<Row>,
-    /// One message with its recipients?
-    whole: bool,
+    kept: Vec<KeptRow>,
+    what: What,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Rows,
+    /// One message with its recipients.
+    Whole,
+    /// Messages of another queue that wait to be confirmed, among those up to this id; have all been looked at then?
+    Kept {
+        up_to: u64,
+        last: bool,
+    },
 }
 
 pub(super) fn ok(messages: u64) -> QueueAnswer {
@@ -50,11 +64,11 @@ impl<S: Spool> Engine<S> {
             QueueRequest::List { after, count } => {
                 let count = usize::try_from(count.min(ROWS_MAX)).unwrap_or(0);
                 let ids = self.backlog.after(after).take(count).map(|(id, _)| id).collect();
-                self.look(client, ids, false);
+                self.look(client, ids, What::Rows);
                 None
             }
             QueueRequest::Show { id } if self.backlog.get(id).is_some() => {
-                self.look(client, vec![id], true);
+                self.look(client, vec![id], What::Whole);
                 None
             }
             QueueRequest::RetryAll {} => Some(ok(self.retry_all() as u64)),
@@ -63,6 +77,16 @@ impl<S: Spool> Engine<S> {
             QueueRequest::Hold { id } => self.hold(client, id),
             QueueRequest::Release { id } => self.release(client, id),
             QueueRequest::Show { .. } => Some(failed(UNKNOWN)),
+            QueueRequest::Confirm { id } => self.confirm(client, id),
+            QueueRequest::Body { id } => self.fetch(client, id),
+            QueueRequest::Kept { after } => {
+                let ids: Vec<u64> = self.backlog.after(after).take(KEPT_LOOKS).map(|(id, _)| id).collect();
+                let what = What::Kept { up_to: ids.last().copied().unwrap_or(after), last: ids.len() < KEPT_LOOKS };
+                self.look(client, ids, what);
+                None
+            }
+            // The connection's own affair.
+            QueueRequest::Import { .. } => None,
         };
         if let Some(answer) = answer {
             self.out.push(Out::Admin { client, answer });
@@ -111,9 +135,9 @@ impl<S: Spool> Engine<S> {
         .collect()
     }
 
-    fn look(&mut self, client: u64, mut ids: Vec<u64>, whole: bool) {
+    fn look(&mut self, client: u64, mut ids: Vec<u64>, what: What) {
         ids.reverse();
-        self.looks.insert(client, Look { ids, reading: 0, rows: Vec::new(), whole });
+        self.looks.insert(client, Look { ids, reading: 0, rows: Vec::new(), kept: Vec::new(), what });
         self.look_on(client);
     }
 
@@ -131,9 +155,19 @@ impl<S: Spool> Engine<S> {
             let ticket = self.ticket(Ticket::Look { client, id });
             self.spool.read_envelope(Self::id(id), ticket);
         }
-        if done && let Some(mut look) = self.looks.remove(&client).filter(|look| !look.whole) {
-            look.rows.sort_by_key(|row| row.id);
-            self.answer_rows(client, look.rows);
+        if !done {
+            return;
+        }
+        let Some(mut look) = self.looks.remove(&client) else { return };
+        match look.what {
+            What::Whole => {}
+            What::Rows => {
+                look.rows.sort_by_key(|row| row.id);
+                self.answer_rows(client, look.rows);
+            }
+            What::Kept { up_to, last } => {
+                self.out.push(Out::Admin { client, answer: QueueAnswer::KeptRows { rows: look.kept, after: up_to, last } });
+            }
         }
     }
 
@@ -141,13 +175,19 @@ impl<S: Spool> Engine<S> {
         let Some(known) = self.backlog.get(id) else { return self.look_failed(client) };
         let Some(look) = self.looks.get_mut(&client) else { return };
         look.reading = look.reading.saturating_sub(1);
-        let row = row(id, known, &read);
-        if look.whole {
-            self.looks.remove(&client);
-            self.answer_message(client, &row, &read);
-        } else {
-            look.rows.push(row);
-            self.look_on(client);
+        match look.what {
+            What::Whole => {
+                self.looks.remove(&client);
+                self.answer_message(client, &row(id, known, &read), &read);
+            }
+            What::Rows => {
+                look.rows.push(row(id, known, &read));
+                self.look_on(client);
+            }
+            What::Kept { .. } => {
+                look.kept.extend(kept_row(id, &read));
+                self.look_on(client);
+            }
         }
     }
 
@@ -155,7 +195,7 @@ impl<S: Spool> Engine<S> {
     pub(super) fn look_failed(&mut self, client: u64) {
         let Some(look) = self.looks.get_mut(&client) else { return };
         look.reading = look.reading.saturating_sub(1);
-        if look.whole {
+        if look.what == What::Whole {
             self.looks.remove(&client);
             self.out.push(Out::Admin { client, answer: failed("the message cannot be read") });
         } else {

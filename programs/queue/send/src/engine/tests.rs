@@ -19,6 +19,8 @@ use super::*;
 use crate::bounce;
 use crate::submission::{Submitted, Submitter};
 
+mod import;
+
 struct Rig {
     engine: Engine<Model>,
     _dir: tempfile::TempDir,
@@ -78,6 +80,7 @@ impl Rig {
             recipients: recipients.iter().map(|recipient| a(recipient)).collect(),
             flags: 0,
             options,
+            import: None,
             body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
             bytes: 17,
             held: 0,
@@ -126,7 +129,7 @@ impl Rig {
                         self.engine.bounced(*order, written);
                     }
                     Out::Site { id, .. } => self.engine.sited(id, None),
-                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } => {}
+                    Out::Route { .. } | Out::Drained { .. } | Out::GiveBack { .. } | Out::AdminBody { .. } => {}
                 }
             }
         }
@@ -768,6 +771,28 @@ fn who_gets_it_by_lmtp_is_delivered() {
             let text = rig.report();
             assert!(text.contains(&format!("Final-Recipient: rfc822; r@y.example\nAction: {action}\n")), "{route}: {text}");
         }
+    }
+}
+
+/// qmtproutes comes before smtproutes; authsenders and lmtproutes before it.
+#[test]
+fn qmtp_has_routes_of_its_own() {
+    for (files, expected) in [
+        (&[("qmtproutes", "y.example:192.0.2.7\n"), ("smtproutes", ":192.0.2.8\n")][..], "qmtp 192.0.2.7:209"),
+        (&[("qmtproutes", ".example:192.0.2.7:2090\n")], "qmtp 192.0.2.7:2090"),
+        (&[("qmtproutes", ".example:192.0.2.7\ny.example:\n"), ("smtproutes", ":192.0.2.8\n")], "192.0.2.8:25"),
+        (&[("qmtproutes", ":192.0.2.7\n"), ("authsenders", "s@here.example:192.0.2.9\n")], "192.0.2.9:25"),
+        (&[("qmtproutes", ":192.0.2.7\n"), ("lmtproutes", "y.example:192.0.2.9:24\n")], "lmtp"),
+    ] {
+        let mut rig = Rig::new(files);
+        rig.submit("s@here.example", &["r@y.example"]);
+        let JobMessage::Remote { route, .. } = &rig.jobs[0].1 else { panic!() };
+        let shown = match route {
+            ipc::job::Route::Qmtp { host, port } => format!("qmtp {}:{port}", host.escape_ascii()),
+            ipc::job::Route::Relay { host, port, .. } => format!("{}:{port}", host.escape_ascii()),
+            _ => "lmtp".to_owned(),
+        };
+        assert_eq!(shown, expected, "{files:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! qmail-remote against scripted SMTP servers on loopback, with a resolver of our own behind resolve.sock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod qmtp;
 mod tls;
 
 use std::cell::{Cell, RefCell};
@@ -166,6 +167,11 @@ type Mx = HashMap<&'static str, Resolved>;
 impl World {
     /// `control` are control files; `mx` is what the resolver knows, `port` where mail hosts listen.
     async fn new(control: &[(&str, &str)], mx: Mx, port: u16) -> Self {
+        Self::switching(control, mx, port, 9).await
+    }
+
+    /// `qmtp_port` is where mail hosts take QMTP.
+    async fn switching(control: &[(&str, &str)], mx: Mx, port: u16, qmtp_port: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = control::Root::new(dir.path()).unwrap();
         for path in [root.control(), root.run().join("roles")] {
@@ -182,7 +188,7 @@ impl World {
         let control = control::Remote::read(&root).unwrap();
         let tls = trusting(&control).unwrap();
         let mut courier = courier(control, tls, own, run.try_clone().unwrap());
-        courier.mx_port = port;
+        (courier.mx_port, courier.qmtp_port) = (port, qmtp_port);
         let (courier, jobs) = (Rc::new(courier), Jobs::default());
         let (serving, counted) = (Rc::clone(&courier), jobs.clone());
         spawn_local(async move { serve(&remote, &serving, &counted, |_| true).await });

@@ -9,8 +9,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use tokio::sync::Notify;
 
+/// The places of a worker.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub struct Admission {
     sessions_max: usize,
     per_address_max: usize,
     counts: RefCell<Counts>,
@@ -26,30 +27,32 @@ struct Counts {
 
 /// A place that is held until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     admission: Rc<Admission>,
     /// `None` for a client whose address has no bound.
     address: Option<IpAddr>,
 }
 
 impl Admission {
-    pub(crate) fn new(sessions_max: usize, per_address_max: usize) -> Self {
+    #[must_use]
+    pub fn new(sessions_max: usize, per_address_max: usize) -> Self {
         Self { sessions_max, per_address_max, counts: RefCell::default(), empty: Notify::new() }
     }
 
-    pub(crate) fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.counts.borrow().all >= self.sessions_max
     }
 
     /// Waits until there is no session.
-    pub(crate) async fn left_by_all(&self) {
+    pub async fn left_by_all(&self) {
         while self.counts.borrow().all > 0 {
             self.empty.notified().await;
         }
     }
 
     /// A place for one more session, if there is one. `is_trusted`: no bound for its address.
-    pub(crate) fn admit(self: &Rc<Self>, client: IpAddr, is_trusted: bool) -> Option<Place> {
+    pub fn admit(self: &Rc<Self>, client: IpAddr, is_trusted: bool) -> Option<Place> {
         let mut counts = self.counts.borrow_mut();
         if counts.all >= self.sessions_max {
             return None;

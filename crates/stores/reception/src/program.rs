@@ -8,7 +8,6 @@
 use ipc::queue_program::{self, EXIT_EXEC, REPORT_LEN_MAX};
 use ipc::{DATAGRAM_LEN_MAX, Refusal};
 use rustix::pipe::{PipeFlags, pipe_with};
-use smtp::server::{Envelope, QueueAnswer};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -18,6 +17,9 @@ use std::process::ExitCode;
 use sys::inherited::Inherited;
 use sys::spawn::{Ended, Spawn};
 use sys::{Received, Seqpacket};
+use wire::Address;
+
+use crate::Verdict;
 
 /// First argument of the helper; then the program and its working directory.
 const HELPER: &str = "--queue-programs";
@@ -28,16 +30,15 @@ const SELF: &str = "/proc/self/exe";
 
 /// The helper, seen from the session.
 #[derive(Debug)]
-pub(crate) struct QueueProgram {
+pub struct QueueProgram {
     helper: Seqpacket,
 }
 
 /// A message under way to the program. Finished or given up, never just dropped, so that its answer is read.
 #[derive(Debug)]
-pub(crate) struct Handover {
+pub struct Handover {
     text: io::BufWriter<File>,
     envelope_pipe: File,
-    envelope: Envelope,
     write_failed: bool,
 }
 
@@ -46,7 +47,7 @@ impl QueueProgram {
     ///
     /// # Errors
     /// Out of processes or descriptors; temporary.
-    pub(crate) fn start(program: &OsStr, root: &Path) -> io::Result<Self> {
+    pub fn start(program: &OsStr, root: &Path) -> io::Result<Self> {
         let (program, dir) = queue_program::place(program, root);
         let (ours, theirs) = Seqpacket::pair()?;
         let mut spawn = Spawn::new(Path::new(SELF)).arg(HELPER).arg(program).arg(dir);
@@ -61,33 +62,33 @@ impl QueueProgram {
     ///
     /// # Errors
     /// The helper is gone, or there are no descriptors; temporary.
-    pub(crate) fn begin(&self, envelope: Envelope) -> io::Result<Handover> {
+    pub fn begin(&self) -> io::Result<Handover> {
         let (text_read, text) = pipe_with(PipeFlags::CLOEXEC)?;
         let (envelope_read, envelope_pipe) = pipe_with(PipeFlags::CLOEXEC)?;
         self.helper.send_with_fd(b"t", text_read.as_fd())?;
         self.helper.send_with_fd(b"e", envelope_read.as_fd())?;
         let text = io::BufWriter::with_capacity(DATAGRAM_LEN_MAX, text.into());
-        Ok(Handover { text, envelope_pipe: envelope_pipe.into(), envelope, write_failed: false })
+        Ok(Handover { text, envelope_pipe: envelope_pipe.into(), write_failed: false })
     }
 
     /// Ends the message and waits for the program.
-    pub(crate) fn finish(&self, mut handover: Handover) -> QueueAnswer {
+    #[must_use]
+    pub fn finish(&self, mut handover: Handover, sender: &Address, recipients: &[Address]) -> Verdict {
         handover.write_failed |= handover.text.flush().is_err();
-        let Handover { text, envelope_pipe, envelope, mut write_failed } = handover;
+        let Handover { text, envelope_pipe, mut write_failed } = handover;
         drop(text);
         if !write_failed {
-            write_failed = queue_program::write_envelope(envelope_pipe, &envelope.sender, &envelope.recipients).is_err();
+            write_failed = queue_program::write_envelope(envelope_pipe, sender, recipients).is_err();
         }
         match self.answer() {
-            Ok((ended, pid, report)) => {
-                queue_program::outcome(ended, write_failed, &report).map_or_else(answer, |()| QueueAnswer::Accepted { qp: pid })
-            }
+            Ok((ended, pid, report)) => queue_program::outcome(ended, write_failed, &report)
+                .map_or_else(answer, |()| Verdict::Accepted { id: None, qp: pid }),
             Err(_) => answer(queue_program::not_run()),
         }
     }
 
     /// Gives the message up: the program sees an envelope that ends too early (exit 54).
-    pub(crate) fn give_up(&self, handover: Handover) {
+    pub fn give_up(&self, handover: Handover) {
         // What BufWriter still holds is not to be written.
         let _ = handover.text.into_parts();
         drop(handover.envelope_pipe);
@@ -110,18 +111,19 @@ impl QueueProgram {
 
 impl Handover {
     /// Bytes of the message. That the program reads no more is seen from its exit code.
-    pub(crate) fn put(&mut self, bytes: &[u8]) {
+    pub fn put(&mut self, bytes: &[u8]) {
         self.write_failed |= !self.write_failed && self.text.write_all(bytes).is_err();
     }
 }
 
 /// The refusal as the queue's answer.
-fn answer(refusal: Refusal) -> QueueAnswer {
-    if refusal.is_permanent { QueueAnswer::Permanent(refusal.text) } else { QueueAnswer::Temporary(refusal.text) }
+fn answer(refusal: Refusal) -> Verdict {
+    if refusal.is_permanent { Verdict::Permanent(refusal.text) } else { Verdict::Temporary(refusal.text) }
 }
 
-/// The helper's side: `None` if these are no arguments of a helper, else its exit code.
-pub(crate) fn helper(args: &[OsString]) -> Option<ExitCode> {
+/// The helper's side, for the program `me`: `None` if these are no arguments of a helper, else its exit code.
+#[must_use]
+pub fn helper(me: &str, args: &[OsString]) -> Option<ExitCode> {
     let [face, program, dir] = args else { return None };
     let (program, dir) = (PathBuf::from(program), PathBuf::from(dir));
     if face == HELPER {
@@ -130,7 +132,7 @@ pub(crate) fn helper(args: &[OsString]) -> Option<ExitCode> {
     (face == BECOME).then(|| {
         let failed =
             Inherited::take().map_or_else(|error| error, |mut fds| queue_program::become_program(&mut fds, &program, &dir));
-        crate::log_line(format_args!("qmail-smtpd: cannot run {}: {failed}", program.display()));
+        crate::log_line(format_args!("{me}: cannot run {}: {failed}", program.display()));
         ExitCode::from(EXIT_EXEC)
     })
 }

@@ -1,19 +1,20 @@
 //! Messages on their way to qmail-send: connections that are used again, and one datagram for a small message.
 //!
 //! A message takes a connection when its first datagram is full, or when it is complete; so a client that types slowly holds none.
-//! Guarantees: an answer for every commit, [`QueueAnswer::Temporary`] when there is no connection, it broke, or the deadline passed
+//! Guarantees: an answer for every commit, [`Verdict::Temporary`] when there is no connection, it broke, or the deadline passed
 //! (promise 8). A datagram is sent again only if a send failed before anything of the message was taken, so nothing is doubled.
 
 use ipc::Message as _;
 use ipc::queue::{Answer, Item, Packer};
 use ipc_async::Packets;
-use smtp::server::{Envelope, QueueAnswer};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::timeout;
+
+use crate::{Verdict, not_now};
 
 /// Connections kept for the next message; at a peak there are more.
 const IDLE_MAX: usize = 64;
@@ -24,7 +25,7 @@ const COMMIT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Connections to qmail-send.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub struct Pool {
     run: Rc<OwnedFd>,
     path: &'static str,
     idle: RefCell<Vec<Packets>>,
@@ -32,7 +33,7 @@ pub(crate) struct Pool {
 
 /// A message that is being handed over. Dropped before [`Draft::commit`] it is abandoned.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub struct Draft {
     pool: Rc<Pool>,
     packer: Packer,
     connection: Option<Packets>,
@@ -40,7 +41,9 @@ pub(crate) struct Draft {
 }
 
 impl Pool {
-    pub(crate) fn new(run: Rc<OwnedFd>, path: &'static str) -> Self {
+    /// `run`: the directory of the sockets, `path` below it.
+    #[must_use]
+    pub fn new(run: Rc<OwnedFd>, path: &'static str) -> Self {
         Self { run, path, idle: RefCell::default() }
     }
 
@@ -68,19 +71,14 @@ impl Pool {
 }
 
 impl Draft {
-    pub(crate) async fn begin(pool: Rc<Pool>, envelope: Envelope) -> Self {
-        let mut draft = Self { pool, packer: Packer::new(), connection: None, is_broken: false };
-        for item in crate::envelope::items(envelope) {
-            draft.item(&item).await;
-        }
-        draft
+    /// A message of which nothing is known yet; its first item says that it begins.
+    #[must_use]
+    pub fn new(pool: Rc<Pool>) -> Self {
+        Self { pool, packer: Packer::new(), connection: None, is_broken: false }
     }
 
-    pub(crate) async fn priority(&mut self, priority: wire::Priority) {
-        self.item(&Item::Priority(priority)).await;
-    }
-
-    pub(crate) async fn data(&mut self, mut data: &[u8]) {
+    /// The next bytes of the message.
+    pub async fn data(&mut self, mut data: &[u8]) {
         while !data.is_empty() && !self.is_broken {
             if let Some(full) = self.packer.push_data(&mut data) {
                 self.send(&full).await;
@@ -89,7 +87,7 @@ impl Draft {
     }
 
     /// The end of the message; qmail-send's answer, or a temporary refusal.
-    pub(crate) async fn commit(mut self) -> QueueAnswer {
+    pub async fn commit(mut self) -> Verdict {
         self.item(&Item::Commit).await;
         if let Some(last) = self.packer.take() {
             self.send(&last).await;
@@ -103,14 +101,11 @@ impl Draft {
         if !self.is_broken {
             self.pool.put_back(connection);
         }
-        match answer {
-            Answer::Accepted { pid, .. } => QueueAnswer::Accepted { qp: pid },
-            Answer::Temporary { text } => QueueAnswer::Temporary(text.0),
-            Answer::Permanent { text } => QueueAnswer::Permanent(text.0),
-        }
+        answer.into()
     }
 
-    async fn item(&mut self, item: &Item<'_>) {
+    /// Any step but data and the commit.
+    pub async fn item(&mut self, item: &Item<'_>) {
         if let Some(full) = self.packer.push(item) {
             self.send(&full).await;
         }
@@ -137,8 +132,4 @@ impl Draft {
         }
         self.is_broken = !matches!(sent, Ok(Ok(())));
     }
-}
-
-fn not_now(text: &str) -> QueueAnswer {
-    QueueAnswer::Temporary(text.into())
 }

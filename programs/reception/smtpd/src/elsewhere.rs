@@ -1,0 +1,144 @@
+//! Messages on their way to a program in the place of qmail-queue, which qmail-hook runs (QMAILQUEUE of a listener or a rule).
+//!
+//! The program is started when the message is complete or its first [`HELD_LEN_MAX`] bytes are here; so a client that types slowly to say
+//! little holds none. Guarantees: accepted only when the program ended with 0 behind the whole message and its envelope (promise 1);
+//! without that, temporary but for the codes of the interface that are permanent. A message that is given up ends the program, which
+//! finds an envelope without an end.
+
+use ipc::Message as _;
+use ipc::field::Bytes;
+use ipc::hook::{Answer, Request};
+use ipc::queue_program;
+use ipc_async::Packets;
+use rustix::pipe::{PipeFlags, pipe_with};
+use smtp::server::{Envelope, QueueAnswer};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+use sys::spawn::Ended;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+
+/// What is held before the program is started.
+const HELD_LEN_MAX: usize = 32 * 1024;
+/// For the program to take a piece of the message.
+const WRITE_DEADLINE: Duration = Duration::from_secs(300);
+/// For qmail-hook to take a question.
+pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
+/// For the program to end behind the envelope; as for a commit.
+const END_DEADLINE: Duration = Duration::from_secs(300);
+
+/// A message. Dropped before [`Elsewhere::commit`] it is abandoned.
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    run: Rc<OwnedFd>,
+    request: Request,
+    envelope: Envelope,
+    held: Vec<u8>,
+    program: Option<Program>,
+    is_broken: bool,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+struct Program {
+    connection: Packets,
+    text: pipe::Sender,
+    envelope: pipe::Sender,
+}
+
+impl Elsewhere {
+    pub(crate) fn begin(run: Rc<OwnedFd>, program: Vec<u8>, environment: Vec<Bytes>, envelope: Envelope) -> Self {
+        let request = Request::Queue { program: program.into(), environment };
+        // The interface has no words for what is demanded of others, nor for a time before which nothing may happen.
+        let is_broken = envelope.requiretls || envelope.asked.hold_until_s.is_some();
+        Self { run, request, envelope, held: Vec::new(), program: None, is_broken }
+    }
+
+    pub(crate) async fn data(&mut self, data: &[u8]) {
+        if self.is_broken {
+            return;
+        }
+        self.held.extend_from_slice(data);
+        if self.held.len() >= HELD_LEN_MAX {
+            self.send().await;
+        }
+    }
+
+    /// The end of the message.
+    pub(crate) async fn commit(mut self) -> QueueAnswer {
+        self.send().await;
+        let Some(Program { connection, text, mut envelope }) = self.program.take() else {
+            return QueueAnswer::Temporary(b"4.3.0 the queue program cannot be run now".to_vec());
+        };
+        drop(text);
+        // A program that read no further may have said why: its end is waited for all the same.
+        let mut write_failed = self.is_broken;
+        if !write_failed {
+            let mut bytes = Vec::new();
+            let written = queue_program::write_envelope(&mut bytes, &self.envelope.sender, &self.envelope.recipients);
+            let sent = timeout(WRITE_DEADLINE, envelope.write_all(&bytes)).await;
+            write_failed = written.is_err() || !matches!(sent, Ok(Ok(())));
+        }
+        drop(envelope);
+        let answer = timeout(END_DEADLINE, Box::pin(connection.recv())).await;
+        let Ok(Ok(Some((datagram, _)))) = answer else { return refused(queue_program::not_run()) };
+        match Answer::decode(&datagram) {
+            Ok(Answer::Ended { code, pid, output }) => {
+                let ended = Ended::Code(i32::try_from(code).unwrap_or(-1));
+                queue_program::outcome(ended, write_failed, &output)
+                    .map_or_else(refused, |()| QueueAnswer::Accepted { id: None, qp: pid })
+            }
+            Ok(Answer::Failed { .. }) | Err(_) => QueueAnswer::Temporary(b"4.3.0 the queue program failed".to_vec()),
+        }
+    }
+
+    /// Hands on what is held.
+    async fn send(&mut self) {
+        if self.is_broken {
+            return;
+        }
+        if self.program.is_none() {
+            match timeout(CONNECT_DEADLINE, Box::pin(self.start())).await {
+                Ok(Ok(program)) => self.program = Some(program),
+                _ => {
+                    self.is_broken = true;
+                    self.held = Vec::new();
+                    return;
+                }
+            }
+        }
+        let held = std::mem::take(&mut self.held);
+        if let Some(program) = &mut self.program {
+            self.is_broken = !matches!(timeout(WRITE_DEADLINE, program.text.write_all(&held)).await, Ok(Ok(())));
+        }
+    }
+
+    async fn start(&self) -> io::Result<Program> {
+        let connection = Packets::connect(self.run.as_fd(), sandbox::Socket::Hook.path()).await?;
+        let (text_read, text) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (envelope_read, envelope) = pipe_with(PipeFlags::CLOEXEC)?;
+        connection.send_with(&self.request.encode_bounded()?, Some(text_read.as_fd())).await?;
+        connection.send_with(&Request::Envelope {}.encode(), Some(envelope_read.as_fd())).await?;
+        Ok(Program { connection, text: pipe::Sender::from_owned_fd(text)?, envelope: pipe::Sender::from_owned_fd(envelope)? })
+    }
+}
+
+fn refused(refusal: ipc::Refusal) -> QueueAnswer {
+    if refusal.is_permanent { QueueAnswer::Permanent(refusal.text) } else { QueueAnswer::Temporary(refusal.text) }
+}
+
+/// Has qmail-hook run a program that answers at once; `None`: it did not.
+pub(crate) async fn ask(run: Rc<OwnedFd>, request: Request) -> Option<Answer> {
+    // A little longer than the program may take, so that the reason is heard.
+    let deadline = ipc::hook_program::ANSWER_DEADLINE.saturating_add(Duration::from_secs(10));
+    let exchange = async {
+        let connection = Packets::connect(run.as_fd(), sandbox::Socket::Hook.path()).await.ok()?;
+        connection.send(&request.encode_bounded().ok()?).await.ok()?;
+        let (datagram, _) = connection.recv().await.ok()??;
+        Answer::decode(&datagram).ok()
+    };
+    timeout(deadline, Box::pin(exchange)).await.ok()?
+}

@@ -1,0 +1,139 @@
+//! Programs that have a say in a session: what they are asked, and what their end means. Who runs them is the driver's matter: in the
+//! service face qmail-hook, in the classic face a helper of the session itself.
+//!
+//! Guarantees: what crashes, hangs, floods or cannot be run is [`RecipientAnswer::Temporary`] or [`Verdict::Failed`](smtp::server::Verdict),
+//! 451, whatever it is that could not be found out.
+
+use ipc::hook::{Answer, Request};
+use smtp::server::{HookQuestion, RecipientAnswer, Session};
+use smtp::spp::Plugins;
+use wire::Address;
+
+use crate::terms::Programs;
+
+/// What programs have said in a session, and which there are.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks {
+    pub(crate) programs: Programs,
+    pub(crate) said: Plugins,
+}
+
+impl Hooks {
+    pub(crate) fn new(programs: Programs) -> Self {
+        let mut said = Plugins::default();
+        programs.environment.iter().for_each(|(name, value)| said.set(name, value));
+        Self { programs, said }
+    }
+
+    /// The session's own variables (tcp-environ(5)), anew each time: XCLIENT may have told others.
+    pub(crate) fn note(&mut self, session: &Session) {
+        let peer = session.peer();
+        let local_ip = peer.local_ip.map(|ip| ip.to_string().into_bytes().into_boxed_slice());
+        let known = [
+            (&b"PROTO"[..], Some(&b"TCP"[..])),
+            (b"TCPREMOTEIP", Some(&peer.remote_ip[..])),
+            (b"TCPREMOTEHOST", peer.remote_host.as_deref()),
+            (b"TCPREMOTEINFO", session.user().or(peer.remote_info.as_deref())),
+            (b"TCPLOCALIP", local_ip.as_deref()),
+            (b"TCPLOCALHOST", peer.local_host.as_deref()),
+            (b"RELAYCLIENT", peer.relay_client.as_deref()),
+            (b"SMTPAUTHUSER", session.user()),
+            (b"SMTPHELOHOST", session.helo()),
+        ];
+        for (name, value) in known {
+            match value {
+                Some(value) => self.said.set(name, value),
+                None => self.said.unset(name),
+            }
+        }
+    }
+
+    /// The program that gets the session's messages, if it is not qmail-send: a plugin may name one.
+    pub(crate) fn queue(&self) -> Option<Vec<u8>> {
+        let named = self.said.value(b"QMAILQUEUE").map(<[u8]>::to_vec).or_else(|| self.programs.queue.clone());
+        named.filter(|program| !program.is_empty())
+    }
+
+    pub(crate) fn environment(&self) -> Vec<ipc::field::Bytes> {
+        self.said.environment().into_iter().map(Into::into).collect()
+    }
+
+    pub(crate) fn plugin(&self, line: &[u8]) -> Request {
+        Request::Plugin { program: line.into(), environment: self.environment() }
+    }
+
+    /// The question about a recipient, if a program is to judge it; `known`: the directory knows it; `is_listed`: rcpthosts does.
+    pub(crate) fn check(&self, session: &Session, recipient: &Address, known: bool, is_listed: bool) -> Option<Request> {
+        let relays = session.peer().relay_client.is_some() || session.user().is_some();
+        let program = self.programs.check.as_ref()?;
+        // Nobody need be asked about a recipient who is refused anyway.
+        if (relays && !self.programs.checks_relay_clients) || !(relays || known || is_listed) {
+            return None;
+        }
+        let mut environment = self.said.environment();
+        let mut add = |name: &str, value: &[u8]| environment.push([name.as_bytes(), b"=", value].concat());
+        add("SENDER", session.sender().map(Address::as_bytes).unwrap_or_default());
+        add("RECIPIENT", recipient.as_bytes());
+        add("HELO", session.helo().unwrap_or_default());
+        add("USE_FD4", b"1");
+        if known {
+            add("RCPTFOUND", b"1");
+        }
+        if is_listed {
+            add("RCPTHOSTS", b"1");
+        }
+        Some(Request::Check {
+            program: program.as_slice().into(),
+            environment: environment.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+/// Is this an answer of the directory after which a program may still say no?
+pub(crate) fn may_be_checked(answer: &RecipientAnswer) -> bool {
+    matches!(answer, RecipientAnswer::Exists | RecipientAnswer::NotOurs)
+}
+
+/// What a program that judged a recipient means. 0 and the other codes below 100 accept, and so does 112; 100 refuses, 113 says that the
+/// client sends too much; everything else is temporary.
+pub(crate) fn judged(directory: RecipientAnswer, answer: Option<Answer>) -> RecipientAnswer {
+    let Some(Answer::Ended { code, output, .. }) = answer else { return RecipientAnswer::Temporary };
+    let words = output.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii();
+    let reply = (!words.is_empty()).then(|| words.into());
+    match code {
+        0..=99 | 112 => directory,
+        100 => RecipientAnswer::Refused { reply },
+        113 => RecipientAnswer::OverLimit { reply },
+        _ => RecipientAnswer::Temporary,
+    }
+}
+
+/// The number of a stage's section.
+pub(crate) fn section(question: &HookQuestion) -> usize {
+    question.stage as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_end_of_a_check_means() {
+        let ended = |code| Some(Answer::Ended { code, pid: 1, output: "550 5.1.1 no\r\nmore".as_bytes().into() });
+        let reply = || Some(b"550 5.1.1 no".as_slice().into());
+        for (answer, judgement) in [
+            (ended(0), RecipientAnswer::Exists),
+            (ended(1), RecipientAnswer::Exists),
+            (ended(112), RecipientAnswer::Exists),
+            (ended(100), RecipientAnswer::Refused { reply: reply() }),
+            (ended(113), RecipientAnswer::OverLimit { reply: reply() }),
+            (ended(111), RecipientAnswer::Temporary),
+            (ended(127), RecipientAnswer::Temporary),
+            (ended(255), RecipientAnswer::Temporary),
+            (Some(Answer::failed("it crashed")), RecipientAnswer::Temporary),
+            (None, RecipientAnswer::Temporary),
+        ] {
+            assert_eq!(judged(RecipientAnswer::Exists, answer), judgement);
+        }
+    }
+}

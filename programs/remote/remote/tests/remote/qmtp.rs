@@ -1,0 +1,148 @@
+//! QMTP against a scripted server: by a route of its own, and by the preference of a mail host.
+
+use super::*;
+use tokio::io::AsyncReadExt as _;
+
+/// A message that a QMTP server got: its text, sender and recipients.
+type Got = Rc<RefCell<Vec<Letter>>>;
+
+/// A server that takes everybody but those whose name begins with `n`; how often it was connected to, and what it got.
+async fn server() -> (SocketAddr, Rc<Cell<usize>>, Got) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connections, got) = (Rc::new(Cell::new(0)), Got::default());
+    let (counted, kept) = (Rc::clone(&connections), Rc::clone(&got));
+    spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.set(counted.get() + 1);
+            spawn_local(serve_qmtp(stream, Rc::clone(&kept)));
+        }
+    });
+    (address, connections, got)
+}
+
+async fn serve_qmtp(mut stream: TcpStream, got: Got) -> Option<()> {
+    let mut held = Vec::new();
+    while stream.read_buf(&mut held).await.ok()? > 0 {
+        let Some((message, rest)) = message(&held) else { continue };
+        let mut answer = Vec::new();
+        for recipient in &message.2 {
+            let text: &[u8] = if recipient.starts_with('n') { b"Dnot here (#5.1.1)" } else { b"Kok 1 qp 2" };
+            wire::netstring::encode(text, &mut answer);
+        }
+        held = rest;
+        got.borrow_mut().push(message);
+        stream.write_all(&answer).await.ok()?;
+    }
+    Some(())
+}
+
+/// Text, sender and recipients.
+type Letter = (Vec<u8>, String, Vec<String>);
+
+fn message(held: &[u8]) -> Option<(Letter, Vec<u8>)> {
+    let next = |bytes| wire::netstring::decode(bytes, 1 << 20).ok();
+    let (text, rest) = next(held)?;
+    let (sender, rest) = next(rest)?;
+    let (mut list, rest) = next(rest)?;
+    let mut recipients = Vec::new();
+    while !list.is_empty() {
+        let (recipient, more) = next(list)?;
+        recipients.push(String::from_utf8_lossy(recipient).into_owned());
+        list = more;
+    }
+    Some(((text.to_vec(), String::from_utf8_lossy(sender).into_owned(), recipients), rest.to_vec()))
+}
+
+fn by_route(address: SocketAddr) -> Route {
+    Route::Qmtp { host: address.ip().to_string().as_str().into(), port: address.port() }
+}
+
+fn mail_hosts(preference: u16) -> Mx {
+    HashMap::from([("b.example", hosts(&[(preference, &["127.0.0.1"])]))])
+}
+
+fn by_mx() -> Route {
+    Route::Mx { domain: Domain::new(b"b.example").unwrap() }
+}
+
+#[test]
+fn a_route_by_qmtp_is_one_round_trip_and_its_connection_is_used_again() {
+    ipc_async::service::run(async {
+        let (address, connections, got) = server().await;
+        let world = World::new(&[], Mx::new(), 9).await;
+        let texts = world.deliver(&["one@b.example", "none@b.example"], by_route(address)).await;
+        assert_eq!(
+            texts,
+            [
+                "K127.0.0.1 accepted message.\nRemote host said: ok 1 qp 2\n",
+                "D127.0.0.1 does not like recipient.\nRemote host said: not here (#5.1.1)\nGiving up on 127.0.0.1.\n"
+            ]
+        );
+        let expected = (b"\rSubject: x\r\n\r\nhello\r\n.dot\r\n".to_vec(), "s@a.example".to_owned());
+        assert_eq!((got.borrow()[0].0.clone(), got.borrow()[0].1.clone()), (expected.0, expected.1));
+        // A sender for each recipient makes a message for each.
+        world.send("list-@h.example-@[]", &["one@b.example", "two@c.example"], by_route(address), b"x\ry").await;
+        assert!(world.result().await.1.iter().all(|text| text.starts_with('K')));
+        let senders: Vec<_> = got.borrow().iter().skip(1).map(|message| message.1.clone()).collect();
+        assert_eq!(senders, ["list-one=b.example@h.example", "list-two=c.example@h.example"]);
+        assert_eq!((got.borrow()[2].0.as_slice(), connections.get()), (&b"\rx\r\ny\r\n"[..], 1));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_mail_host_says_by_its_preference_that_it_takes_qmtp() {
+    ipc_async::service::run(async {
+        let (smtp, heard) = willing("127.0.0.1:0", "250 h|", 100, Duration::ZERO).await;
+        let (qmtp, _, got) = server().await;
+        let world = World::switching(&[], mail_hosts(12_817), smtp.port(), qmtp.port()).await;
+        assert!(world.deliver(&["one@b.example"], by_mx()).await[0].contains("ok 1 qp 2"));
+        assert_eq!((got.borrow().len(), heard.borrow().len()), (1, 0));
+        // Reports are wanted, for which SMTP alone has words.
+        let options = Options { ret: Some(wire::dsn::Ret::Headers), ..Options::none() };
+        world.send_with("s@a.example", &["one@b.example"], by_mx(), LETTER, Some(options)).await;
+        assert!(world.result().await.1[0].starts_with("K127.0.0.1 accepted message.\nRemote host said: 250"));
+        assert_eq!(got.borrow().len(), 1);
+        // Another preference is nothing but that.
+        let plain = World::switching(&[], mail_hosts(12_802), smtp.port(), qmtp.port()).await;
+        assert!(plain.deliver(&["one@b.example"], by_mx()).await[0].starts_with('K'));
+        assert_eq!(got.borrow().len(), 1);
+        // TLS is demanded for the domain: QMTP is no way to go there.
+        let secret =
+            World::switching(&[("tlspolicy", "b.example:encrypt\n")], mail_hosts(12_817), smtp.port(), qmtp.port()).await;
+        assert!(secret.deliver(&["one@b.example"], by_mx()).await[0].starts_with('Z'));
+        let text = &secret.deliver(&["one@b.example"], Route::Qmtp { host: "b.example".into(), port: qmtp.port() }).await[0];
+        assert!(text.contains("control/tlspolicy demands TLS"), "{text}");
+        assert_eq!(got.borrow().len(), 1);
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn who_does_not_keep_that_promise_gets_it_by_smtp() {
+    ipc_async::service::run(async {
+        let (smtp, heard) = willing("127.0.0.1:0", "250 h|", 100, Duration::ZERO).await;
+        let closed = { TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap() };
+        let world = World::switching(&[], mail_hosts(12_801), smtp.port(), closed.port()).await;
+        assert!(world.deliver(&["one@b.example"], by_mx()).await[0].starts_with("K127.0.0.1 accepted"));
+        assert!(
+            world.courier.no_qmtp.is(closed) && !world.courier.bad.is(closed.ip()),
+            "it is known, and no reason to avoid the host"
+        );
+        // One that takes the message and says something else: it may have it, so SMTP has its turn at the next attempt.
+        let (rude, _) = scripted("127.0.0.1:0", vec![vec![Say("220 hi\r\n"), Hang]]).await;
+        let world = World::switching(&[], mail_hosts(12_801), smtp.port(), rude.port()).await;
+        let first = world.deliver(&["one@b.example"], by_mx()).await.remove(0);
+        assert!(first.starts_with('K') || first.contains("connection died. Possible duplicate! (#4.4.2)"), "{first}");
+        assert!(world.courier.no_qmtp.is(rude));
+        if first.starts_with('Z') {
+            assert!(world.deliver(&["one@b.example"], by_mx()).await[0].starts_with("K127.0.0.1 accepted"));
+        }
+        assert!(heard.borrow().iter().filter(|line| line.starts_with("RCPT")).count() == 2);
+        Ok(())
+    })
+    .unwrap();
+}

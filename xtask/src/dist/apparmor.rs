@@ -1,0 +1,254 @@
+//! AppArmor's profiles of the service, written from the process table at each packing, so that they say what it says.
+//!
+//! They are reached from the unit (`AppArmorProfile=qmail-start`) and from each other by name, never by a path: a classic face that an
+//! administrator starts himself is none of the service's processes and stays as it is. Each process confines itself further.
+//! A row that runs as root unconfined has a profile only if [`ROOT`] says what it does; otherwise it starts as it would without AppArmor.
+
+use sandbox::{Access, Network, Place, Process, Role, Socket, TABLE};
+use std::fmt::Write as _;
+
+const LIBEXEC: &str = "/usr/lib/qmail";
+
+/// What processes read before they confine themselves or only look at, and what they are handed open, beside the table.
+const BESIDE: [(&str, &[&str]); 6] = [
+    ("qmail-resolve", RESOLVER),
+    ("qmail-remote", &["include <abstractions/ssl_certs>", "# The addresses of this host.", "network netlink raw,", BODIES]),
+    ("qmail-authnet", &["include <abstractions/ssl_certs>"]),
+    ("qmail-acme", &["include <abstractions/ssl_certs>"]),
+    ("qmail-smtpd", &["/etc/qmail/users/{,**} r,"]),
+    ("qmail-auth", &["/etc/passwd r,", "/etc/qmail/alias/ r,"]),
+];
+/// Bodies of messages are opened by qmail-send and handed on.
+const BODIES: &str = "/var/spool/qmail/bodies/* r,";
+const RESOLVER: &[&str] = &[
+    "/etc/{resolv.conf,hosts,host.conf,nsswitch.conf} r,",
+    "@{run}/{resolvconf,NetworkManager,systemd/resolve,connman,netconfig}/*resolv.conf r,",
+];
+/// Rows without a confinement of their own that have a profile all the same.
+const ROOT: [(&str, &[&str]); 1] = [(
+    "qmail-lspawn",
+    &[
+        "capability setuid,",
+        "capability setgid,",
+        "capability kill,",
+        "capability dac_override,",
+        "capability dac_read_search,",
+        "capability sys_resource,",
+        "/etc/qmail/{,**} r,",
+        "# Is the home there, and whose is it?",
+        "/{,**/} r,",
+        "/usr/lib/qmail/* r,",
+        BODIES,
+        "signal (send) peer=qmail-local,",
+        "signal (send) peer=qmail-pop3d,",
+        "signal (send) peer=unconfined,",
+    ],
+)];
+
+/// The file.
+pub(super) fn profiles() -> String {
+    let mut text = String::from(
+        "# AppArmor profiles of the service qmail, made from its process table. What an administrator adds belongs into\n\
+         # local/PROFILE: this file is replaced with the next version.\n\n\
+         abi <abi/3.0>,\ninclude <tunables/global>\n",
+    );
+    profile(&mut text, "qmail-start", "starts all others", &start());
+    for process in TABLE.iter().filter(|process| has_profile(process) && profile_of(process) == process.name) {
+        let mut all: Vec<String> = Vec::new();
+        for other in TABLE.iter().filter(|other| profile_of(other) == process.name) {
+            let own = format!("{LIBEXEC}/{} mr,", other.name);
+            let new: Vec<String> = rules(other).into_iter().chain([own]).filter(|rule| !all.contains(rule)).collect();
+            all.extend(new);
+        }
+        profile(&mut text, process.name, process.role.name(), &all);
+    }
+    text
+}
+
+/// AppArmor lets a profile name twelve others that programs start in, no more: what talks to clients has one user and shares one profile.
+fn profile_of(process: &Process) -> &'static str {
+    if process.role == Role::Network { "qmail-smtpd" } else { process.name }
+}
+
+fn has_profile(process: &Process) -> bool {
+    process.confinement.is_some() || ROOT.iter().any(|(name, _)| *name == process.name)
+}
+
+/// A body that was removed while its delivery goes on is still the file that it was (`mediate_deleted`), and the unit has mounts of its
+/// own (`attach_disconnected`).
+fn profile(text: &mut String, name: &str, who: &str, rules: &[String]) {
+    let _ = writeln!(text, "\n# {who}\nprofile {name} flags=(attach_disconnected,mediate_deleted) {{");
+    for rule in common(name).iter().chain(rules) {
+        let _ = writeln!(text, "  {rule}");
+    }
+    let _ = writeln!(text, "\n  include if exists <local/{name}>\n}}");
+}
+
+/// What all need: libraries, their own program, the configuration, each other.
+fn common(name: &str) -> Vec<String> {
+    let lines = [
+        "include <abstractions/base>",
+        "network unix,",
+        "unix,",
+        "/{,etc/,var/,var/lib/,var/spool/} r,",
+        "/etc/qmail/ r,",
+        "/etc/qmail/ids r,",
+        "/etc/qmail/control/{,**} r,",
+        "@{run}/qmail/ r,",
+        "@{run}/qmail/inject.sock rw,",
+        "owner @{PROC}/@{pid}/{fd/,cgroup,statm,mountinfo} r,",
+        "@{sys}/fs/cgroup/{,**} r,",
+        "signal (receive) peer=qmail-start,",
+    ];
+    [format!("{LIBEXEC}/{name} mr,")].into_iter().chain(lines.map(str::to_owned)).collect()
+}
+
+/// qmail-start: it makes the sockets and starts each process in its profile.
+fn start() -> Vec<String> {
+    let capabilities =
+        ["setuid", "setgid", "chown", "fowner", "dac_override", "dac_read_search", "kill", "net_bind_service", "sys_resource"];
+    let mut rules = capabilities.map(|name| format!("capability {name},")).to_vec();
+    rules.extend(internet(&["stream"]));
+    let files = [
+        "/etc/qmail/{,**} r,",
+        "/var/{spool,lib}/qmail/ r,",
+        "/usr/{,lib/} r,",
+        "@{run}/qmail/{,**} rwk,",
+        "@{run}/systemd/notify w,",
+        "signal (send),",
+    ];
+    rules.extend(files.map(str::to_owned));
+    rules.push(format!("{LIBEXEC}/ r,"));
+    rules.push(format!("{LIBEXEC}/* r,"));
+    rules.extend(TABLE.iter().filter(|process| process.role != Role::Recipient).map(transition));
+    rules
+}
+
+/// How a process is started: in its profile; without one, as any program of root's.
+fn transition(process: &Process) -> String {
+    let name = process.name;
+    if has_profile(process) {
+        format!("{LIBEXEC}/{name} px -> {},", profile_of(process))
+    } else {
+        format!("{LIBEXEC}/{name} Ux,")
+    }
+}
+
+fn internet(kinds: &[&str]) -> Vec<String> {
+    let families = ["inet", "inet6"];
+    families.iter().flat_map(|family| kinds.iter().map(move |kind| format!("network {family} {kind},"))).collect()
+}
+
+/// What the row of a process says.
+fn rules(process: &Process) -> Vec<String> {
+    let mut rules = Vec::new();
+    let sockets = process.serves.iter().chain(process.calls).filter(|socket| **socket != Socket::Inject);
+    rules.extend(sockets.map(|socket| format!("@{{run}}/qmail/{} rw,", socket.path())));
+    match process.confinement {
+        Some(confinement) if confinement.network == Network::Internet => rules.extend(internet(&["stream", "dgram"])),
+        // It accepts on sockets that it could not make.
+        _ if !process.listens.is_empty() => rules.extend(internet(&["stream"])),
+        _ => {}
+    }
+    let named = |list: &[(&str, &[&str])]| -> Vec<String> {
+        list.iter()
+            .filter(|(name, _)| *name == process.name)
+            .flat_map(|(_, rules)| rules.iter().map(|rule| (*rule).to_owned()))
+            .collect()
+    };
+    rules.extend(named(&BESIDE));
+    rules.extend(named(&ROOT));
+    if let Some(confinement) = process.confinement {
+        rules.extend(confinement.files.into_iter().flatten().flat_map(|(place, access)| files(*place, *access)));
+        if confinement.exec {
+            rules.push("/** Ux,".to_owned());
+        }
+    }
+    if process.role == Role::Recipient {
+        rules.extend(recipient());
+    }
+    if process.name == "qmail-lspawn" {
+        rules.extend(TABLE.iter().filter(|process| process.role == Role::Recipient).map(transition));
+    }
+    rules
+}
+
+/// Files as far as the uid reaches; and what a `.qmail` file starts is its owner's, as from a login.
+fn recipient() -> Vec<String> {
+    let rules = [
+        "/{,**} rwlk,",
+        "# Program lines, by a worker that is started for them alone.",
+        "/{usr/,}bin/* Ux,",
+        "signal (receive) peer=qmail-lspawn,",
+        "signal (send) peer=unconfined,",
+    ];
+    rules.map(str::to_owned).to_vec()
+}
+
+fn files(place: Place, access: Access) -> Vec<String> {
+    let may = match access {
+        Access::Read => "r",
+        Access::ReadWrite => "rwlk",
+    };
+    let below = |path: &str| vec![format!("{path}/{{,**}} {may},")];
+    match place {
+        Place::Control => below("/etc/qmail/control"),
+        Place::Users => below("/etc/qmail/users"),
+        Place::Spool => below("/var/spool/qmail"),
+        Place::Lib => below("/var/lib/qmail"),
+        Place::Tls => below("/etc/qmail/tls"),
+        Place::NameService => vec![
+            format!("/{{etc,lib*,usr,run,var/lib/sss,var/db}}/{{,**}} {may},"),
+            format!("@{{PROC}}/{{,**}} {may},"),
+            "/{usr/,}lib{,32,64}/**.so* m,".to_owned(),
+            "# Daemons that answer for name services.".to_owned(),
+            "/var/lib/sss/pipes/* rw,".to_owned(),
+            "@{run}/{.nscd_socket,nscd/socket,nslcd/socket,systemd/userdb/*,dbus/system_bus_socket} rw,".to_owned(),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &str) -> String {
+        let text = profiles();
+        let from = text.find(&format!("profile {name} ")).unwrap_or_else(|| panic!("{name} has no profile"));
+        text[from..].split_inclusive("\n}\n").next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn every_row_that_is_confined_has_a_profile_and_is_started_in_it() {
+        for process in TABLE.iter().filter(|process| process.confinement.is_some()) {
+            let starter = if process.role == Role::Recipient { "qmail-lspawn" } else { "qmail-start" };
+            let profile = profile_of(process);
+            assert!(of(starter).contains(&format!("/{} px -> {profile},\n", process.name)), "{}", process.name);
+            assert!(!of(profile).contains("capability"), "{}", process.name);
+        }
+    }
+
+    #[test]
+    fn a_profile_grants_what_the_table_does_and_no_more() {
+        for process in TABLE {
+            let Some(confinement) = process.confinement else { continue };
+            let text = of(profile_of(process));
+            let outside = confinement.network == Network::Internet || !process.listens.is_empty();
+            assert_eq!(text.contains("network inet"), outside, "{}", process.name);
+            let writes = text.lines().filter(|line| line.contains(" rwlk,")).count();
+            let granted = confinement.files.unwrap_or_default().iter().filter(|(_, access)| *access == Access::ReadWrite).count();
+            assert_eq!(writes, granted + usize::from(process.role == Role::Recipient), "{}", process.name);
+            for socket in process.serves.iter().chain(process.calls) {
+                assert!(text.contains(&format!("/qmail/{} rw,", socket.path())), "{} {socket:?}", process.name);
+            }
+            assert_eq!(text.contains("Ux,"), confinement.exec || process.role == Role::Recipient, "{}", process.name);
+        }
+    }
+
+    #[test]
+    fn every_name_with_rules_of_its_own_is_a_row() {
+        for name in BESIDE.iter().chain(&ROOT).map(|(name, _)| name) {
+            assert!(TABLE.iter().any(|process| process.name == *name), "{name}");
+        }
+    }
+}
