@@ -227,6 +227,11 @@ fn numbers(root: &Root, found: &mut Findings) {
             found.warning(&root.control_file(name), "line 1: is 0: deliveries are held; write how many there may be at a time");
         }
     }
+    for (line, host) in found.take(control::SiteLimits::read(root)).iter().flat_map(control::SiteLimits::held) {
+        let host = if host.is_empty() { "all other hosts".to_owned() } else { wire::escape::visible(host) };
+        let problem = format!("line {line}: 0 connections: mail for {host} is held; write how many there may be at a time");
+        found.warning(&root.control_file("sitelimits"), problem);
+    }
 }
 
 /// Numbers that are meant in another unit, or more than there is.
