@@ -96,7 +96,7 @@ fn each_broken_control_file_is_named_with_line_problem_and_cure() {
         ("databytes", "10M\n", ("databytes", Some(1), "warning", "only the digits", "take the rest away")),
         ("databytes", "25\n", ("databytes", Some(1), "warning", "25 bytes are less than most messages have", "number of bytes")),
         ("queuelifetime", "7\n", ("queuelifetime", Some(1), "warning", "after 7 seconds mail comes back", "604800")),
-        ("concurrencyremote", "5000\n", ("concurrencyremote", Some(1), "warning", "counts as 2000", "2000 or less")),
+        ("concurrencyremote", "9000\n", ("concurrencyremote", Some(1), "warning", "counts as 5000", "5000 or less")),
         ("databytes", "ten\n", ("databytes", Some(1), "error", "`ten` is no number", "digits only")),
         ("concurrencyremote", "0\n", ("concurrencyremote", Some(1), "warning", "deliveries are held", "how many")),
         ("barelf", "allow\n", ("barelf", Some(1), "error", "neither", "`normalize`")),

@@ -197,9 +197,17 @@ fn replaced(bytes: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
 /// Numbers behind these words differ from run to run.
 fn masked(text: &[u8], dir: &Path) -> Vec<u8> {
     let mut out = replaced(text, dir.as_os_str().as_bytes(), b"{dir}");
-    for (before, word) in
-        [("qp ", "PID"), ("Message-ID: <", "ID"), ("qmail-smtpd[", "PID"), ("250 2.0.0 ok ", "TIME"), (" seconds ", "N")]
-    {
+    let words = [
+        ("qp ", "PID"),
+        (" qp=", "PID"),
+        ("Message-ID: <", "ID"),
+        ("qmail-smtpd[", "PID"),
+        ("250 2.0.0 ok ", "TIME"),
+        (" seconds=", "N"),
+        // As long as the numbers above.
+        (" out=", "N"),
+    ];
+    for (before, word) in words {
         let parts: Vec<Vec<u8>> = split(&out, before.as_bytes());
         let mask = |part: &Vec<u8>| {
             let digits = part.iter().take_while(|b| b.is_ascii_digit() || **b == b'.').count();

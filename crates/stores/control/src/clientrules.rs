@@ -17,7 +17,7 @@ pub const TEXT: &str = "tcp.smtp";
 pub const DATABASE: &str = "tcp.smtp.cdb";
 /// Variables that say something to qmail-smtpd itself (qmail-family §2.4). All of a rule's are in the environment of the programs that
 /// qmail-hook runs.
-const KNOWN: [&[u8]; 14] = [
+const KNOWN: [&[u8]; 15] = [
     b"RELAYCLIENT",
     b"DATABYTES",
     b"QMAILQUEUE",
@@ -32,6 +32,7 @@ const KNOWN: [&[u8]; 14] = [
     b"REJECTNULLSENDERS",
     b"BRTLIMIT",
     b"ENABLE_SPP",
+    b"RBLSMTPD",
 ];
 /// Longest variables of a rule in all, in bytes: they go along with each question to qmail-hook.
 const VARIABLES_LEN_MAX: usize = 8 * 1024;

@@ -390,7 +390,7 @@ fn a_newer_format_is_refused_by_name_and_nothing_is_changed() {
 /// header alone.
 #[test]
 fn the_formats_before_are_read() {
-    for format in [1, 2] {
+    for format in [1, 2, 3] {
         let disk = PowerDisk::new();
         let (mut spool, _) = Inline::open(Arc::new(disk.clone()), SEGMENT_BYTES).unwrap();
         for number in [1, 2] {
@@ -400,7 +400,7 @@ fn the_formats_before_are_read() {
         let file = disk.open("segments/0000000000000001".as_ref(), Access::ReadWrite).unwrap();
         let mut header = vec![0; segment::HEADER_BYTES];
         assert_eq!(file.read_at(&mut header, 0).unwrap(), segment::HEADER_BYTES);
-        assert_eq!(header[8..12], 3u32.to_le_bytes(), "this version writes its own format");
+        assert_eq!(header[8..12], segment::FORMAT.to_le_bytes(), "this version writes its own format");
         header[8] = format;
         let end = header.len() - 4;
         let crc = crc32c::crc32c(&header[..end]).to_le_bytes();

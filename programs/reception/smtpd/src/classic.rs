@@ -10,7 +10,7 @@ use crate::config::config;
 use crate::helper::Helper;
 use crate::hooks::{self, Hooks};
 use crate::session::{queue_answer, recipient_answer};
-use crate::terms::{Programs, stages, terms};
+use crate::terms::{Programs, listed, stages, terms};
 use crate::{Traffic, end_line, now};
 use control::{ControlError, Networks, Plugins, Root};
 use reception::directory::{Directory, virtual_domains};
@@ -61,6 +61,7 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let mut peer = connection(&control.relayclients);
     let variable = |name: &str| std::env::var_os(name).map(OsString::into_vec);
     peer.terms = terms(variable, control.greet_delay_s);
+    peer.listed = listed(variable("RBLSMTPD").as_deref());
     let plugins = plugins(&root)?;
     peer.hooks = plugins.as_ref().map_or_else(Stages::default, stages);
     let programs = Programs {

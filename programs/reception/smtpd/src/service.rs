@@ -6,7 +6,7 @@
 
 use crate::config::{config, names};
 use crate::session::{Worker, serve, serve_tls};
-use crate::terms::{Programs, stages, terms};
+use crate::terms::{Programs, listed, stages, terms};
 use crate::trust::Trust;
 use control::tlsclients::AUTHORITIES;
 use control::{ClientRule, Networks, Root};
@@ -223,6 +223,7 @@ impl Gate {
             xclient: !is_lmtp && origin.is_in(&trust.xclient),
             starttls: if self.worker.tls.is_available() { StartTls::Offered } else { StartTls::NotHere },
             is_submission: matches!(door, Door::Submission | Door::Submissions),
+            listed: listed(rule.value("RBLSMTPD")).filter(|_| !is_lmtp),
             terms: terms(|name| rule.value(name), if is_lmtp { 0 } else { self.greet_delay_s }),
             hooks: if is_lmtp || rule.value("DISABLE_SPP").is_some() { Stages::default() } else { self.stages },
             ..Connection::default()

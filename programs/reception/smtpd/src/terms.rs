@@ -32,6 +32,15 @@ pub(crate) fn terms<V: AsRef<[u8]>>(value: impl Fn(&str) -> Option<V>, greet_del
     }
 }
 
+/// RBLSMTPD, as rblsmtpd(1) has it: `-TEXT` refuses for good, TEXT for now, and nothing refuses nobody.
+pub(crate) fn listed(value: Option<&[u8]>) -> Option<Box<[u8]>> {
+    match value? {
+        [] => None,
+        [b'-', text @ ..] => Some([b"553 5.7.1 ", text].concat().into()),
+        text => Some([b"451 4.7.1 ", text].concat().into()),
+    }
+}
+
 /// The stages at which there are plugins; and those of a transaction, which a plugin of another stage may refuse (`LM`, `LR`, `LD`).
 pub(crate) fn stages(plugins: &Plugins) -> Stages {
     if plugins.is_empty() {
@@ -67,6 +76,19 @@ mod tests {
             bad_recipients_max: Some(7),
         };
         assert_eq!(terms(all, 5), expected);
+    }
+
+    #[test]
+    fn what_a_list_says() {
+        for (value, reply) in [
+            (None, None),
+            (Some(""), None),
+            (Some("-go away"), Some("553 5.7.1 go away")),
+            (Some("later"), Some("451 4.7.1 later")),
+            (Some("-"), Some("553 5.7.1 ")),
+        ] {
+            assert_eq!(listed(value.map(str::as_bytes)).as_deref(), reply.map(str::as_bytes));
+        }
     }
 
     #[test]

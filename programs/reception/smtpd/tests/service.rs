@@ -461,7 +461,7 @@ fn exchanges_are_relayed_with_their_number() {
         "250-AUTH SCRAM-SHA-256\n250 HELP\n334 {challenge}\n535 5.7.8 wrong name or password\n334 {challenge}\n235 2.7.0 welcome\n250 2.1.0 ok\n"
     );
     assert!(replies.contains(&wanted), "{replies}");
-    system.wait_for_log(" user joe@ours.example ", 1);
+    system.wait_for_log(" user=joe@ours.example ", 1);
 }
 
 #[test]
@@ -867,12 +867,12 @@ fn nobody_gets_in_past_the_proxies() {
     for input in ["EHLO x\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\nEHLO x\r\n", "\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0EHLO x\r\n"] {
         assert_eq!(system.talk(input.as_bytes()), "", "{input}");
     }
-    system.wait_for_log("127.0.0.1 closed: no header of the PROXY protocol", 3);
+    system.wait_for_log("closed remote=127.0.0.1 reason=\"no header of the PROXY protocol\"", 3);
     drop(system.connect());
-    system.wait_for_log("127.0.0.1 closed: the proxy left within its header", 1);
+    system.wait_for_log("closed remote=127.0.0.1 reason=\"the proxy left within its header\"", 1);
     // Here a header from this host is worth nothing, though its networks may relay.
     assert_eq!(talk(connect(system.submission_port), format!("{}{FAR}", v1("192.0.2.7")).as_bytes()), "");
-    system.wait_for_log("127.0.0.1 closed: not one of the proxies that control/listen names", 1);
+    system.wait_for_log("closed remote=127.0.0.1 reason=\"not one of the proxies that control/listen names\"", 1);
 }
 
 #[test]
@@ -883,7 +883,7 @@ fn a_proxy_that_says_nothing_is_closed() {
     let start = Instant::now();
     assert_eq!(silent.read(&mut [0; 10]).unwrap(), 0);
     assert!(start.elapsed() >= Duration::from_secs(4));
-    system.wait_for_log("127.0.0.1 closed: the proxy's header did not come in time", 1);
+    system.wait_for_log("closed remote=127.0.0.1 reason=\"the proxy's header did not come in time\"", 1);
 }
 
 #[test]
@@ -912,7 +912,7 @@ fn xclient_tells_for_whom_a_trusted_program_stands() {
     let texts: Vec<_> = system.seen().iter().map(|seen| String::from_utf8(seen.text.clone()).unwrap()).collect();
     assert!(texts[0].starts_with("Received: from a.example (HELO c.example) (192.0.2.7)\n"), "{texts:?}");
     system.wait_for_log("xclient remote=203.0.113.7 by=127.0.0.1\n", 2);
-    system.wait_for_log("user joe@ours.example", 1);
+    system.wait_for_log("user=joe@ours.example", 1);
     let replies = System::start(&[]).talk(format!("EHLO p\r\nXCLIENT ADDR=192.0.2.7\r\n{FAR}").as_bytes());
     assert!(!replies.contains("XCLIENT") && replies.contains("502 5.5.1"), "{replies}");
 }

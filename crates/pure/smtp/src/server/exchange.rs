@@ -312,6 +312,8 @@ pub struct Connection {
     pub xclient: bool,
     /// `DATABYTES` of this connection instead of [`Limits::databytes`].
     pub databytes: Option<u64>,
+    /// RBLSMTPD: what every recipient is answered, a code of refusal and text; not of relay clients.
+    pub listed: Option<Box<[u8]>>,
     /// What else is different for this connection.
     pub terms: Terms,
     /// At which stages programs are to be asked ([`Action::Hook`]).

@@ -1,6 +1,6 @@
 //! What comes before a command is carried out: the greeting that is held back, and programs that may have a say (qmail-spp).
 //!
-//! A command for whose stage [`Stages`] names programs waits until [`Input::Hook`](super::Input::Hook) answers [`Action::Hook`]; then it
+//! A command for whose stage [`Stages`] names programs waits until [`Input::Hook`] answers [`Action::Hook`]; then it
 //! goes on, is refused, or the connection is closed. A program is asked about what can be read: a command with a wrong address or at a
 //! wrong time is refused without it. What cannot be asked now is 451, never a permanent refusal, and never a yes.
 //!

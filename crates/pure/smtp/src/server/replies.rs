@@ -36,6 +36,8 @@ pub(super) const BAD_RCPT_TO: &str = "553 5.7.1 sorry, your envelope recipient h
 pub(super) const BAD_HELO: &str = "553 5.7.1 sorry, your HELO host name has been denied";
 pub(super) const NULL_SENDER: &str = "450 4.7.1 null senders temporarily denied";
 pub(super) const RELAY_TEST: &str = "553 5.7.1 sorry, no source routes: a local part with % ! or @ is not taken here";
+/// [`super::Connection::listed`] has the words.
+pub(super) const LISTED: &str = "553 5.7.1 sorry, your address is listed";
 pub(super) const NOT_VALID: &str = "553 5.7.1 sorry, this recipient is not in my validrcptto list";
 pub(super) const OVER_LIMIT: &str = "421 4.7.0 you have exceeded your messaging limits";
 pub(super) const TOO_EARLY: &str = "554 5.5.1 you speak before my greeting, which no mail server does";

@@ -167,6 +167,7 @@ impl Session {
             return self.refuse(reply, out);
         };
         let (judged, parameters) = self.judge_rcpt(argument, transaction);
+        let listed = self.peer.listed.clone();
         let question = self.questions.wrapping_add(1);
         self.questions = question;
         let State::Mail(transaction) = &mut self.state else { return };
@@ -181,15 +182,8 @@ impl Session {
             Judged::Now { recipient, verdict } => (recipient, None, verdict, false),
             Judged::Syntax { recipient, reply } => (recipient, None, Err(reply), true),
         };
-        transaction.waiting.push_back(Waiting {
-            recipient,
-            parameters,
-            question,
-            verdict,
-            if_known,
-            own_words: None,
-            is_about_syntax,
-        });
+        let own_words = listed.filter(|_| verdict == Err(replies::LISTED));
+        transaction.waiting.push_back(Waiting { recipient, parameters, question, verdict, if_known, own_words, is_about_syntax });
         self.settle_recipients(out);
     }
 
@@ -221,6 +215,9 @@ impl Session {
         };
         if transaction.is_full(self.recipients_max(), 0) {
             return Judged::Now { recipient, verdict: Err(replies::TOO_MANY_RECIPIENTS) };
+        }
+        if self.peer.listed.is_some() && !self.is_relay_client() {
+            return Judged::Now { recipient, verdict: Err(replies::LISTED) };
         }
         // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
         if recipient.as_bytes().eq_ignore_ascii_case(b"postmaster") {

@@ -14,7 +14,7 @@ const BATCH: usize = 256;
 const KIND_SHIFT: u32 = 60;
 const NUMBER_MASK: u64 = (1 << KIND_SHIFT) - 1;
 /// The number of a socket, below the number of its connection.
-const SOCKET_BITS: u32 = 6;
+const SOCKET_BITS: u32 = 5;
 
 /// Where an event comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
