@@ -332,7 +332,9 @@ fn moreipme_is_this_host_too_and_notipme_is_not() {
         [("resolvers", format!("{server}\n")), ("moreipme", "127.16.0.0/12\n".into()), ("notipme", format!("{other}\n"))];
     let instance = instance(&control.each_ref().map(|(name, text)| (*name, text.as_str())));
     // A message each: a bounce comes when a message is through.
-    ["x@own.test", "x@other.test", "x@better.test"].map(|to| send(&instance, &[to]));
+    for to in ["x@own.test", "x@other.test", "x@better.test"] {
+        send(&instance, &[to]);
+    }
     let bounce = bounce(&instance);
     assert!(bounce.contains("<x@own.test>:\nSorry. Although I'm listed") && bounce.contains("(#5.4.6)\n"), "{bounce}");
     let deferred = || (instance.log().matches("establish_an_SMTP_connection._(#4.4.1)/").count() >= 2).then_some(());
