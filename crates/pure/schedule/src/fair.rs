@@ -376,7 +376,7 @@ impl<K: Clone + Eq + Hash, R: Clone> Fair<K, R> {
     fn reopen(&mut self, at: usize) {
         let Some(place) = self.places.get(at).and_then(Option::as_ref) else { return };
         if self.watches_sites && (place.in_flight >= place.site.window() || place.is_limited(self.now)) {
-            if place.next > self.now {
+            if place.next > self.now && !place.lanes.iter().all(BTreeMap::is_empty) {
                 self.paced.insert((place.next, at));
             }
             return;
@@ -835,8 +835,7 @@ mod tests {
         fair.limit_site(&'a', limit(u32::MAX, 500));
         assert_eq!(done(&mut fair), None);
         fair.set_now(ms(9500));
-        // The site is remembered until it may begin again.
-        assert_eq!((done(&mut fair), fair.next_start()), (Some(7), Some(ms(10_000))));
+        assert_eq!((done(&mut fair), fair.next_start()), (Some(7), None));
         fair.set_now(ms(20_000));
         fair.push(Lane::Fresh, vec![('a', work(8, 0..2, 1))]);
         assert_eq!((done(&mut fair), done(&mut fair)), (Some(8), Some(8)), "without a limit there is none");

@@ -25,9 +25,9 @@ pub struct Limit {
     pub per_minute: Option<u32>,
 }
 
-/// The whole file.
+/// The whole file: hosts with the number of their line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SiteLimits(HashMap<Vec<u8>, Limit>);
+pub struct SiteLimits(HashMap<Vec<u8>, (usize, Limit)>);
 
 impl SiteLimits {
     /// Reads the file as it is now; without one there are no limits.
@@ -57,7 +57,7 @@ impl SiteLimits {
             if limits.len() >= LINES_MAX {
                 return Err(format!("has more than {LINES_MAX} lines"));
             }
-            if limits.insert(key_of(host), limit).is_some() {
+            if limits.insert(key_of(host), (number, limit)).is_some() {
                 return Err(wrong("is the second line for this host; take one of them away"));
             }
         }
@@ -76,12 +76,16 @@ impl SiteLimits {
             return Limit::default();
         }
         let host = key_of(host);
-        suffixes(&host).chain(std::iter::once(&b""[..])).find_map(|key| self.0.get(key)).copied().unwrap_or_default()
+        suffixes(&host)
+            .chain(std::iter::once(&b""[..]))
+            .find_map(|key| self.0.get(key))
+            .map_or_else(Limit::default, |(_, limit)| *limit)
     }
 
-    /// Hosts whose mail is held.
-    pub fn held(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().filter(|(_, limit)| limit.connections == Some(0)).map(|(host, _)| host.as_slice())
+    /// Hosts whose mail is held, each with its line.
+    pub fn held(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let held = self.0.iter().filter(|(_, (_, limit))| limit.connections == Some(0));
+        held.map(|(host, (line, _))| (*line, host.as_slice()))
     }
 }
 
@@ -141,7 +145,7 @@ mod tests {
         ] {
             assert_eq!(limits.lookup(host.as_bytes()), expected, "{host}");
         }
-        assert_eq!(limits.held().collect::<Vec<_>>(), [b"held.example"]);
+        assert_eq!(limits.held().collect::<Vec<_>>(), [(6, &b"held.example"[..])]);
         let nothing = SiteLimits::parse(b"\n# nothing\n").unwrap();
         assert!(nothing.is_empty() && nothing.lookup(b"x") == Limit::default());
     }

@@ -227,6 +227,11 @@ fn numbers(root: &Root, found: &mut Findings) {
             found.warning(&root.control_file(name), "line 1: is 0: deliveries are held; write how many there may be at a time");
         }
     }
+    for (line, host) in found.take(control::SiteLimits::read(root)).iter().flat_map(control::SiteLimits::held) {
+        let host = if host.is_empty() { "all other hosts".to_owned() } else { wire::escape::visible(host) };
+        let problem = format!("line {line}: 0 connections: mail for {host} is held; write how many there may be at a time");
+        found.warning(&root.control_file("sitelimits"), problem);
+    }
 }
 
 /// Numbers that are meant in another unit, or more than there is.
@@ -246,11 +251,6 @@ fn sizes(root: &Root, found: &mut Findings) {
         if number(name).is_some_and(|at_a_time| at_a_time > most.into()) {
             found.warning(&root.control_file(name), format!("line 1: counts as {most}, which is the most; write {most} or less"));
         }
-    }
-    for host in found.take(control::SiteLimits::read(root)).iter().flat_map(control::SiteLimits::held) {
-        let shown = if host.is_empty() { "all other hosts".into() } else { wire::escape::visible(host) };
-        let problem = format!("0 connections: mail for {shown} is held; write how many there may be at a time");
-        found.warning(&root.control_file("sitelimits"), problem);
     }
 }
 

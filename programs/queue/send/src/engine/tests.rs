@@ -976,11 +976,13 @@ fn a_site_with_a_limit_has_its_transactions_one_by_one() {
     rig.answer(0, |_| (Verdict::Success, ""));
     assert_eq!((rig.jobs.len(), rig.engine.wait()), (0, Some(Duration::from_secs(1))));
     rig.pass(1);
-    assert_eq!(of(&rig.jobs[0].1).2, [a("r1@a.y.example")]);
+    // Parts of different messages may overtake each other.
+    let is_limited = |rig: &Rig| of(&rig.jobs[0].1).2[0].as_bytes().ends_with(b"@a.y.example");
+    assert!(rig.jobs.len() == 1 && is_limited(&rig));
     rig.pass(10);
     assert_eq!(rig.jobs.len(), 1);
     rig.answer(0, |_| (Verdict::Success, ""));
-    assert_eq!(of(&rig.jobs[0].1).2, [a("r2@a.y.example")]);
+    assert!(rig.jobs.len() == 1 && is_limited(&rig));
     std::fs::remove_file(rig._dir.path().join("etc/qmail/control/sitelimits")).unwrap();
     rig.engine.look_at_files();
     rig.turn();
