@@ -154,7 +154,7 @@ fn what_is_sent_in_the_clear_behind_starttls_is_never_read_as_a_command() {
         said.extend(line);
     }
     assert!(!said.starts_with(b"250") && !said.windows(4).any(|part| part == b"250 "), "{}", said.escape_ascii());
-    instance.wait_log("127.0.0.1 TLS: ").unwrap();
+    instance.wait_log("tls remote=127.0.0.1 failed=").unwrap();
 }
 
 #[test]
