@@ -8,6 +8,7 @@ pub mod classic_queue;
 pub mod debian;
 pub mod dns;
 pub mod dovecot;
+pub mod escaped;
 pub mod facts;
 pub mod instance;
 pub mod line;

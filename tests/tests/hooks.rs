@@ -24,7 +24,7 @@ fn prepared(programs: &[(&str, &str)], control: &[(&str, &str)]) -> Instance {
     let dir = instance.dir().join("hooks");
     fs::create_dir(&dir).unwrap();
     // What the programs keep is written as qmaild.
-    let work = dir.join("work");
+    let work = dir.join("kept");
     fs::create_dir(&work).unwrap();
     fs::set_permissions(&work, fs::Permissions::from_mode(0o1777)).unwrap();
     for (name, script) in programs {
@@ -60,17 +60,17 @@ fn listen_with(instance: &Instance, service: &str, option: &str) {
 }
 
 fn kept(instance: &Instance, name: &str) -> String {
-    let path = instance.dir().join("hooks/work").join(name);
+    let path = instance.dir().join("hooks/kept").join(name);
     fs::read_to_string(path).unwrap_or_default()
 }
 
 fn keep(instance: &Instance, name: &str, text: &str) {
-    fs::write(instance.dir().join("hooks/work").join(name), text).unwrap();
+    fs::write(instance.dir().join("hooks/kept").join(name), text).unwrap();
 }
 
 /// All files whose names begin so, in one.
 fn all_kept(instance: &Instance, beginning: &str) -> Vec<String> {
-    let entries = fs::read_dir(instance.dir().join("hooks/work")).unwrap().flatten();
+    let entries = fs::read_dir(instance.dir().join("hooks/kept")).unwrap().flatten();
     let named = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(beginning)));
     named.map(|entry| fs::read_to_string(entry.path()).unwrap()).collect()
 }
@@ -212,8 +212,8 @@ fn when_qmail_hook_is_killed_nothing_is_accepted_that_is_not_queued() {
     .unwrap();
     assert!(letter(&mut smtp).starts_with("250 "));
     // A client that leaves takes its program along.
-    fs::remove_file(instance.dir().join("hooks/work/go")).unwrap();
-    fs::remove_file(instance.dir().join("hooks/work/pid")).unwrap();
+    fs::remove_file(instance.dir().join("hooks/kept/go")).unwrap();
+    fs::remove_file(instance.dir().join("hooks/kept/pid")).unwrap();
     let mut leaving = instance.smtp().unwrap();
     leaving.must("MAIL FROM:<a@far.test>", "250").unwrap();
     leaving.must(&format!("RCPT TO:<{BOB}>"), "250").unwrap();
@@ -290,7 +290,7 @@ fn plugins_are_asked_at_their_stages() {
     assert!(letter(&mut smtp).starts_with("250 "));
     let got = instance.wait_mail(BOB, 1).unwrap().remove(0);
     assert!(got.contains("\nX-Plugin: yes\n") && got.ends_with(LETTER), "{got}");
-    assert!(kept(&instance, "never").is_empty() && !instance.dir().join("hooks/work/never").exists(), "N ends the section");
+    assert!(kept(&instance, "never").is_empty() && !instance.dir().join("hooks/kept/never").exists(), "N ends the section");
     smtp.must("MAIL FROM:<drop@far.test>", "421 go away").unwrap();
     assert!(smtp.0.is_closed().unwrap());
     instance.wait_log(" from=<a@far.test> to=<no@example.test> reply=\"550 5.7.1 a plugin says no\"").unwrap();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use system_tests::dns::{self, Record};
+use system_tests::escaped::unescape;
 use system_tests::instance::feed;
 use system_tests::{Instance, PATIENCE, Peer, wait_for};
 
@@ -31,28 +32,6 @@ struct Case {
     from: Option<IpAddr>,
     script: Vec<(String, Vec<u8>)>,
     stdout: Vec<u8>,
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'\\' => match bytes.next().expect("an escape") {
-                b'n' => b'\n',
-                b'r' => b'\r',
-                b't' => b'\t',
-                b'0' => 0,
-                b'x' => {
-                    let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
-                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-                }
-                other => other,
-            },
-            byte => byte,
-        });
-    }
-    out
 }
 
 fn cases(text: &str) -> Vec<Case> {

@@ -25,46 +25,27 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
     let (request, said) = match command {
         cli::User::AppPassword(command) => return app_password::app_password(root, command, printer),
         cli::User::Add { address, password: how, clear } => {
-            let said = format!("{address} has a mailbox now");
-            let (address, line) = (parse(address)?, password(&mut io::stdin().lock())?);
+            let (user, line) = (parse(address)?, password(&mut io::stdin().lock())?);
             let request = match (how.password_hash_stdin, clear.keep_clear) {
-                (true, _) => AccountRequest::UserAddHash { address, hash: line },
-                (false, true) => AccountRequest::UserKeepClear { address, password: line, add: true },
-                (false, false) => AccountRequest::UserAdd { address, password: line },
+                (true, _) => AccountRequest::UserAddHash { address: user, hash: line },
+                (false, true) => AccountRequest::UserKeepClear { address: user, password: line, add: true },
+                (false, false) => AccountRequest::UserAdd { address: user, password: line },
             };
-            (request, said)
+            (request, format!("{address} has a mailbox now"))
         }
         cli::User::Passwd { address, clear, .. } => {
-            let said = format!("{address} has a new password");
-            let (address, password) = (parse(address)?, password(&mut io::stdin().lock())?);
+            let (user, password) = (parse(address)?, password(&mut io::stdin().lock())?);
             let request = match clear.keep_clear {
-                true => AccountRequest::UserKeepClear { address, password, add: false },
-                false => AccountRequest::UserPassword { address, password },
+                true => AccountRequest::UserKeepClear { address: user, password, add: false },
+                false => AccountRequest::UserPassword { address: user, password },
             };
-            (request, said)
+            (request, format!("{address} has a new password"))
         }
         cli::User::Remove { address } => {
             (AccountRequest::UserRemove { address: parse(address)? }, format!("{address} is gone; the mail stays on the disk"))
         }
-        cli::User::Rename { address, to, keep_alias } => {
-            let (from, new) = (parse(address)?, parse(to)?);
-            let domains = [from.domain(), new.domain()].map(|domain| domain.unwrap_or_default().to_ascii_lowercase());
-            if domains[0] != domains[1] {
-                return Err(Failure::usage(
-                    "a user is renamed within the domain; for another domain add one and move the mail".to_owned(),
-                ));
-            }
-            let request = AccountRequest::UserRename { address: from, to: new.local().into(), keeps_alias: *keep_alias };
-            let alias = if *keep_alias { ", and gets mail for the old name, too" } else { "" };
-            (request, format!("{address} is {to} now{alias}"))
-        }
-        cli::User::Quota { address, size, messages } => {
-            let (bytes, messages) = (value::size(size)?, value::count(messages)?.unwrap_or(0).into());
-            let part = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
-            let parts: Vec<_> = [part(bytes, "bytes"), part(messages, "messages")].into_iter().flatten().collect();
-            let said = if parts.is_empty() { "no limit".to_owned() } else { parts.join(", ") };
-            (AccountRequest::UserQuota { address: parse(address)?, bytes, messages }, format!("{address}: {said}"))
-        }
+        cli::User::Rename { address, to, keep_alias } => renamed(address, to, *keep_alias)?,
+        cli::User::Quota { address, size, messages } => quota(address, size, messages)?,
         cli::User::Suspend { address, refuse_mail } => {
             let request = AccountRequest::UserSuspend { address: parse(address)?, suspended: true, refuses_mail: *refuse_mail };
             let mail = if *refuse_mail { "and the mail is refused" } else { "mail goes on arriving" };
@@ -74,14 +55,7 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
             let request = AccountRequest::UserSuspend { address: parse(address)?, suspended: false, refuses_mail: false };
             (request, format!("{address} can log in again"))
         }
-        cli::User::Forward { address, targets, keep_copy, off: _ } => {
-            let to = targets.iter().map(|target| parse(target)).collect::<Result<_, _>>()?;
-            let request = AccountRequest::UserForward { address: parse(address)?, targets: to, keeps_copy: *keep_copy };
-            let mailbox = if *keep_copy { " and into the mailbox" } else { "" };
-            let said =
-                if targets.is_empty() { "into the mailbox".to_owned() } else { format!("{}{mailbox}", targets.join(", ")) };
-            (request, format!("mail for {address} goes to {said}"))
-        }
+        cli::User::Forward { address, targets, keep_copy, off: _ } => forwarded(address, targets, *keep_copy)?,
         cli::User::Vacation { address, off: true, .. } => {
             let request = AccountRequest::UserVacation { address: parse(address)?, vacation: None };
             (request, format!("{address} does not reply any more"))
@@ -94,11 +68,7 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
             (AccountRequest::UserVacation { address: parse(address)?, vacation: Some(vacation) }, format!("{address} replies"))
         }
         cli::User::Limits { address, per_hour, per_day } => {
-            let admin = Admin::auth(root)?;
-            let row = account_row(&admin, &parse(address)?)?;
-            let limit = |text: &Option<String>, now| text.as_deref().map_or(Ok(now), value::count);
-            let (per_hour, per_day) = (limit(per_hour, row.per_hour)?, limit(per_day, row.per_day)?);
-            admin.account(&AccountRequest::UserLimits { address: row.address, per_hour, per_day })?;
+            limit(root, address, per_hour.as_deref(), per_day.as_deref())?;
             return printer.done(&format!("{address} is limited"));
         }
         cli::User::Show { address } => return show(root, &parse(address)?, printer),
@@ -106,6 +76,46 @@ pub fn user(root: &Root, command: &cli::User, printer: Printer) -> Result<(), Fa
     };
     Admin::auth(root)?.account(&request)?;
     printer.done(&said)
+}
+
+/// What qmail-auth is asked, and what is said when it is done.
+type Asked = (AccountRequest, String);
+
+fn renamed(address: &str, to: &str, keeps_alias: bool) -> Result<Asked, Failure> {
+    let (from, new) = (parse(address)?, parse(to)?);
+    let [of_from, of_new] = [from.domain(), new.domain()].map(|domain| domain.unwrap_or_default().to_ascii_lowercase());
+    if of_from != of_new {
+        let text = "a user is renamed within the domain; for another domain add one and move the mail";
+        return Err(Failure::usage(text.to_owned()));
+    }
+    let request = AccountRequest::UserRename { address: from, to: new.local().into(), keeps_alias };
+    let alias = if keeps_alias { ", and gets mail for the old name, too" } else { "" };
+    Ok((request, format!("{address} is {to} now{alias}")))
+}
+
+fn quota(address: &str, size: &str, messages: &str) -> Result<Asked, Failure> {
+    let (bytes, messages) = (value::size(size)?, value::count(messages)?.unwrap_or(0).into());
+    let part = |number: u64, what: &str| (number > 0).then(|| format!("{number} {what}"));
+    let parts: Vec<_> = [part(bytes, "bytes"), part(messages, "messages")].into_iter().flatten().collect();
+    let said = if parts.is_empty() { "no limit".to_owned() } else { parts.join(", ") };
+    Ok((AccountRequest::UserQuota { address: parse(address)?, bytes, messages }, format!("{address}: {said}")))
+}
+
+fn forwarded(address: &str, targets: &[String], keeps_copy: bool) -> Result<Asked, Failure> {
+    let to = targets.iter().map(|target| parse(target)).collect::<Result<_, _>>()?;
+    let request = AccountRequest::UserForward { address: parse(address)?, targets: to, keeps_copy };
+    let mailbox = if keeps_copy { " and into the mailbox" } else { "" };
+    let said = if targets.is_empty() { "into the mailbox".to_owned() } else { format!("{}{mailbox}", targets.join(", ")) };
+    Ok((request, format!("mail for {address} goes to {said}")))
+}
+
+/// Limits that are not named stay as they are.
+fn limit(root: &Root, address: &str, per_hour: Option<&str>, per_day: Option<&str>) -> Result<(), Failure> {
+    let admin = Admin::auth(root)?;
+    let row = account_row(&admin, &parse(address)?)?;
+    let limit = |text: Option<&str>, now| text.map_or(Ok(now), value::count);
+    let (per_hour, per_day) = (limit(per_hour, row.per_hour)?, limit(per_day, row.per_day)?);
+    admin.account(&AccountRequest::UserLimits { address: row.address, per_hour, per_day }).map(drop)
 }
 
 /// Runs `qmail alias`.
