@@ -242,8 +242,10 @@ impl Session {
                 let recipient = command::path(argument, "TO").map_or_else(|_| Address::null(), |(recipient, _)| recipient);
                 self.refuse_recipient(&recipient, &text, out);
             }
-            // The chunk is on its way: the refusal comes behind it.
+            // The chunk is on its way: the refusal comes behind it. The transaction is over: a chunk that follows fails, too, instead of
+            // beginning a message in its middle (RFC 3030 §2).
             Command::Bdat(argument) => {
+                self.state = State::Idle;
                 self.chunk_refusal = Some(reply);
                 self.skip_chunk(argument);
             }
@@ -401,6 +403,37 @@ mod tests {
             _ => answer(Verdict::LetThrough { address: None }),
         });
         assert!(seen.ends_with("? Data \n554 no\n250 2.0.0 ok\n"), "{seen}");
+    }
+
+    #[test]
+    fn chunks_behind_a_refused_one_fail_too() {
+        let chunks = "MAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT 3\r\nab\nBDAT 3 LAST\r\ncd\nRSET\r\n";
+        for (verdict, reply) in [(Verdict::Failed, "451 4.3.0 "), (Verdict::Refuse(b"554 no".to_vec()), "554 no\n")] {
+            let seen = converse(chunks, |question| match question.stage {
+                Stage::Data => answer(verdict.clone()),
+                _ => answer(Verdict::LetThrough { address: None }),
+            });
+            let (_, behind) = seen.split_once("? Data \n").unwrap();
+            assert!(behind.starts_with(reply), "{seen}");
+            assert!(behind.split_once('\n').unwrap().1.starts_with("503 5.5.1 "), "{seen}");
+            assert!(seen.ends_with("250 2.0.0 flushed\n") && !behind.contains("? Data"), "{seen}");
+        }
+    }
+
+    #[test]
+    fn a_large_refused_chunk_that_is_pipelined_is_read_to_its_end() {
+        let chunk = "QUIT\r\nMAIL FROM:<x@y>\r\n".repeat(4000);
+        let input = format!("MAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT {0}\r\n{chunk}BDAT {0} LAST\r\n{chunk}NOOP\r\n", chunk.len());
+        let seen = converse(&input, |question| match question.stage {
+            Stage::Data => answer(Verdict::Failed),
+            _ => answer(Verdict::LetThrough { address: None }),
+        });
+        let (_, behind) = seen.split_once("? Data \n").unwrap();
+        assert_eq!(
+            behind.lines().map(|line| line.get(..3).unwrap()).collect::<Vec<_>>(),
+            ["451", "503", "250"],
+            "{seen}"
+        );
     }
 
     #[test]
