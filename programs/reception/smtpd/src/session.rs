@@ -16,7 +16,7 @@ use ipc::queue::Item;
 use ipc_async::Client;
 use logline::Line;
 use message::inject::Names;
-use reception::admission::{Admission, Place};
+use reception::admission::Place;
 use reception::directory::question;
 use reception::log_line;
 use reception::queue::{Draft, Pool};
@@ -54,9 +54,7 @@ pub(crate) struct Worker {
     /// For sessions whose messages go to another program, or may.
     config_elsewhere: Arc<Config>,
     pub(crate) plugins: control::Plugins,
-    run: Rc<OwnedFd>,
-    /// Of messages that go to programs.
-    runs: Rc<Admission>,
+    places: Rc<elsewhere::Places>,
     pub(crate) queue: Rc<Pool>,
     pub(crate) directory: Client<auth::Answer>,
     pub(crate) tls: Acceptor,
@@ -84,8 +82,7 @@ impl Worker {
             config_elsewhere: elsewhere.map_or_else(|| Arc::clone(&config), Arc::new),
             config,
             plugins,
-            run,
-            runs: elsewhere::runs(&std::env::var("QMAIL_WORKER").unwrap_or_default()),
+            places: Rc::new(elsewhere::Places::new(run, &std::env::var("QMAIL_WORKER").unwrap_or_default())),
             queue: Rc::new(queue),
             directory,
             tls,
@@ -361,14 +358,7 @@ impl Talk {
                 Outgoing::Queue(draft)
             }
             Some(program) => {
-                let peer = self.session.peer();
-                let address = std::str::from_utf8(&peer.remote_ip).ok().and_then(|ip| ip.parse().ok());
-                let client = elsewhere::Client {
-                    // Those whose address nobody knows are one client.
-                    address: address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
-                    is_trusted: peer.relay_client.is_some() || self.session.user().is_some(),
-                };
-                let places = (Rc::clone(&self.worker.run), Rc::clone(&self.worker.runs));
+                let (places, client) = (Rc::clone(&self.worker.places), self.client());
                 Outgoing::Program(Box::new(Elsewhere::begin(places, client, program, self.hooks.environment(), *envelope)))
             }
         };
@@ -377,6 +367,15 @@ impl Talk {
             draft.data(&header).await;
         }
         self.draft = Some(draft);
+    }
+
+    /// For whom a program is run.
+    fn client(&self) -> elsewhere::Client {
+        let peer = self.session.peer();
+        let address = std::str::from_utf8(&peer.remote_ip).ok().and_then(|ip| ip.parse().ok());
+        // Those whose address nobody knows are one client.
+        let address = address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+        elsewhere::Client { address, is_trusted: peer.relay_client.is_some() || self.session.user().is_some() }
     }
 
     /// Asks the plugins of a stage, one after the other.
@@ -388,7 +387,7 @@ impl Talk {
         };
         for line in self.worker.plugins.0.get(hooks::section(&question)).into_iter().flatten() {
             let Some(request) = self.hooks.plugin(line) else { return self.hooks.said.failed(asking) };
-            match elsewhere::ask(Rc::clone(&self.worker.run), request).await {
+            match elsewhere::ask(Rc::clone(&self.worker.places), self.client(), request).await {
                 Some(ipc::hook::Answer::Ended { output, .. }) => {
                     if self.hooks.said.hear(&mut asking, &output) {
                         break;
@@ -411,7 +410,9 @@ impl Talk {
         let is_listed = recipient.domain().is_none_or(|domain| self.worker.config.rcpthosts.contains(domain).unwrap_or(false));
         let known = answer == RecipientAnswer::Exists;
         match self.hooks.check(&self.session, recipient, known, is_listed) {
-            Ok(Some(request)) => hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.run), request)).await),
+            Ok(Some(request)) => {
+                hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.places), self.client(), request)).await)
+            }
             Ok(None) => answer,
             Err(cannot_tell) => cannot_tell,
         }
