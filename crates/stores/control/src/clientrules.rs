@@ -85,8 +85,8 @@ impl ClientRules {
             if !is_sound {
                 return wrong("is no database of tcprules; compile it again");
             }
-            if let Some((address, _)) = records.iter().find(|(_, data)| variables_len(data.as_ref()) > VARIABLES_LEN_MAX) {
-                return wrong(&format!("{TOO_MUCH} for `{}`", wire::escape::visible(address.as_ref())));
+            if let Some((address, _)) = records.iter().find(|(_, data)| variables_len(data) > VARIABLES_LEN_MAX) {
+                return wrong(&format!("{TOO_MUCH} for `{}`", wire::escape::visible(address)));
             }
             return Ok(rules);
         };
