@@ -50,7 +50,7 @@ impl Queue {
     pub fn open(root: &Root, run: Option<OwnedFd>, may_change: bool) -> io::Result<Self> {
         let named = std::env::var_os("QMAILQUEUE").filter(|program| !program.is_empty());
         let socket = if may_call(root, Socket::Queue) { Socket::Queue } else { Socket::Inject };
-        let programs = (named.is_some() || may_change).then(|| QueueProgram::start(root.path())).transpose()?;
+        let programs = (named.is_some() || may_change).then(|| QueueProgram::start(root.path(), may_change)).transpose()?;
         Ok(Self { named, programs, run, socket })
     }
 

@@ -3,7 +3,8 @@
 //! The session's process confines itself before it reads a stranger's byte and can start nothing then. So it starts a helper first:
 //! this executable again, which does nothing but start a program for each message, with the descriptors it is sent: the message on 0, the
 //! envelope on 1, a pipe for an error text on 4 and 6 (both conventions, exit code 82 or 88). It is the one that QMAILQUEUE names, or one
-//! that a plugin named in its place, which has to be root's file then. The helper reads no byte of a message. It ends when the session does.
+//! that a plugin named in its place, which has to be root's file then; where no plugin is asked the helper starts no other program, and in no
+//! other environment, whatever becomes of the session. The helper reads no byte of a message. It ends when the session does.
 
 use ipc::queue_program::{self, EXIT_EXEC, REPORT_LEN_MAX};
 use ipc::{DATAGRAM_LEN_MAX, Refusal, hook_program};
@@ -22,8 +23,10 @@ use wire::Address;
 
 use crate::Verdict;
 
-/// First argument of the helper; then the root.
+/// First argument of the helper for what QMAILQUEUE names alone; then the root.
 const HELPER: &str = "--queue-programs";
+/// First argument of the helper for programs that plugins may name, too; then the root.
+const FREE_HELPER: &str = "--any-queue-programs";
 /// First argument of the process that becomes the program; then that and its working directory.
 const BECOME: &str = "--become-queue-program";
 /// This executable, wherever it is.
@@ -44,13 +47,13 @@ pub struct Handover {
 }
 
 impl QueueProgram {
-    /// Starts the helper.
+    /// Starts the helper; `may_change`: for other programs and environments than those of this process.
     ///
     /// # Errors
     /// Out of processes or descriptors; temporary.
-    pub fn start(root: &Path) -> io::Result<Self> {
+    pub fn start(root: &Path, may_change: bool) -> io::Result<Self> {
         let (ours, theirs) = Seqpacket::pair()?;
-        let mut spawn = Spawn::new(Path::new(SELF)).arg(HELPER).arg(root);
+        let mut spawn = Spawn::new(Path::new(SELF)).arg(if may_change { FREE_HELPER } else { HELPER }).arg(root);
         for (name, value) in std::env::vars_os() {
             spawn = spawn.env(name, value);
         }
@@ -131,8 +134,9 @@ fn answer(refusal: Refusal) -> Verdict {
 #[must_use]
 pub fn helper(me: &str, args: &[OsString]) -> Option<ExitCode> {
     let (program, dir) = match args {
-        [face, root] if face == HELPER => {
-            return Some(serve(me, Path::new(root)).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS));
+        [face, root] if face == HELPER || face == FREE_HELPER => {
+            let may_change = face == FREE_HELPER;
+            return Some(serve(me, Path::new(root), may_change).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS));
         }
         [face, program, dir] if face == BECOME => (PathBuf::from(program), PathBuf::from(dir)),
         _ => return None,
@@ -142,14 +146,24 @@ pub fn helper(me: &str, args: &[OsString]) -> Option<ExitCode> {
     Some(ExitCode::from(EXIT_EXEC))
 }
 
-fn serve(me: &str, root: &Path) -> io::Result<()> {
+fn serve(me: &str, root: &Path, may_change: bool) -> io::Result<()> {
+    let named = std::env::var_os("QMAILQUEUE");
     let session = Seqpacket::from_fd(Inherited::take()?.one("session")?);
     loop {
         let Some((request, text)) = receive(&session, b't')? else { return Ok(()) };
         let Some((_, envelope)) = receive(&session, b'e')? else { return Ok(()) };
         let mut words = request.split(|b| *b == 0);
         let program = OsStr::from_bytes(words.next().unwrap_or_default());
-        let (ended, pid, report) = run(root, program, &words.collect::<Vec<_>>(), text, envelope).unwrap_or_else(|error| {
+        let changes = words.collect::<Vec<_>>();
+        let is_named = named.as_deref() == Some(program);
+        if !may_change && (!is_named || !changes.is_empty()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let place = queue_program::place(program, root);
+        // The caller's own choice is the caller's matter.
+        let trusted = if is_named { Ok(place.0) } else { hook_program::trusted(&place.0, root) };
+        let ran = trusted.and_then(|program| run(&program, &place.1, &changes, text, envelope));
+        let (ended, pid, report) = ran.unwrap_or_else(|error| {
             crate::log_line(format_args!("{me}: {error}"));
             (Ended::Code(EXIT_EXEC.into()), 0, Vec::new())
         });
@@ -175,14 +189,9 @@ fn receive(session: &Seqpacket, kind: u8) -> io::Result<Option<(Vec<u8>, OwnedFd
 }
 
 /// Runs the program for one message.
-fn run(root: &Path, program: &OsStr, changes: &[&[u8]], text: OwnedFd, envelope: OwnedFd) -> io::Result<(Ended, u32, Vec<u8>)> {
-    let (mut path, dir) = queue_program::place(program, root);
-    // The caller's own choice is the caller's matter.
-    if std::env::var_os("QMAILQUEUE").is_none_or(|named| named != program) {
-        path = hook_program::trusted(&path, root)?;
-    }
+fn run(program: &Path, dir: &Path, changes: &[&[u8]], text: OwnedFd, envelope: OwnedFd) -> io::Result<(Ended, u32, Vec<u8>)> {
     let (report, report_write) = queue_program::report_pipe()?;
-    let spawn = Spawn::new(Path::new(SELF)).arg(BECOME).arg(&path).arg(&dir);
+    let spawn = Spawn::new(Path::new(SELF)).arg(BECOME).arg(program).arg(dir);
     let environment = std::env::vars_os().collect::<Vec<_>>();
     let spawn = hook_program::with_changes(spawn, &environment, changes)?;
     let spawn = spawn.stdin(text.as_fd()).stdout(envelope.as_fd()).stderr(rustix::stdio::stderr());

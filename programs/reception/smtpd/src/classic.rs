@@ -86,7 +86,7 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
 }
 
 /// The plugins, where ENABLE_SPP wants them; SPPCONFFILE names another file, below var/qmail unless it begins with `/`.
-fn plugins(root: &Root) -> io::Result<Option<Plugins>> {
+pub(crate) fn plugins(root: &Root) -> io::Result<Option<Plugins>> {
     if std::env::var_os("ENABLE_SPP").is_none() {
         return Ok(None);
     }

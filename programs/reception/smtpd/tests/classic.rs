@@ -422,6 +422,39 @@ fn a_queue_program_that_a_plugin_names_is_nobody_elses() {
 }
 
 #[test]
+fn without_plugins_the_helper_starts_what_qmailqueue_names_and_nothing_else() {
+    let instance = Instance::new().capturing("");
+    let capture = instance.path("capture").display().to_string();
+    let other = instance.path("other");
+    std::fs::write(&other, format!("#!/bin/sh\ntouch {}/other-ran\n", instance.dir.path().display())).unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let other = other.display().to_string();
+    // What the helper is asked as the session would, with and without plugins.
+    for (face, request, runs) in [
+        ("--queue-programs", capture.clone(), true),
+        ("--queue-programs", other.clone(), false),
+        ("--queue-programs", format!("{capture}\0LD_PRELOAD=/x"), false),
+        ("--any-queue-programs", format!("{other}\0A=b"), true),
+    ] {
+        let (ours, theirs) = sys::Seqpacket::pair().unwrap();
+        let stderr = std::io::stderr();
+        let spawn = sys::spawn::Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-smtpd"))).arg(face).arg(instance.dir.path());
+        let spawn = spawn.env("PATH", "/usr/bin:/bin").env("QMAILQUEUE", &capture).stderr(stderr.as_fd());
+        let child = spawn.fd("session", theirs.as_fd()).start().unwrap();
+        drop(theirs);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        ours.send_with_fd(format!("t{request}").as_bytes(), null.as_fd()).unwrap();
+        ours.send_with_fd(b"e", null.as_fd()).unwrap();
+        let mut buf = [0; 512];
+        let answer = ours.recv(&mut buf);
+        assert_eq!(matches!(answer, Ok(Received::Datagram(..))), runs, "{face} {request}: {answer:?}");
+        drop(ours);
+        let _ = child.wait();
+    }
+    assert!(instance.path("other-ran").exists());
+}
+
+#[test]
 fn what_a_queue_program_cannot_be_told_is_not_offered_where_a_plugin_may_name_one() {
     let offers = |instance: Instance| {
         let replies = instance.env("RELAYCLIENT", "").talk(b"EHLO x\r\nMAIL FROM:<> RET=HDRS\r\nQUIT\r\n").replies;
