@@ -35,6 +35,8 @@ use crate::{Failure, cli};
 use journal::Journal;
 use source::{Loaded, Places, Source};
 
+/// The journal, in the directory of the classic queue.
+pub(crate) const JOURNAL: &str = "imported";
 /// Messages that are noted in the journal with one sync, and then go on.
 const BATCH: usize = 64;
 /// What qmail-send has noted is on the disk after a second: this ends when all of it is.
@@ -74,7 +76,7 @@ pub(super) fn run(root: &Root, options: &cli::ImportQueue, printer: Printer) -> 
         lock => Some(lock?),
     };
     let places = Places::read(root, options, &mut outcome.remarks)?;
-    let journal_file = options.journal.clone().unwrap_or_else(|| options.dir.join("imported"));
+    let journal_file = options.journal.clone().unwrap_or_else(|| options.dir.join(JOURNAL));
     let journal = if is_dry { Journal::look(&journal_file)? } else { Journal::open(&journal_file)? };
     let send = if is_dry { None } else { Some(connect(root)?) };
     let source = Source::scan(&options.dir)?;
@@ -179,7 +181,8 @@ impl Run<'_> {
             Submitted::Answer(QueueAnswer::Failed { text }) => Ok(Err(wire::escape::visible(&text))),
             Submitted::Answer(QueueAnswer::NotNow { text }) => {
                 let text = wire::escape::visible(&text);
-                Err(Failure::temporary(format!("qmail-send: {text}; run this again when that is over")))
+                let body = visible(&message.body);
+                Err(Failure::temporary(format!("{body}: qmail-send: {text}; run this again when that is over")))
             }
             Submitted::Answer(_) => Err(Failure::temporary("qmail-send is of another version than this program".to_owned())),
             Submitted::Unread(error) => {
@@ -215,7 +218,7 @@ impl Run<'_> {
 ///
 /// # Errors
 /// qmail-send is gone.
-pub(crate) fn waiting(send: &Admin) -> Result<HashMap<Vec<u8>, u64>, Failure> {
+fn waiting(send: &Admin) -> Result<HashMap<Vec<u8>, u64>, Failure> {
     let (mut found, mut after) = (HashMap::new(), 0);
     loop {
         let Some(QueueAnswer::KeptRows { rows, after: up_to, last }) = send.queue(&QueueRequest::Kept { after })?.pop() else {
