@@ -577,7 +577,7 @@ fn what_waits_for_the_rest_of_its_import_is_shown_so_and_not_exported() {
         assert!(said["problems"].to_string().contains("run qmail import queue again first"), "{said}");
     }
     let again = imported(&instance, &old);
-    assert_eq!(again["imported"], 1, "{again}");
+    assert_eq!(again["resumed"], 1, "{again}");
     assert_eq!((&row()["unconfirmed"], &row()["held"]), (&false.into(), &false.into()), "{}", row());
     assert_eq!(exported(&instance, &ClassicQueue::at(&new, 23)), 1);
 }
@@ -667,9 +667,12 @@ fn the_configuration_of_a_classic_qmail_comes_along_and_what_it_means_is_said() 
     write("alias/.qmail-lists-default", "&bob@example.test\n");
     write("tcp.smtp", "127.:allow,RELAYCLIENT=\"\"\n:allow\n");
     let tcp = home.join("tcp.smtp");
+    let temporary = instance.dir().join("tmp");
+    fs::create_dir(&temporary).unwrap();
     let run = |more: &[&str]| {
         let mut command = instance.qmail(&["--json", "import", "control"]);
-        let output = feed(command.arg(&home).arg("--tcp-smtp").arg(&tcp).args(more), b"").unwrap();
+        command.env("TMPDIR", &temporary).arg(&home).arg("--tcp-smtp").arg(&tcp);
+        let output = feed(command.args(more), b"").unwrap();
         (output.status.code(), answer(&output))
     };
     let result = |did: &Value, name: &str| {
@@ -679,8 +682,11 @@ fn the_configuration_of_a_classic_qmail_comes_along_and_what_it_means_is_said() 
     let (_, dry) = run(&["--dry-run"]);
     assert_eq!(result(&dry, "control/virtualdomains"), "would copy");
     assert!(!instance.root.join("etc/qmail/control/virtualdomains").exists());
+    assert!(dry["findings"].to_string().contains("is no number"), "{dry}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left of the copy");
     let (code, did) = run(&[]);
     assert_eq!(code, Some(1), "me differs: {did}");
+    assert_eq!(dry["findings"], did["findings"], "a dry run knows what will be said");
     for (name, expected) in [
         ("control/me", "differs: kept the one here"),
         ("control/virtualdomains", "copied"),

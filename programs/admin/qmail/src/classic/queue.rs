@@ -91,12 +91,7 @@ mod tests {
     #[test]
     fn lines_have_the_classic_form() {
         let address = |text: &[u8]| Address::new(text).unwrap();
-        let row = Row {
-            arrival_s: 951_782_399,
-            bytes: 123,
-            sender: address(b"a\x1b@b"),
-            ..Row::new(77)
-        };
+        let row = Row { arrival_s: 951_782_399, bytes: 123, sender: address(b"a\x1b@b"), ..Row::new(77) };
         assert_eq!(head(&row), b"28 Feb 2000 23:59:59 GMT  #77  123  <a_@b> \n");
         let to = |done, local| RecipientRow {
             address: address(b"x@y"),

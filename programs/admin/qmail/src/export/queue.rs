@@ -155,7 +155,10 @@ impl Wishes {
     fn decisive(&self, row: &Row) -> Vec<String> {
         let wishes = [
             (row.requires_tls, "it may only go over TLS (REQUIRETLS)".to_owned()),
-            (row.hold_until_s > self.now_s, format!("it may not be delivered before {} (HOLDFOR, HOLDUNTIL)", date(row.hold_until_s))),
+            (
+                row.hold_until_s > self.now_s,
+                format!("it may not be delivered before {} (HOLDFOR, HOLDUNTIL)", date(row.hold_until_s)),
+            ),
             (row.returns, format!("it fails if it is not delivered by {} (BY)", date(row.deliver_by_s))),
         ];
         wishes.into_iter().filter(|(is, _)| *is).map(|(_, wish)| wish).collect()

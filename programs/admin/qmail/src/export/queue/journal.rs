@@ -133,7 +133,15 @@ mod tests {
     fn a_line_without_a_key_says_nothing_and_a_damaged_one_stops_everything() {
         assert!(parse(b"8389120 77\n").unwrap().0.is_empty());
         let key = "0".repeat(KEY_LEN);
-        for line in ["x", "1 2 3", "1", &format!("{key} 1 x"), &format!("{key} 1 2 don"), &format!("{key} 1 2 done "), &format!("{key}0 1 2")] {
+        for line in [
+            "x",
+            "1 2 3",
+            "1",
+            &format!("{key} 1 x"),
+            &format!("{key} 1 2 don"),
+            &format!("{key} 1 2 done "),
+            &format!("{key}0 1 2"),
+        ] {
             assert!(parse(format!("{line}\n").as_bytes()).is_none(), "{line}");
         }
     }
