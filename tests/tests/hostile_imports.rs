@@ -89,6 +89,31 @@ fn a_queue_gives_nothing_that_its_owner_may_not_read() {
 }
 
 #[test]
+fn a_journal_that_is_somebody_elses_file_is_neither_read_nor_cut_off() {
+    let instance = Instance::started(&[]).unwrap();
+    let secret = secret(&instance);
+    for (command, name) in [("import", "imported"), ("export", "exported")] {
+        let queue = ClassicQueue::new(&instance.dir().join(command), 23).unwrap();
+        let journal = queue.dir.join(name);
+        let places: [&dyn Fn(); 3] =
+            [&|| fs::hard_link(&secret, &journal).unwrap(), &|| symlink(&secret, &journal).unwrap(), &|| fifo(&journal)];
+        // Nothing of it ends a line: it would be taken for the beginning of one.
+        fs::write(&secret, SECRET.trim_end()).unwrap();
+        for place in places {
+            place();
+            for more in [&[][..], &["--dry-run"]] {
+                let output = feed(instance.qmail(&[command, "queue"]).arg(&queue.dir).args(more), b"").unwrap();
+                // Only looked at, another name of what the directory's owner owns is his affair.
+                let counts = more.is_empty() || command == "import" && !journal.metadata().is_ok_and(|at| at.nlink() > 1);
+                assert!(!counts || !output.status.success(), "{command} {more:?}: {output:?}");
+            }
+            assert_eq!(fs::read_to_string(&secret).unwrap(), SECRET.trim_end());
+            fs::remove_file(&journal).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_configuration_gives_nobody_rights() {
     let name = "a_configuration_gives_nobody_rights";
     if !is_root() {

@@ -539,6 +539,38 @@ fn an_export_killed_before_it_notes_that_info_is_there_has_it_once() {
 }
 
 #[test]
+fn what_is_here_still_is_not_imported_from_where_it_was_being_exported_to() {
+    if !is_root() {
+        return skip("what_is_here_still_is_not_imported_from_where_it_was_being_exported_to", "strace is for root");
+    }
+    let (instance, _peer, queue) = one_waits("ours");
+    assert!(killed_at(&instance, &["export", "queue"], &queue.dir, "fdatasync", 2));
+    let output = import(&instance, &queue, &["--reroute"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let did = answer(&output);
+    assert_eq!((&did["imported"], messages(&instance).len()), (&0.into(), 1), "{did}");
+    assert!(did["problems"].to_string().contains("its export is not over"), "{did}");
+    // It took nothing over: the export goes on.
+    assert_eq!(exported(&instance, &queue), 1);
+    assert_eq!(answer(&import(&instance, &queue, &["--reroute"]))["imported"], 1);
+    assert_eq!(messages(&instance).len(), 1);
+}
+
+#[test]
+fn another_journal_does_not_hide_the_usual_one() {
+    let (instance, _peer) = instance(&[]);
+    let queue = classic(&instance, "old", 23);
+    queue.todo(&letter("theirs"), "", &[BOB]).unwrap();
+    assert_eq!(imported(&instance, &queue)["imported"], 1);
+    let journal = instance.dir().join("journal").display().to_string();
+    let again = answer(&import(&instance, &queue, &["--journal", &journal]));
+    assert_eq!((&again["imported"], &again["already"]), (&0.into(), &1.into()), "{again}");
+    instance.wait_mail(BOB, 1).unwrap();
+    instance.wait_empty().unwrap();
+    assert_eq!(subjects(&instance), once(["theirs".to_owned()]));
+}
+
+#[test]
 fn what_was_imported_from_a_queue_is_not_exported_into_it() {
     let (instance, _peer, _) = one_waits("ours");
     let queue = classic(&instance, "old", 23);

@@ -306,7 +306,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 /// The same with a bound of the caller's, and what the file was when it was read.
-fn read_foreign(path: &Path, len_max: u64) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+pub(crate) fn read_foreign(path: &Path, len_max: u64) -> io::Result<Option<(Vec<u8>, Metadata)>> {
     let Some(file) = open_foreign(path)? else { return Ok(None) };
     let metadata = file.metadata()?;
     let mut bytes = Vec::new();
@@ -336,6 +336,19 @@ fn open_foreign(path: &Path) -> io::Result<Option<File>> {
         return Err(io::Error::other("is another name of a file that is not its directory's owner's"));
     }
     Ok(Some(file))
+}
+
+/// Is a file that is written to, in a directory of somebody else's, a file of its own?
+///
+/// # Errors
+/// It is something else, or has another name: it may be anybody's.
+pub(crate) fn own_file(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    match (metadata.is_file(), metadata.nlink()) {
+        (true, 0 | 1) => Ok(()),
+        (true, _) => Err(io::Error::other("has another name as well: it may be somebody else's file")),
+        (false, _) => Err(io::Error::other("is no regular file")),
+    }
 }
 
 /// An account of which nothing is set.

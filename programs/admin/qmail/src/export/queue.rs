@@ -16,8 +16,11 @@
 //! without ([`Wishes`]). The key is made of id, sender, recipients, arrival and body: ids and numbers come again in other
 //! spools and queues. No classic qmail-send runs meanwhile: its lock is held.
 
-mod journal;
+pub(crate) mod journal;
 mod layout;
+
+/// Its journal, in the directory of the classic queue.
+pub(crate) const JOURNAL: &str = "exported";
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::iter;
@@ -35,9 +38,9 @@ use users::{Routed, Routing};
 use wire::Address;
 
 use crate::admin::Admin;
-use crate::import::queue::{JOURNAL as IMPORTED, lock};
+use crate::import::{self, queue::lock};
 use crate::print::{Printer, date, line};
-use crate::{Failure, cli, io_failure};
+use crate::{Failure, cli};
 
 use journal::{Journal, Step};
 use layout::{Kind, Layout};
@@ -65,7 +68,7 @@ pub fn run(root: &Root, options: &cli::ExportQueue, printer: Printer) -> Result<
     let layout = Layout::open(&options.dir, options.split)?;
     let _lock = lock::take(&options.dir)?;
     let routing = root.routing().map_err(|error| Failure::temporary(error.to_string()))?;
-    let journal = Journal::open(&options.dir.join("exported"))?;
+    let journal = Journal::open(&options.dir.join(JOURNAL))?;
     let (problems, lost) = (Vec::new(), Vec::new());
     let mut export = Export { send, layout, routing, journal, wishes, exported: 0, problems, lost, prefixed: 0 };
     let done = export.all(printer);
@@ -79,15 +82,13 @@ pub fn run(root: &Root, options: &cli::ExportQueue, printer: Printer) -> Result<
 
 /// The messages of a queue that was imported are still in it.
 fn refuse_imported(dir: &Path) -> Result<(), Failure> {
-    let journal = dir.join(IMPORTED);
-    match std::fs::symlink_metadata(&journal) {
-        Ok(_) => Err(Failure::permanent(format!(
-            "{}: this queue was imported, and its messages are still in it: a classic qmail would deliver them once more; give another directory",
-            journal.display()
-        ))),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
-        Err(error) => Err(io_failure(&journal, &error)),
+    if !import::queue::was_imported(dir)? {
+        return Ok(());
     }
+    Err(Failure::permanent(format!(
+        "{}: this queue was imported, and its messages are still in it: a classic qmail would deliver them once more; give another directory",
+        dir.join(import::queue::JOURNAL).display()
+    )))
 }
 
 fn dry_run(send: &Admin, wishes: &Wishes, printer: Printer) -> Result<bool, Failure> {

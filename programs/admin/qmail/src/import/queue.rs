@@ -18,7 +18,7 @@ mod source;
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control::Root;
@@ -30,7 +30,7 @@ use serde_json::json;
 
 use crate::admin::Admin;
 use crate::print::{Printer, line};
-use crate::{Failure, cli};
+use crate::{Failure, cli, export};
 
 use journal::Journal;
 use source::{Loaded, Places, Source};
@@ -76,11 +76,18 @@ pub(super) fn run(root: &Root, options: &cli::ImportQueue, printer: Printer) -> 
         lock => Some(lock?),
     };
     let places = Places::read(root, options, &mut outcome.remarks)?;
-    let journal_file = options.journal.clone().unwrap_or_else(|| options.dir.join(JOURNAL));
-    let journal = if is_dry { Journal::look(&journal_file)? } else { Journal::open(&journal_file)? };
+    let usual = options.dir.join(JOURNAL);
+    let file = options.journal.as_ref().unwrap_or(&usual);
+    let mut journal = if is_dry { Journal::look(file)? } else { Journal::open(file)? };
+    if *file != usual {
+        // Of an import that was not told of the other one.
+        journal.add(Journal::look(&usual)?);
+    }
+    let exported = export::queue::journal::exported(&options.dir.join(export::queue::JOURNAL))?;
     let send = if is_dry { None } else { Some(connect(root)?) };
     let source = Source::scan(&options.dir)?;
-    let mut run = Run { root, printer, source: &source, send, journal, kept: HashMap::new(), batch: Vec::new(), outcome };
+    let (kept, batch) = (HashMap::new(), Vec::new());
+    let mut run = Run { root, printer, source: &source, send, journal, exported, kept, batch, outcome };
     let done = run.all(&places);
     // What was handed over is noted, whatever stopped the rest.
     let noted = run.note();
@@ -94,6 +101,14 @@ pub(super) fn run(root: &Root, options: &cli::ImportQueue, printer: Printer) -> 
     outcome.print(is_dry, printer)?;
     done.and(noted)?;
     Ok(outcome.problems.is_empty())
+}
+
+/// Was anything of this queue taken over?
+///
+/// # Errors
+/// Its journal cannot be read, or is damaged.
+pub(crate) fn was_imported(dir: &Path) -> Result<bool, Failure> {
+    Ok(!Journal::look(&dir.join(JOURNAL))?.is_empty())
 }
 
 fn connect(root: &Root) -> Result<Admin, Failure> {
@@ -112,6 +127,8 @@ struct Run<'a> {
     /// `None`: a dry run.
     send: Option<Admin>,
     journal: Journal,
+    /// Messages that were exported into this queue: their ids here, by number.
+    exported: HashMap<u64, u64>,
     /// Keys of messages that wait in this system's queue.
     kept: HashMap<Vec<u8>, u64>,
     /// Handed over, and not noted yet: key, id here, number there.
@@ -154,6 +171,11 @@ impl Run<'_> {
             self.outcome.already = self.outcome.already.saturating_add(1);
             return Ok(());
         }
+        if let Some(id) = self.is_here(message)? {
+            let why = format!("it is message {id} here, and its export is not over: run qmail export queue again first");
+            self.outcome.problems.push((message.body.clone(), why));
+            return Ok(());
+        }
         if self.send.is_some() {
             let id = match self.kept.get(message.key.as_bytes()) {
                 Some(id) => *id,
@@ -171,6 +193,22 @@ impl Run<'_> {
         let waiting = message.recipients.iter().filter(|(_, became)| matches!(became, Became::Waits { .. })).count();
         self.outcome.recipients = self.outcome.recipients.saturating_add(u64::try_from(waiting).unwrap_or(u64::MAX));
         if self.batch.len() >= BATCH { self.note() } else { Ok(()) }
+    }
+
+    /// The id of a message whose export into this queue was killed before it was removed here.
+    fn is_here(&self, message: &source::Message) -> Result<Option<u64>, Failure> {
+        let (Some(send), Some(id)) = (&self.send, self.exported.get(&message.number)) else { return Ok(None) };
+        let answers = match send.queue(&QueueRequest::Show { id: *id }) {
+            Ok(answers) => answers,
+            Err(failure) if !failure.is_temporary() => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        // Ids come again in other spools.
+        let is_same = |answer: &QueueAnswer| {
+            matches!(answer, QueueAnswer::Message { row, .. }
+                if row.sender == message.sender && row.arrival_s == message.arrival_s && row.bytes == message.body_len)
+        };
+        Ok(answers.iter().any(is_same).then_some(*id))
     }
 
     /// Inside: why this message cannot be taken.

@@ -14,6 +14,7 @@ use classicqueue::layout::number;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::layout::sync_dir;
+use crate::import::read_foreign;
 use crate::{Failure, io_failure};
 
 /// Digits of a SHA-256.
@@ -47,18 +48,14 @@ impl Journal {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600));
         let mut file = File::from(opened.map_err(|errno| failed(errno.into()))?);
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::other("is no regular file")));
-        }
+        crate::import::own_file(&file).map_err(failed)?;
         // Where there is no lock of a classic qmail-send.
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Failure::temporary(format!("{}: another export into this queue runs", path.display())));
         }
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
-        let (entries, whole) = parse(&text).ok_or_else(|| {
-            Failure::permanent(format!("{}: is damaged; look at it before anything is exported twice", path.display()))
-        })?;
+        let (entries, whole) = parse(&text).ok_or_else(|| damaged(path))?;
         file.set_len(whole).and_then(|()| file.sync_all()).map_err(failed)?;
         sync_dir(path.parent().unwrap_or(Path::new(".")))?;
         Ok(Self { path: path.to_owned(), file, entries })
@@ -80,6 +77,28 @@ impl Journal {
         self.entries.insert(key.as_bytes().into(), (number, step));
         Ok(())
     }
+}
+
+/// The id that each message had here, by its number there; of a number that came again, the last.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub(crate) fn exported(path: &Path) -> Result<HashMap<u64, u64>, Failure> {
+    let Some((text, _)) = read_foreign(path, u64::MAX).map_err(|error| io_failure(path, &error))? else {
+        return Ok(HashMap::new());
+    };
+    if parse(&text).is_none() {
+        return Err(damaged(path));
+    }
+    let pair = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ').skip(1).map(number);
+        Some((words.next()??, words.next()??))
+    };
+    Ok(text.split(|byte| *byte == b'\n').filter_map(pair).map(|(id, there)| (there, id)).collect())
+}
+
+fn damaged(path: &Path) -> Failure {
+    Failure::permanent(format!("{}: is damaged; look at it before anything is delivered twice", path.display()))
 }
 
 /// What the lines say, and how much of the text is whole lines; `None`: one of them is none.
@@ -126,6 +145,8 @@ mod tests {
             assert_eq!(journal.entry(&key('a')), (lines > 0).then_some((8, Step::Begun)));
             let b = [None, None, Some((10, Step::Begun)), Some((10, Step::Done))];
             assert_eq!(journal.entry(&key('b')), b[lines]);
+            let there = [(8, 7), (10, 9)].into_iter().take(lines.min(2)).collect();
+            assert_eq!(exported(&path).unwrap(), there);
         }
     }
 

@@ -299,7 +299,10 @@ fn create(path: &Path, mode: u32) -> io::Result<File> {
 
 /// The owner of a file is the one of the directory that it goes to.
 fn give_as(file: &File, dir: &Path) -> io::Result<()> {
-    let metadata = std::fs::metadata(dir)?;
+    let metadata = std::fs::symlink_metadata(dir)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::other(format!("{}: is no directory, and a link is not followed", dir.display())));
+    }
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
     }
