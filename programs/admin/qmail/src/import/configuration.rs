@@ -118,7 +118,7 @@ struct Import<'a> {
     rows: Vec<(PathBuf, PathBuf, Done, String)>,
     /// Copied or there: what check says of them is said.
     there: BTreeSet<String>,
-    /// Of a dry run, if there is room for one.
+    /// Of a dry run.
     rehearsal: Option<Rehearsal>,
 }
 

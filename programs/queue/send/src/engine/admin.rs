@@ -373,8 +373,11 @@ impl<S: Spool> Engine<S> {
         } else if !was {
             self.let_go_on(id);
         }
-        let text = "the message has ended, or the spool cannot be written; nothing was changed".into();
-        self.out.push(Out::Admin { client, answer: QueueAnswer::NotNow { text } });
+        // Its last delivery may have ended it just before.
+        let is_known = self.backlog.get(id).is_some();
+        let text = "the spool cannot be written; nothing was changed".into();
+        let answer = if is_known { QueueAnswer::NotNow { text } } else { failed(UNKNOWN) };
+        self.out.push(Out::Admin { client, answer });
     }
 
     /// Messages and recipients that wait for a channel, for tests and figures.
