@@ -18,6 +18,10 @@ use users::ids::{GROUP, SERVICE_ROLES};
 
 const PACKAGE: &str = "qmail-rs";
 const LIBEXEC: &str = "usr/lib/qmail";
+/// Where packages are put together, in the folder that they go to.
+const WORK: &str = "qmail-rs.work";
+/// How the names of packages end.
+const PACKED: [&str; 3] = [".deb", ".rpm", ".tar.xz"];
 /// What people and programs call by another name, or at a classic place; a path below usr/ and the program it is.
 const LINKS: [(&str, &str); 3] = [("bin/mailq", "sendmail"), ("sbin/sendmail", "sendmail"), ("lib/sendmail", "sendmail")];
 /// Commands of people and of their `.qmail` files: usr/bin.
@@ -106,7 +110,7 @@ struct Options {
     /// Programs that are built already.
     programs: Option<PathBuf>,
     profile: String,
-    /// Where the packages go, instead of target/packages. Emptied before.
+    /// Where the packages go, instead of target/packages. Those of an earlier run are removed; a folder with anything else is refused.
     out: Option<PathBuf>,
     /// Packed fast, and Debian's alone unless `rpm` says otherwise.
     quick: bool,
@@ -124,15 +128,37 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         None => build(&options.profile, options.linked_whole)?,
     };
     let out = options.out.clone().unwrap_or_else(|| target().join("packages"));
-    let _ = std::fs::remove_dir_all(&out);
-    let tree = out.join("tree");
+    clear(&out)?;
+    let work = out.join(WORK);
+    let tree = work.join("tree");
     lay_out(&programs, &tree)?;
     let packages = pack(&options, &tree, &out)?;
-    std::fs::remove_dir_all(&tree)?;
+    std::fs::remove_dir_all(&work)?;
     for package in &packages {
         println!("{} ({} MiB)", package.display(), std::fs::metadata(package)?.len() >> 20);
     }
     packages.iter().filter(|package| package.extension().is_some_and(|end| end == "deb")).try_for_each(|deb| lint(deb))
+}
+
+/// Makes the folder, and removes from it what an earlier run put there.
+///
+/// # Errors
+/// There is something in it that no run put there; nothing is removed.
+fn clear(out: &Path) -> Result<()> {
+    create_dir_all(out).with_context(|| out.display().to_string())?;
+    let entries = std::fs::read_dir(out)?.collect::<std::io::Result<Vec<_>>>()?;
+    let is_ours = |name: &str| name == WORK || name.starts_with(PACKAGE) && PACKED.iter().any(|end| name.ends_with(end));
+    if let Some(other) = entries.iter().find(|entry| !entry.file_name().to_str().is_some_and(is_ours)) {
+        bail!("{} is no package of an earlier run: name an empty folder with --out", other.path().display());
+    }
+    for entry in entries {
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The packages that are asked for.
@@ -159,7 +185,7 @@ fn pack(options: &Options, tree: &Path, out: &Path) -> Result<Vec<PathBuf>> {
 
 /// AppArmor's profiles alone, for systems that the packages are not for.
 pub(crate) fn print_profiles() -> Result<()> {
-    Ok(std::io::Write::write_all(&mut std::io::stdout(), apparmor::profiles().as_bytes())?)
+    Ok(std::io::Write::write_all(&mut std::io::stdout(), apparmor::profiles()?.as_bytes())?)
 }
 
 fn parse(args: &[String]) -> Result<Options> {
@@ -237,6 +263,11 @@ fn version() -> Result<String> {
     Ok(line.context("no version in Cargo.toml")?.to_owned())
 }
 
+/// The version as packages have it: dpkg and rpm take `-` for the end of the version and `~` for what is before a release.
+fn ordered(version: &str) -> String {
+    version.replace('-', "~")
+}
+
 /// The names of the programs: the files in src/bin of everything below programs/.
 fn program_names() -> Result<Vec<String>> {
     let files = output(Command::new("git").args(["ls-files", "programs/*/*/src/bin/*.rs"]).current_dir(workspace()))?;
@@ -278,15 +309,21 @@ fn lay_out(programs: &Path, tree: &Path) -> Result<()> {
     }
     let packaging = workspace().join("packaging");
     for (file, to) in [
-        ("systemd/qmail.service", "lib/systemd/system/qmail.service"),
-        ("systemd/qmail-inject.socket", "lib/systemd/system/qmail-inject.socket"),
+        ("systemd/qmail.service", "usr/lib/systemd/system/qmail.service"),
+        ("systemd/qmail-inject.socket", "usr/lib/systemd/system/qmail-inject.socket"),
         ("qmail.tmpfiles", "usr/lib/tmpfiles.d/qmail.conf"),
     ] {
         place(tree, to, &std::fs::read(packaging.join(file))?)?;
     }
     place(tree, "usr/lib/sysusers.d/qmail.conf", sysusers().as_bytes())?;
     documents(tree)?;
-    manuals(tree)
+    manuals(tree)?;
+    readable(tree)
+}
+
+/// Whatever the umask here: everybody may read, and run what may be run.
+fn readable(tree: &Path) -> Result<()> {
+    must(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(tree))
 }
 
 fn place(tree: &Path, path: &str, bytes: &[u8]) -> Result<PathBuf> {
@@ -344,7 +381,7 @@ fn page(tree: &Path, file: &str, text: &[u8]) -> Result<()> {
 
 /// The Debian package of the tree.
 fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<PathBuf> {
-    let root = out.join("debian");
+    let root = tree.with_file_name("debian");
     must(Command::new("cp").arg("-a").arg(tree).arg(&root))?;
     let packaging = workspace().join("packaging/debian");
     let home = format!("usr/share/doc/{PACKAGE}");
@@ -360,7 +397,7 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
         place(&root, &format!("usr/share/lintian/overrides/{PACKAGE}"), &std::fs::read(packaging.join("lintian-overrides"))?)?;
     }
     // Debian's AppArmor reads it from there; whether it refuses or only notes is said beside it.
-    place(&root, APPARMOR, apparmor::profiles().as_bytes())?;
+    place(&root, APPARMOR, apparmor::profiles()?.as_bytes())?;
     place(&root, "DEBIAN/conffiles", format!("/{APPARMOR}\n").as_bytes())?;
     let size = output(Command::new("du").args(["-sk", "--apparent-size"]).arg(&root))?;
     let size = size.split_whitespace().next().unwrap_or("0").to_owned();
@@ -368,7 +405,7 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     let sums = output(Command::new("sh").args(["-c", sums]).current_dir(&root))?;
     let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
     let values = [
-        ("@VERSION@", format!("{version}-1")),
+        ("@VERSION@", format!("{}-1", ordered(version))),
         ("@ARCHITECTURE@", architecture.trim().to_owned()),
         ("@SIZE@", size),
         ("@LIBRARIES@", libraries(&root)?),
@@ -377,17 +414,28 @@ fn debian(tree: &Path, out: &Path, version: &str, packing: &[&str]) -> Result<Pa
     let control = values.iter().fold(template, |text, (name, value)| text.replace(name, value));
     place(&root, "DEBIAN/control", control.as_bytes())?;
     place(&root, "DEBIAN/md5sums", sums.as_bytes())?;
-    let setup = read_to_string(workspace().join("packaging/setup.sh"))?;
+    let (setup, guard) = (setup()?, guard()?);
     for script in ["preinst", "postinst", "prerm", "postrm"] {
-        let text = read_to_string(packaging.join(script))?.replace("@SETUP@", setup.trim_end());
+        let text = read_to_string(packaging.join(script))?.replace("@SETUP@", &setup).replace("@GUARD@", &guard);
         let placed = place(&root, &format!("DEBIAN/{script}"), text.as_bytes())?;
         set_permissions(placed, Permissions::from_mode(0o755))?;
     }
-    let deb = out.join(format!("{PACKAGE}_{version}-1_{}.deb", architecture.trim()));
-    must(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&root))?;
+    let deb = out.join(format!("{PACKAGE}_{}-1_{}.deb", ordered(version), architecture.trim()));
+    readable(&root)?;
     must(Command::new("dpkg-deb").arg("--root-owner-group").args(packing).arg("--build").arg(&root).arg(&deb))?;
     std::fs::remove_dir_all(&root)?;
     Ok(deb)
+}
+
+/// What an installation runs as root to make an instance, as lines of a shell script that are set in by one tab.
+fn setup() -> Result<String> {
+    Ok(read_to_string(workspace().join("packaging/setup.sh"))?.trim_end().to_owned())
+}
+
+/// What stops an installation over the tree of a qmail that was installed by hand.
+fn guard() -> Result<String> {
+    let classic = CLASSIC.map(|(path, now)| format!("{path} {now}")).join("\n\t\t");
+    Ok(read_to_string(workspace().join("packaging/classic.sh"))?.trim_end().replace("@CLASSIC@", &classic))
 }
 
 /// The licence as a paragraph of debian/copyright: lines set in, empty ones as a dot.
@@ -401,7 +449,8 @@ fn mit() -> Result<String> {
 fn changelog(version: &str) -> Result<String> {
     let day = output(Command::new("git").args(["log", "-1", "--format=%aD"]).current_dir(workspace()))?;
     Ok(format!(
-        "{PACKAGE} ({version}-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- The qmail-rs developers <postmaster@localhost>  {day}"
+        "{PACKAGE} ({}-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- The qmail-rs developers <postmaster@localhost>  {day}",
+        ordered(version)
     ))
 }
 
@@ -421,13 +470,14 @@ fn libraries(root: &Path) -> Result<String> {
     Ok(found.to_owned())
 }
 
-/// The same tree for other systems.
+/// The same tree for other systems. It has no directories: tar would give those of the system it is unpacked on the modes of ours, and put
+/// a directory in the place of a link (/lib, /usr/sbin).
 fn tarball(tree: &Path, out: &Path, version: &str, system: &str) -> Result<PathBuf> {
     let name = format!("{PACKAGE}-{version}-{}-{system}.tar.xz", std::env::consts::ARCH);
     let tarball = out.join(name);
-    let mut tar = Command::new("tar");
-    tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-cJf"]).arg(&tarball).arg("-C").arg(tree).arg(".");
-    must(&mut tar)?;
+    let pack = "find . ! -type d -print0 | LC_ALL=C sort -z | \
+                tar --null --no-recursion --owner=0 --group=0 --numeric-owner -cJf \"$1\" -T -";
+    must(Command::new("sh").args(["-c", pack, "sh"]).arg(std::path::absolute(&tarball)?).current_dir(tree))?;
     Ok(tarball)
 }
 
@@ -461,6 +511,59 @@ mod tests {
             assert!(page(1).is_file() || page(8).is_file(), "{path} has no page");
             assert!(!OF_OTHERS.contains(&called), "{path} is another package's");
         }
+    }
+
+    #[test]
+    fn a_version_before_a_release_is_older_than_it() {
+        let changes = changelog("1.2.0-rc.1").unwrap();
+        let version = changes.split(['(', ')']).nth(1).unwrap();
+        assert_eq!(version, "1.2.0~rc.1-1");
+        must(Command::new("dpkg").args(["--compare-versions", version, "lt", "1.2.0-1"])).unwrap();
+    }
+
+    #[test]
+    fn only_packages_of_an_earlier_run_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        clear(&out).unwrap();
+        place(&out, "qmail-rs_1-1_amd64.deb", b"x").unwrap();
+        place(&out, "qmail-rs.work/tree/usr/bin/qmail", b"x").unwrap();
+        let other = place(&out, "qmail-rs.txt", b"x").unwrap();
+        let problem = clear(&out).unwrap_err().to_string();
+        assert!(problem.contains("qmail-rs.txt"), "{problem}");
+        assert!(out.join("qmail-rs_1-1_amd64.deb").is_file());
+        std::fs::remove_file(other).unwrap();
+        clear(&out).unwrap();
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_tarball_leaves_links_and_modes_of_the_system_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, host, out) = (dir.path().join("tree"), dir.path().join("host"), dir.path().join("out"));
+        for (path, mode) in [("lib/systemd/unit", 0o600), ("usr/lib/qmail/program", 0o700)] {
+            let placed = place(&tree, path, b"x").unwrap();
+            set_permissions(placed, Permissions::from_mode(mode)).unwrap();
+        }
+        link(&tree, "usr/sbin/sendmail", "../lib/qmail/program").unwrap();
+        // As a umask of 077 leaves it.
+        set_permissions(tree.join("usr"), Permissions::from_mode(0o700)).unwrap();
+        readable(&tree).unwrap();
+        create_dir_all(&out).unwrap();
+        create_dir_all(host.join("usr/lib")).unwrap();
+        link(&host, "lib", "usr/lib").unwrap();
+        link(&host, "usr/sbin", "bin").unwrap();
+        create_dir_all(host.join("usr/bin")).unwrap();
+        set_permissions(host.join("usr"), Permissions::from_mode(0o751)).unwrap();
+
+        let packed = tarball(&tree, &out, "1", "test").unwrap();
+        let listed = output(Command::new("tar").arg("-tf").arg(&packed)).unwrap();
+        assert_eq!(listed, "./lib/systemd/unit\n./usr/lib/qmail/program\n./usr/sbin/sendmail\n");
+        must(Command::new("tar").arg("-xpf").arg(&packed).arg("-C").arg(&host)).unwrap();
+        assert_eq!(std::fs::read_link(host.join("lib")).unwrap(), Path::new("usr/lib"));
+        assert_eq!(std::fs::read_link(host.join("usr/bin/sendmail")).unwrap(), Path::new("../lib/qmail/program"));
+        let mode = |path: &str| std::fs::metadata(host.join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!([mode("usr"), mode("usr/lib/systemd/unit"), mode("usr/lib/qmail/program")], [0o751, 0o644, 0o755]);
     }
 
     /// A program that nobody decided about is in neither list.

@@ -2,9 +2,12 @@
 //!
 //! They are reached from the unit (`AppArmorProfile=qmail-start`) and from each other by name, never by a path: a classic face that an
 //! administrator starts himself is none of the service's processes and stays as it is. Each process confines itself further.
-//! A row that runs as root unconfined has a profile only if [`ROOT`] says what it does; otherwise it starts as it would without AppArmor.
+//! A row that is not confined has a profile if [`ROOT`] says what it does, and starts as it would without AppArmor if [`FOREIGN`] names it.
+//! What a row starts is in no line of the table: a row that nobody decided about fails the packing ([`covered`]).
 
-use sandbox::{Access, Network, Place, Process, Role, Socket, TABLE};
+use anyhow::{Result, bail};
+use sandbox::{Access, Count, Network, Place, Process, Role, Socket, TABLE};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 const LIBEXEC: &str = "/usr/lib/qmail";
@@ -45,8 +48,17 @@ const ROOT: [(&str, &[&str]); 1] = [(
     ],
 )];
 
+/// Rows in no profile: they start programs of others, whose needs nobody here can know.
+const FOREIGN: [&str; 3] = ["qmail-checkpw", "qmail-rspawn", "qmail-hook"];
+/// Other profiles that a profile may name for programs to start in: AppArmor's bound.
+const TRANSITIONS_MAX: usize = 12;
+
 /// The file.
-pub(super) fn profiles() -> String {
+///
+/// # Errors
+/// A row that the profiles do not know how to start.
+pub(super) fn profiles() -> Result<String> {
+    covered(TABLE)?;
     let mut text = String::from(
         "# AppArmor profiles of the service qmail, made from its process table. What an administrator adds belongs into\n\
          # local/PROFILE: this file is replaced with the next version.\n\n\
@@ -62,7 +74,36 @@ pub(super) fn profiles() -> String {
         }
         profile(&mut text, process.name, process.role.name(), &all);
     }
-    text
+    Ok(text)
+}
+
+/// Is it known of each row who starts it, and in which profile?
+fn covered(table: &[Process]) -> Result<()> {
+    for process in table {
+        let name = process.name;
+        let is_foreign = FOREIGN.contains(&name);
+        if process.confinement.is_none() && !is_foreign && !ROOT.iter().any(|(known, _)| *known == name) {
+            bail!(
+                "{name} is not confined, and the profiles do not know what it starts: give it a line in ROOT or FOREIGN (xtask/src/dist/apparmor.rs)"
+            );
+        }
+        if process.confinement.is_some() && is_foreign {
+            bail!("{name} is confined, and the profiles let it run free: take it out of FOREIGN (xtask/src/dist/apparmor.rs)");
+        }
+        // qmail-lspawn starts the rows of recipients, qmail-start all others.
+        if (process.count == Count::OnDemand) != (process.role == Role::Recipient) {
+            bail!("{name}: the profiles do not know who starts it (xtask/src/dist/apparmor.rs, `start` and `rules`)");
+        }
+    }
+    let started = table.iter().filter(|process| process.role != Role::Recipient && has_profile(process));
+    let profiles: BTreeSet<&str> = started.map(profile_of).collect();
+    if profiles.len() > TRANSITIONS_MAX {
+        bail!(
+            "qmail-start has {} profiles to start programs in, and AppArmor takes {TRANSITIONS_MAX}: {profiles:?}",
+            profiles.len()
+        );
+    }
+    Ok(())
 }
 
 /// AppArmor lets a profile name twelve others that programs start in, no more: what talks to clients has one user and shares one profile.
@@ -213,7 +254,7 @@ mod tests {
     use super::*;
 
     fn of(name: &str) -> String {
-        let text = profiles();
+        let text = profiles().unwrap();
         let from = text.find(&format!("profile {name} ")).unwrap_or_else(|| panic!("{name} has no profile"));
         text[from..].split_inclusive("\n}\n").next().unwrap().to_owned()
     }
@@ -247,8 +288,27 @@ mod tests {
 
     #[test]
     fn every_name_with_rules_of_its_own_is_a_row() {
-        for name in BESIDE.iter().chain(&ROOT).map(|(name, _)| name) {
+        for name in BESIDE.iter().chain(&ROOT).map(|(name, _)| name).chain(&FOREIGN) {
             assert!(TABLE.iter().any(|process| process.name == *name), "{name}");
         }
+    }
+
+    /// What a row starts is not in the table, so a new one must not be passed over.
+    #[test]
+    fn a_row_that_nobody_decided_about_fails_the_packing() {
+        let confined = *TABLE.iter().find(|process| process.confinement.is_some()).unwrap();
+        let with = |process: Process| covered(&[TABLE, &[process]].concat()).map_err(|problem| problem.to_string());
+        with(Process { name: "qmail-new", ..confined }).unwrap();
+        for (process, said) in [
+            (Process { name: "qmail-new", confinement: None, ..confined }, "what it starts"),
+            (Process { name: "qmail-new", count: Count::OnDemand, ..confined }, "who starts it"),
+            (Process { name: "qmail-new", role: Role::Recipient, ..confined }, "who starts it"),
+            (Process { name: "qmail-hook", ..confined }, "take it out"),
+        ] {
+            let problem = with(process).unwrap_err();
+            assert!(problem.contains(said) && problem.contains(process.name), "{problem}");
+        }
+        let names = ["a", "b", "c", "d", "e", "f", "g"].map(|name| Process { name, role: Role::Remote, ..confined });
+        assert!(covered(&[TABLE, &names].concat()).unwrap_err().to_string().contains("AppArmor takes 12"));
     }
 }

@@ -12,8 +12,7 @@ use std::process::Command;
 /// What alternatives(8) makes.
 const ALTERNATIVES: [&str; 4] = ["usr/sbin/sendmail", "usr/lib/sendmail", "usr/bin/mailq", "usr/bin/newaliases"];
 /// Where the tree has things, and where they are here.
-const MOVED: [(&str, &str); 6] = [
-    ("lib/systemd", "usr/lib/systemd"),
+const MOVED: [(&str, &str); 5] = [
     ("usr/share/zsh/vendor-completions", "usr/share/zsh/site-functions"),
     ("usr/share/fish/vendor_completions.d", "usr/share/fish/completions"),
     ("usr/share/man/man8/sendmail.8.gz", "usr/share/man/man8/sendmail.qmail.8.gz"),
@@ -31,27 +30,28 @@ pub(super) fn is_possible() -> bool {
 
 /// Builds the package; `payload` is how it is packed, as rpm names it.
 pub(super) fn build(tree: &Path, out: &Path, version: &str, payload: &str) -> Result<PathBuf> {
-    let work = std::path::absolute(out.join("rpm"))?;
+    let work = std::path::absolute(tree.with_file_name("rpm"))?;
     let root = work.join("tree");
     create_dir_all(&work)?;
     must(Command::new("cp").arg("-a").arg(tree).arg(&root))?;
     arrange(&root)?;
     let files = work.join("files");
     std::fs::write(&files, list(&root)?)?;
-    let setup = read_to_string(workspace().join("packaging/setup.sh"))?;
+    let set_out = |script: String| script.replace("\n\t", "\n").trim_start().to_owned();
     let bits = if cfg!(target_pointer_width = "64") { "()(64bit)" } else { "" };
     let values = [
-        ("@VERSION@", version.replace('-', "~")),
+        ("@VERSION@", super::ordered(version)),
         ("@TREE@", root.display().to_string()),
         ("@FILES@", files.display().to_string()),
-        ("@SETUP@", setup.trim_end().replace("\n\t", "\n").trim_start().to_owned()),
+        ("@SETUP@", set_out(super::setup()?)),
+        ("@GUARD@", set_out(super::guard()?)),
         ("@CRYPT@", format!("libcrypt.so.1{bits}")),
     ];
     let template = read_to_string(workspace().join("packaging/rpm/qmail-rs.spec"))?;
     let spec = values.iter().fold(template, |text, (name, value)| text.replace(name, value));
     let spec_file = work.join(format!("{PACKAGE}.spec"));
     std::fs::write(&spec_file, spec)?;
-    must(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&root))?;
+    super::readable(&root)?;
     let mut rpmbuild = Command::new("rpmbuild");
     rpmbuild.args(["-bb", "--quiet", "--define"]).arg(format!("_topdir {}", work.display()));
     rpmbuild.arg("--define").arg(format!("_binary_payload {payload}"));
@@ -75,7 +75,6 @@ fn arrange(root: &Path) -> Result<()> {
         create_dir_all(to.parent().unwrap_or(root))?;
         rename(root.join(from), &to).with_context(|| from.to_owned())?;
     }
-    std::fs::remove_dir(root.join("lib"))?;
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         place(root, &format!("usr/share/licenses/{PACKAGE}/{licence}"), &std::fs::read(workspace().join(licence))?)?;
     }
