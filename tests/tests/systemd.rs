@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use system_tests::{Instance, Smtp, wait_for};
 
@@ -22,6 +24,10 @@ impl Manager {
         python.arg(instance.program("qmail")).arg("--root").arg(&instance.root).arg("start");
         let mut process = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (commands, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        // It gives the socket its mode once it listens.
+        let inject = instance.root.join("run/qmail/inject.sock");
+        let is_there = || std::fs::metadata(&inject).is_ok_and(|found| found.permissions().mode() & 0o777 == 0o666);
+        wait_for("inject.sock", || is_there().then_some(())).unwrap();
         Self { process, commands, answers }
     }
 
@@ -67,6 +73,70 @@ fn callers_wait_through_a_restart_on_sockets_that_are_held() {
     let alias = instance.root.join("etc/qmail/alias/Maildir");
     instance.wait_letters(&alias, 3).unwrap();
     manager.end();
+}
+
+#[test]
+fn a_start_by_hand_leaves_the_socket_that_is_held_alone() {
+    let instance = Instance::new().unwrap();
+    let mut manager = Manager::new(&instance, 0);
+    let mut by_hand = Command::new(instance.program("qmail"));
+    let output = by_hand.arg("--root").arg(&instance.root).arg("start").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(111), "{words}");
+    assert!(words.contains("inject.sock: another process listens there") && words.contains("systemctl start qmail"), "{words}");
+
+    assert_eq!(manager.ask("start"), "READY=1", "{}", instance.log());
+    inject(&instance);
+    instance.wait_letters(&instance.root.join("etc/qmail/alias/Maildir"), 1).unwrap();
+    assert!(!instance.log().contains("it is made anew"), "{}", instance.log());
+    manager.end();
+}
+
+#[test]
+fn a_held_socket_that_nobody_reaches_is_made_anew() {
+    let instance = Instance::new().unwrap();
+    let mut manager = Manager::new(&instance, 0);
+    let path = instance.root.join("run/qmail/inject.sock");
+    let alias = instance.root.join("etc/qmail/alias/Maildir");
+    // Gone; another that nobody serves any more; another that somebody serves who is not systemd.
+    let mut other = None;
+    for letters in 1..=3 {
+        std::fs::remove_file(&path).unwrap();
+        if letters > 1 {
+            let listener =
+                sys::seqpacket::listen(std::fs::File::open(path.parent().unwrap()).unwrap().as_fd(), "inject.sock").unwrap();
+            other = Some(listener).filter(|_| letters == 3);
+        }
+        assert_eq!(manager.ask("start"), "READY=1", "{}", instance.log());
+        inject(&instance);
+        instance.wait_letters(&alias, letters).unwrap();
+        assert_eq!(instance.log().matches("it is made anew").count(), letters, "{}", instance.log());
+        assert_eq!(manager.ask("stop"), "STOPPING=1 0");
+    }
+    drop(other);
+    manager.end();
+}
+
+fn inject(instance: &Instance) {
+    let mut inject = Command::new(instance.program("qmail-inject"));
+    let mut inject = inject.env("QMAIL_ROOT", &instance.root).arg("postmaster").stdin(Stdio::piped()).spawn().unwrap();
+    inject.stdin.take().unwrap().write_all(LETTER.as_bytes()).unwrap();
+    let status = wait_for("qmail-inject", || inject.try_wait().unwrap());
+    if status.is_err() {
+        inject.kill().unwrap();
+    }
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn an_address_that_this_host_does_not_have_stops_nobody() {
+    let mut instance = Instance::new().unwrap();
+    let port = instance.port(25);
+    instance.control("listen", &format!("smtp 192.0.2.77:{port}\nsmtp 127.0.0.1:{port}\nsmtp [2001:db8::77]:{port}\n")).unwrap();
+    instance.start().unwrap();
+    instance.wait_log(&format!("192.0.2.77:{port} is no address of this host yet")).unwrap();
+    instance.smtp().unwrap().send("a@example.test", &["postmaster@mail.example.test"], LETTER).unwrap();
+    instance.wait_letters(&instance.root.join("etc/qmail/alias/Maildir"), 1).unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::journal::{self, Journal};
 use crate::log::Log;
 use crate::plan::{self, Planned};
 use crate::reach;
-use crate::sockets::{Bound, RunDir, bind};
+use crate::sockets::{Bound, Listening, RunDir, bind};
 use crate::systemd;
 use control::{Listener, Root};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -43,12 +43,16 @@ pub fn run(root: &Root) -> Result<(), String> {
     let held = systemd::Held::take(root)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::new(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|e| e.to_string())?;
-    let planned = plan::read(root)?;
+    let mut planned = plan::read(root)?;
     check_directories(root, &planned)?;
     let run = RunDir::create(root, &root.ids().map_err(|e| e.to_string())?, held.inject)?;
-    let bound = bind(&listeners(&planned), &held.listeners)?;
+    let Listening { bound, warnings } = bind(&listeners(&planned), &held.listeners)?;
+    keep_bound(&mut planned, &bound);
     let format = journal::format(root).map_err(|e| e.to_string())?;
     let log = Log::start(std::io::stderr(), Journal::of(root), format).map_err(|e| e.to_string())?;
+    for warning in run.warning.iter().chain(&warnings) {
+        log.say(&format!("warning: {warning}"));
+    }
     for unused in held.listeners.iter().filter(|held| !bound.iter().any(|bound| bound.address == held.address)) {
         log.say(&format!("warning: systemd listens on {}, which control/listen does not name: it is not served", unused.address));
     }
@@ -224,8 +228,13 @@ impl Supervisor<'_> {
     }
 
     fn try_generation(&mut self) -> Result<(), String> {
-        let planned: Vec<Planned> = plan::read(self.root)?.into_iter().filter(|p| !REREAD.contains(&p.process.name)).collect();
-        let bound = bind(&listeners(&planned), &self.bound)?;
+        let mut planned: Vec<Planned> =
+            plan::read(self.root)?.into_iter().filter(|p| !REREAD.contains(&p.process.name)).collect();
+        let Listening { bound, warnings } = bind(&listeners(&planned), &self.bound)?;
+        keep_bound(&mut planned, &bound);
+        for warning in warnings {
+            self.log.say(&format!("warning: {warning}"));
+        }
         let now = sys::clock::boottime();
         let mut slots = slots(planned);
         let started = slots.iter_mut().try_for_each(|slot| slot.start(self.root, &self.run, &bound, now));
@@ -419,6 +428,9 @@ fn check_directories(root: &Root, planned: &[Planned]) -> Result<(), String> {
                 Place::Tls => root.tls(),
                 Place::NameService => continue,
             };
+            if matches!(place, Place::Spool | Place::Lib) {
+                reach::is_owner(&path, *ids).map_err(|problem| format!("{}: {problem}", process.name))?;
+            }
             reach::check(&path, *ids).map_err(|problem| format!("{}: {problem}", process.name))?;
         }
     }
@@ -434,6 +446,14 @@ fn slots(planned: Vec<Planned>) -> Vec<Slot> {
 
 fn listeners(planned: &[Planned]) -> Vec<Listener> {
     planned.iter().flat_map(|planned| planned.listeners.iter().map(|(_, listener)| listener.clone())).collect()
+}
+
+/// Takes out the listeners that could not be had, and with them who would have none.
+fn keep_bound(planned: &mut Vec<Planned>, bound: &[Bound]) {
+    for row in &mut *planned {
+        row.listeners.retain(|(_, listener)| bound.iter().any(|bound| bound.address == listener.address));
+    }
+    planned.retain(|row| row.process.listens.is_empty() || !row.listeners.is_empty());
 }
 
 fn how(ended: Ended) -> String {

@@ -35,7 +35,10 @@ fn bindable(root: &Root, listener: &Listener, number: usize, is_running: bool, f
             "another program listens there, and nothing starts; stop it (`ss -ltnp` names it), or take another port"
         }
         io::ErrorKind::AddrNotAvailable => {
-            "is no address of this host, and nothing starts; write one of those that `ip address` lists"
+            let problem = "is no address of this host, and nobody is served there before it is one";
+            let cure = "write one of those that `ip address` lists";
+            let said = format!("line {number}: {}: {problem}; {cure}", listener.address);
+            return found.warning(&root.control_file("listen"), said);
         }
         io::ErrorKind::PermissionDenied => "only root may listen there; run qmail as root, or take a port above 1023",
         _ => return,
