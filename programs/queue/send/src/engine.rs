@@ -418,6 +418,12 @@ impl<S: Spool> Engine<S> {
         self.jobs.is_empty() && self.accepting == 0
     }
 
+    /// No message is there or on its way in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.is_quiet() && self.backlog.is_empty()
+    }
+
     /// SIGALRM.
     pub fn retry_all(&mut self) -> usize {
         self.remote.revive();

@@ -153,6 +153,12 @@ impl<S: Spool> Service<S> {
         }
     }
 
+    /// Behind [`Service::run`]: no message is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.engine.is_empty()
+    }
+
     fn event(&mut self, event: Event, signals: Option<&Signals>) {
         match event.source {
             Source::Lifeline => {
