@@ -83,7 +83,7 @@ fn each_broken_control_file_is_named_with_line_problem_and_cure() {
         (
             "listen",
             "smtp 192.0.2.1:2525\n",
-            ("listen", Some(1), "error", "192.0.2.1:2525: is no address of this host", "`ip address` lists"),
+            ("listen", Some(1), "warning", "192.0.2.1:2525: is no address of this host", "`ip address` lists"),
         ),
         ("smtproutes", ":[192.0.2.1]\nexample.org\n", ("smtproutes", Some(2), "error", "no colon", "domain:relay")),
         ("smtproutes", "a.test:b.test:smtp\n", ("smtproutes", Some(1), "warning", "port is no number", "write the number")),
@@ -222,6 +222,10 @@ fn what_is_wrong_around_the_control_files_is_named() {
         (
             |i| symlink("/nonexistent", etc(i, "alias/.qmail-list")).unwrap(),
             ("etc/qmail/alias/.qmail-list", None, "error", "leads nowhere", "remove it"),
+        ),
+        (
+            |i| std::fs::create_dir_all(i.root.join("var/qmail/control")).unwrap(),
+            ("var/qmail/control", None, "warning", "is of another qmail", "docs/migration.md"),
         ),
         (
             |i| std::fs::remove_dir_all(i.root.join("var/spool/qmail")).unwrap(),

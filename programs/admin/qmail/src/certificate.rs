@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use wire::Domain;
 use wire::civil::Civil;
 
-use crate::files::{make_dir, make_file};
+use crate::files::{give_dir, make_file, make_tree};
 use crate::print::Printer;
 use crate::{Failure, cli, io_failure, obtain};
 
@@ -183,14 +183,22 @@ pub(crate) fn make_self_signed(root: &Root, host: &[u8], ids: &Ids) -> Result<Ve
     let name =
         name.ok_or_else(|| Failure::usage(format!("{}: no host name that a certificate can have", wire::escape::visible(host))))?;
     let dir = root.tls().join(name);
-    let is_new = make_dir(&dir, 0o755, None).map_err(|error| io_failure(&dir, &error))?;
     let (certificate, key) = (dir.join(CERTIFICATE), dir.join(KEY));
     if certificate.exists() || key.exists() {
-        return Ok(vec![(dir, is_new), (certificate, false), (key, false)]);
+        return Ok(vec![(dir, false), (certificate, false), (key, false)]);
     }
     let (chain, secret) = self_signed(name).map_err(|error| Failure::temporary(format!("{}: {error}", dir.display())))?;
     let owner: Option<Id> = ids.get(ROLE);
-    let mut made = vec![(dir, is_new)];
+    // A directory without a pair would count as one that somebody is about to fill.
+    let fill = |beside: &Path| {
+        make_file(&beside.join(KEY), secret.as_bytes(), 0o600, owner)?;
+        make_file(&beside.join(CERTIFICATE), chain.as_bytes(), 0o644, None)?;
+        give_dir(beside, 0o755, None)
+    };
+    if make_tree(&dir, fill).map_err(|error| io_failure(&dir, &error))? {
+        return Ok(vec![(dir, true), (key, true), (certificate, true)]);
+    }
+    let mut made = vec![(dir, false)];
     // The key first: qmail-keys looks at a pair that is whole.
     for (path, bytes, mode, owner) in [(&key, secret, 0o600, owner), (&certificate, chain, 0o644, None)] {
         match make_file(path, bytes.as_bytes(), mode, owner) {

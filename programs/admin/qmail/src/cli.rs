@@ -60,9 +60,9 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Setup {
-    /// The full name of this host
+    /// The full name of this host; can be left out where control/me has it
     #[arg(long, value_name = "HOST")]
-    pub me: String,
+    pub me: Option<String>,
     /// Listen on 127.0.0.1 at N plus the well-known port of each service
     #[arg(long, value_name = "N")]
     pub base_port: Option<u16>,

@@ -3,6 +3,8 @@
 //! Who owns what follows from who must reach it: the spool is qmail-send's alone, the accounts are qmail-auth's alone, mail is
 //! its owner's alone; the configuration is root's and everyone reads it.
 
+mod aliases;
+
 use std::path::{Path, PathBuf};
 
 use control::{Id, Ids, Listener, Root, Service};
@@ -11,15 +13,13 @@ use wire::Domain;
 
 use crate::certificate;
 use crate::cli;
-use crate::files::{give_dir, make_dir, make_file, replace_file};
+use crate::files::{claim, make_dir, make_file, replace_file};
 use crate::print::{Printer, line};
 use crate::roles::{FIRST_DEFAULT, Nss, choose, missing};
 use crate::{Failure, io_failure};
 
 /// The services that this version offers.
 const SERVICES: [Service; 5] = [Service::Smtp, Service::Submission, Service::Submissions, Service::Pop3, Service::Pop3s];
-/// Addresses that must reach a person (RFC 5321 §4.5.1, RFC 2142) and those that systems write to.
-const ALIASES: [&str; 3] = ["postmaster", "mailer-daemon", "root"];
 
 /// What was made and what was there.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Report {
 /// # Errors
 /// A name or port that cannot be, ids that are missing, or a disk that does not want.
 pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Failure> {
-    let me = Domain::new(options.me.as_bytes()).map_err(|error| Failure::usage(format!("--me {}: {error}", options.me)))?;
+    let me = me(root, options.me.as_deref())?;
     let listeners = if options.local { local_listeners()? } else { listeners(options.base_port)? };
     let ids = ids(root, options.ids)?;
     let mut report = Report::default();
@@ -52,9 +52,16 @@ pub fn run(root: &Root, options: &cli::Setup, printer: Printer) -> Result<(), Fa
     directories(root, &ids, &mut report)?;
     report.add(&root.ids_file(), make_file(&root.ids_file(), ids.to_text().as_bytes(), 0o644, None))?;
     control_files(root, &me, &listeners, &mut report)?;
-    aliases(root, &ids, &mut report)?;
+    aliases::make(root, &ids, &mut report)?;
     first_certificate(root, &ids, &mut report)?;
     say(root, &report, printer)
+}
+
+/// The name that is given, else that of an instance which is there.
+fn me(root: &Root, given: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let Some(me) = given else { return root.me().map_err(|error| Failure::usage(error.to_string())) };
+    let domain = Domain::new(me.as_bytes()).map_err(|error| Failure::usage(format!("--me {me}: {error}")))?;
+    Ok(domain.as_bytes().to_vec())
 }
 
 /// The ids of the instance if it has them, else new ones.
@@ -98,12 +105,14 @@ fn directories(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failur
     ];
     for (path, mode, owner) in parents.into_iter().chain(own) {
         report.add(&path, make_dir(&path, mode, owner))?;
+        if let Some(owner) = owner {
+            claim(&path, mode, owner).map_err(|error| io_failure(&path, &error))?;
+        }
     }
     Ok(())
 }
 
-fn control_files(root: &Root, me: &Domain, listeners: &[Listener], report: &mut Report) -> Result<(), Failure> {
-    let host = me.as_bytes();
+fn control_files(root: &Root, host: &[u8], listeners: &[Listener], report: &mut Report) -> Result<(), Failure> {
     let (domain, plus) = (without_first_label(host), without_first_label(without_first_label(host)));
     let listen: String = listeners.iter().map(|listener| format!("{listener}\n")).collect();
     let line = |text: &[u8]| [text, b"\n"].concat();
@@ -132,31 +141,6 @@ fn first_certificate(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), 
     let made = root.me().map(|me| certificate::make_self_signed(root, &me, ids));
     let files = made.into_iter().flatten().flatten();
     files.into_iter().try_for_each(|(path, is_new)| report.add(&path, Ok(is_new)))
-}
-
-/// Mail for the postmaster must not be lost on a fresh system: it goes to a Maildir of alias. Only a directory that is not there
-/// yet is filled, and it becomes alias's last: root makes nothing in a directory that somebody else can change.
-fn aliases(root: &Root, ids: &Ids, report: &mut Report) -> Result<(), Failure> {
-    let (home, owner) = (root.alias(), ids.get("alias"));
-    let made = make_dir(&home, 0o700, None);
-    let is_new = matches!(made, Ok(true));
-    report.add(&home, made)?;
-    if !is_new {
-        return Ok(());
-    }
-    let maildir = home.join("Maildir");
-    report.add(&maildir, make_dir(&maildir, 0o700, None))?;
-    for dir in ["tmp", "new", "cur"].map(|name| maildir.join(name)) {
-        report.add(&dir, make_dir(&dir, 0o700, owner))?;
-    }
-    for name in ALIASES {
-        let path = home.join(format!(".qmail-{name}"));
-        report.add(&path, make_file(&path, b"./Maildir/\n", 0o644, owner))?;
-    }
-    for (dir, mode) in [(&maildir, 0o700), (&home, 0o755)] {
-        give_dir(dir, mode, owner).map_err(|error| io_failure(dir, &error))?;
-    }
-    Ok(())
 }
 
 /// `a.b.c` → `b.c`; a name of two labels or one stays.

@@ -18,10 +18,25 @@ pub(super) fn check(root: &Root, found: &mut Findings) {
         );
     }
     programs(found);
+    classic(root, found);
     let Some(ids) = found.take(root.ids()) else { return };
     roles(root, &ids, found);
     directories(root, &ids, found);
     reach(root, &ids, found);
+}
+
+/// The package has links in var/qmail. What was there before an installation by other means than the package is still what scripts find.
+fn classic(root: &Root, found: &mut Findings) {
+    for name in ["bin", "control", "alias", "users", "queue"] {
+        let path = root.path().join("var/qmail").join(name);
+        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            let problem = "is of another qmail, and whatever asks for the classic path finds that one, not this";
+            found.warning(
+                &path,
+                format!("{problem}; move the old tree away as docs/migration.md says, or run `qmail import` on it"),
+            );
+        }
+    }
 }
 
 fn programs(found: &mut Findings) {
