@@ -26,6 +26,8 @@ const FUNCTIONS: &str = r#"
         echo "not $1 letters"; qmail queue list; cat /tmp/log; exit 1
     }
 "#;
+/// Waits for a host that cannot be found.
+const WAITING: &str = "printf 'Subject: waits\\n\\nx\\n' | sendmail someone@elsewhere.example.test";
 /// Hands in letters all the time, `n-1`, `n-2` …; those that were taken are named in /tmp/taken.
 const SENDER: &str = r#"
     rm -f /tmp/enough; : >/tmp/taken
@@ -107,8 +109,18 @@ impl Host {
 fn the_package_installs_delivers_and_leaves_mail_alone() {
     let Some(host) = Host::new("package") else { return };
 
+    // Over a tree that somebody built by hand nothing is installed, and he hears what to do.
+    let by_hand =
+        "mkdir -p /var/qmail/control; if dpkg --unpack PACKAGE 2>/tmp/said; then exit 1; fi; cat /tmp/said; rm -r /var/qmail";
+    let said = host.run(&format!("{}; {AUDIT}", by_hand.replace("PACKAGE", &host.inside(&host.package))));
+    assert!(said.contains("/var/qmail/control is there") && said.contains("docs/migration.md"), "{said}");
+
     // A host that had nothing. Nobody is asked, nothing starts (policy-rc.d), and all is as it was packed.
+    host.write("etc/mailname", "# the name of this host\n  mail.example.test \r\n");
     host.install(&["ours", "bsd-mailx", "s-nail", "man-db"]);
+    assert_eq!(host.read("etc/qmail/control/me"), "mail.example.test\n");
+    // What some systems have as links has no place in a package.
+    assert_eq!(host.run("dpkg -L qmail-rs | grep -E '^/(lib|bin|sbin)(/|$)' || :"), "");
     assert!(!["config", "templates"].iter().any(|file| host.debian.has(&format!("var/lib/dpkg/info/qmail-rs.{file}"))));
     assert_eq!(host.run("dpkg -V qmail-rs"), "");
     assert!(host.debian.has("etc/systemd/system/multi-user.target.wants/qmail.service"));
@@ -153,13 +165,24 @@ fn the_package_installs_delivers_and_leaves_mail_alone() {
     host.run(&format!("apt-get remove -y -qq qmail-rs; {AUDIT}; ! command -v sendmail"));
     assert_eq!(kept.map(|file| host.read(file)), before);
     let fail = "mkdir /tmp/fail; ln -s /bin/false /tmp/fail/systemd-tmpfiles; if PATH=/tmp/fail:$PATH dpkg --configure qmail-rs; then exit 1; fi";
-    host.run(&format!("dpkg --unpack {}; {fail}; dpkg --configure qmail-rs; {AUDIT}", host.inside(&host.package)));
+    // A service that does not start is said.
+    let silent = "rm /tmp/fail/*; ln -s /bin/true /tmp/fail/systemctl; ln -s /bin/false /tmp/fail/deb-systemd-invoke; mkdir -p /run/systemd/system";
+    let configure = "PATH=/tmp/fail:$PATH dpkg --configure qmail-rs; rm -r /run/systemd";
+    let said = host.run(&format!("dpkg --unpack {}; {fail}; {silent}; {configure}; {AUDIT}", host.inside(&host.package)));
+    assert!(said.contains("the mail system does not run"), "{said}");
     assert_eq!(kept.map(|file| host.read(file)), before);
     assert_eq!(host.state("qmail-rs"), "ii");
     assert!(!host.debian.has("etc/apparmor.d/force-complain/qmail"));
 
+    // While a message waits a purge leaves what it is delivered by, and a new installation goes on with both.
+    let again = format!("dpkg --purge qmail-rs; {AUDIT}; dpkg --install {}", host.inside(&host.package));
+    let said = host.run(&format!("start; {WAITING}; stop; {again}; start; qmail-qread; stop"));
+    assert!(said.contains("so /etc/qmail stays") && said.contains("someone@elsewhere.example.test"), "{said}");
+    assert_eq!(kept[..4].iter().map(|file| host.read(file)).collect::<Vec<_>>(), before[..4]);
+
     // A purge takes the configuration, and no mail.
-    host.run(&format!("{PURGE}; {AUDIT}"));
+    let remove = "qmail queue remove $(qmail-qread | sed -n 's/.*#\\([0-9]*\\) .*/\\1/p')";
+    host.run(&format!("start; {remove}; stop; {PURGE}; {AUDIT}"));
     assert_eq!(host.letters().len(), 2);
     assert!(!host.debian.has("etc/qmail/control") && !host.debian.has("usr/sbin/sendmail") && host.debian.has("var/spool/qmail"));
     assert!(
@@ -177,7 +200,11 @@ fn the_package_installs_delivers_and_leaves_mail_alone() {
 #[test]
 fn an_upgrade_under_traffic_loses_no_letter() {
     let Some(host) = Host::new("package") else { return };
+    // What is no name is passed over for the kernel's.
+    host.write("etc/mailname", "mail..example\n");
     host.install(&["ours"]);
+    let me = host.read("etc/qmail/control/me");
+    assert!(!me.contains("..") && me.contains('.'), "{me}");
     host.write("etc/qmail/control/queuelifetime", "86400\n");
     // The same in a later version.
     let (tree, newer) = (host.debian.0.join("root/tree"), host.debian.0.join("root/newer.deb"));
@@ -194,10 +221,9 @@ fn an_upgrade_under_traffic_loses_no_letter() {
 
     // One letter waits for a host that cannot be found; others come all the time: while the files are replaced under the running system,
     // and while it starts anew, as the service does behind an upgrade.
-    let waiting = "printf 'Subject: waits\\n\\nx\\n' | sendmail someone@elsewhere.example.test";
     let upgrade = format!("{INSTALL} {}; {AUDIT}", host.inside(&newer));
     let said = host.run(&format!(
-        "start; {waiting}; {SENDER} letters 3; {upgrade}; count=$(ls /etc/qmail/alias/Maildir/new | wc -l); letters $((count+3)); \
+        "start; {WAITING}; {SENDER} letters 3; {upgrade}; count=$(ls /etc/qmail/alias/Maildir/new | wc -l); letters $((count+3)); \
          stop; start; letters $((count+9)); touch /tmp/enough; wait $sender; letters $(wc -l </tmp/taken); qmail-qread; stop"
     ));
     assert_eq!(host.run("dpkg-query -W -f '${Version}' qmail-rs"), later);
@@ -223,9 +249,14 @@ fn mail_systems_take_each_others_place() {
         }
     };
     owner("postfix", &[]);
+    // Aliases go on (Debian Policy §11.6).
+    host.run("echo 'webmaster: someone' >>/etc/aliases; useradd -m someone");
     host.install(&["ours"]);
     owner("qmail-rs", &["postfix"]);
-    host.run("qmail check; start; echo first | mail -s first root; letters 1; stop");
+    let alias = "su someone -s /bin/sh -c '/var/qmail/bin/maildirmake ~/Maildir'; echo hello | mail -s alias webmaster; \
+                 for i in $(seq 300); do grep -l hello /home/someone/Maildir/new/* 2>/dev/null && break; sleep 0.2; done";
+    let said = host.run(&format!("qmail check; start; echo first | mail -s first root; letters 1; {alias}; stop"));
+    assert!(said.contains("/home/someone/Maildir/new/"), "{said}");
     host.install(&["exim4-daemon-light"]);
     owner("exim4-daemon-light", &["qmail-rs"]);
     host.install(&["ours"]);
