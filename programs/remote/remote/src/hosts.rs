@@ -208,7 +208,7 @@ impl Default for Dice {
     }
 }
 
-/// The addresses for an answer of qmail-resolve, best first, at most [`TRIED_MAX`].
+/// The addresses for an answer of qmail-resolve, best first. Who has left out those that do not suit the message tries [`TRIED_MAX`] of them.
 ///
 /// # Errors
 /// Why there are none: the verdict on all recipients.
@@ -243,7 +243,6 @@ pub fn candidates(
         Route::Qmtp { .. } => found.iter_mut().for_each(|candidate| candidate.via = Via::Qmtp),
         Route::Relay { .. } | Route::Lmtp { .. } | Route::LmtpSocket { .. } => {}
     }
-    found.truncate(TRIED_MAX);
     match (found.is_empty(), temporary) {
         (false, _) => Ok(found),
         (true, true) => Err(Judgement::deferral(report::DNS_TEMPORARY)),
@@ -527,10 +526,15 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_are_bounded() {
+    fn of_many_addresses_each_has_its_turn_to_be_first() {
         let many: Vec<String> = (0..20).map(|n| format!("192.0.2.{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let found = candidates(&mx(), hosts(vec![host(1, &many)]), PORTS, &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
-        assert_eq!(found.len(), TRIED_MAX);
+        let (mut dice, mut firsts) = (Dice::new(), std::collections::BTreeSet::new());
+        for _ in 0..1000 {
+            let found = candidates(&mx(), hosts(vec![host(1, &many)]), PORTS, &own(&[]), &Bad::default(), &mut dice).unwrap();
+            firsts.insert(found[0].endpoint.to_string());
+            assert_eq!(found.len(), 20);
+        }
+        assert_eq!(firsts.len(), 20);
     }
 }

@@ -286,3 +286,21 @@ fn an_answer_that_nobody_asked_for_is_no_answer_to_the_next_message() {
     })
     .unwrap();
 }
+
+/// What cannot go by QMTP leaves its place to what can go by SMTP.
+#[test]
+fn hosts_that_announce_qmtp_are_all_tried_by_smtp() {
+    ipc_async::service::run(async {
+        let (smtp, _) = willing("127.0.0.8:0", "250 h|", 100, Duration::ZERO).await;
+        let addresses: Vec<String> = (1..9).map(|n| format!("127.0.0.{n}")).collect();
+        let addresses: Vec<[&str; 1]> = addresses.iter().map(|address| [address.as_str()]).collect();
+        let list: Vec<(u16, &[&str])> = (0u16..).zip(&addresses).map(|(n, address)| (12_801 + 16 * n, &address[..])).collect();
+        let world = World::switching(&[], HashMap::from([("b.example", hosts(&list))]), smtp.port(), 9).await;
+        let options = Options { ret: Some(wire::dsn::Ret::Headers), ..Options::none() };
+        world.send_with("s@a.example", &["one@b.example"], by_mx(), LETTER, Some(options)).await;
+        let text = world.result().await.1.remove(0);
+        assert!(text.starts_with("K127.0.0.8 accepted"), "{text}");
+        Ok(())
+    })
+    .unwrap();
+}
