@@ -339,6 +339,32 @@ fn the_exit_codes_of_qmail_qmqpc() {
             answer.escape_ascii()
         );
     }
+    // A server that does not answer is as good as none: the next one is asked.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    fs::write(root.join("etc/qmail/control/qmqpservers"), format!("{address}\n{}\n", other.local_addr().unwrap())).unwrap();
+    for (first, second, code) in [
+        (&b""[..], &b"3:Kok,"[..], 0),
+        (b"250 ok\r\n", b"11:Zlater (#4),", 71),
+        (b"3:Kok", b"4:Dno!,", 31),
+        (b"", b"", 74),
+        (b"4:Dno!,", b"3:Kok,", 31),
+    ] {
+        let asks_both = !first.starts_with(b"4");
+        let serve = |listener: &TcpListener, answer: &'static [u8]| {
+            let (taken, listener) = (wanted.clone(), listener.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut got = vec![0; taken.len()];
+                stream.read_exact(&mut got).unwrap();
+                assert_eq!(got, taken);
+                stream.write_all(answer).unwrap();
+            })
+        };
+        let servers = [Some(serve(&listener, first)), asks_both.then(|| serve(&other, second))];
+        assert_eq!(qmqpc(&instance, &root, b"text\n", envelope).status.code(), Some(code), "{}", first.escape_ascii());
+        servers.into_iter().flatten().for_each(|server| server.join().unwrap());
+    }
+    fs::write(root.join("etc/qmail/control/qmqpservers"), format!("{address}\n")).unwrap();
     for (envelope, code) in [
         (&b"Fs@x.test\0Tann@example.test\0"[..], 54),
         (b"", 54),
