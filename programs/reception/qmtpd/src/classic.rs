@@ -57,7 +57,7 @@ fn start(protocol: Protocol, root: Result<Root, ControlError>) -> io::Result<Tal
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let machine = Machine::new(protocol, Arc::new(config), peer);
     let prefix = format!("{}[{}]: ", protocol.program(), std::process::id());
-    Ok(Talk { machine, queue, directory, message: None, recipients: Vec::new(), output: Vec::new(), asking: None, prefix })
+    Ok(Talk { machine, queue, directory, message: None, recipients: Vec::new(), is_lost: false, asking: None, prefix })
 }
 
 fn peer(client: Client) -> Peer {
@@ -92,7 +92,8 @@ struct Talk {
     message: Option<Outgoing>,
     /// For a program, which gets them at the end.
     recipients: Vec<Address>,
-    output: Vec<u8>,
+    /// The client takes no answer.
+    is_lost: bool,
     /// When the first question about the message under way was asked, since boot, and how long may be asked from then on.
     asking: Option<(Duration, Duration)>,
     prefix: String,
@@ -102,16 +103,17 @@ impl Talk {
     fn converse(&mut self) -> End {
         let (mut buf, mut actions) = (vec![0; READ_LEN], Vec::new());
         let end = loop {
-            let is_sent = stdio::send(&std::mem::take(&mut self.output), WRITE_DEADLINE).is_ok();
             match self.machine.end() {
                 Some(end) => break end,
-                None if !is_sent => self.machine.step(Input::Closed, &mut actions),
+                None if self.is_lost => self.machine.step(Input::Closed, &mut actions),
                 None => self.read(&mut buf, &mut actions),
             }
             while !actions.is_empty() {
                 self.carry_out(&mut actions);
             }
         };
+        // Where the client was lost it may not have heard of the end.
+        self.queue.give_up(self.message.take());
         log_line(format_args!("{}{}", self.prefix, self.machine.end_line()));
         if end != End::Gone {
             stdio::linger(&mut buf);
@@ -141,6 +143,10 @@ impl Talk {
 
     fn carry_out(&mut self, actions: &mut Vec<Action>) {
         for action in std::mem::take(actions) {
+            // Nothing further is taken of a client that would not hear of it.
+            if self.is_lost {
+                return;
+            }
             match action {
                 Action::Begin => {
                     self.asking = None;
@@ -167,7 +173,8 @@ impl Talk {
                     self.recipients.clear();
                     self.queue.give_up(self.message.take());
                 }
-                Action::Answer(bytes) => self.output.extend_from_slice(&bytes),
+                // At once: whoever has no answer while his next message is looked at might send this one again.
+                Action::Answer(bytes) => self.is_lost = stdio::send(&bytes, WRITE_DEADLINE).is_err(),
                 Action::Log(line) => log_line(format_args!("{}{line}", self.prefix)),
                 Action::Close => {}
             }
