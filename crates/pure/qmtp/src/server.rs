@@ -97,7 +97,7 @@ struct Recipient {
 enum Standing {
     /// The directory decides; `question`: it has been asked.
     Open { question: Option<u32>, otherwise: Passage, known: Passage },
-    /// Taken, or what he is answered.
+    /// Taken, if anybody is, or what he is answered.
     Settled(Result<(), Cow<'static, [u8]>>),
 }
 
@@ -291,14 +291,15 @@ impl Session {
             _ => None,
         };
         let judged = address.as_ref().map(|address| peer.rules(config).recipient(address));
-        let listed = peer.listed.clone();
+        // To who may relay it does not matter.
+        let listed = peer.listed.clone().filter(|_| peer.relay_client.is_none());
         let standing = match judged {
             None => {
                 self.bad_recipients = self.bad_recipients.saturating_add(1);
                 Standing::Settled(Err(CANNOT_HANDLE.as_bytes().into()))
             }
-            // Nobody need be asked who gets what nobody gets, and nobody hears so who there is.
-            Some(Judged::Ask { otherwise, .. }) if self.message.refusal.is_some() => self.settled(otherwise, None),
+            // Nobody need be asked who gets what nobody gets, and nobody hears so who there is; nor is it known whose domain is ours.
+            Some(Judged::Ask { .. }) if self.message.refusal.is_some() => Standing::Settled(Ok(())),
             Some(Judged::Ask { otherwise, known }) => Standing::Open { question: None, otherwise, known },
             Some(Judged::Now(passage)) => self.settled(passage, listed.as_deref()),
         };
@@ -377,7 +378,9 @@ impl Session {
         if self.message.open > 0 {
             return;
         }
-        self.leave_out();
+        if self.message.refusal.is_none() {
+            self.leave_out();
+        }
         let is_wanted = self.message.recipients.iter().any(Recipient::is_taken);
         if self.message.refusal.is_some() || !is_wanted {
             if std::mem::take(&mut self.message.is_begun) {

@@ -330,7 +330,8 @@ fn hooks(root: &Root, found: &mut Findings) {
     let listens = |service| root.listen().is_ok_and(|all| all.iter().any(|listener| listener.service == service));
     let is_there = |services: &[Service]| services.iter().any(|service| listens(*service));
     if !hooks.plugins.is_empty() && is_there(&[Service::Qmtp]) {
-        let problem = "takes mail by `qmtp`, where no plugin of control/smtpplugins is asked; take that line out if they have to be";
+        let problem =
+            "takes mail by `qmtp`, where no plugin of control/smtpplugins is asked; take that line out if they have to be";
         found.warning(&root.control_file("listen"), problem);
     }
     if (!hooks.checks.is_empty() && is_there(&[Service::Qmtp]))
