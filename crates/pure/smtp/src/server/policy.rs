@@ -185,7 +185,6 @@ impl Rules<'_> {
 }
 
 /// What an answer makes of [`Judged::Ask`], and the words of a program that refuses.
-#[must_use]
 pub fn answered(otherwise: Passage, known: Passage, answer: RecipientAnswer) -> (Passage, Option<Box<[u8]>>) {
     match answer {
         RecipientAnswer::Exists => (known, None),
