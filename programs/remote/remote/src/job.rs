@@ -86,8 +86,7 @@ impl Courier {
         work.is_qmtp = is_qmtp;
         // What SMTP alone has words for goes by SMTP where there is a choice.
         let is_plain = wishes.allow_qmtp() && work.options.is_none() && !work.smtputf8;
-        candidates.retain(|candidate| candidate.via != Via::Switched || (is_plain && self.may_switch(candidate)));
-        candidates.truncate(hosts::TRIED_MAX);
+        hosts::keep(&mut candidates, |candidate| candidate.via != Via::Switched || (is_plain && self.may_switch(candidate)));
         (work.protocol, work.requiretls) = (protocol, requiretls);
         self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
