@@ -13,7 +13,7 @@ use regex_automata::nfa::thompson::{Compiler, Config, WhichCaptures};
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, Look, Repetition};
 
 /// Memory of a compiled expression: repetitions count as often as they are repeated.
-pub const BYTES_MAX: usize = 256 * 1024;
+pub const BYTES_MAX: usize = 1024 * 1024;
 /// Largest number in `{}` (RE_DUP_MAX of POSIX).
 const REPEAT_MAX: u16 = 255;
 /// Parentheses within parentheses.
