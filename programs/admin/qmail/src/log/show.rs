@@ -1,7 +1,7 @@
 //! Stories for people, and as an object a line for programs.
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use logline::{Fields, Value, rfc3339_us, shown};
+use logline::{Fields, Value, quoted, rfc3339_us, shown};
 use serde_json::{Map, Value as Json, json};
 use std::io::IsTerminal as _;
 
@@ -38,8 +38,7 @@ fn event_text(record: &Record) -> String {
 fn value_text(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),
-        Value::Text(text) if text.is_empty() || text.contains(&b' ') => format!("\"{}\"", shown(text)),
-        Value::Text(text) => shown(text),
+        Value::Text(text) => quoted(text),
     }
 }
 
