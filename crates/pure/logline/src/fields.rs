@@ -3,7 +3,7 @@
 //! The names are the same in all formats: `message`, `delivery`, `sender`, `recipient`, `channel`, `status`, `text` …; docs/logs.md
 //! and qmail-log(5) list them.
 
-use crate::line::pairs;
+use crate::line::{PAIRS_MAX, pairs};
 use std::collections::HashMap;
 
 /// Deliveries under way whose message is remembered; qmail-send has at most 4000 of them at a time.
@@ -58,9 +58,9 @@ impl Fields {
     }
 
     /// Adds a value as other formats have it: a number where one belongs, an address without its angle brackets. Names that every
-    /// entry has, and names that are there already, are passed over.
+    /// entry has, and names that are there already, are passed over, and so is what comes behind [`PAIRS_MAX`] others.
     pub fn push(&mut self, key: &str, value: Vec<u8>) {
-        if RESERVED.contains(&key) || self.get(key).is_some() {
+        if self.list.len() >= PAIRS_MAX || RESERVED.contains(&key) || self.get(key).is_some() {
             return;
         }
         let value = match (number(&value), bare(&value)) {
