@@ -341,7 +341,10 @@ mod tests {
             ("login failed: service=pop3 remote=::1 user=x", "login failed service:pop3 remote:::1 user:x"),
             ("refused from=<> to=\"<a b@c>\" reply=\"550 5.1.1 no\"", "refused sender: recipient:a b@c reply:550 5.1.1 no"),
             ("x time=1 process=qmail-send pid=1 event=2 a=1 a=2", "x a:1"),
-            ("session refused=1 refused_recipients=2 refused_messages=3", "session refused=1 refused_recipients=2 refused_messages=3"),
+            (
+                "session refused=1 refused_recipients=2 refused_messages=3",
+                "session refused=1 refused_recipients=2 refused_messages=3",
+            ),
             ("too many failed logins: refused=address seconds=9", "too many failed logins refused:address seconds=9"),
             ("session messages=99999999999999999999999", "session messages:99999999999999999999999"),
             ("new msg 53", "-"),

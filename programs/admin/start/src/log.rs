@@ -352,7 +352,9 @@ mod tests {
             (Format::Text, SEND),
             (Format::Json, SEND),
         ] {
-            for forged in [forged, "alert: forged\n", "qmail-send[5]: end msg 5\n", "accepted msg=5\n", "mx qmail-send[5]: end msg 5\n"] {
+            for forged in
+                [forged, "alert: forged\n", "qmail-send[5]: end msg 5\n", "accepted msg=5\n", "mx qmail-send[5]: end msg 5\n"]
+            {
                 let (sender, written) = channel();
                 let (go, wait) = channel();
                 let log = start(Slow(sender, wait), format).unwrap();

@@ -81,11 +81,14 @@ impl Charset {
     /// By its name in small letters (the names of IANA's list, and what programs write in their place).
     fn named(name: &[u8]) -> Option<Self> {
         let is_numbered = |prefix: &str, digits: &str| {
-            name.strip_prefix(prefix.as_bytes()).is_some_and(|rest| !rest.is_empty() && rest.iter().all(|b| digits.as_bytes().contains(b)))
+            name.strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| !rest.is_empty() && rest.iter().all(|b| digits.as_bytes().contains(b)))
         };
         Some(match name {
             b"utf-8" | b"utf8" => Self::Utf8,
-            b"us-ascii" | b"ascii" | b"latin1" | b"koi8-r" | b"koi8-u" | b"macintosh" | b"windows-874" | b"tis-620" => Self::Single,
+            b"us-ascii" | b"ascii" | b"latin1" | b"koi8-r" | b"koi8-u" | b"macintosh" | b"windows-874" | b"tis-620" => {
+                Self::Single
+            }
             b"iso-8859-8-i" => Self::Single,
             b"windows-1250" | b"windows-1251" | b"windows-1252" | b"windows-1253" | b"windows-1254" => Self::Single,
             b"windows-1255" | b"windows-1256" | b"windows-1257" | b"windows-1258" => Self::Single,

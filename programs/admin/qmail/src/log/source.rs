@@ -160,7 +160,11 @@ impl Source {
         let name = self.name.clone();
         match self.open_at(&name) {
             Ok(()) => {
-                self.say(if moved == Moved::Emptied { "was emptied; it is read from its beginning" } else { "is another file now" });
+                self.say(if moved == Moved::Emptied {
+                    "was emptied; it is read from its beginning"
+                } else {
+                    "is another file now"
+                });
                 !self.line.is_empty()
             }
             // Gone again: there is a next time.

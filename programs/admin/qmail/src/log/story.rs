@@ -26,7 +26,11 @@ const ENDED_MAX: usize = 1_000;
 pub(super) enum Wanted {
     Message(u64),
     /// Sender or recipient, in small letters, and as the classic log writes it; or a Message-ID.
-    Address { wanted: Vec<u8>, logged: Vec<u8>, message_id: Vec<u8> },
+    Address {
+        wanted: Vec<u8>,
+        logged: Vec<u8>,
+        message_id: Vec<u8>,
+    },
 }
 
 impl Wanted {
