@@ -95,6 +95,8 @@ const CLASSIC: [(&str, &str); 6] = [
     ("users", "/etc/qmail/users"),
     ("queue", "../spool/qmail"),
 ];
+/// What compiles C for musl: Debian's musl-tools.
+const MUSL_COMPILER: &str = "musl-gcc";
 /// The profiles of the service.
 const APPARMOR: &str = "etc/apparmor.d/qmail";
 /// Documents for /usr/share/doc, beside docs/.
@@ -188,14 +190,32 @@ fn build(profile: &str, linked_whole: bool) -> Result<PathBuf> {
     build.args(["xtask", "system-tests", "bench"].map(|package| format!("--exclude={package}")));
     let mut folder = target();
     if linked_whole {
-        let said = output(Command::new("rustc").arg("-vV"))?;
-        let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+        let triple = whole_target()?;
+        println!("for {triple}");
         let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-        build.args(["--target", host]).env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"));
-        folder.push(host);
+        build.args(["--target", &triple]).env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static"));
+        if triple.ends_with("musl") {
+            // SQLite and AWS-LC are C.
+            build.env(format!("CC_{}", triple.replace('-', "_")), MUSL_COMPILER);
+        }
+        folder.push(triple);
     }
     must(&mut build)?;
     Ok(folder.join(if profile == "dev" { "debug" } else { profile }))
+}
+
+/// The target whose C library goes into the programs: with musl if Rust's libraries for it and a C compiler are there, else this machine's.
+fn whole_target() -> Result<String> {
+    let said = output(Command::new("rustc").arg("-vV"))?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let musl = host.replace("-gnu", "-musl");
+    let libraries = output(Command::new("rustc").args(["--print", "target-libdir", "--target", &musl]))?;
+    let has_compiler = Command::new(MUSL_COMPILER).arg("--version").output().is_ok_and(|said| said.status.success());
+    if Path::new(libraries.trim()).is_dir() && has_compiler {
+        return Ok(musl);
+    }
+    println!("no musl here: `rustup target add {musl}` and Debian's musl-tools make a build that is the same everywhere; glibc it is");
+    Ok(host.to_owned())
 }
 
 /// Fails if a program asks for a dynamic linker.

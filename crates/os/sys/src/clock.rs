@@ -30,7 +30,7 @@ fn since_start(clock: ClockId) -> Duration {
 /// By how many seconds local time (TZ, /etc/localtime) is ahead of UTC at this moment; 0 where nobody knows.
 #[must_use]
 pub fn utc_offset_s(unix_s: u64) -> i64 {
-    let Ok(time) = libc::time_t::try_from(unix_s) else { return 0 };
+    let Ok(time) = unix_s.try_into() else { return 0 };
     let mut local = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: reads one initialised number and fills `local`, or gives null; zeroes are a valid tm, too.
     let filled = unsafe { libc::localtime_r(&raw const time, local.as_mut_ptr()) };

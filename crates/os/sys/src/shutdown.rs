@@ -6,8 +6,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// FS_IOC_SHUTDOWN, `_IOR('X', 125, __u32)`.
-const FS_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d;
+/// Of the kernel's uapi/linux/fs.h.
+const FS_IOC_SHUTDOWN: libc::Ioctl = libc::_IOR::<u32>('X' as u32, 125);
 /// EXT4_GOING_FLAGS_NOLOGFLUSH: not even the journal is written out.
 const GOING_NO_LOG_FLUSH: u32 = 2;
 

@@ -252,8 +252,8 @@ fn place(fds: &[RawFd], scratch: &mut [RawFd]) -> io::Result<()> {
         }
     }
     // SAFETY: a system call on numbers only. What whoever started us left open above goes no further. Kernels before 5.11 lack
-    // it; then only descriptors that others made without close-on-exec pass, as in any program.
-    let _ = unsafe { libc::close_range(above.unsigned_abs(), libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    // it; then only descriptors that others made without close-on-exec pass, as in any program. By number: not every C library has it.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, above.unsigned_abs(), libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(())
 }
 

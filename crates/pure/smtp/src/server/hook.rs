@@ -172,6 +172,10 @@ impl Session {
     }
 
     pub(super) fn ask_hook(&mut self, question: HookQuestion, then: Then, out: &mut Actions) {
+        // HELO between chunks starts over (RFC 5321 §4.1.4): no message is kept open while programs think.
+        if matches!(self.state, State::BetweenChunks(_)) {
+            self.reset(out);
+        }
         let state = std::mem::replace(&mut self.state, State::Idle);
         self.state = State::Hooking(Box::new(Parked { then, state }));
         out.push(Action::Hook(Box::new(question)));
@@ -401,6 +405,28 @@ mod tests {
             _ => answer(Verdict::LetThrough { address: None }),
         });
         assert!(seen.ends_with("? Data \n554 no\n250 2.0.0 ok\n"), "{seen}");
+    }
+
+    #[test]
+    fn no_message_is_open_while_a_program_is_asked() {
+        let hooks = Stages::default().with(Stage::Helo);
+        let peer = Connection { hooks, relay_client: Some(Box::default()), ..Connection::default() };
+        let mut out = Actions::default();
+        let mut session = Session::new(config(), peer, at(1), &mut out);
+        session.step(at(1), Input::Bytes(b"MAIL FROM:<>\r\nRCPT TO:<c@d>\r\n"), &mut out);
+        while let Some(question) = out.0.iter().find_map(|action| match action {
+            Action::CheckRecipient { question, .. } => Some(*question),
+            _ => None,
+        }) {
+            out.0.clear();
+            session.step(at(1), Input::Recipient { question, answer: super::super::RecipientAnswer::NotOurs }, &mut out);
+        }
+        session.step(at(1), Input::Bytes(b"BDAT 2\r\nabEHLO x\r\n"), &mut out);
+        let place = |wanted: fn(&Action) -> bool| out.0.iter().position(wanted).unwrap();
+        assert!(place(|action| matches!(action, Action::Begin(_))) < place(|action| matches!(action, Action::Abandon)));
+        assert!(place(|action| matches!(action, Action::Abandon)) < place(|action| matches!(action, Action::Hook(_))));
+        session.step(at(1), Input::Closed, &mut out);
+        assert_eq!(out.0.iter().filter(|action| matches!(action, Action::Abandon)).count(), 1);
     }
 
     #[test]
