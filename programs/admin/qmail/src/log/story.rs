@@ -174,7 +174,9 @@ impl Assembler {
         }
         let story = self.story(id);
         (story.has_begun, story.new_us) = (true, record.time_us);
-        story.is_wanted
+        let is_wanted = story.is_wanted;
+        self.forget(items);
+        is_wanted
     }
 
     fn accepted(&mut self, id: u64, record: &Record, items: &mut Vec<Item>) -> bool {
@@ -190,7 +192,9 @@ impl Assembler {
         let story = self.story(id);
         story.is_wanted |= by_sender;
         story.accepted = Some(record.clone());
-        story.is_wanted
+        let is_wanted = story.is_wanted;
+        self.forget(items);
+        is_wanted
     }
 
     fn go_on(&mut self, id: u64, record: &Record, items: &mut Vec<Item>) -> bool {
@@ -501,7 +505,11 @@ mod tests {
         add("new msg 0".to_owned());
         add("info msg 0: bytes 1 from <me@x> qp 1 uid 1".to_owned());
         for id in 1..LIVE_MAX as u64 * 2 {
-            add(format!("info msg {id}: bytes 1 from <you@x> qp 1 uid 1"));
+            add(match id % 3 {
+                0 => format!("info msg {id}: bytes 1 from <you@x> qp 1 uid 1"),
+                1 => format!("new msg {id}"),
+                _ => format!("qmail-smtpd[1]: accepted msg={id} from=<you@x>"),
+            });
         }
         assert_eq!(assembler.finish().len(), 1);
     }
