@@ -66,5 +66,6 @@ pub fn log_line(line: std::fmt::Arguments<'_>) {
     if LOG_IS_CLIENT.load(Ordering::Relaxed) {
         return;
     }
+    let line = wire::escape::visible(line.to_string().as_bytes());
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
