@@ -15,8 +15,8 @@
 //! order; a recipient is `Delivered` only after a 2xx to the final dot; it has `Failed` only by a 5xx of the server or because
 //! the message cannot be expressed to this server; everything strange is temporary. A reply that nobody asked for ends the
 //! session. Nothing that came in the clear counts after STARTTLS was answered (RFC 3207 §4.2); credentials go out by TLS alone
-//! unless [`Security::cleartext`] says otherwise, and only in [`Action::SendSecret`]. Memory is bounded by the envelope, 2 KiB of
-//! reply line and 4 KiB of text per recipient.
+//! unless [`Security::cleartext`] says otherwise, and only in [`Action::SendSecret`]. Memory is bounded by the envelope, 5 KB of
+//! reply line and 5.5 KB of text per recipient.
 //! Never reads a clock: [`Action::Deadline`] names the stage, the driver times it and feeds [`Input::Timeout`].
 //! By LMTP (RFC 2033) the same, with LHLO and a reply for each recipient behind the dot ([`lmtp`]).
 //! Used by qmail-remote and, for LMTP, by qmail-local.
@@ -573,7 +573,7 @@ fn is_too_many(reply: &Reply) -> bool {
 fn give_up(outcome: &mut Outcome, peer: &str) {
     if let Outcome::Failed(text) | Outcome::Deferred(text) = outcome {
         let line = format!("Giving up on {peer}.\n");
-        text.truncate(REPORT_LEN_MAX.saturating_sub(line.len() + 1));
+        text.truncate(text.floor_char_boundary(REPORT_LEN_MAX.saturating_sub(line.len() + 1)));
         if !text.ends_with('\n') {
             text.push('\n');
         }

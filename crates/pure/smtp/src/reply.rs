@@ -1,30 +1,28 @@
 //! Replies of remote servers (RFC 5321 §4.2), read with bounds and without trust.
 //!
 //! [`Replies`] takes bytes as they arrive and gives whole replies. Guarantees: at most [`LINE_LEN_MAX`] + 1 bytes of a line and
-//! [`TEXT_LEN_MAX`] bytes of text are ever held; all lines of a reply have one code; the text is printable ASCII and LF, other
-//! bytes stand as `\xNN`, so it can go into a report, a bounce or a log without another look. A line may end in a bare LF, as
-//! qmail reads it: replies carry no commands, so nothing can be smuggled that way.
+//! [`TEXT_LEN_MAX`] bytes of text are ever held; what goes beyond is read and dropped, since it is the code that counts: a server that
+//! talks much has taken the message all the same. All lines of a reply have one code; the text is UTF-8 in lines, without control
+//! characters but TAB (those, and what is no UTF-8, are `?`). A line may end in a bare LF, as qmail reads it: replies carry no
+//! commands, so nothing can be smuggled that way.
 //! [`Offers`] is what an EHLO reply announces. Used by qmail-remote.
 
 use std::fmt;
 
 use wire::escape;
-use wire::line::{Ending, Line, Lines};
 
-/// Longest reply line; RFC 5321 §4.5.3.1.5 allows 512, real servers send more.
-pub const LINE_LEN_MAX: usize = 2048;
-/// Most lines of one reply; the longest EHLO replies in use have about 20.
-pub const LINES_MAX: usize = 100;
-/// Text kept of one reply, as long as a report may be; lines beyond are checked and dropped.
-pub const TEXT_LEN_MAX: usize = 4096;
+/// Kept of a reply line, in bytes; RFC 5321 §4.5.3.1.5 allows 512, real servers send more.
+pub const LINE_LEN_MAX: usize = TEXT_LEN_MAX;
+/// Longest reply, in bytes with the ends of its lines: nobody says more who has something to say.
+pub const REPLY_LEN_MAX: usize = 1 << 20;
+/// Text kept of one reply, in bytes, as the classic qmail-remote has it; lines beyond are checked and dropped.
+pub const TEXT_LEN_MAX: usize = 5000;
 
 /// Why bytes are no reply. The connection cannot go on; always temporary, the message may be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyError {
-    /// A line over [`LINE_LEN_MAX`].
-    LineTooLong,
-    /// More than [`LINES_MAX`] lines.
-    TooManyLines,
+    /// Over [`REPLY_LEN_MAX`].
+    TooLong,
     /// A line without a code of 200 to 599 followed by a space, a hyphen or the line's end.
     Malformed,
     /// The lines of one reply have different codes.
@@ -42,8 +40,7 @@ impl ReplyError {
 impl fmt::Display for ReplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::LineTooLong => "reply line too long",
-            Self::TooManyLines => "reply has too many lines",
+            Self::TooLong => "reply too long",
             Self::Malformed => "not an SMTP reply",
             Self::Inconsistent => "reply lines have different codes",
         })
@@ -111,7 +108,8 @@ impl Reply {
         self.enhanced
     }
 
-    /// The lines as sent, codes and all, joined by LF without a last one; printable ASCII, at most [`TEXT_LEN_MAX`] bytes.
+    /// The lines as sent, codes and all, joined by LF without a last one; no control characters but LF and TAB, at most
+    /// [`TEXT_LEN_MAX`] bytes.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
@@ -131,23 +129,22 @@ impl Reply {
 }
 
 /// Collects replies from bytes in any chunks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Replies {
-    lines: Lines,
-    /// The reply under way: its code, its text so far and the number of its lines.
-    part: Option<(Reply, usize)>,
-}
-
-impl Default for Replies {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// The front of the line under way, and one byte more: it may be a CR.
+    line: Vec<u8>,
+    /// The line is longer than that.
+    is_cut: bool,
+    /// Bytes of the reply under way.
+    len: usize,
+    /// The reply under way: its code and its text so far.
+    part: Option<Reply>,
 }
 
 impl Replies {
     #[must_use]
     pub fn new() -> Self {
-        Self { lines: Lines::new(Ending::LfOptionalCr, LINE_LEN_MAX), part: None }
+        Self::default()
     }
 
     /// Takes bytes from the front of `input` up to the end of the next reply; `None` when `input` is used up before that.
@@ -156,13 +153,17 @@ impl Replies {
     /// [`ReplyError`]; the stream has no meaning after it.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Result<Reply, ReplyError>> {
         loop {
-            let line = match self.lines.next(input) {
-                Some(Line::Whole(line)) => line,
-                Some(Line::TooLong) => return Some(Err(ReplyError::LineTooLong)),
-                None if self.lines.is_too_long() => return Some(Err(ReplyError::LineTooLong)),
-                None => return None,
+            let found = memchr::memchr(b'\n', input);
+            let (piece, rest) = match found {
+                Some(lf) => (input.get(..lf)?, input.get(lf.checked_add(1)?..)?),
+                None => (*input, &[][..]),
             };
-            match self.take(&line) {
+            *input = rest;
+            if let Err(error) = self.push(piece, found.is_some()) {
+                return Some(Err(error));
+            }
+            found?;
+            match self.take() {
                 Ok(None) => {}
                 Ok(Some(reply)) => return Some(Ok(reply)),
                 Err(error) => return Some(Err(error)),
@@ -173,29 +174,44 @@ impl Replies {
     /// Is a reply begun and not ended?
     #[must_use]
     pub fn is_inside(&self) -> bool {
-        self.part.is_some() || !self.lines.held().is_empty()
+        self.len > 0
     }
 
-    fn take(&mut self, line: &[u8]) -> Result<Option<Reply>, ReplyError> {
-        let (code, last) = code_of(line).ok_or(ReplyError::Malformed)?;
-        let (mut reply, count) = match self.part.take() {
-            Some((reply, _)) if reply.code != code => return Err(ReplyError::Inconsistent),
-            Some(part) => part,
+    /// Keeps as much of a line as is shown of it.
+    fn push(&mut self, piece: &[u8], ends: bool) -> Result<(), ReplyError> {
+        self.len = self.len.saturating_add(piece.len()).saturating_add(usize::from(ends));
+        if self.len > REPLY_LEN_MAX {
+            return Err(ReplyError::TooLong);
+        }
+        let room = LINE_LEN_MAX.saturating_add(1).saturating_sub(self.line.len());
+        self.is_cut |= piece.len() > room;
+        self.line.extend_from_slice(piece.get(..room).unwrap_or(piece));
+        Ok(())
+    }
+
+    /// A line has ended.
+    fn take(&mut self) -> Result<Option<Reply>, ReplyError> {
+        let mut line = std::mem::take(&mut self.line);
+        if !std::mem::take(&mut self.is_cut) && line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        line.truncate(LINE_LEN_MAX);
+        let (code, last) = code_of(&line).ok_or(ReplyError::Malformed)?;
+        let mut reply = match self.part.take() {
+            Some(reply) if reply.code != code => return Err(ReplyError::Inconsistent),
+            Some(reply) => reply,
             None => {
                 let enhanced = Enhanced::parse(line.get(4..).unwrap_or_default());
                 let enhanced = enhanced.filter(|found| u16::from(found.class) == code / 100);
-                (Reply { code, enhanced, text: String::new() }, 0)
+                Reply { code, enhanced, text: String::new() }
             }
         };
-        let count = count + 1;
-        if count > LINES_MAX {
-            return Err(ReplyError::TooManyLines);
-        }
-        keep(&mut reply.text, line);
+        keep(&mut reply.text, &line);
         if last {
+            self.len = 0;
             return Ok(Some(reply));
         }
-        self.part = Some((reply, count));
+        self.part = Some(reply);
         Ok(None)
     }
 }
@@ -215,14 +231,16 @@ fn code_of(line: &[u8]) -> Option<(u16, bool)> {
     (200..=599).contains(&code).then_some((code, last))
 }
 
-/// Appends an escaped line while there is room; a line is kept whole or cut at the bound.
+/// Appends a line while there is room; a line is kept whole or cut at the bound.
 fn keep(text: &mut String, line: &[u8]) {
-    if !text.is_empty() && text.len() < TEXT_LEN_MAX {
+    if text.len() >= TEXT_LEN_MAX {
+        return;
+    }
+    if !text.is_empty() {
         text.push('\n');
     }
-    let tabs_as_spaces: Vec<u8> = line.iter().map(|b| if *b == b'\t' { b' ' } else { *b }).collect();
-    text.push_str(&escape::visible(&tabs_as_spaces));
-    text.truncate(TEXT_LEN_MAX);
+    text.push_str(&escape::readable(line));
+    text.truncate(text.floor_char_boundary(TEXT_LEN_MAX));
 }
 
 /// What a server announced after EHLO (RFC 5321 §4.1.1.1).
@@ -369,7 +387,9 @@ mod tests {
             (b"550 4.7.2 x\r\n", 550, None, "550 4.7.2 x"),
             (b"550 3.7.2 x\r\n", 550, None, "550 3.7.2 x"),
             (b"550-5.7.2\r\n550\r\n", 550, Some((5, 7, 2)), "550-5.7.2\n550"),
-            (b"200 a\0b\x1b[1m\tc\xff\rd\r\n", 200, None, "200 a\\x00b\\x1b[1m c\\xff\\x0dd"),
+            (b"200 a\0b\x1b[1m\tc\xff\rd\r\n", 200, None, "200 a?b?[1m\tc??d"),
+            ("550 boîte\tpleine \u{202e}x\u{85}\r\n".as_bytes(), 550, None, "550 boîte\tpleine ?x?"),
+            (b"550 bo\xc3\r\n", 550, None, "550 bo?"),
             (b"599 x\r\n", 599, None, "599 x"),
         ] {
             let reply = one(bytes).unwrap();
@@ -402,19 +422,31 @@ mod tests {
         }
     }
 
+    /// The code counts, however much is said with it.
     #[test]
     fn bounds() {
-        let longest = [b"250 ".as_slice(), &vec![b'x'; LINE_LEN_MAX - 4], b"\r\n"].concat();
-        assert_eq!(one(&longest).unwrap().text().len(), LINE_LEN_MAX);
-        let longer = [b"250 ".as_slice(), &vec![b'x'; LINE_LEN_MAX - 3], b"\r\n"].concat();
-        assert_eq!(one(&longer), Err(ReplyError::LineTooLong));
-        assert_eq!(one(&vec![b'2'; LINE_LEN_MAX + 2]), Err(ReplyError::LineTooLong));
+        let long = |len: usize| [b"250 ".as_slice(), &vec![b'x'; len - 4], b"\r\n"].concat();
+        for len in [LINE_LEN_MAX - 1, LINE_LEN_MAX, LINE_LEN_MAX + 1, LINE_LEN_MAX + 2, 100_000, REPLY_LEN_MAX - 2] {
+            let reply = one(&long(len)).unwrap();
+            assert_eq!((reply.code(), reply.text().len()), (250, len.min(LINE_LEN_MAX)), "{len}");
+            let (head, tail) = (long(len), b"250 next\r\n");
+            let read = read(&[&head[..len - 1], &head[len - 1..], tail]);
+            assert_eq!(read, vec![Ok(reply), one(tail)], "{len}");
+        }
+        assert_eq!(one(&long(REPLY_LEN_MAX - 1)), Err(ReplyError::TooLong));
+        assert_eq!(one(&vec![b'2'; REPLY_LEN_MAX + 1]), Err(ReplyError::TooLong));
         let lines = |n: usize| [b"250-x\r\n".repeat(n - 1), b"250 x\r\n".to_vec()].concat();
-        assert!(one(&lines(LINES_MAX)).is_ok());
-        assert_eq!(one(&lines(LINES_MAX + 1)), Err(ReplyError::TooManyLines));
-        let wide = [b"250-".to_vec(), vec![0; 2000], b"\r\n".to_vec()].concat();
+        let most = REPLY_LEN_MAX / b"250-x\r\n".len();
+        for n in [100, 101, 1000, most] {
+            let reply = one(&lines(n)).unwrap();
+            assert_eq!((reply.code(), reply.text().len()), (250, (6 * n - 1).min(TEXT_LEN_MAX)), "{n}");
+        }
+        assert_eq!(one(&lines(most + 1)), Err(ReplyError::TooLong));
+        // The bound is that of one reply.
+        assert_eq!(read(&[&lines(most), &lines(most)]).iter().filter(|reply| reply.is_ok()).count(), 2);
+        let wide = [b"250-".to_vec(), "é".repeat(1000).into_bytes(), b"\r\n".to_vec()].concat();
         let reply = one(&[wide.repeat(99), b"250 end\r\n".to_vec()].concat()).unwrap();
-        assert_eq!(reply.text().len(), TEXT_LEN_MAX);
+        assert!((TEXT_LEN_MAX - 1..=TEXT_LEN_MAX).contains(&reply.text().len()));
     }
 
     #[test]

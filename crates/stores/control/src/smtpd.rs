@@ -2,7 +2,7 @@
 //!
 //! | file | default | meaning |
 //! |---|---|---|
-//! | `me` | – | the name of this host |
+//! | `me` | first word of smtpgreeting | the name of this host |
 //! | `smtpgreeting` | me | text of the greeting |
 //! | `localiphost` | me | the domain of `user@[address the client connected to]` |
 //! | `rcpthosts`, `morercpthosts.cdb` | nobody | domains anybody may send to, beside those we deliver for |
@@ -105,9 +105,9 @@ impl Smtpd {
     /// Reads the control files.
     ///
     /// # Errors
-    /// Unreadable or malformed, or no `me`; temporary.
+    /// Unreadable or malformed, or neither `me` nor `smtpgreeting`; temporary.
     pub fn read(root: &Root) -> Result<Self, ControlError> {
-        let me = root.me()?;
+        let me = Self::me(root)?;
         // A greeting without a name is none (RFC 5321 §4.3.1), and a domain of no bytes is no domain.
         let or_me =
             |name: &str| Ok::<_, ControlError>(root.line(name)?.filter(|line| !line.is_empty()).unwrap_or_else(|| me.clone()));
@@ -150,6 +150,20 @@ impl Smtpd {
             bounds_this_host: per_address.is_some(),
             me,
         })
+    }
+}
+
+impl Smtpd {
+    /// Here `me` is but a default: who greets has a name (qmail-family §2.1).
+    fn me(root: &Root) -> Result<Vec<u8>, ControlError> {
+        let greeting = || root.line("smtpgreeting").map(|line| line.unwrap_or_default());
+        match root.line("me")?.filter(|me| !me.is_empty()) {
+            Some(me) => Ok(me),
+            None => match greeting()?.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()) {
+                Some(name) => Ok(name.to_vec()),
+                None => root.me(),
+            },
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use sys::spawn::{Child, Ended, Spawn};
 
 /// As much of the programs' output as goes into a report, in bytes (qmail-lspawn's bound).
 const OUTPUT_LEN_MAX: usize = 3000;
+/// Stands behind what was kept of more than that (qmail-lspawn's words).
+const TOO_LONG: &[u8] = b"\nError report too long, sorry.\n";
 
 /// Where a program's output and errors go.
 #[derive(Debug)]
@@ -44,13 +46,18 @@ impl Shell {
         Self { output: Output::Captured(Mutex::new(Vec::new())) }
     }
 
-    /// What the programs have said so far, bounded.
+    /// What the programs have said so far, at most [`OUTPUT_LEN_MAX`] bytes; the last line says so if it was more.
     #[must_use]
     pub fn take_output(&self) -> Vec<u8> {
-        match &self.output {
+        let mut said = match &self.output {
             Output::Inherited => Vec::new(),
             Output::Captured(kept) => kept.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default(),
+        };
+        if said.len() > OUTPUT_LEN_MAX {
+            said.truncate(OUTPUT_LEN_MAX.saturating_sub(TOO_LONG.len()));
+            said.extend_from_slice(TOO_LONG);
         }
+        said
     }
 
     /// Runs a line. `message` is rewound first; its offset is the program's.
@@ -144,7 +151,8 @@ fn keep(read: &mut std::fs::File, kept: &Mutex<Vec<u8>>) -> bool {
         Ok(0) => false,
         Ok(len) => {
             if let Ok(mut kept) = kept.lock() {
-                let room = OUTPUT_LEN_MAX.saturating_sub(kept.len());
+                // One byte more tells that it was more.
+                let room = OUTPUT_LEN_MAX.saturating_add(1).saturating_sub(kept.len());
                 kept.extend_from_slice(piece.get(..len.min(room)).unwrap_or_default());
             }
             true
@@ -168,7 +176,14 @@ mod tests {
         assert_eq!(run(&shell, "cat; echo no >&2; echo \"$SENDER\"; exit 99"), Ok(Verdict::DoneStop));
         assert_eq!(shell.take_output(), b"Subject: x\n\nbody\nno\n`id`; $(id)\n");
         assert_eq!(run(&shell, "yes | head -c 100000"), Ok(Verdict::Done));
-        assert_eq!(shell.take_output().len(), OUTPUT_LEN_MAX);
+        let said = shell.take_output();
+        assert!(
+            said.len() == OUTPUT_LEN_MAX && said.ends_with(b"\ny\ny\nError report too long, sorry.\n"),
+            "{}",
+            said.escape_ascii()
+        );
+        assert_eq!(run(&shell, "yes | head -c 3000"), Ok(Verdict::Done));
+        assert_eq!(shell.take_output(), b"y\n".repeat(1500));
         assert_eq!(run(&shell, "exit 100"), Err(Failure::permanent("")));
         assert_eq!(run(&shell, "exit 1"), Err(Failure::temporary("")));
         assert_eq!(run(&shell, "kill -9 $$"), Err(Failure::temporary("Aack, child crashed. (#4.3.0)")));

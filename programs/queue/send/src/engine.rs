@@ -225,6 +225,8 @@ pub struct Engine<S> {
     tickets: HashMap<u64, Ticket>,
     next_ticket: u64,
     next_delivery: u64,
+    /// Deliveries that the log has told of the start of, and not of the end, by channel.
+    under_way: [u32; 2],
     routes: Routes,
     sites: Sites,
     /// Is the connection to qmail-lspawn, qmail-remote there?
@@ -293,6 +295,7 @@ impl<S: Spool> Engine<S> {
             tickets: HashMap::new(),
             next_ticket: 1,
             next_delivery: 1,
+            under_way: [0; 2],
             routes: Routes::default(),
             sites: Sites::default(),
             up: [false; 2],
@@ -469,12 +472,34 @@ impl<S: Spool> Engine<S> {
         &mut self.spool
     }
 
+    /// Deliveries under way are those that the log has told of the start of, and not of the end: each recipient is one, as to all who
+    /// read logs, even where several go out over one connection. The limits are those of connections.
     fn log_status(&mut self) {
-        self.log.status(Status {
-            local: (self.local.in_flight(), self.local.limit()),
-            remote: (self.remote.in_flight(), self.remote.limit()),
-            exiting: self.stopping,
-        });
+        let [local, remote] =
+            [Channel::Local, Channel::Remote].map(|channel| self.under_way.get(at(channel)).copied().unwrap_or(0));
+        let (local, remote) = ((local, self.local.limit()), (remote, self.remote.limit()));
+        self.log.status(Status { local, remote, exiting: self.stopping });
+    }
+
+    /// A delivery begins.
+    fn log_start(&mut self, delivery: u64, message: u64, channel: Channel, recipient: &[u8]) {
+        self.log.starting(delivery, message, channel, recipient);
+        if let Some(count) = self.under_way.get_mut(at(channel)) {
+            *count = count.saturating_add(1);
+        }
+        self.log_status();
+    }
+
+    /// A delivery ends; `None`: its report did not name it.
+    fn log_end(&mut self, delivery: u64, channel: Channel, end: Option<(crate::log::Result, &[u8])>) {
+        match end {
+            Some((result, text)) => self.log.delivery(delivery, result, text),
+            None => self.log.mangled(delivery),
+        }
+        if let Some(count) = self.under_way.get_mut(at(channel)) {
+            *count = count.saturating_sub(1);
+        }
+        self.log_status();
     }
 
     fn id(id: u64) -> MessageId {

@@ -114,7 +114,7 @@ fn route(root: &Root, asked: &Asked) -> Result<Result<Route, Judgement>, Control
         return Ok(Ok(Route::Relay { host: route.relay.clone().into(), port: route.port, login: route.login.clone() }));
     }
     let Ok(domain) = Domain::new(host) else {
-        return Ok(Err(Judgement::failure(report::no_such_host(&wire::escape::visible(host)))));
+        return Ok(Err(Judgement::failure(report::no_such_host(&wire::escape::readable(host)))));
     };
     Ok(Ok(match found {
         // The host itself at another port.
@@ -162,7 +162,9 @@ fn start(
         let courier = courier_asking(control, tls, interfaces, resolve);
         let flags = asked.flags();
         let Asked { sender, recipients, .. } = asked;
-        judgements = courier.carry(Remote { sender, recipients, route, flags, size, options: None, body: Some(body) }).await;
+        // Who runs this has expanded a VERP sender, as the classic qmail-send does, or wants it as it is (qmail-family §3.6).
+        let (options, expands_sender, body) = (None, false, Some(body));
+        judgements = courier.carry(Remote { sender, recipients, route, flags, size, options, expands_sender, body }).await;
         courier.pool.close();
         // The connection says QUIT.
         tokio::task::yield_now().await;

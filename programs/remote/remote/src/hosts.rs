@@ -333,7 +333,7 @@ fn route_name(route: &Route) -> String {
         Route::Relay { host, .. } | Route::Lmtp { host, .. } | Route::Qmtp { host, .. } => host,
         Route::LmtpSocket { path } => path,
     };
-    wire::escape::visible(name)
+    wire::escape::readable(name)
 }
 
 /// A relay given as an address or a socket: no question is needed.

@@ -36,6 +36,8 @@ pub struct Remote {
     pub size: u64,
     /// By the recipients' places.
     pub options: Option<Options>,
+    /// A VERP sender becomes one for each recipient; otherwise somebody has seen to that.
+    pub expands_sender: bool,
     pub body: Option<OwnedFd>,
 }
 
@@ -82,7 +84,7 @@ impl Courier {
             return all(Judgement::deferral(report::NO_TLS_BY_QMTP));
         }
         let mut work = Work::new(job.sender, job.recipients, job.flags, &body);
-        work.options = job.options;
+        (work.options, work.expands_sender) = (job.options, job.expands_sender);
         work.is_qmtp = is_qmtp;
         // What SMTP alone has words for goes by SMTP where there is a choice.
         let is_plain = wishes.allow_qmtp() && work.options.is_none() && !work.smtputf8;
@@ -218,6 +220,7 @@ struct Work<'a> {
     smtputf8: bool,
     requiretls: bool,
     options: Option<Options>,
+    expands_sender: bool,
     body: &'a Body,
     settled: Vec<Option<Judgement>>,
     open: VecDeque<usize>,
@@ -251,6 +254,7 @@ impl<'a> Work<'a> {
             smtputf8,
             requiretls,
             options: None,
+            expands_sender: true,
             body,
             settled,
             open,
@@ -313,15 +317,16 @@ impl<'a> Work<'a> {
         let front = tunnelled.map_or_else(String::new, |priority| format!("MT-Priority: {priority}\n")).into_bytes();
         // CRLF takes one more.
         let front_size = if front.is_empty() { 0 } else { front.len().saturating_add(1) as u64 };
-        let by_server = if offers.xverp { xverp_sender(&self.sender) } else { None };
-        let one_by_one = by_server.is_none() && verp::is_verp(&self.sender);
+        let is_verp = self.expands_sender && verp::is_verp(&self.sender);
+        let by_server = if is_verp && offers.xverp { xverp_sender(&self.sender) } else { None };
+        let one_by_one = by_server.is_none() && is_verp;
         let take = if one_by_one { 1 } else { self.open.len() };
         let indices: Vec<usize> = self.open.iter().copied().take(take).collect();
         let recipients: Vec<Address> = indices.iter().filter_map(|index| self.recipients.get(*index).cloned()).collect();
         let (sender, xverp) = match (by_server, recipients.first()) {
             (Some((sender, delimiters)), _) => (sender, Some(delimiters)),
-            (None, Some(recipient)) => (verp::expand(&self.sender, recipient), None),
-            (None, None) => (self.sender.clone(), None),
+            (None, Some(recipient)) if is_verp => (verp::expand(&self.sender, recipient), None),
+            (None, _) => (self.sender.clone(), None),
         };
         let survey = self.body.survey();
         let dsn = self.dsn(&indices);

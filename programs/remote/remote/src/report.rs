@@ -72,7 +72,7 @@ pub fn no_connection(protocol: smtp::client::Protocol) -> &'static str {
     }
 }
 
-/// The name does not exist. `host` is printable.
+/// The name does not exist. `host` has no control characters.
 #[must_use]
 pub fn no_such_host(host: &str) -> String {
     format!("Sorry, I couldn't find any host named {host}. (#5.1.2)\n")

@@ -231,7 +231,7 @@ async fn receive(connection: Rc<Packets>, courier: Rc<Courier>, jobs: &Jobs) {
 async fn carry(courier: &Courier, job: Job, body: Option<OwnedFd>) -> Vec<Vec<u8>> {
     match job {
         Job::Remote { number, message: _, sender, recipients, route, flags, size, options } => {
-            let job = Remote { sender, recipients, route, flags, size, options, body };
+            let job = Remote { sender, recipients, route, flags, size, options, expands_sender: true, body };
             report::answers(number, courier.carry(job).await)
         }
         Job::System { number, .. } | Job::Mailbox { number, .. } | Job::Alias { number, .. } => {

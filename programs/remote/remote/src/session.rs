@@ -178,7 +178,7 @@ impl Session {
         let line = format!("Encrypted by {}, certificate {not}verified.\n", tls::client::version(stream));
         for outcome in &mut finished.outcomes {
             if let Outcome::Delivered(text) = outcome {
-                text.truncate(smtp::client::REPORT_LEN_MAX.saturating_sub(line.len()));
+                text.truncate(text.floor_char_boundary(smtp::client::REPORT_LEN_MAX.saturating_sub(line.len())));
                 text.push_str(&line);
             }
         }

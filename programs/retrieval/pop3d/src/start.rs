@@ -18,8 +18,9 @@ use std::time::Duration;
 
 /// Without a byte for so long the session ends, nothing changed (RFC 1939 §3: at least 600 seconds; the classic program has 1200).
 const IDLE_MAX: Duration = Duration::from_secs(1200);
-/// The reply of the classic program.
+/// The replies of the classic program.
 const NO_MAILDIR: &str = "this user has no $HOME/Maildir";
+const NO_SCAN: &str = "unable to scan $HOME/Maildir";
 
 /// The program.
 #[must_use]
@@ -63,8 +64,8 @@ fn session(path: Option<&Path>) -> Result<(), Ended> {
 
 /// Opens, sweeps, confines and lists; the error is the text of the reply.
 fn open(path: Option<&Path>) -> Result<Drop, &'static str> {
-    let path = path.ok_or(NO_MAILDIR)?;
-    let mailbox = open_mailbox(path).map_err(|_| NO_MAILDIR)?;
+    let path = path.filter(|path| !path.as_os_str().is_empty()).ok_or(NO_MAILDIR)?;
+    let mailbox = open_mailbox(path).map_err(|_| if is_entered(path) { NO_SCAN } else { NO_MAILDIR })?;
     let place = std::path::absolute(path).map_err(|_| NO_MAILDIR)?;
     confine(place).map_err(|error| {
         let _ = writeln!(io::stderr(), "qmail-pop3d: {error}");
@@ -72,6 +73,11 @@ fn open(path: Option<&Path>) -> Result<Drop, &'static str> {
     })?;
     mailbox.sweep(sys::clock::unix_s());
     Drop::new(mailbox).map_err(|_| "[SYS/TEMP] unable to scan $HOME/Maildir")
+}
+
+/// Is there a directory that may be entered? Then it is what it holds that cannot be read.
+fn is_entered(path: &Path) -> bool {
+    rustix::fs::open(path.join("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).is_ok()
 }
 
 /// An absolute path is a virtual user's: `BASE/USER/Maildir`, where nothing below BASE may be a link, and what is missing is made.
@@ -116,5 +122,23 @@ impl Read for Client {
             Ok(_) => self.0.read(buf),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_mailbox_and_one_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("joe/Maildir")).unwrap();
+        std::fs::write(dir.path().join("joe/Maildir/cur"), "").unwrap();
+        std::fs::write(dir.path().join("ann"), "").unwrap();
+        let refused = |path: Option<&Path>| open(path).err();
+        for path in [None, Some(Path::new("")), Some(Path::new("is/not/there")), Some(&dir.path().join("ann/Maildir"))] {
+            assert_eq!(refused(path), Some(NO_MAILDIR), "{path:?}");
+        }
+        assert_eq!(refused(Some(&dir.path().join("joe/Maildir"))), Some(NO_SCAN));
     }
 }

@@ -37,7 +37,7 @@ pub fn encode(data: &[u8]) {
     }
 }
 
-/// Replies are bounded and printable, and the EHLO reader takes each of them.
+/// Replies are bounded and without control characters, and the EHLO reader takes each of them.
 pub fn reply(data: &[u8]) {
     let (mut replies, mut rest) = (Replies::new(), data);
     while let Some(Ok(reply)) = replies.next(&mut rest) {
@@ -165,5 +165,5 @@ impl Session {
 }
 
 fn is_report(text: &str) -> bool {
-    text.len() <= REPORT_LEN_MAX && text.bytes().all(|b| matches!(b, b'\n' | 32..=126))
+    text.len() <= REPORT_LEN_MAX && text.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control())
 }

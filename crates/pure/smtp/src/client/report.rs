@@ -1,11 +1,11 @@
 //! The texts that end up in logs and bounces, in qmail-remote's words: tools that read bounces know them by heart.
 //!
-//! A text is printable ASCII and LF, ends in LF and is at most [`REPORT_LEN_MAX`] bytes long.
+//! A text is UTF-8 without control characters but LF and TAB, ends in LF and is at most [`REPORT_LEN_MAX`] bytes long.
 
 use crate::reply::Reply;
 
-/// Longest text of one recipient; ipc and the spool allow 4 KiB.
-pub const REPORT_LEN_MAX: usize = 4096;
+/// Longest text of one recipient: a reply and what stands around it. The spool keeps its front, 4 KiB.
+pub const REPORT_LEN_MAX: usize = 5500;
 
 /// What became of one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Outcome {
 pub(super) fn with_reply(statement: &str, reply: &Reply, after: Option<&str>) -> String {
     let after = after.map(|text| format!("{text}\n")).unwrap_or_default();
     let mut text = format!("{statement}\nRemote host said: {}", reply.text());
-    text.truncate(REPORT_LEN_MAX.saturating_sub(after.len() + 1));
+    text.truncate(text.floor_char_boundary(REPORT_LEN_MAX.saturating_sub(after.len() + 1)));
     text.push('\n');
     text.push_str(&after);
     text
@@ -59,7 +59,7 @@ pub(super) fn with_reply(statement: &str, reply: &Reply, after: Option<&str>) ->
 /// A text that may be too long, cut so that it ends in LF.
 pub(super) fn clipped(mut text: String) -> String {
     if text.len() > REPORT_LEN_MAX {
-        text.truncate(REPORT_LEN_MAX - 1);
+        text.truncate(text.floor_char_boundary(REPORT_LEN_MAX - 1));
         text.push('\n');
     }
     text

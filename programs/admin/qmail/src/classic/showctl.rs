@@ -20,7 +20,7 @@ enum Kind {
 
 use Kind::{Int, List, Str};
 
-const FIRST: [(&str, Kind); 19] = [
+const FIRST: [(&str, Kind); 20] = [
     ("badmailfrom", List("Any MAIL FROM is allowed.", "", " not accepted in MAIL FROM.")),
     ("bouncefrom", Str(false, "MAILER-DAEMON", "Bounce user name is ")),
     ("bouncehost", Str(true, "bouncehost", "Bounce host name is ")),
@@ -35,10 +35,11 @@ const FIRST: [(&str, Kind); 19] = [
     ("helohost", Str(true, "helohost", "SMTP client HELO host name is ")),
     ("idhost", Str(true, "idhost", "Message-ID host name is ")),
     ("localiphost", Str(true, "localiphost", "Local IP address becomes ")),
-    ("locals", List("No domains are delivered locally.", "Messages for ", " are delivered locally.")),
+    ("locals", List("Messages for me are delivered locally.", "Messages for ", " are delivered locally.")),
     ("me", Str(false, "undefined! Uh-oh", "My name is ")),
     ("percenthack", List("The percent hack is not allowed.", "The percent hack is allowed for user%host@", ".")),
     ("plusdomain", Str(true, "plusdomain", "Plus domain name is ")),
+    ("qmqpservers", List("No QMQP servers.", "QMQP server: ", ".")),
     ("queuelifetime", Int("604800", "Message lifetime in the queue is ", " seconds")),
 ];
 
@@ -50,6 +51,9 @@ const LAST: [(&str, Kind); 6] = [
     ("timeoutsmtpd", Int("1200", "SMTP server data timeout is ", " seconds")),
     ("virtualdomains", List("No virtual domains.", "Virtual domain: ", "")),
 ];
+
+/// Told of where it is there: the classic program leaves it to whoever starts qmail.
+const DEFAULT_DELIVERY: (&str, Kind) = ("defaultdelivery", List("", "Default delivery: ", ""));
 
 const RCPTHOSTS: [&str; 3] = ["rcpthosts", "morercpthosts", "morercpthosts.cdb"];
 const RECIPIENTS: &str = "SMTP clients may send messages to recipients at ";
@@ -74,8 +78,13 @@ pub fn showctl(root: &Root) -> Result<Vec<u8>, Failure> {
     out.extend(morercpthosts_cdb(root).as_bytes());
     let mut tell = |name: &str, kind: &Kind| out.extend(file(root, name, kind, me.as_deref()));
     LAST.iter().for_each(|(name, kind)| tell(name, kind));
-    let told = |name: &str| FIRST.iter().chain(&LAST).any(|(known, _)| *known == name) || RCPTHOSTS.contains(&name);
+    let told = |name: &str| {
+        FIRST.iter().chain(&LAST).any(|(known, _)| *known == name) || RCPTHOSTS.contains(&name) || name == DEFAULT_DELIVERY.0
+    };
     let others: Vec<&String> = names.iter().filter(|name| !told(name)).collect();
+    if names.iter().any(|name| name == DEFAULT_DELIVERY.0) {
+        tell(DEFAULT_DELIVERY.0, &DEFAULT_DELIVERY.1);
+    }
     for (name, words) in others.iter().filter(|name| is_known(root, name)).map(|name| (name, "see qmail-control(5).")) {
         out.extend(format!("\n{}: {words}\n", safe(name.as_bytes())).bytes());
     }

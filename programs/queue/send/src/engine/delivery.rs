@@ -155,12 +155,11 @@ impl<S: Spool> Engine<S> {
         if let Some(active) = self.active.get_mut(&message) {
             active.queued = active.queued.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
             active.jobs = active.jobs.saturating_add(1);
-            for (recipient, delivery) in recipients.iter().zip(number..) {
-                let address = active.target(*recipient).map(Address::as_bytes).unwrap_or_default();
-                self.log.starting(delivery, message, channel, address);
-            }
         }
-        self.log_status();
+        for (recipient, delivery) in recipients.iter().zip(number..) {
+            let address = self.active.get(&message).and_then(|active| active.target(*recipient)).cloned().unwrap_or_default();
+            self.log_start(delivery, message, channel, address.as_bytes());
+        }
         let open = vec![true; count];
         let (target, sent, connection, over, feedback) = (None, false, None, false, Feedback::Nothing);
         let slot = Some(slot);
@@ -403,7 +402,7 @@ impl<S: Spool> Engine<S> {
         };
         for index in 0..u32::try_from(job.recipients.len()).unwrap_or(u32::MAX) {
             if let Some(recipient) = take(&mut job, index) {
-                self.log.delivery(number.saturating_add(index.into()), LogResult::Deferral, text);
+                self.log_end(number.saturating_add(index.into()), job.channel, Some((LogResult::Deferral, text)));
                 if let Some(active) = self.active.get_mut(&job.message) {
                     active.put_off(recipient, due_s, self.now.s);
                 }

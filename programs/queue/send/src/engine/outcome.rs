@@ -64,7 +64,7 @@ impl<S: Spool> Engine<S> {
         if last {
             for index in 0..u32::try_from(job.recipients.len()).unwrap_or(u32::MAX) {
                 if let Some(recipient) = take(&mut job, index) {
-                    self.log.mangled(number.saturating_add(index.into()));
+                    self.log_end(number.saturating_add(index.into()), job.channel, None);
                     let text = b"The report of the delivery did not name this recipient. (#4.3.0)\n";
                     changes.extend(self.defer(job.message, recipient, job.channel, text).1);
                 }
@@ -81,7 +81,7 @@ impl<S: Spool> Engine<S> {
         match verdict {
             Verdict::Success => {
                 self.counters.successes = self.counters.successes.saturating_add(1);
-                self.log.delivery(delivery, LogResult::Success, text);
+                self.log_end(delivery, job.channel, Some((LogResult::Success, text)));
                 let active = self.active.get_mut(&job.message)?;
                 let leaves = job.leaves(recipient, active.deliver_by());
                 let how = if leaves { Some(How::Relayed) } else { job.how(recipient, text) };
@@ -89,7 +89,7 @@ impl<S: Spool> Engine<S> {
             }
             Verdict::Failure => {
                 self.counters.failures = self.counters.failures.saturating_add(1);
-                self.log.delivery(delivery, LogResult::Failure, text);
+                self.log_end(delivery, job.channel, Some((LogResult::Failure, text)));
                 self.fail(job.message, recipient, text)
             }
             Verdict::Deferral => {
@@ -99,7 +99,7 @@ impl<S: Spool> Engine<S> {
                 } else {
                     LogResult::Deferral
                 };
-                self.log.delivery(delivery, result, &text);
+                self.log_end(delivery, job.channel, Some((result, &text)));
                 change
             }
         }
@@ -127,7 +127,8 @@ impl<S: Spool> Engine<S> {
         for index in untried {
             if let Some(recipient) = take(job, *index) {
                 let delivery = job.number.saturating_add((*index).into());
-                self.log.delivery(delivery, LogResult::Deferral, b"This transaction was full; the next one follows.\n");
+                let text = b"This transaction was full; the next one follows.\n";
+                self.log_end(delivery, job.channel, Some((LogResult::Deferral, text)));
                 recipients.push_back(recipient);
             }
         }
@@ -183,7 +184,6 @@ impl<S: Spool> Engine<S> {
         if let Some(slot) = job.slot.take() {
             self.free(job.channel, slot, job.feedback);
         }
-        self.log_status();
         if let Some(active) = self.active.get_mut(&message) {
             active.jobs = active.jobs.saturating_sub(1);
         }
@@ -221,9 +221,9 @@ impl<S: Spool> Engine<S> {
             let delivery = self.next_delivery;
             self.next_delivery = delivery.saturating_add(1);
             let address = self.active.get(&message).and_then(|active| active.target(*recipient)).cloned().unwrap_or_default();
-            self.log.starting(delivery, message, Channel::Remote, address.as_bytes());
+            self.log_start(delivery, message, Channel::Remote, address.as_bytes());
             let (text, change) = self.defer(message, *recipient, Channel::Remote, text);
-            self.log.delivery(delivery, LogResult::Failure, &text);
+            self.log_end(delivery, Channel::Remote, Some((LogResult::Failure, &text)));
             changes.extend(change);
         }
         let Some(active) = self.active.get(&message) else { return };
@@ -244,8 +244,8 @@ impl<S: Spool> Engine<S> {
             let delivery = self.next_delivery;
             self.next_delivery = delivery.saturating_add(1);
             self.counters.failures = self.counters.failures.saturating_add(1);
-            self.log.starting(delivery, message, channel, address.as_bytes());
-            self.log.delivery(delivery, LogResult::Failure, TOO_LATE);
+            self.log_start(delivery, message, channel, address.as_bytes());
+            self.log_end(delivery, channel, Some((LogResult::Failure, TOO_LATE)));
             changes.extend(self.fail(message, *recipient, TOO_LATE));
         }
         let Some(active) = self.active.get(&message).filter(|_| !changes.is_empty()) else { return };

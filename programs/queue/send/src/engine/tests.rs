@@ -477,6 +477,20 @@ fn answers_of_a_retired_connection_count_and_its_end_defers_what_it_had_alone() 
     assert_eq!((rig.log.matches(" success: ").count(), rig.engine.backlog.len()), (3, 0), "{}", rig.log);
 }
 
+/// Each recipient is one, as in the classic log: a line behind every start and every end.
+#[test]
+fn status_counts_deliveries_not_connections() {
+    let mut rig = Rig::new(&[("concurrencyremote", "2\n"), ("smtproutes", ":relay.example\n")]);
+    rig.submit("", &["a@x.example", "b@x.example", "c@x.example"]);
+    assert_eq!(rig.jobs.len(), 1);
+    rig.answer(0, |_| (Verdict::Success, ""));
+    let said: Vec<&str> = rig.log.lines().filter(|line| line.contains("delivery") || line.starts_with("status")).collect();
+    let remote: Vec<&str> = said.iter().filter_map(|line| line.strip_prefix("status: local 0/10 remote ")).collect();
+    assert!(remote.ends_with(&["1/2", "2/2", "3/2", "2/2", "1/2", "0/2"]), "{}", rig.log);
+    let starts = said.windows(2).filter(|pair| pair[0].contains("delivery"));
+    assert!(starts.clone().count() == 6 && starts.clone().all(|pair| pair[1].starts_with("status")), "{}", rig.log);
+}
+
 #[test]
 fn nothing_starts_once_it_stops() {
     let mut rig = Rig::new(&[("concurrencylocal", "1\n")]);

@@ -52,6 +52,18 @@ fn each_recipient_has_its_own_outcome() {
     }
 }
 
+/// However much is said about one of them.
+#[test]
+fn long_replies_are_one_reply_each() {
+    let mut client = open();
+    client.handle(Input::Begin(transaction(3)));
+    client.handle(Input::Bytes(b"250 a\r\n250 1\r\n250 2\r\n250 3\r\n354 go\r\n"));
+    client.handle(Input::BodySent);
+    let said = "250-w\r\n".repeat(1000) + "250 z\r\n452 " + &"x".repeat(100_000) + "\r\n550 no\r\n";
+    let actions = client.handle(Input::Bytes(said.as_bytes()));
+    assert_eq!((actions.clone_finished().as_deref(), client.is_ready()), (Some("KZD"), true));
+}
+
 trait Letters {
     fn clone_finished(&self) -> Option<String>;
 }

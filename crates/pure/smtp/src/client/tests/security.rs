@@ -104,7 +104,7 @@ fn starttls_refused_or_broken() {
         for (input, text) in [(Input::TlsFailed("why"), failed), (Input::Closed, DIED), (Input::Timeout, DIED)] {
             assert_eq!(sent(&handshaking(tls, None).handle(input)), end(text, ""));
         }
-        let long = "x".repeat(5000);
+        let long = "x".repeat(6000);
         let actions = handshaking(tls, None).handle(Input::TlsFailed(&long));
         assert!(matches!(&actions[0], Action::NoTls(text) | Action::Unusable(text) if text.len() == REPORT_LEN_MAX));
     }
