@@ -77,7 +77,7 @@ impl Source {
     fn open_file(&mut self, name: PathBuf) -> Result<(), Failure> {
         (self.inode, self.offset) = (0, 0);
         self.input = Some(if name == Path::new("-") {
-            Box::new(io::stdin().lock())
+            Box::new(BufReader::new(sys::standard::input().map_err(|error| io_failure(&name, &error))?))
         } else {
             let file = File::open(&name).map_err(|error| io_failure(&name, &error))?;
             self.inode = file.metadata().map_or(0, |metadata| metadata.ino());
