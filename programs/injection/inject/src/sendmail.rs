@@ -1,6 +1,6 @@
 //! sendmail: the command line that programs expect, in front of what qmail-inject does; also mailq and newaliases.
 //!
-//! Exit codes are sysexits where callers look at them: 75 for "try again". Beyond the classic wrapper: `-f '<>'` and `-f '<a@b>'` are
+//! Exit codes are those of qmail-inject, but 75 (sysexits) where the queue takes nothing now. Beyond the classic wrapper: `-f '<>'` and `-f '<a@b>'` are
 //! taken without their brackets, `-r` is `-f`, `-N`, `-R` and `-V` ask for reports ([`crate::asked`]), and the options of newer sendmails
 //! that change nothing here are accepted.
 
@@ -64,7 +64,13 @@ impl Line {
                 Opt::Value(b'R', given) => asked.push(("QMAILRET", given)),
                 Opt::Value(b'V', given) => asked.push(("QMAILENVID", given)),
                 // The first that is no delivery counts, and what stands behind it is for nobody.
-                Opt::Value(b'b', given) => task = of_mode(*given.first()?)?,
+                Opt::Value(b'b', given) => match given.first()? {
+                    b'm' => {}
+                    b'p' => task = Some(Task::Queue),
+                    b's' => task = Some(Task::Smtp),
+                    b'i' => task = Some(Task::Aliases),
+                    _ => return None,
+                },
                 Opt::Unknown(letter) => {
                     options::complain("sendmail", letter, letters);
                     return None;
@@ -80,18 +86,6 @@ impl Line {
             _ => Task::Send { from_header },
         });
         Some(Self { task, sender, name, asked, arguments })
-    }
-}
-
-/// What a letter behind `-b` asks for: `None` for one that nobody knows, `Some(None)` for delivery.
-#[allow(clippy::option_option)] // two questions, in the words of `?`
-fn of_mode(letter: u8) -> Option<Option<Task>> {
-    match letter {
-        b'm' => Some(None),
-        b'p' => Some(Some(Task::Queue)),
-        b's' => Some(Some(Task::Smtp)),
-        b'i' => Some(Some(Task::Aliases)),
-        _ => None,
     }
 }
 
