@@ -1,7 +1,7 @@
 //! sendmail: the command line that programs expect, in front of what qmail-inject does; also mailq and newaliases.
 //!
-//! Exit codes are those of qmail-inject, but 75 (sysexits) where the queue takes nothing now. Beyond the classic wrapper: `-f '<>'` and `-f '<a@b>'` are
-//! taken without their brackets, `-r` is `-f`, `-N`, `-R` and `-V` ask for reports ([`crate::asked`]), and the options of newer sendmails
+//! Exit codes are those of qmail-inject, but 75 (sysexits) where the queue takes nothing now. Beyond the classic wrapper: `-f '<>'` and
+//! `-f '<a@b>'` are taken without their brackets, `-r` is `-f`, `-N`, `-R` and `-V` ask for reports ([`crate::asked`]), and the options of newer sendmails
 //! that change nothing here are accepted.
 
 use std::ffi::{OsStr, OsString};
