@@ -159,7 +159,11 @@ fn set_mode(path: &Path, mode: u32) {
 
 fn command(case: &Case, run: &Run) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qmail-local"));
-    command.args(&case.flags).arg("--").arg("joe").arg(&run.home).arg(case.local()).arg(case.dash).arg(case.ext);
+    command.args(&case.flags);
+    if !case.flags.iter().any(|flag| flag.starts_with("--")) {
+        command.arg("--");
+    }
+    command.arg("joe").arg(&run.home).arg(case.local()).arg(case.dash).arg(case.ext);
     command.args(["host.example.org", case.sender, case.default]);
     command.env("QMAILQUEUE", run.dir.path().join("queue")).env("QMAIL_ROOT", run.dir.path()).env("DEFAULT", "stale");
     command.stdin(File::open(run.dir.path().join("letter")).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
