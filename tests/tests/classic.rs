@@ -81,6 +81,8 @@ struct Case {
     /// Standard input is a file, not a pipe.
     seekable: bool,
     closed: bool,
+    /// What the shell does with descriptors; an empty file `fd6` is there.
+    redirect: Option<String>,
     /// What descriptor 6 gives; what goes to 7 is the file `fd7`.
     fd6: Option<Vec<u8>>,
     exit: i32,
@@ -146,6 +148,7 @@ fn cases(text: &str) -> Vec<Case> {
             "in" => case.input = unescape(value),
             "stdin" => (case.seekable, case.input) = (true, unescape(value)),
             "closed" => case.closed = true,
+            "redirect" => case.redirect = Some(value.to_owned()),
             "fd6" => case.fd6 = Some(unescape(value)),
             "exit" => case.exit = value.parse().unwrap(),
             "has" => drop(case.expected.insert(format!("file {}", pair().0), unescape(pair().1))),
@@ -249,11 +252,11 @@ fn run(case: &Case) -> (i32, BTreeMap<String, Vec<u8>>) {
     prepare(case, dir);
     let mut command = place.command(&case.program);
     // Descriptors that std has no words for are the shell's affair.
-    let redirection = if case.closed { "<&-" } else { "6<fd6 7>fd7" };
-    if let Some(text) = &case.fd6 {
-        fs::write(dir.join("fd6"), text).unwrap();
+    let redirection = case.redirect.as_deref().unwrap_or(if case.closed { "<&-" } else { "6<fd6 7>fd7" });
+    if case.redirect.is_some() || case.fd6.is_some() {
+        fs::write(dir.join("fd6"), case.fd6.as_deref().unwrap_or_default()).unwrap();
     }
-    if case.closed || case.fd6.is_some() {
+    if case.closed || case.redirect.is_some() || case.fd6.is_some() {
         let by_shell = Command::new("/bin/sh");
         let direct = std::mem::replace(&mut command, by_shell);
         command.args(["-c", &format!("exec \"$0\" \"$@\" {redirection}")]).arg(direct.get_program()).current_dir(dir).env_clear();
@@ -514,6 +517,21 @@ fn maildir2mbox_moves_each_letter_behind_what_was_there() {
     assert!(!place.0.join("mbox.tmp").exists());
     let mode = fs::metadata(place.0.join("mbox")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn maildir2mbox_ends_a_line_that_was_cut_off() {
+    let place = Place::new();
+    assert!(place.command("maildirmake").arg("m").status().unwrap().success());
+    fs::write(place.0.join("mbox"), "From old Thu Jan 01 00:00:00 1970\nold").unwrap();
+    fs::write(place.0.join("m/new/20.b"), "Subject: b\n\nb\n").unwrap();
+    let mut command = place.command("maildir2mbox");
+    assert!(command.envs([("MAILDIR", "m"), ("MAIL", "mbox"), ("MAILTMP", "mbox.tmp")]).status().unwrap().success());
+    let mbox = fs::read_to_string(place.0.join("mbox")).unwrap();
+    assert!(
+        mbox.starts_with("From old Thu Jan 01 00:00:00 1970\nold\nFrom XXX ") && mbox.ends_with("\nSubject: b\n\nb\n\n"),
+        "{mbox}"
+    );
 }
 
 #[test]

@@ -38,6 +38,10 @@ pub fn text(error: &io::Error) -> String {
     if let Some((_, text)) = CLASSIC_TEXTS.iter().find(is_this) {
         return (*text).to_owned();
     }
+    // A file that ends too early counts as one that cannot be read.
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "input/output error".to_owned();
+    }
     let text = error.to_string();
     match text.find(" (os error ") {
         Some(at) => text.get(..at).unwrap_or(&text).to_owned(),

@@ -1,9 +1,12 @@
-//! Which of descriptors 0, 1 and 2 were closed when this process was started.
+//! Descriptors 0, 1 and 2 as the caller gave them: which of them were closed, and reading and writing them without std in between.
 //!
-//! Rust opens `/dev/null` in their place before `main`, so that no file gets such a number. But a message that could not be read
-//! is not an empty message: whoever takes one from descriptor 0 has to know. So this looks before the runtime does.
+//! Rust opens `/dev/null` in the place of closed ones before `main`, so that no file gets such a number, and its `Stdin` and `Stdout`
+//! take EBADF for the end of the input and for a write that was done. But a message that could not be read is not an empty message,
+//! and what could not be written is lost. So this looks before the runtime does, and gives the descriptors as plain files.
 
-use std::os::fd::RawFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static WAS_CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
@@ -12,6 +15,41 @@ static WAS_CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 #[must_use]
 pub fn was_closed(number: RawFd) -> bool {
     usize::try_from(number).ok().and_then(|number| WAS_CLOSED.get(number)).is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+/// Standard input itself, unbuffered: its offset is that of the descriptor.
+///
+/// # Errors
+/// It was closed, or there are no more descriptors; temporary.
+pub fn input() -> io::Result<File> {
+    itself(0, io::stdin().as_fd())
+}
+
+/// Standard output itself, unbuffered.
+///
+/// # Errors
+/// It was closed, or there are no more descriptors; temporary.
+pub fn output() -> io::Result<File> {
+    itself(1, io::stdout().as_fd())
+}
+
+fn itself(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<File> {
+    if was_closed(number) {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    Ok(fd.try_clone_to_owned()?.into())
+}
+
+/// Programs started from now on find closed what the caller had closed, where they inherit it: a program that cannot write what it has
+/// to say must see that.
+pub fn leave_closed() {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    for (number, fd) in (0..).zip([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]) {
+        if was_closed(number) {
+            // It fails for no descriptor that is open, and this one is: the runtime saw to that.
+            let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+        }
+    }
 }
 
 extern "C" fn look() {

@@ -147,7 +147,8 @@ fn status_type(is_smtputf8: bool) -> &'static str {
 /// What stands before the copy of the original and, returned, what follows it.
 fn close_copy(out: &mut Vec<u8>, boundary: &str, sender: &Address) -> Vec<u8> {
     out.extend_from_slice(b"Return-Path: <");
-    out.extend_from_slice(&quote::address(sender.as_bytes()));
+    // The mark of VERP is no part of the address that a reader is told.
+    out.extend_from_slice(&quote::address(verp::base(sender).as_bytes()));
     out.extend_from_slice(b">\n");
     format!("\n--{boundary}--\n").into_bytes()
 }

@@ -17,7 +17,7 @@ use std::fmt;
 
 use wire::{Address, AddressError};
 
-pub use addrlist::LINE_LEN_MAX;
+pub use addrlist::{LINE_LEN_MAX, addresses};
 pub use completion::Names;
 pub use splitter::{HEADER_LEN_MAX, Splitter};
 

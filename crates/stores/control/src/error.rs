@@ -26,7 +26,7 @@ impl ControlError {
             std::io::ErrorKind::NotADirectory => "; a part of its path is no directory",
             _ => "",
         };
-        Self::new(file, format!("cannot read it: {error}{advice}"))
+        Self::new(file, format!("cannot read it: {}{advice}", sys::errno::text(error)))
     }
 
     /// Always: the configuration can be repaired, a bounce cannot be taken back.

@@ -66,15 +66,25 @@ impl Name {
         self.temporary([what.as_ref(), b": ", sys::errno::text(error).as_bytes()].concat())
     }
 
+    /// Writes what the program was asked for to standard output.
+    ///
+    /// # Errors
+    /// `unable to write output: …`, also where it was closed; temporary.
+    pub fn print(self, text: &[u8]) -> Result<(), End> {
+        let written = sys::standard::output().and_then(|mut out| out.write_all(text));
+        written.map_err(|error| self.system("unable to write output", &error))
+    }
+
     /// Says something without ending: `NAME: KIND: TEXT`.
     pub fn note(self, kind: &str, text: impl AsRef<[u8]>) {
         say(&[self.0.as_bytes(), b": ", kind.as_bytes(), b": ", text.as_ref()].concat());
     }
 }
 
-/// Runs a program with its arguments (without its own name).
+/// Runs a program with its arguments (without its own name). What it starts finds closed the descriptors that were closed for it.
 #[must_use]
 pub fn run(program: impl FnOnce(&[OsString]) -> Result<u8, End>) -> ExitCode {
+    sys::standard::leave_closed();
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let end = program(&args).map_or_else(|end| end, End::silent);
     if !end.text.is_empty() {

@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -30,10 +29,7 @@ pub fn variable(name: &str) -> Option<Vec<u8>> {
 /// # Errors
 /// It was closed; temporary: a message that cannot be read is not an empty one.
 pub fn stdin() -> io::Result<File> {
-    if sys::standard::was_closed(0) {
-        return Err(io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error()));
-    }
-    Ok(io::stdin().as_fd().try_clone_to_owned()?.into())
+    sys::standard::input()
 }
 
 /// All of it, at most `len_max` bytes.

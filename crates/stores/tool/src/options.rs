@@ -1,4 +1,5 @@
-//! Option parsing as the classic programs have it: letters behind one `-`, values glued or in the next argument, up to `--` or the first other argument.
+//! Option parsing as the classic programs have it: letters behind one `-`, values glued or in the next argument, up to `--`,
+//! any argument that begins so, or the first other argument.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -30,7 +31,8 @@ pub fn parse(args: &[OsString], letters: Letters<'_>) -> (Vec<Opt>, Vec<Vec<u8>>
     let mut rest = args.iter().map(|arg| arg.as_bytes());
     while let Some(arg) = rest.clone().next() {
         let cluster = match arg {
-            b"--" => {
+            // Whatever follows the two: as ever, the argument is passed over.
+            [b'-', b'-', ..] => {
                 rest.next();
                 break;
             }
@@ -49,10 +51,15 @@ pub fn known(me: Name, args: &[OsString], letters: Letters<'_>) -> Option<(Vec<O
     let (options, rest) = parse(args, letters);
     let unknown = options.iter().find_map(|option| if let Opt::Unknown(letter) = option { Some(*letter) } else { None });
     let Some(letter) = unknown else { return Some((options, rest)) };
+    complain(me.0, letter, letters);
+    None
+}
+
+/// The line on standard error for a letter that is [`Opt::Unknown`].
+pub fn complain(name: &str, letter: u8, letters: Letters<'_>) {
     let what: &[u8] =
         if letters.with_value.contains(&letter) { b": option requires an argument -- " } else { b": illegal option -- " };
-    crate::end::say(&[me.0.as_bytes(), what, &[letter]].concat());
-    None
+    crate::end::say(&[name.as_bytes(), what, &[letter]].concat());
 }
 
 fn parse_cluster<'a>(cluster: &[u8], letters: Letters<'_>, rest: &mut impl Iterator<Item = &'a [u8]>, options: &mut Vec<Opt>) {
@@ -92,6 +99,7 @@ mod tests {
             ),
             (&["-afq", "--", "-a"], "Flag(97) Value(102, [113])", &["-a"]),
             (&["-E", "-Ex", "-"], "Value(69, []) Value(69, [120])", &["-"]),
+            (&["-a", "--x", "-b"], "Flag(97)", &["-b"]),
             (&["-f"], "Unknown(102)", &[]),
             (&["-aZb", "x"], "Flag(97) Unknown(90)", &["x"]),
             (&["-f", "--", "x"], "Value(102, [45, 45])", &["x"]),

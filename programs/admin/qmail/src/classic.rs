@@ -19,8 +19,8 @@ use crate::Failure;
 pub fn run(name: &str, program: impl FnOnce(&Root) -> Result<Vec<u8>, Failure>) -> ExitCode {
     let root = Root::from_env().map_err(|error| Failure::temporary(error.to_string()));
     let printed = root.and_then(|root| program(&root)).and_then(|text| {
-        let written = std::io::stdout().write_all(&text);
-        written.map_err(|error| Failure::temporary(format!("unable to write output: {error}")))
+        let written = sys::standard::output().and_then(|mut out| out.write_all(&text));
+        written.map_err(|error| Failure::temporary(format!("unable to write output: {}", sys::errno::text(&error))))
     });
     match printed {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,7 +28,8 @@ pub fn run(root: &Root, options: &cli::Export, printer: Printer) -> Result<(), F
         return Err(Failure::usage("export writes SQL or JSON, not both".to_owned()));
     }
     let sql = options.sql.then(|| domain::read(root)).transpose()?;
-    let mut out = Output { out: io::BufWriter::new(io::stdout().lock()), json: printer.json, sql };
+    let out = sys::standard::output().map_err(|error| closed(&error))?;
+    let mut out = Output { out: io::BufWriter::new(out), json: printer.json, sql };
     if out.sql.is_some() {
         out.bytes(sql::TABLES.as_bytes())?;
     } else if !printer.json {
@@ -69,7 +70,7 @@ fn settings(set: &[DomainRow], name: wire::Domain) -> DomainRow {
 }
 
 fn closed(error: &io::Error) -> Failure {
-    Failure::temporary(format!("standard output: {error}"))
+    Failure::temporary(format!("standard output: {}", sys::errno::text(error)))
 }
 
 struct Output<W> {

@@ -76,7 +76,7 @@ impl Failure {
 }
 
 pub(crate) fn io_failure(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::temporary(format!("{}: {error}", path.display()))
+    Failure::temporary(format!("{}: {}", path.display(), sys::errno::text(error)))
 }
 
 /// The program.

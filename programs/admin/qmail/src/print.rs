@@ -1,6 +1,6 @@
 //! Output: tables for people, JSON for programs. No byte of a stranger reaches a terminal unescaped.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 
 use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
@@ -119,7 +119,8 @@ pub fn counters(list: impl IntoIterator<Item = (String, u64)>) -> Value {
 /// # Errors
 /// It is closed.
 pub fn line(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").map_err(|error| Failure::temporary(format!("standard output: {error}")))
+    let written = sys::standard::output().and_then(|mut out| out.write_all(format!("{text}\n").as_bytes()));
+    written.map_err(|error| Failure::temporary(format!("standard output: {}", sys::errno::text(&error))))
 }
 
 #[cfg(test)]

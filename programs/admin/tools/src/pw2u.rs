@@ -65,7 +65,8 @@ pub fn main(args: &[OsString]) -> Result<u8, End> {
     }
     out.extend(optional(&users.join("append"))?);
     out.extend_from_slice(b".\n");
-    io::stdout().write_all(&out).map(|()| 0).map_err(|_| ME.temporary("unable to write output"))
+    let written = sys::standard::output().and_then(|mut stdout| stdout.write_all(&out));
+    written.map(|()| 0).map_err(|_| ME.temporary("unable to write output"))
 }
 
 /// The bytes of a file; none if it is not there.

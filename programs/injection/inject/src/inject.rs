@@ -4,6 +4,7 @@
 //! and a line on standard error that begins with `qmail-inject: fatal: `.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use control::{ControlError, Inject, Root};
 use ipc::Refusal;
 use message::crlf::DosToUnix;
 use message::inject::{InjectError, Injection, Letters, Options, RecipientsFrom, Splitter, rewrite};
+use sys::{errno, standard};
+use tool::Name;
 use wire::Address;
 
 use crate::asked::Asked;
@@ -29,8 +32,8 @@ const LOOK_AHEAD_LEN: usize = 64 * 1024;
 /// Why nothing was sent.
 #[derive(Debug)]
 pub enum Fatal {
-    /// The command line is wrong; the text says how it should be.
-    Usage(&'static str),
+    /// The command line is wrong; a line on standard error has said where.
+    Usage,
     /// A variable, or the option that stands for it, makes no sense; the text says which.
     Value(&'static str),
     Control(ControlError),
@@ -46,7 +49,7 @@ impl Fatal {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Usage(_) | Self::Value(_) => false,
+            Self::Usage | Self::Value(_) => false,
             Self::Control(error) => error.is_temporary(),
             Self::Message(error) => error.is_temporary(),
             Self::Refused(refusal) => refusal.is_temporary(),
@@ -58,13 +61,15 @@ impl Fatal {
 impl std::fmt::Display for Fatal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Usage(text) | Self::Value(text) => f.write_str(text),
+            Self::Usage => f.write_str("bad option"),
+            Self::Value(text) => f.write_str(text),
             Self::Control(error) => write!(f, "{error}"),
             Self::Message(error) => write!(f, "{error}"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
-            Self::Read(error) => write!(f, "read error: {error}"),
-            Self::Write(error) => write!(f, "write error: {error}"),
-            Self::Sandbox(error) => write!(f, "unable to confine itself: {error}"),
+            // Callers know the two by these words alone.
+            Self::Read(_) => f.write_str("read error"),
+            Self::Write(_) => f.write_str("write error"),
+            Self::Sandbox(error) => write!(f, "unable to confine itself: {}", errno::text(error)),
         }
     }
 }
@@ -79,12 +84,10 @@ pub struct Command {
     pub arguments: Vec<Vec<u8>>,
 }
 
-const USAGE: &str = "usage: qmail-inject [ -aAhHnN ] [ -f sender ] [ recipient ... ]";
-
 impl Command {
     fn parse(args: &[OsString]) -> Result<Self, Fatal> {
         let letters = options::Letters { flags: b"aAhHnN", with_value: b"f", with_glued_value: b"" };
-        let (options, arguments) = options::parse(args, letters);
+        let (options, arguments) = options::known(Name("qmail-inject"), args, letters).ok_or(Fatal::Usage)?;
         let mut command = Self { arguments, ..Self::default() };
         for option in options {
             match option {
@@ -95,7 +98,8 @@ impl Command {
                 Opt::Flag(b'n') => command.print = true,
                 Opt::Flag(b'N') => command.print = false,
                 Opt::Value(b'f', sender) => command.sender = Some(sender),
-                _ => return Err(Fatal::Usage(USAGE)),
+                // There are no others.
+                _ => {}
             }
         }
         Ok(command)
@@ -112,8 +116,12 @@ pub fn run(args: &mut Vec<OsString>, env: &Env) -> u8 {
 /// Says what went wrong, and gives the exit code.
 pub(crate) fn report(name: &str, done: Result<(), Fatal>, exit_temporary: u8) -> u8 {
     let Err(fatal) = done else { return 0 };
+    // The queue that takes nothing now is what callers wait for; what this program cannot read or write is their own affair.
+    let exit_temporary = if matches!(fatal, Fatal::Refused(_)) { exit_temporary } else { EXIT_TEMPORARY };
     // A caller without standard error still gets the exit code.
-    let _ = io::stderr().write_all(format!("{name}: fatal: {fatal}\n").as_bytes());
+    if !matches!(fatal, Fatal::Usage) {
+        let _ = io::stderr().write_all(format!("{name}: fatal: {fatal}\n").as_bytes());
+    }
     if fatal.is_temporary() { exit_temporary } else { EXIT_PERMANENT }
 }
 
@@ -122,20 +130,17 @@ pub(crate) fn report(name: &str, done: Result<(), Fatal>, exit_temporary: u8) ->
 /// # Errors
 /// [`Fatal`]
 pub fn inject(root: &Root, command: Command, env: &Env) -> Result<(), Fatal> {
-    if sys::standard::was_closed(0) {
-        return Err(Fatal::Read(io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error())));
-    }
-    let print = command.print;
+    let (stdin, print) = (standard::input().map_err(Fatal::Read)?, command.print);
     let asked = Asked::read(env).map_err(Fatal::Value)?;
     let options = options(root, command, env)?;
     let exit = if print { None } else { Some(exit(root, env)?) };
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[]).map_err(Fatal::Sandbox)?;
 
-    let mut input = Input::new();
+    let mut input = Input::new(stdin);
     let (injection, between) = input.header(&options)?;
     match exit {
         None => {
-            let mut out = io::stdout().lock();
+            let mut out = standard::output().map(io::BufWriter::new).map_err(Fatal::Write)?;
             let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Fatal::Write);
             put(&injection.return_path_line())?;
             put(&injection.header)?;
@@ -149,9 +154,9 @@ pub fn inject(root: &Root, command: Command, env: &Env) -> Result<(), Fatal> {
 /// Opens the way out: QMAILQUEUE, or qmail-send.
 fn exit(root: &Root, env: &Env) -> Result<Exit, Fatal> {
     match env.get("QMAILQUEUE") {
-        Some(program) => QueueProgram::start(&program, root, env)
-            .map(Exit::Program)
-            .map_err(|error| Fatal::Refused(Refusal::temporary(&format!("unable to run qmail-queue: {error} (#4.3.0)")))),
+        Some(program) => QueueProgram::start(&program, root, env).map(Exit::Program).map_err(|error| {
+            Fatal::Refused(Refusal::temporary(&format!("unable to run qmail-queue: {} (#4.3.0)", errno::text(&error))))
+        }),
         None => Exit::to_send(&root.run(), outgoing::CONNECT_DEADLINE).map_err(Fatal::Refused),
     }
 }
@@ -202,14 +207,15 @@ fn list_addresses(file: Vec<u8>) -> Result<Option<Vec<Vec<u8>>>, Fatal> {
 
 /// Standard input: bytes that were read and not yet used, line ends converted.
 struct Input {
+    from: File,
     filter: DosToUnix,
     held: Vec<u8>,
     ended: bool,
 }
 
 impl Input {
-    fn new() -> Self {
-        Self { filter: DosToUnix::default(), held: Vec::new(), ended: false }
+    fn new(from: File) -> Self {
+        Self { from, filter: DosToUnix::default(), held: Vec::new(), ended: false }
     }
 
     fn held(&self) -> &[u8] {
@@ -220,7 +226,7 @@ impl Input {
     fn fill(&mut self) -> Result<(), Fatal> {
         let mut chunk = vec![0; CHUNK_LEN];
         let len = loop {
-            match io::stdin().lock().read(&mut chunk) {
+            match self.from.read(&mut chunk) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read.map_err(Fatal::Read)?,
             }

@@ -164,11 +164,11 @@ fn retry<T>(deadline: Instant, mut attempt: impl FnMut() -> io::Result<T>) -> io
 }
 
 fn not_there(error: &io::Error) -> Refusal {
-    Refusal::temporary(&format!("unable to reach qmail-send: {error} (#4.3.0)"))
+    Refusal::temporary(&format!("unable to reach qmail-send: {} (#4.3.0)", sys::errno::text(error)))
 }
 
 pub(crate) fn broken(error: &io::Error) -> Refusal {
-    Refusal::temporary(&format!("connection to qmail-send broke: {error} (#4.4.2)"))
+    Refusal::temporary(&format!("connection to qmail-send broke: {} (#4.4.2)", sys::errno::text(error)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! sendmail: the command line that programs expect, in front of what qmail-inject does; also mailq and newaliases.
 //!
-//! Exit codes are sysexits where callers look at them: 75 for "try again". Beyond the classic wrapper: `-f '<>'` and `-f '<a@b>'` are
-//! taken without their brackets, `-r` is `-f`, `-N`, `-R` and `-V` ask for reports ([`crate::asked`]), and the options of newer sendmails
+//! Exit codes are those of qmail-inject, but 75 (sysexits) where the queue takes nothing now. Beyond the classic wrapper: `-f '<>'` and
+//! `-f '<a@b>'` are taken without their brackets, `-r` is `-f`, `-N`, `-R` and `-V` ask for reports ([`crate::asked`]), and the options of newer sendmails
 //! that change nothing here are accepted.
 
 use std::ffi::{OsStr, OsString};
@@ -16,6 +16,7 @@ use message::inject::RecipientsFrom;
 use crate::env::Env;
 use crate::inject::{Command, Fatal, inject, report};
 use crate::{EXIT_PERMANENT, EXIT_TEMPORARY};
+use sys::errno;
 use tool::options::{self, Opt};
 
 /// sysexits(3): try again later.
@@ -48,8 +49,11 @@ impl Line {
     fn parse(own: &OsStr, args: &[OsString]) -> Option<Self> {
         let letters = options::Letters { flags: b"vimtxnGU", with_value: b"efpoBFbrNROVLhX", with_glued_value: b"EJ" };
         let (options, arguments) = options::parse(args, letters);
-        let (mut sender, mut name, mut from_header, mut mode, mut asked) = (None, None, false, b'm', Vec::new());
+        let (mut sender, mut name, mut from_header, mut task, mut asked) = (None, None, false, None, Vec::new());
         for option in options {
+            if task.is_some() {
+                break;
+            }
             match option {
                 Opt::Flag(b't') => from_header = true,
                 Opt::Value(b'f' | b'r', given) => sender = Some(without_brackets(given)),
@@ -59,22 +63,28 @@ impl Line {
                 Opt::Value(b'N', given) => asked.push(("QMAILNOTIFY", given)),
                 Opt::Value(b'R', given) => asked.push(("QMAILRET", given)),
                 Opt::Value(b'V', given) => asked.push(("QMAILENVID", given)),
-                Opt::Value(b'b', given) => mode = *given.first()?,
-                Opt::Unknown(_) => return None,
+                // The first that is no delivery counts, and what stands behind it is for nobody.
+                Opt::Value(b'b', given) => match given.first()? {
+                    b'm' => {}
+                    b'p' => task = Some(Task::Queue),
+                    b's' => task = Some(Task::Smtp),
+                    b'i' => task = Some(Task::Aliases),
+                    _ => return None,
+                },
+                Opt::Unknown(letter) => {
+                    options::complain("sendmail", letter, letters);
+                    return None;
+                }
                 // One error mode, one delivery mode, no dot that ends a message: -e, -o, -i and the like say nothing new.
                 Opt::Flag(_) | Opt::Value(..) => {}
             }
         }
         let own = Path::new(own).file_name();
-        let task = match mode {
-            b'p' => Task::Queue,
-            b's' => Task::Smtp,
-            b'i' => Task::Aliases,
-            b'm' if own == Some(OsStr::new("mailq")) => Task::Queue,
-            b'm' if own == Some(OsStr::new("newaliases")) => Task::Aliases,
-            b'm' => Task::Send { from_header },
-            _ => return None,
-        };
+        let task = task.unwrap_or_else(|| match own.and_then(OsStr::to_str) {
+            Some("mailq") => Task::Queue,
+            Some("newaliases") => Task::Aliases,
+            _ => Task::Send { from_header },
+        });
         Some(Self { task, sender, name, asked, arguments })
     }
 }
@@ -133,7 +143,7 @@ fn list_queue(root: &Root) -> u8 {
         let admin = if beside.is_file() { beside } else { Path::new("/usr/bin/qmail").to_owned() };
         process::Command::new(admin).arg("--root").arg(root.path()).args(["queue", "list"]).exec()
     };
-    say(&format!("fatal: unable to list the queue: {error}"), EXIT_TEMPORARY)
+    say(&format!("fatal: unable to list the queue: {}", errno::text(&error)), EXIT_TEMPORARY)
 }
 
 /// `-bi`: newaliases(1) makes the database of aliases. Where that name leads back here, nobody would ever make it.
@@ -145,7 +155,7 @@ fn make_aliases(root: &Root) -> u8 {
         return say("fatal: the program newaliases is not installed", EXIT_PERMANENT);
     }
     let error = process::Command::new(program).env(control::root::ROOT_VARIABLE, root.path()).exec();
-    say(&format!("fatal: unable to run newaliases: {error}"), EX_TEMPFAIL)
+    say(&format!("fatal: unable to run newaliases: {}", errno::text(&error)), EX_TEMPFAIL)
 }
 
 /// `-bs`: the classic face of qmail-smtpd on standard input and output, as a client on this host that may relay.
@@ -165,7 +175,7 @@ fn serve_smtp(mut env: Env) -> u8 {
         }
     }
     let error = process::Command::new(sibling("qmail-smtpd")).env_clear().envs(env.iter()).exec();
-    say(&format!("fatal: unable to run qmail-smtpd: {error}"), EX_TEMPFAIL)
+    say(&format!("fatal: unable to run qmail-smtpd: {}", errno::text(&error)), EX_TEMPFAIL)
 }
 
 fn say(text: &str, code: u8) -> u8 {
@@ -219,6 +229,10 @@ mod tests {
             (&["-N", "", "a"], None),
             (&["-bt"], None),
             (&["-bd"], None),
+            (&["-bd", "-bm", "a"], None),
+            (&["-bt", "-bp"], None),
+            (&["-bz", "-bm"], None),
+            (&["-t", "--x", "a"], send(true, None, None, &["a"])),
             (&["-b", ""], None),
             (&["-z"], None),
             (&["-f"], None),
@@ -231,6 +245,7 @@ mod tests {
         assert_eq!(task("sendmail", &["-bp"]), Task::Queue);
         assert_eq!(task("sendmail", &["-bs"]), Task::Smtp);
         assert_eq!(task("sendmail", &["-bi"]), Task::Aliases);
+        assert_eq!(task("sendmail", &["-bp", "-bm", "-bd"]), Task::Queue);
     }
 
     #[test]

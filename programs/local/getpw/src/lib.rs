@@ -54,7 +54,7 @@ fn classic(root: &Root, local: &[u8]) -> ExitCode {
     match found {
         Err(text) => fail(&text, TEMPORARY),
         Ok(None) => fail("there is no alias user; run qmail setup", NO_ALIAS),
-        Ok(Some(found)) => match io::stdout().write_all(&print(&found)) {
+        Ok(Some(found)) => match sys::standard::output().and_then(|mut out| out.write_all(&print(&found))) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), TEMPORARY),
         },

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-const USAGE: &str = "qmail-local: usage: qmail-local [ -nN ] user homedir local dash ext domain sender defaultdelivery";
+const USAGE: &str = "qmail-local: usage: qmail-local [ -nN ] user homedir local dash ext domain sender aliasempty";
 
 /// The command line.
 struct Args<'a> {
@@ -28,14 +28,15 @@ struct Args<'a> {
 /// Runs the face.
 #[must_use]
 pub fn main(args: &[OsString]) -> ExitCode {
-    let result = match parse(args) {
-        Some(args) => run(&args),
-        None => Err(Failure::permanent(USAGE)),
+    let (result, is_dry_run) = match parse(args) {
+        Some(args) => (run(&args), args.is_dry_run),
+        None => (Err(Failure::permanent(USAGE)), false),
     };
     match result {
-        Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::from(dotqmail::exit::TEMPORARY),
+        Ok(text) => match sys::standard::output().and_then(|mut out| out.write_all(text.as_bytes())) {
+            Err(_) if is_dry_run => ExitCode::from(dotqmail::exit::TEMPORARY),
+            // What is done is done: another try would do it twice.
+            Ok(()) | Err(_) => ExitCode::SUCCESS,
         },
         Err(failure) => {
             // The exit code says it too, should nobody listen.
@@ -50,7 +51,8 @@ fn parse(args: &[OsString]) -> Option<Args<'_>> {
     let mut is_dry_run = false;
     while let Some((first, after)) = rest.split_first() {
         match first.as_encoded_bytes() {
-            b"--" => {
+            // Whatever follows the two, as ever.
+            [b'-', b'-', ..] => {
                 rest = after;
                 break;
             }
@@ -59,7 +61,11 @@ fn parse(args: &[OsString]) -> Option<Args<'_>> {
                     is_dry_run = match letter {
                         b'n' => true,
                         b'N' => false,
-                        _ => return None,
+                        _ => {
+                            let problem = [b"qmail-local: illegal option -- ", &[*letter][..], b"\n"].concat();
+                            let _ = io::stderr().write_all(&problem);
+                            return None;
+                        }
                     };
                 }
                 rest = after;
@@ -131,6 +137,8 @@ fn message() -> Result<Body, Failure> {
 
 /// `-n`: says what would be done, line by line, and does nothing.
 fn show(plan: &Plan<'_>) -> Result<String, Failure> {
+    let failed = |error: io::Error| Failure::system("Unable to write", &error);
+    let mut out = sys::standard::output().map_err(failed)?;
     let mut done = Done::default();
     for instruction in &plan.instructions {
         done.count(instruction);
@@ -141,7 +149,7 @@ fn show(plan: &Plan<'_>) -> Result<String, Failure> {
             Instruction::Forward(address) => ("forward ", address),
         };
         let line = [kind.as_bytes(), text, b"\n"].concat();
-        io::stdout().write_all(&line).map_err(|e| Failure::system("Unable to write", &e))?;
+        out.write_all(&line).map_err(failed)?;
     }
     plan.refusal.map_or_else(|| Ok(done.text()), |refusal| Err(refusal.into()))
 }

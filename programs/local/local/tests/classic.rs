@@ -159,7 +159,11 @@ fn set_mode(path: &Path, mode: u32) {
 
 fn command(case: &Case, run: &Run) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qmail-local"));
-    command.args(&case.flags).arg("--").arg("joe").arg(&run.home).arg(case.local()).arg(case.dash).arg(case.ext);
+    command.args(&case.flags);
+    if !case.flags.iter().any(|flag| flag.starts_with("--")) {
+        command.arg("--");
+    }
+    command.arg("joe").arg(&run.home).arg(case.local()).arg(case.dash).arg(case.ext);
     command.args(["host.example.org", case.sender, case.default]);
     command.env("QMAILQUEUE", run.dir.path().join("queue")).env("QMAIL_ROOT", run.dir.path()).env("DEFAULT", "stale");
     command.stdin(File::open(run.dir.path().join("letter")).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -634,7 +638,7 @@ fn links_are_a_system_users_right() {
 
 #[test]
 fn usage() {
-    let usage = "qmail-local: usage: qmail-local [ -nN ] user homedir local dash ext domain sender defaultdelivery\n";
+    let usage = "qmail-local: usage: qmail-local [ -nN ] user homedir local dash ext domain sender aliasempty\n";
     let full = ["joe", "/", "joe", "", "", "h", "s", "./m"];
     let run = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_qmail-local")).args(args).stdin(Stdio::null()).output().unwrap();
@@ -643,13 +647,34 @@ fn usage() {
     for count in 0..full.len() {
         assert_eq!(run(&full[..count]), (Some(100), usage.to_owned()));
     }
-    for args in
-        [vec!["-x"], vec!["-n", "-"], [&full[..], &["more"]].concat(), ["joe", "rel", "joe", "", "", "h", "s", "./m"].to_vec()]
-    {
+    for args in [vec!["-n", "-"], [&full[..], &["more"]].concat(), ["joe", "rel", "joe", "", "", "h", "s", "./m"].to_vec()] {
         assert_eq!(run(&args), (Some(100), usage.to_owned()), "{args:?}");
     }
+    assert_eq!(run(&["-nx"]), (Some(100), format!("qmail-local: illegal option -- x\n{usage}")));
     let (code, text) = run(&["joe", "/no/such/home", "joe", "", "", "h", "s", "./m"]);
     assert_eq!((code, text.as_str()), (Some(111), "Unable to switch to /no/such/home: file does not exist. (#4.3.0)\n"));
+}
+
+/// Another try would deliver a second time.
+#[test]
+fn what_is_done_is_done_though_nobody_can_be_told() {
+    for (line, made) in [("./M/\n", "M/new"), ("./m\n", "m"), ("|cat >p\n", "p")] {
+        let case = case("full", line).maildir("M");
+        let run = prepare(&case);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = command(&case, &run).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{line}");
+        assert!(text_of(&run.home.join(made), &run.home).is_some_and(|text| !text.is_empty()), "{line}");
+    }
+    let dry = case("dry", "./m\n").with(|c| c.flags = vec!["-n"]);
+    let run = prepare(&dry);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command(&dry, &run).stdout(full).status().unwrap().code(), Some(111), "its output is all that -n is for");
+}
+
+#[test]
+fn whatever_begins_with_two_dashes_ends_the_options() {
+    check_all(&[case("--x", "./m\n").with(|c| c.flags = vec!["--x"]).has("m", &in_mbox())]);
 }
 
 #[test]

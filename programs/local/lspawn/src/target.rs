@@ -171,7 +171,7 @@ impl Rules {
             return if own { Ok(()) } else { Err(refusal("not running as root: mail is delivered to the caller only (#4.3.5)")) };
         }
         if !users::ids::is_usable(id.uid) || !users::ids::is_usable(id.gid) {
-            return Err(refusal("mail is never delivered as root; give the address to another user (#4.3.5)"));
+            return Err(refusal("Not allowed to perform deliveries as root."));
         }
         if self.ids.is_service(id.uid) {
             return Err(refusal("mail is never delivered as a service user of qmail (#4.3.5)"));
@@ -316,7 +316,11 @@ mod tests {
         {
             let entry =
                 Entry { user: b"x".to_vec(), id: Id { uid, gid }, home: b"/x".to_vec(), dash: Vec::new(), ext: Vec::new() };
-            assert_eq!(rules.assigned(entry, &address("x@h")).is_ok(), legal, "assign {uid}");
+            let assigned = rules.assigned(entry, &address("x@h"));
+            assert_eq!(assigned.is_ok(), legal, "assign {uid}");
+            if uid == 0 {
+                assert_eq!(assigned.unwrap_err().0, "Not allowed to perform deliveries as root.");
+            }
             if let Some(entry) = VirtualDomain::new(Id { uid, gid }, Path::new("/m")) {
                 let domain = Domain::new(b"v.example").unwrap();
                 assert_eq!(

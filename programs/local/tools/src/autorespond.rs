@@ -43,8 +43,9 @@ struct Order {
 /// 111 for what may work later, wrong arguments too; 100 for an own answer that came back.
 pub fn main(args: &[OsString]) -> Result<u8, End> {
     let order = order(args)?;
-    let mut stdin = input::stdin().map_err(|error| failed(format!("unable to read message: {error}")))?;
-    let mut head = input::head(&mut stdin).map_err(|error| failed(format!("unable to read message: {error}")))?;
+    let mut stdin = input::stdin().map_err(|error| failed(format!("unable to read message: {}", sys::errno::text(&error))))?;
+    let mut head =
+        input::head(&mut stdin).map_err(|error| failed(format!("unable to read message: {}", sys::errno::text(&error))))?;
     if let Some(end) = unanswered(&order.sender, &head) {
         return Err(end);
     }

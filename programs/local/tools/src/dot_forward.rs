@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 
 use control::inject::Inject;
@@ -164,5 +164,5 @@ fn worded(end: End) -> End {
 
 fn print(what: &[u8], text: &[u8]) -> Result<(), End> {
     let line = [what, text, b"\n"].concat();
-    std::io::stdout().write_all(&line).map_err(|error| ME.system("unable to write output", &error))
+    ME.print(&line)
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tool::child::{self, Rewindable};
 use tool::queue::Queue;
-use tool::{End, Name, PERMANENT, input};
+use tool::{End, Name, PERMANENT, end, input};
 
 /// Condredirect's "forwarded, read no further" (qmail-command(8)).
 const STOP: u8 = 99;
@@ -23,7 +23,9 @@ pub fn bouncesaying(args: &[OsString]) -> Result<u8, End> {
     if !program.is_empty() && !child::says_yes(ME, program)? {
         return Ok(0);
     }
-    Err(End::with(PERMANENT, text.as_bytes()))
+    // An empty text is an empty line.
+    end::say(text.as_bytes());
+    Ok(PERMANENT)
 }
 
 /// `except PROGRAM [ARG…]`: 100 if it says yes, 0 if it says no.

@@ -5,8 +5,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 
-use message::aliases::{Fault, Target, targets};
 use message::header::{Field, fields};
+use message::inject::addresses;
 use tool::queue::Queue;
 use tool::{End, Name, PERMANENT, TEMPORARY, input};
 use wire::quote;
@@ -40,16 +40,11 @@ pub fn main(args: &[OsString]) -> Result<u8, End> {
 }
 
 fn names(field: &Field<'_>, target: &[u8]) -> Result<bool, End> {
-    let found = match targets(&field.value()) {
-        Ok(found) => found,
-        Err(Fault::EmptyAddress | Fault::EmptyInclude) => Vec::new(),
-        Err(Fault::Form) => {
-            let raw = field.raw().strip_suffix(b"\n").unwrap_or(field.raw());
-            return Err(ME.permanent([b"unable to parse this: ", raw].concat()));
-        }
-    };
-    let is_it = |address: &[u8]| address == target || address.strip_suffix(b"@") == Some(target);
-    Ok(found.iter().any(|found| matches!(found, Target::Address(address) if is_it(address))))
+    let found = addresses(&field.value()).ok_or_else(|| {
+        let raw = field.raw().strip_suffix(b"\n").unwrap_or(field.raw());
+        ME.permanent([b"unable to parse this: ", raw].concat())
+    })?;
+    Ok(found.iter().any(|address| address == target))
 }
 
 fn notify(sender: &[u8], target: &[u8], message_id: Option<&[u8]>) -> Result<u8, End> {

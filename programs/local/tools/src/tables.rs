@@ -1,7 +1,6 @@
 //! setforward(1), printforward(1), setmaillist(1), printmaillist(1): fastforward's tables, from text and back.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -41,7 +40,7 @@ fn write(me: Name, text: &[u8], (tmp, path): (&OsString, &OsString), readers: Re
 }
 
 fn print(me: Name, text: &[u8]) -> Result<u8, End> {
-    std::io::stdout().write_all(text).map(|()| 0).map_err(|error| me.system("unable to write output", &error))
+    me.print(text).map(|()| 0)
 }
 
 /// `printforward`: the database on standard input as a table that setforward reads.

@@ -217,8 +217,8 @@ impl Talk {
                 }
                 // XCLIENT is not offered here, and no header is judged.
                 Action::Admit { .. } | Action::Priority(_) => {}
-                Action::Hook(question) => {
-                    let answer = self.ask_plugins(&question);
+                Action::Hook(mut question) => {
+                    let answer = self.ask_plugins(&mut question);
                     self.session.step(now(), Input::Hook(answer), &mut self.actions);
                 }
                 Action::Begin(envelope) => self.begin(*envelope),
@@ -238,8 +238,11 @@ impl Talk {
 
 impl Talk {
     /// Asks the plugins of a stage, one after the other.
-    fn ask_plugins(&mut self, question: &HookQuestion) -> HookAnswer {
+    fn ask_plugins(&mut self, question: &mut HookQuestion) -> HookAnswer {
         self.hooks.note(&self.session);
+        if let Some(recipient) = hooks::may_be_ours(question) {
+            question.may_pass = hooks::is_ours(&recipient_answer(&self.directory.check(recipient, 0)));
+        }
         let mut asking = match self.hooks.said.begin(question) {
             Ok(asking) => asking,
             Err(answer) => return answer,
@@ -264,8 +267,8 @@ impl Talk {
             return answer;
         }
         self.hooks.note(&self.session);
-        let is_listed = recipient.domain().is_none_or(|domain| self.config.rcpthosts.contains(domain).unwrap_or(false));
         let known = answer == RecipientAnswer::Exists;
+        let is_listed = known || recipient.domain().is_none_or(|domain| self.config.rcpthosts.contains(domain).unwrap_or(false));
         match self.hooks.check(&self.session, recipient, known, is_listed) {
             Ok(Some(request)) => hooks::judged(answer, self.helper.as_ref().and_then(|helper| helper.ask(&request))),
             Ok(None) => answer,

@@ -144,6 +144,17 @@ pub(crate) fn judged(directory: RecipientAnswer, answer: Option<Answer>) -> Reci
     }
 }
 
+/// The recipient whom plugins are to be asked about, where rcpthosts does not name the domain but users/domains may: those are implied in it.
+pub(crate) fn may_be_ours(question: &HookQuestion) -> Option<Address> {
+    let is_open = question.stage == Stage::Rcpt && !question.may_pass;
+    Address::new(&question.argument).ok().filter(|_| is_open)
+}
+
+/// By the directory's answer: is the domain one of this system's?
+pub(crate) fn is_ours(answer: &RecipientAnswer) -> bool {
+    !matches!(answer, RecipientAnswer::NotOurs | RecipientAnswer::Temporary)
+}
+
 /// The number of a stage's section.
 pub(crate) fn section(question: &HookQuestion) -> usize {
     question.stage as usize

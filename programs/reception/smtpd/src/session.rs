@@ -379,8 +379,11 @@ impl Talk {
     }
 
     /// Asks the plugins of a stage, one after the other.
-    async fn ask_plugins(&mut self, question: HookQuestion) -> HookAnswer {
+    async fn ask_plugins(&mut self, mut question: HookQuestion) -> HookAnswer {
         self.hooks.note(&self.session);
+        if let Some(recipient) = hooks::may_be_ours(&question) {
+            question.may_pass = hooks::is_ours(&check(&self.worker.directory, recipient, 0).await);
+        }
         let mut asking = match self.hooks.said.begin(&question) {
             Ok(asking) => asking,
             Err(answer) => return answer,
@@ -407,8 +410,9 @@ impl Talk {
             return answer;
         }
         self.hooks.note(&self.session);
-        let is_listed = recipient.domain().is_none_or(|domain| self.worker.config.rcpthosts.contains(domain).unwrap_or(false));
         let known = answer == RecipientAnswer::Exists;
+        let listed = |domain| self.worker.config.rcpthosts.contains(domain).unwrap_or(false);
+        let is_listed = known || recipient.domain().is_none_or(listed);
         match self.hooks.check(&self.session, recipient, known, is_listed) {
             Ok(Some(request)) => {
                 hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.places), self.client(), request)).await)

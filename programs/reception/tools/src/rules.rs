@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -44,7 +43,7 @@ pub fn tcprulescheck(args: &[OsString]) -> Result<u8, End> {
     let client = Client { ip: ip.as_deref().unwrap_or(b"0.0.0.0"), host: host.as_deref(), info: info.as_deref() };
     let rule = find(client, |key| cdb::find(&file, key, DATA_LEN_MAX)).map_err(failed)?;
     let told = rule.map_or_else(|| b"default:\nallow connection\n".to_vec(), |rule| told(&rule));
-    std::io::stdout().write_all(&told).map(|()| 0).map_err(|error| ME.system("unable to write output", &error))
+    ME.print(&told).map(|()| 0)
 }
 
 fn told(rule: &Rule) -> Vec<u8> {

@@ -102,6 +102,5 @@ pub(crate) fn report(me: Name, name: &[u8], letter: u8, server: Option<&[u8]>, t
     line.truncate(RESULT_LEN_MAX);
     line.iter_mut().filter(|b| !(32..=126).contains(*b)).for_each(|b| *b = b'?');
     let whole = [name, b"\0", &line, b"\n"].concat();
-    let mut out = io::stdout();
-    out.write_all(&whole).and_then(|()| out.flush()).map_err(|error| me.system("unable to write output", &error))
+    me.print(&whole)
 }

@@ -52,7 +52,7 @@ pub fn main(args: &[OsString]) -> Result<u8, End> {
 
 fn send_all(prefix: &[u8], to: File, sent: &mpsc::SyncSender<Vec<u8>>) -> Result<(), End> {
     let unreadable = |error: &io::Error| ME.system("unable to read file", error);
-    let mut names = io::stdin().lock();
+    let mut names = io::BufReader::new(input::stdin().map_err(|error| ME.system("unable to read input", &error))?);
     let mut out = io::BufWriter::with_capacity(32 * 1024, to);
     while let Some(name) = next_name(ME, &mut names)? {
         let file = File::open(input::path(&name)).map_err(|error| ME.system("unable to open file", &error))?;

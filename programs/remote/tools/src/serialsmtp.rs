@@ -32,7 +32,7 @@ pub fn main(args: &[OsString]) -> Result<u8, End> {
     let server = input::variable("TCPREMOTEIP");
     let mut session = Session { connection, server, pipelining: false, has_begun: false };
     session.greet(&helo)?;
-    let mut names = io::stdin().lock();
+    let mut names = io::BufReader::new(input::stdin().map_err(|error| ME.system("unable to read input", &error))?);
     while let Some(name) = next_name(ME, &mut names)? {
         session.message(&name, prefix.as_bytes())?;
     }

@@ -120,10 +120,19 @@ fn write(names: &Names, mailbox: &Mailbox, entries: &[Entry]) -> Result<(), End>
     let new = File::options().write(true).create(true).truncate(true).mode(0o600).open(input::path(&names.new));
     let new = new.map_err(|error| ME.system([b"unable to create ", &names.new[..]].concat(), &error))?;
     let mut out = BufWriter::with_capacity(64 * 1024, new);
-    input::copy(&mut old, |piece| out.write_all(piece)).map_err(|error| match error {
+    let mut last = b'\n';
+    let copied = input::copy(&mut old, |piece| {
+        last = piece.last().copied().unwrap_or(last);
+        out.write_all(piece)
+    });
+    copied.map_err(|error| match error {
         Ok(error) => names.reading(&error),
         Err(error) => names.writing(&error),
     })?;
+    // A line that was cut off would swallow the `From ` line of the next letter.
+    if last != b'\n' {
+        out.write_all(b"\n").map_err(|error| names.writing(&error))?;
+    }
     entries.iter().try_for_each(|entry| append(names, mailbox, entry, &mut out))?;
     let new = out.into_inner().map_err(|error| names.writing(error.error()))?;
     new.sync_all().map_err(|error| names.writing(&error))

@@ -28,8 +28,7 @@ pub fn main(_: &[OsString]) -> Result<u8, End> {
         for entry in entries.iter().filter(|entry| entry.is_new()).take(MESSAGES_MAX) {
             screen.extend(lines(&mailbox, entry));
         }
-        let mut out = std::io::stdout();
-        if out.write_all(&screen).and_then(|()| out.flush()).is_err() {
+        if sys::standard::output().and_then(|mut out| out.write_all(&screen)).is_err() {
             return Err(End::silent(TEMPORARY));
         }
         std::thread::sleep(PAUSE);

@@ -157,6 +157,17 @@ fn empty_lines_of_a_report_become_slashes_before_the_next() {
 }
 
 #[test]
+fn the_copy_begins_with_the_sender_without_the_mark_of_verp() {
+    for (sender, line) in
+        [("sender-@h-@[]", "sender-@h"), ("list-owner-@l.example-@[]", "list-owner-@l.example"), ("x-@[]y@h", "\"x-@[]y\"@h")]
+    {
+        let got = bounce(&a(sender), 5, false, None, &[failure(&a("x@y"), b"no\n")]);
+        let text = String::from_utf8(got.prologue).unwrap();
+        assert!(text.ends_with(&format!("\n\nReturn-Path: <{line}>\n")), "{text}");
+    }
+}
+
+#[test]
 fn a_double_bounce_says_so() {
     let got = bounce(&Address::null(), 5, false, None, &[failure(&a("x@y"), b"no\n")]);
     let text = String::from_utf8(got.prologue).unwrap();

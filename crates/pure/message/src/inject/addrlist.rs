@@ -26,13 +26,23 @@ pub(super) fn rewrite_field<'a>(raw: &'a [u8], qualifier: &Qualifier<'a>) -> Res
     // The name is no text to be read: a form feed behind it would become part of a quoted string.
     let (name, body) = split_name(raw).ok_or_else(|| unreadable(Unparsable::Form, Vec::new()))?;
     let rest = parse(body).map_err(|reason| unreadable(reason, Vec::new()))?;
-    let mut list = List { rest, out: Vec::new(), address: Vec::new(), qualifier, found: Vec::new(), in_group: false };
+    let mut list =
+        List { rest, out: Vec::new(), address: Vec::new(), qualifier: Some(qualifier), found: Vec::new(), in_group: false };
     if list.read().is_none() {
         return Err(unreadable(Unparsable::Form, list.found));
     }
     list.out.extend([Token::special(Kind::Colon), Token::text(Kind::Atom, name)]);
     list.out.reverse();
     Ok((unparse(&list.out, LINE_LEN_MAX), list.found))
+}
+
+/// The addresses of a field, unquoted and with nothing added, from right to left; `None` if it cannot be read as a list of addresses.
+#[must_use]
+pub fn addresses(value: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let rest = parse(value).ok()?;
+    let mut list = List { rest, out: Vec::new(), address: Vec::new(), qualifier: None, found: Vec::new(), in_group: false };
+    list.read()?;
+    Some(list.found)
 }
 
 /// The name of a field, without blanks behind it, and what follows its colon.
@@ -46,7 +56,8 @@ struct List<'q, 'a> {
     rest: Vec<Token<'a>>,
     out: Vec<Token<'a>>,
     address: Vec<Token<'a>>,
-    qualifier: &'q Qualifier<'a>,
+    /// Completes the addresses.
+    qualifier: Option<&'q Qualifier<'a>>,
     found: Vec<Vec<u8>>,
     in_group: bool,
 }
@@ -151,7 +162,9 @@ impl<'a> List<'_, 'a> {
 
     fn end_address(&mut self) {
         self.address.reverse();
-        self.qualifier.qualify(&mut self.address);
+        if let Some(qualifier) = self.qualifier {
+            qualifier.qualify(&mut self.address);
+        }
         self.found.push(unquote(&self.address));
         self.out.extend(self.address.drain(..).rev());
     }

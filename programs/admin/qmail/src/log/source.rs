@@ -95,7 +95,8 @@ impl Source {
 
     fn open_file(&mut self, name: PathBuf) -> Result<(), Failure> {
         if name == Path::new("-") {
-            self.input = Some(Box::new(io::stdin().lock()));
+            let stdin = sys::standard::input().map_err(|error| io_failure(&name, &error))?;
+            self.input = Some(Box::new(BufReader::new(stdin)));
             self.file = None;
         } else {
             self.open_at(&name).map_err(|error| io_failure(&name, &error))?;
