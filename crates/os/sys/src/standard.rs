@@ -1,7 +1,8 @@
-//! Which of descriptors 0, 1 and 2 were closed when this process was started.
+//! Which of descriptors 0, 1 and 2 were closed when this process was started; and that its children have exit codes.
 //!
 //! Rust opens `/dev/null` in their place before `main`, so that no file gets such a number. But a message that could not be read
-//! is not an empty message: whoever takes one from descriptor 0 has to know. So this looks before the runtime does.
+//! is not an empty message: whoever takes one from descriptor 0 has to know. So this looks before the runtime does. Whatever was done with
+//! SIGCHLD by who started the process, it has its default from then on.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ pub fn was_closed(number: RawFd) -> bool {
 }
 
 extern "C" fn look() {
+    crate::signal::mind_children();
     for (number, flag) in (0..).zip(&WAS_CLOSED) {
         // SAFETY: F_GETFD on any number is harmless: it fails if the number is not open.
         flag.store(unsafe { libc::fcntl(number, libc::F_GETFD) } < 0, Ordering::Relaxed);

@@ -68,7 +68,7 @@ pub(crate) fn run(
 /// qmail-lspawn(8). A program that was not there for a shell that should run it (126, 127) is our own mistake, and bounces nothing.
 fn judge(ended: Ended, text: Vec<u8>) -> Done {
     let verdict = match ended {
-        Ended::Signal(_) => return Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() },
+        Ended::Signal(_) | Ended::Unknown => return Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() },
         Ended::Code(0) => Verdict::Success,
         Ended::Code(111 | 71 | 74 | 75 | 126 | 127) => Verdict::Deferral,
         Ended::Code(_) => Verdict::Failure,

@@ -76,7 +76,7 @@ impl Shell {
         }
         let ended = self.wait_for(spawn).map_err(|e| Failure::system("Unable to run /bin/sh", &e))?;
         match ended {
-            Ended::Signal(_) => Err(Failure::temporary("Aack, child crashed. (#4.3.0)")),
+            Ended::Signal(_) | Ended::Unknown => Err(Failure::temporary("Aack, child crashed. (#4.3.0)")),
             Ended::Code(code) => match verdict(u8::try_from(code).unwrap_or(u8::MAX)) {
                 Verdict::Permanent => Err(Failure::permanent("")),
                 Verdict::Temporary => Err(Failure::temporary("")),

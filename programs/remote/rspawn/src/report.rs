@@ -17,7 +17,7 @@ pub const MANGLED: &[u8] = b"The report of the program in the place of qmail-rem
 #[must_use]
 pub fn read(ended: Ended, output: &[u8]) -> (Verdict, Vec<u8>) {
     match ended {
-        Ended::Signal(_) => return (Verdict::Deferral, CRASHED.to_vec()),
+        Ended::Signal(_) | Ended::Unknown => return (Verdict::Deferral, CRASHED.to_vec()),
         Ended::Code(0) => {}
         Ended::Code(111 | 126 | 127) => return (Verdict::Deferral, NOT_RUN.to_vec()),
         Ended::Code(_) => return (Verdict::Failure, NOT_RUN.to_vec()),
