@@ -12,6 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// What a pipe holds as the kernel makes it, in bytes.
+const PIPE_LEN: usize = 65_536;
+
 /// The user that a program runs as. Supplementary groups are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
@@ -229,6 +232,24 @@ fn ended(status: rustix::process::WaitStatus) -> Ended {
     }
 }
 
+/// Gives what an ended program has left in a pipe to `take`, without waiting. No more than the pipe holds: all that the program wrote is among
+/// it, and what it started and left running may go on writing for ever.
+pub fn left_in_pipe(pipe: &OwnedFd, mut take: impl FnMut(&[u8])) {
+    let capacity = rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(PIPE_LEN);
+    let mut left = if rustix::io::ioctl_fionbio(pipe, true).is_ok() { capacity } else { 0 };
+    let mut piece = [0; 4096];
+    while left > 0 {
+        let room = piece.len().min(left);
+        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, piece.get_mut(..room).unwrap_or_default())) {
+            Ok(0) | Err(_) => return,
+            Ok(len) => {
+                take(piece.get(..len).unwrap_or_default());
+                left = left.saturating_sub(len);
+            }
+        }
+    }
+}
+
 fn stdio(fd: Option<BorrowedFd<'_>>) -> io::Result<Stdio> {
     Ok(match fd {
         Some(fd) => fd.try_clone_to_owned()?.into(),
@@ -272,6 +293,21 @@ fn place(fds: &[RawFd], scratch: &mut [RawFd]) -> io::Result<()> {
     // it; then only descriptors that others made without close-on-exec pass, as in any program. By number: not every C library has it.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, above.unsigned_abs(), libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(())
+}
+
+/// This process becomes another user, with no way back: for a program that root started and that root's rights are no use to. Before any
+/// thread is started. Who is not root may only become itself.
+///
+/// # Errors
+/// Not allowed, or root is no other user: the program must not go on.
+pub fn become_for_good(ids: Ids) -> io::Result<()> {
+    if ids.uid == 0 || ids.gid == 0 {
+        return Err(io::Error::other("root is nobody to become"));
+    }
+    become_user(ids)?;
+    // SAFETY: a system call with plain numbers. It must fail.
+    let is_root_again = unsafe { libc::setresuid(0, 0, 0) } == 0;
+    if is_root_again || rustix::process::getuid().as_raw() != ids.uid { Err(io::Error::other("still root")) } else { Ok(()) }
 }
 
 /// Sets groups, gid and uid of this (single-threaded) process. A program that is not root may only become itself.
