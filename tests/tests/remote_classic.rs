@@ -282,3 +282,48 @@ fn what_could_not_be_connected_to_is_shown_and_forgotten() {
     instance.retry_until_empty().unwrap();
     assert_eq!(ask(&instance, "qmail-tcpto"), (Some(0), String::new(), String::new()));
 }
+
+/// The uids (real, effective, saved, of files) of a qmail-remote that hears a server.
+fn uids_before_a_server(instance: &Instance, root: &std::path::Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let route = format!(":127.0.0.1:{}\n", listener.local_addr().unwrap().port());
+    fs::write(root.join("etc/qmail/control/smtproutes"), route).unwrap();
+    let mut command = Command::new(instance.program("qmail-remote"));
+    command.env_clear().env("QMAIL_ROOT", root).args(["h.test", "s@x.test", "r@h.test"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // No end of the message: whose process reads it?
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(LETTER.as_bytes()).unwrap();
+    let status = || fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let uids = |status: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    wait_for("qmail-remote to leave root", || (!uids(&status()).starts_with("0 ")).then_some(())).unwrap();
+    drop(stdin);
+    let (mut server, _) = listener.accept().unwrap();
+    let found = status();
+    assert!(found.contains("Groups:\t \n") || found.contains("Groups:\t\n"), "{found}");
+    let found = uids(&found);
+    server.write_all(b"554 not here\r\n").unwrap();
+    drop(server);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stdout.starts_with(b"D") || output.stdout.starts_with(b"Z"), "{}", output.stdout.escape_ascii());
+    found
+}
+
+#[test]
+fn nothing_from_outside_is_read_as_root() {
+    if !system_tests::is_root() {
+        return system_tests::skip("nothing_from_outside_is_read_as_root", "needs root");
+    }
+    let instance = Instance::new().unwrap();
+    let ids = fs::read_to_string(instance.root.join("etc/qmail/ids")).unwrap();
+    let qmailr = ids.lines().find_map(|line| line.strip_prefix("qmailr ")?.split(' ').next()).unwrap();
+    assert_eq!(uids_before_a_server(&instance, &instance.root), [qmailr; 4].join(" "));
+    // Where nothing was set up.
+    let bare = instance.dir().join("bare");
+    fs::create_dir_all(bare.join("etc/qmail/control")).unwrap();
+    fs::write(bare.join("etc/qmail/control/me"), "me.example\n").unwrap();
+    assert_eq!(uids_before_a_server(&instance, &bare), ["65534"; 4].join(" "));
+}
