@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use system_tests::facts::{self, Process};
 use system_tests::line::{Line, Smtp};
+use system_tests::s_client::Inside;
 use system_tests::{Instance, is_root, wait_for};
 
 const BOB: &str = "bob@example.test";
@@ -227,6 +228,87 @@ fn when_qmail_hook_is_killed_nothing_is_accepted_that_is_not_queued() {
 fn smtp_with(instance: &Instance, mark: &str) -> Smtp {
     keep(instance, mark, "");
     instance.smtp().unwrap()
+}
+
+#[test]
+fn what_plugins_granted_is_forgotten_with_starttls_and_xclient() {
+    let sections = "[connection]\n{hooks}/connection\n[helo]\n:test \"$SMTPHELOHOST\" = inside.test || echo SRELAYCLIENT=\n\
+        [helo]\n:test \"$SMTPHELOHOST\" = inside.test || echo SFOO=helo\n[rcpt]\n{hooks}/recipient\n";
+    let instance = started(
+        &[
+            (
+                "connection",
+                "echo \"connection $TCPREMOTEIP\" >>{dir}/seen\necho SBAR=$TCPREMOTEIP\n\
+                case $TCPREMOTEIP in 192.0.2.66) echo E554 not you;; esac",
+            ),
+            ("recipient", "echo \"rcpt ${FOO-unset} ${BAR-unset} ${RELAYCLIENT-unset}\" >>{dir}/seen"),
+        ],
+        &[("smtpplugins", sections), ("xclient", "127.0.0.9\n")],
+    );
+    let seen = || kept(&instance, "seen");
+    let far = "RCPT TO:<far@elsewhere.test>";
+    // s_client says EHLO before STARTTLS, by another name.
+    let mut inside = Inside::open(&instance, 25, Some("smtp"), &[]).unwrap();
+    inside.say("EHLO inside.test\r\nVRFY x\r\n").unwrap();
+    // It may show the server's last line before TLS, too.
+    while !inside.line().unwrap().starts_with("252 ") {}
+    assert!(inside.smtp("MAIL FROM:<a@far.test>").unwrap().starts_with("250 "));
+    let said = inside.smtp(far).unwrap();
+    assert!(said.starts_with("553 5.7.1 "), "{said}");
+    assert_eq!(seen(), "connection 127.0.0.1\nrcpt unset 127.0.0.1 unset\n");
+    let mut smtp = stranger(&instance);
+    smtp.must("EHLO outside.test", "250").unwrap();
+    smtp.must("MAIL FROM:<a@far.test>", "250").unwrap();
+    smtp.must(far, "250").unwrap();
+    smtp.must("RSET", "250").unwrap();
+    smtp.must("XCLIENT ADDR=192.0.2.7", "220").unwrap();
+    smtp.must("EHLO inside.test", "250").unwrap();
+    smtp.must("MAIL FROM:<a@far.test>", "250").unwrap();
+    smtp.must(far, "553 5.7.1 ").unwrap();
+    assert!(
+        seen().ends_with("connection 127.0.0.9\nrcpt helo 127.0.0.9 \nconnection 192.0.2.7\nrcpt unset 192.0.2.7 unset\n"),
+        "{}",
+        seen()
+    );
+    smtp.must("RSET", "250").unwrap();
+    smtp.must("XCLIENT ADDR=192.0.2.66", "554 not you").unwrap();
+    assert!(smtp.0.is_closed().unwrap());
+}
+
+#[test]
+fn what_a_queue_program_cannot_be_told_is_not_asked_of_who_has_plugins() {
+    let rules = "127.0.0.9:allow,RELAYCLIENT=\"\"\n127.0.0.10:allow,RELAYCLIENT=\"\",DISABLE_SPP=\"\"\n:allow,QMAILQUEUE=\"{hooks}/queue\"\n";
+    let plugin = "[mail]\n:echo SQMAILQUEUE={hooks}/queue\n";
+    let instance = started(&[("queue", CAPTURE)], &[("tcp.smtp", rules), ("smtpplugins", plugin)]);
+    let mut smtp = stranger(&instance);
+    let said = smtp.must("EHLO x", "250").unwrap();
+    assert!(!said.contains("250-DSN"), "{said}");
+    smtp.must("MAIL FROM:<a@far.test> RET=HDRS", "555 ").unwrap();
+    assert!(letter(&mut smtp).starts_with("250 "));
+    assert_eq!(all_kept(&instance, "envelope."), ["Fa@far.test\0Tbob@example.test\0\0"]);
+    let line = Line::open_from(Ipv4Addr::new(127, 0, 0, 10), instance.port(25)).unwrap();
+    let mut smtp = Smtp(line, String::new());
+    smtp.reply().unwrap();
+    let said = smtp.must("EHLO x", "250").unwrap();
+    assert!(said.contains("250-DSN"), "{said}");
+}
+
+#[test]
+fn a_link_on_the_way_to_a_program_is_as_safe_as_its_directory() {
+    let instance = prepared(&[("queue", CAPTURE)], &[]);
+    let (dir, open) = (instance.dir().join("hooks"), instance.dir().join("hooks/open"));
+    fs::create_dir(&open).unwrap();
+    std::os::unix::fs::symlink(dir.join("queue"), open.join("link")).unwrap();
+    let rules = filled(&instance, ":allow,QMAILQUEUE=\"{hooks}/open/link\"\n");
+    instance.control("tcp.smtp", &rules).unwrap();
+    let mut instance = instance;
+    instance.start().unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    assert!(letter(&mut instance.smtp().unwrap()).starts_with("250 "));
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let said = letter(&mut instance.smtp().unwrap());
+    assert!(said.starts_with("451 "), "{said}");
+    instance.wait_log("hooks/open could be changed by others").unwrap();
 }
 
 const PLUGIN: &str = "env | grep -E '^(SMTP|TCPREMOTEIP|RELAYCLIENT|FOO)' | sort >>{dir}/seen\n\

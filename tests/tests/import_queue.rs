@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use system_tests::classic_queue::{ClassicQueue, Queued};
 use system_tests::instance::feed;
+use system_tests::s_client::Inside;
 use system_tests::{Instance, Peer, facts, is_root, skip, tools, users, wait_for};
 
 const BOB: &str = "bob@example.test";
@@ -399,6 +400,19 @@ fn exported_and_imported_again_it_is_the_same_queue() {
     assert_eq!(peer.letters().len(), 1);
 }
 
+/// How often each subject is in a queue with local/N for bob; of a message that is there all files are there.
+fn there(queue: &ClassicQueue) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for path in files(queue, "info") {
+        let number: u64 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let mess = fs::read_to_string(queue.path("mess", number)).unwrap();
+        assert_eq!(fs::read_to_string(queue.path("local", number)).unwrap(), format!("T{BOB_THERE}\0"));
+        let subject = mess.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap().to_owned();
+        *found.entry(subject).or_insert(0) += 1;
+    }
+    found
+}
+
 #[test]
 fn an_export_killed_in_front_of_any_call_has_everything_once() {
     if !is_root() {
@@ -424,18 +438,246 @@ fn an_export_killed_in_front_of_any_call_has_everything_once() {
     println!("{kills} kills");
     assert!(kills > 12, "{kills}");
     assert_eq!(messages(&instance), Vec::<String>::new());
-    // Of a message that is there all files are there, and each is there once.
-    let mut found = BTreeMap::new();
-    for part in 0..23 {
-        for entry in fs::read_dir(dir.join(format!("info/{part}"))).unwrap() {
-            let number: u64 = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
-            let mess = fs::read_to_string(queue.path("mess", number)).unwrap();
-            assert_eq!(fs::read_to_string(queue.path("local", number)).unwrap(), format!("T{BOB_THERE}\0"));
-            let subject = mess.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap().to_owned();
-            *found.entry(subject).or_insert(0) += 1;
+    assert_eq!(there(&queue), once(expected));
+}
+
+/// An instance with one message that waits for bob, and a directory to export to, which is none yet.
+fn one_waits(subject: &str) -> (Instance, Peer, ClassicQueue) {
+    let (instance, peer) = instance(&[("concurrencylocal", "0\n")]);
+    instance.smtp().unwrap().send("a@elsewhere.test", &[BOB], &format!("Subject: {subject}\n\nbody\n")).unwrap();
+    let home = instance.dir().join("new");
+    fs::create_dir(&home).unwrap();
+    let queue = ClassicQueue::at(&home.join("queue"), 23);
+    (instance, peer, queue)
+}
+
+fn exported(instance: &Instance, queue: &ClassicQueue) -> Value {
+    instance.json(&["export", "queue", &queue.dir.display().to_string()]).unwrap()["exported"].clone()
+}
+
+/// The files of a kind.
+fn files(queue: &ClassicQueue, kind: &str) -> Vec<std::path::PathBuf> {
+    let found = tools::must(Command::new("find").arg(queue.dir.join(kind)).args(["-type", "f"])).unwrap();
+    found.lines().map(Into::into).collect()
+}
+
+#[test]
+fn a_queue_that_was_exported_into_before_takes_what_has_the_same_id_in_another_spool() {
+    let (first, _first_peer, queue) = one_waits("first");
+    let (second, _second_peer, _) = one_waits("second");
+    let id = |instance: &Instance| instance.json(&["queue", "list"]).unwrap()[0]["id"].clone();
+    assert_eq!(id(&first), id(&second), "or this shows nothing");
+    assert_eq!(exported(&first, &queue), 1);
+    // The classic qmail-send delivers it.
+    for kind in ["info", "local", "mess"] {
+        let [path] = &files(&queue, kind)[..] else { panic!("{kind}") };
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(exported(&second, &queue), 1);
+    assert_eq!(there(&queue), once(["second".to_owned()]));
+    assert_eq!(messages(&second), Vec::<String>::new());
+}
+
+/// An export that is killed before info is in its place; the message's number there.
+fn killed_before_info(instance: &Instance, queue: &ClassicQueue) -> u64 {
+    assert!(killed_at(instance, &["export", "queue"], &queue.dir, "rename", 2));
+    assert_eq!((files(queue, "info").len(), files(queue, "local").len()), (0, 1), "it was killed elsewhere");
+    assert_eq!(fs::read_to_string(queue.dir.join("exported")).unwrap().lines().count(), 1);
+    let [mess] = &files(queue, "mess")[..] else { panic!("one mess") };
+    mess.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_a_classic_qmail_clears_away_of_a_killed_export_is_exported_anew() {
+    if !is_root() {
+        return skip("what_a_classic_qmail_clears_away_of_a_killed_export_is_exported_anew", "strace is for root");
+    }
+    let (instance, _peer, queue) = one_waits("ours");
+    let number = killed_before_info(&instance, &queue);
+    // What has no info is nothing after 36 hours.
+    fs::remove_file(queue.path("mess", number)).unwrap();
+    assert_eq!(exported(&instance, &queue), 1);
+    assert_eq!(there(&queue), once(["ours".to_owned()]));
+    assert_eq!(messages(&instance), Vec::<String>::new());
+}
+
+#[test]
+fn an_export_never_takes_away_what_got_the_number_of_a_killed_one() {
+    if !is_root() {
+        return skip("an_export_never_takes_away_what_got_the_number_of_a_killed_one", "strace is for root");
+    }
+    for is_accepted in [true, false] {
+        let (instance, _peer, queue) = one_waits("ours");
+        let number = killed_before_info(&instance, &queue);
+        let body = fs::read_to_string(queue.path("mess", number)).unwrap();
+        let stranger = if is_accepted { body } else { body.replace("Subject: ours", "Subject: them") };
+        fs::write(queue.path("mess", number), &stranger).unwrap();
+        if is_accepted {
+            fs::write(queue.path("todo", number), "u1\0p1\0Fs@elsewhere.test\0Tann@elsewhere.test\0").unwrap();
+        }
+        assert_eq!(exported(&instance, &queue), 1);
+        assert_eq!(fs::read_to_string(queue.path("mess", number)).unwrap(), stranger);
+        assert_eq!(there(&queue), once(["ours".to_owned()]));
+        assert!(files(&queue, "info").iter().all(|path| *path != queue.path("info", number)));
+        assert_eq!(messages(&instance), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_export_killed_before_it_notes_that_info_is_there_has_it_once() {
+    if !is_root() {
+        return skip("an_export_killed_before_it_notes_that_info_is_there_has_it_once", "strace is for root");
+    }
+    let (instance, _peer, queue) = one_waits("ours");
+    assert!(killed_at(&instance, &["export", "queue"], &queue.dir, "fdatasync", 2));
+    assert_eq!(there(&queue), once(["ours".to_owned()]));
+    let journal = fs::read_to_string(queue.dir.join("exported")).unwrap();
+    fs::write(queue.dir.join("exported"), format!("{}\n", journal.lines().next().unwrap())).unwrap();
+    assert_eq!(exported(&instance, &queue), 1);
+    assert_eq!(there(&queue), once(["ours".to_owned()]));
+    assert_eq!(messages(&instance), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_here_still_is_not_imported_from_where_it_was_being_exported_to() {
+    if !is_root() {
+        return skip("what_is_here_still_is_not_imported_from_where_it_was_being_exported_to", "strace is for root");
+    }
+    let (instance, _peer, queue) = one_waits("ours");
+    assert!(killed_at(&instance, &["export", "queue"], &queue.dir, "fdatasync", 2));
+    let output = import(&instance, &queue, &["--reroute"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let did = answer(&output);
+    assert_eq!((&did["imported"], messages(&instance).len()), (&0.into(), 1), "{did}");
+    assert!(did["problems"].to_string().contains("its export is not over"), "{did}");
+    // It took nothing over: the export goes on.
+    assert_eq!(exported(&instance, &queue), 1);
+    assert_eq!(answer(&import(&instance, &queue, &["--reroute"]))["imported"], 1);
+    assert_eq!(messages(&instance).len(), 1);
+}
+
+#[test]
+fn another_journal_does_not_hide_the_usual_one() {
+    let (instance, _peer) = instance(&[]);
+    let queue = classic(&instance, "old", 23);
+    queue.todo(&letter("theirs"), "", &[BOB]).unwrap();
+    assert_eq!(imported(&instance, &queue)["imported"], 1);
+    let journal = instance.dir().join("journal").display().to_string();
+    let again = answer(&import(&instance, &queue, &["--journal", &journal]));
+    assert_eq!((&again["imported"], &again["already"]), (&0.into(), &1.into()), "{again}");
+    instance.wait_mail(BOB, 1).unwrap();
+    instance.wait_empty().unwrap();
+    assert_eq!(subjects(&instance), once(["theirs".to_owned()]));
+}
+
+#[test]
+fn what_was_imported_from_a_queue_is_not_exported_into_it() {
+    let (instance, _peer, _) = one_waits("ours");
+    let queue = classic(&instance, "old", 23);
+    queue.todo(&letter("theirs"), "", &[BOB]).unwrap();
+    imported(&instance, &queue);
+    for more in [&[][..], &["--dry-run"]] {
+        let output = instance.qmail(&["export", "queue"]).arg(&queue.dir).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(100), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("old/queue/imported: ") && said.contains("give another directory"), "{said}");
+    }
+    assert!(!queue.dir.join("exported").exists() && files(&queue, "info").is_empty());
+    let held = |row: &Value| row["held"] == true;
+    assert!(!instance.json(&["queue", "list"]).unwrap().as_array().unwrap().iter().any(held), "nothing was begun");
+}
+
+#[test]
+fn what_waits_for_the_rest_of_its_import_is_shown_so_and_not_exported() {
+    if !is_root() {
+        return skip("what_waits_for_the_rest_of_its_import_is_shown_so_and_not_exported", "strace is for root");
+    }
+    let (instance, _peer) = instance(&[("concurrencylocal", "0\n")]);
+    let old = classic(&instance, "old", 23);
+    old.todo(&letter("theirs"), "", &[BOB]).unwrap();
+    assert!(killed_at(&instance, &["import", "queue"], &old.dir, "fdatasync", 1));
+    let row = || instance.json(&["queue", "list"]).unwrap()[0].clone();
+    assert_eq!((&row()["unconfirmed"], &row()["held"]), (&true.into(), &true.into()), "{}", row());
+    assert!(instance.must(&["queue", "list"]).unwrap().contains("its import is not over"));
+    let new = instance.dir().join("new/queue");
+    fs::create_dir(instance.dir().join("new")).unwrap();
+    for more in [&["--dry-run"][..], &["--lossy"], &[]] {
+        let output = instance.qmail(&["--json", "export", "queue"]).arg(&new).args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = answer(&output);
+        assert_eq!((&said["exported"], &said["problems"].as_array().unwrap().len()), (&0.into(), &1), "{said}");
+        assert!(said["problems"].to_string().contains("run qmail import queue again first"), "{said}");
+    }
+    let again = imported(&instance, &old);
+    assert_eq!(again["resumed"], 1, "{again}");
+    assert_eq!((&row()["unconfirmed"], &row()["held"]), (&false.into(), &false.into()), "{}", row());
+    assert_eq!(exported(&instance, &ClassicQueue::at(&new, 23)), 1);
+}
+
+/// A session on the port for submissions inside TLS, as bob.
+fn as_bob(instance: &Instance) -> Inside {
+    let mut session = Inside::open(instance, 465, None, &[]).unwrap();
+    session.line().unwrap();
+    let login = format!("AUTH PLAIN {}", wire::base64::encode(format!("\0{BOB}\0bob-password").as_bytes()));
+    for (command, code) in [("EHLO c.test", "250"), (&login, "235")] {
+        let reply = session.smtp(command).unwrap();
+        assert!(reply.starts_with(code), "{command}: {reply}");
+    }
+    session
+}
+
+#[test]
+fn what_a_classic_queue_cannot_keep_stays_here_unless_it_may_be_lost() {
+    let (instance, peer) = instance(&[("concurrencylocal", "0\n"), ("concurrencyremote", "0\n"), ("mtpriority", "all\n")]);
+    let mut bob = as_bob(&instance);
+    for (mail, rcpt) in [
+        ("REQUIRETLS", ""),
+        ("HOLDFOR=3600", ""),
+        ("BY=3600;R", ""),
+        ("BY=3600;N", ""),
+        ("MT-PRIORITY=3", ""),
+        ("RET=HDRS", " NOTIFY=NEVER ORCPT=rfc822;x@remote.test"),
+        ("", ""),
+    ] {
+        let name = mail.split('=').next().unwrap();
+        for (command, code) in [
+            (format!("MAIL FROM:<{BOB}> {mail}").trim_end().to_owned(), "250"),
+            (format!("RCPT TO:<x@remote.test>{rcpt}"), "250"),
+            ("DATA".to_owned(), "354"),
+            (format!("Subject: {name}\r\n\r\nbody\r\n."), "250"),
+        ] {
+            let reply = bob.smtp(&command).unwrap();
+            assert!(reply.starts_with(code), "{command}: {reply}");
         }
     }
-    assert_eq!(found, once(expected));
+    let home = instance.dir().join("new");
+    fs::create_dir(&home).unwrap();
+    let queue = ClassicQueue::at(&home.join("queue"), 23);
+    let export = |more: &[&str]| {
+        let output = instance.qmail(&["--json", "export", "queue"]).arg(&queue.dir).args(more).output().unwrap();
+        (output.status.code(), answer(&output))
+    };
+    let reasons = |said: &Value, key: &str| said[key].as_array().unwrap().len();
+    for more in [&["--dry-run"][..], &[]] {
+        let (code, said) = export(more);
+        assert_eq!((code, &said["exported"]), (Some(1), &4.into()), "{said}");
+        assert_eq!((reasons(&said, "problems"), reasons(&said, "lost")), (3, 3), "{said}");
+        for word in ["REQUIRETLS", "HOLDFOR", "(BY)", "--lossy", "NOTIFY", "MT-PRIORITY", "hears when it is late"] {
+            assert!(said.to_string().contains(word), "{word}: {said}");
+        }
+    }
+    // They are as they were: nobody holds them.
+    let left = instance.json(&["queue", "list"]).unwrap();
+    let what = ["requires_tls", "hold_until_s", "returns"].map(|key| {
+        let is = |row: &&Value| row[key] == true || row[key].as_u64().is_some_and(|at_s| at_s > 0);
+        left.as_array().unwrap().iter().filter(is).count()
+    });
+    assert_eq!((what, left.as_array().unwrap().len()), ([1; 3], 3), "{left}");
+    assert!(left.as_array().unwrap().iter().all(|row| row["held"] == false), "{left}");
+    let (code, said) = export(&["--lossy"]);
+    assert_eq!((code, &said["exported"], reasons(&said, "lost")), (Some(0), &3.into(), 3), "{said}");
+    assert_eq!((messages(&instance).len(), files(&queue, "info").len()), (0, 7));
+    assert!(peer.letters().is_empty());
 }
 
 #[test]
@@ -457,9 +699,12 @@ fn the_configuration_of_a_classic_qmail_comes_along_and_what_it_means_is_said() 
     write("alias/.qmail-lists-default", "&bob@example.test\n");
     write("tcp.smtp", "127.:allow,RELAYCLIENT=\"\"\n:allow\n");
     let tcp = home.join("tcp.smtp");
+    let temporary = instance.dir().join("tmp");
+    fs::create_dir(&temporary).unwrap();
     let run = |more: &[&str]| {
         let mut command = instance.qmail(&["--json", "import", "control"]);
-        let output = feed(command.arg(&home).arg("--tcp-smtp").arg(&tcp).args(more), b"").unwrap();
+        command.env("TMPDIR", &temporary).arg(&home).arg("--tcp-smtp").arg(&tcp);
+        let output = feed(command.args(more), b"").unwrap();
         (output.status.code(), answer(&output))
     };
     let result = |did: &Value, name: &str| {
@@ -469,8 +714,11 @@ fn the_configuration_of_a_classic_qmail_comes_along_and_what_it_means_is_said() 
     let (_, dry) = run(&["--dry-run"]);
     assert_eq!(result(&dry, "control/virtualdomains"), "would copy");
     assert!(!instance.root.join("etc/qmail/control/virtualdomains").exists());
+    assert!(dry["findings"].to_string().contains("is no number"), "{dry}");
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left of the copy");
     let (code, did) = run(&[]);
     assert_eq!(code, Some(1), "me differs: {did}");
+    assert_eq!(dry["findings"], did["findings"], "a dry run knows what will be said");
     for (name, expected) in [
         ("control/me", "differs: kept the one here"),
         ("control/virtualdomains", "copied"),

@@ -214,7 +214,9 @@ fn whole_target() -> Result<String> {
     if Path::new(libraries.trim()).is_dir() && has_compiler {
         return Ok(musl);
     }
-    println!("no musl here: `rustup target add {musl}` and Debian's musl-tools make a build that is the same everywhere; glibc it is");
+    println!(
+        "no musl here: `rustup target add {musl}` and Debian's musl-tools make a build that is the same everywhere; glibc it is"
+    );
     Ok(host.to_owned())
 }
 

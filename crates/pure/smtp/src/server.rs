@@ -168,6 +168,10 @@ pub struct Session {
     questions: u32,
     errors: u32,
     bad_recipients: u32,
+    /// What the driver gave, before programs said anything.
+    at_first: hook::Rights,
+    /// What there was when the client was greeted.
+    at_greeting: hook::Rights,
     /// A program accepts the command under way, whatever the lists say.
     is_let_through: bool,
     /// What is said behind the chunk that is being skipped.
@@ -181,6 +185,7 @@ impl Session {
     /// A new connection; the actions hold the greeting.
     #[must_use]
     pub fn new(config: Arc<Config>, peer: Connection, now: Now, out: &mut Actions) -> Self {
+        let rights = peer.rights();
         let mut session = Self {
             config,
             peer,
@@ -199,6 +204,8 @@ impl Session {
             questions: 0,
             errors: 0,
             bad_recipients: 0,
+            at_first: rights.clone(),
+            at_greeting: rights,
             is_let_through: false,
             chunk_refusal: None,
             new_priority: None,
@@ -208,7 +215,8 @@ impl Session {
         session
     }
 
-    fn greet(&self, out: &mut Actions) {
+    fn greet(&mut self, out: &mut Actions) {
+        self.at_greeting = self.peer.rights();
         let protocol: &[u8] = if self.peer.is_lmtp { b" LMTP" } else { b" ESMTP" };
         out.reply(&[b"220 ", &self.config.greeting[..], protocol].concat());
     }

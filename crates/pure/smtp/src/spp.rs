@@ -1,11 +1,12 @@
 //! What plugins are told and what they say: the interface of qmail-spp, for one session.
 //!
 //! A plugin finds the session in its environment and writes lines, a letter and a text each: `H` a header field for the message, `C` another
-//! address, `S` and `U` a variable set and taken away, `P` a line to print, `LM`, `LR`, `LD` a refusal of the next MAIL, RCPT or DATA; and the
-//! last word: `N` go on without the plugins behind it, `O` accept whatever the lists say, `A` as N and no plugin any more, `E` a refusal, `R` a
+//! address, `S` and `U` a variable set and taken away, `P` a line to print, `LM`, `LR`, `LD` a refusal that is kept: of the next MAIL, of all
+//! RCPT or DATA of a transaction, the one under way or else the next; and the last word: `N` go on without the plugins behind it, `O` accept whatever the lists say, `A` as N and no plugin any more, `E` a refusal, `R` a
 //! refusal and the end of the connection, `D` its end. (qmail-family §5.1)
 //!
-//! Guarantees: what plugins leave behind has a bound; no variable, header field or address that cannot be one is taken over.
+//! Guarantees: what plugins leave behind has a bound, and what does not fit makes the stage fail: nothing is silently missing. A stage that
+//! failed leaves nothing behind but the refusals it asked for. No variable, header field or address that cannot be one is taken over.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,8 @@ const LINES_MAX: usize = 16;
 /// What plugins have said in a session, and what they are told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plugins {
-    environment: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Without a value: taken away from those that programs find otherwise.
+    environment: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     environment_len: usize,
     header: Vec<u8>,
     /// Refusals of the next MAIL, RCPT, DATA.
@@ -40,42 +42,61 @@ pub struct Asking {
     address: Option<Box<[u8]>>,
     lines: Vec<Vec<u8>>,
     relay_client: Option<Option<Box<[u8]>>>,
+    databytes: Option<Option<u64>>,
     is_last: bool,
     verdict: Option<Verdict>,
+    before: Before,
+}
+
+/// What there was when a question began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Before {
+    environment: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    environment_len: usize,
+    header: Vec<u8>,
 }
 
 impl Plugins {
-    /// Sets a variable. One that cannot be one, or that is too much, is not set.
+    /// Sets a variable. One that cannot be one is not set; one that is too much makes [`Plugins::environment`] fail.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
-        if name.is_empty() || !name.iter().all(is_name) || value.contains(&0) {
-            return;
-        }
-        self.unset(name);
-        let len = name.len().saturating_add(value.len()).saturating_add(2);
-        if self.environment_len.saturating_add(len) <= ENVIRONMENT_LEN_MAX {
-            self.environment_len = self.environment_len.saturating_add(len);
-            self.environment.insert(name.to_vec(), value.to_vec());
-        }
+        self.put(name, Some(value));
     }
 
     /// Takes a variable away.
     pub fn unset(&mut self, name: &[u8]) {
-        if let Some(value) = self.environment.remove(name) {
-            let len = name.len().saturating_add(value.len()).saturating_add(2);
-            self.environment_len = self.environment_len.saturating_sub(len);
+        self.put(name, None);
+    }
+
+    fn put(&mut self, name: &[u8], value: Option<&[u8]>) {
+        let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+        if name.is_empty() || !name.iter().all(is_name) || value.is_some_and(|value| value.contains(&0)) {
+            return;
         }
+        let len = |value: Option<&[u8]>| name.len().saturating_add(value.map_or(0, <[u8]>::len)).saturating_add(2);
+        let old = self.environment.insert(name.to_vec(), value.map(<[u8]>::to_vec));
+        let old_len = old.map_or(0, |old| len(old.as_deref()));
+        self.environment_len = self.environment_len.saturating_sub(old_len).saturating_add(len(value));
     }
 
+    /// The variable as it was set, `Some(None)` if it was taken away.
     #[must_use]
-    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
-        self.environment.get(name).map(Vec::as_slice)
+    pub fn look(&self, name: &[u8]) -> Option<Option<&[u8]>> {
+        self.environment.get(name).map(Option::as_deref)
     }
 
-    /// `NAME=VALUE`s.
+    /// `NAME=VALUE`s, and the bare names of those that were taken away; `None` if they are too much to be handed on.
     #[must_use]
-    pub fn environment(&self) -> Vec<Vec<u8>> {
-        self.environment.iter().map(|(name, value)| [name, &b"="[..], value].concat()).collect()
+    pub fn environment(&self) -> Option<Vec<Vec<u8>>> {
+        let written = |(name, value): (&Vec<u8>, &Option<Vec<u8>>)| match value {
+            Some(value) => [name, &b"="[..], value].concat(),
+            None => name.clone(),
+        };
+        (self.environment_len <= ENVIRONMENT_LEN_MAX).then(|| self.environment.iter().map(written).collect())
+    }
+
+    /// Is there more than can be kept?
+    fn is_overfull(&self) -> bool {
+        self.environment_len > ENVIRONMENT_LEN_MAX || self.header.len() > HEADER_LEN_MAX
     }
 
     /// The fields for the message that begins, each ending in LF; none are left for the next.
@@ -86,7 +107,7 @@ impl Plugins {
     /// A question begins.
     ///
     /// # Errors
-    /// The answer, which a plugin gave before.
+    /// The answer, which a plugin gave before; or that there is too much to be told.
     pub fn begin(&mut self, question: &HookQuestion) -> Result<Asking, HookAnswer> {
         let argument = &question.argument[..];
         let (number, address_variable): (Option<usize>, Option<&'static [u8]>) = match question.stage {
@@ -123,16 +144,60 @@ impl Plugins {
                 (Some(2), None)
             }
         };
-        let asking =
-            Asking { address_variable, address: None, lines: Vec::new(), relay_client: None, is_last: false, verdict: None };
-        match number.and_then(|number| self.refusals.get(number)?.clone()) {
-            Some(refusal) => Err(Asking { verdict: Some(Verdict::Refuse(refusal)), ..asking }.answer()),
+        let asking = Asking {
+            address_variable,
+            address: None,
+            lines: Vec::new(),
+            relay_client: None,
+            databytes: None,
+            is_last: false,
+            verdict: None,
+            before: self.before(),
+        };
+        // That of MAIL is for the next one alone; those of RCPT and DATA are the transaction's.
+        let kept = number.and_then(|number| {
+            let place = self.refusals.get_mut(number)?;
+            if question.stage == Stage::Mail { place.take() } else { place.clone() }
+        });
+        match kept {
+            Some(refusal) => Err(self.answer(Asking { verdict: Some(Verdict::Refuse(refusal)), ..asking })),
+            None if self.is_overfull() => Err(self.failed(asking)),
             None => Ok(asking),
         }
     }
 
+    fn before(&self) -> Before {
+        Before { environment: self.environment.clone(), environment_len: self.environment_len, header: self.header.clone() }
+    }
+
+    /// All plugins have been heard.
+    #[must_use]
+    pub fn answer(&mut self, asking: Asking) -> HookAnswer {
+        let Asking { address, lines, relay_client, databytes, is_last, verdict, before, .. } = asking;
+        let verdict = verdict.unwrap_or(Verdict::GoOn { address });
+        if verdict == Verdict::Failed {
+            Before { environment: self.environment, environment_len: self.environment_len, header: self.header } = before;
+        }
+        HookAnswer { lines, relay_client, databytes, is_last, verdict }
+    }
+
+    /// A plugin crashed, took too long, or could not be run.
+    #[must_use]
+    pub fn failed(&mut self, asking: Asking) -> HookAnswer {
+        self.answer(Asking { verdict: Some(Verdict::Failed), ..asking })
+    }
+
     /// What a plugin wrote; true if the plugins behind it are not asked.
     pub fn hear(&mut self, asking: &mut Asking, output: &[u8]) -> bool {
+        let is_over = self.hear_lines(asking, output);
+        if self.is_overfull() {
+            asking.verdict = Some(Verdict::Failed);
+            return true;
+        }
+        is_over
+    }
+
+    fn hear_lines(&mut self, asking: &mut Asking, output: &[u8]) -> bool {
         for line in output.split(|b| *b == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let Some((letter, text)) = line.split_first() else { continue };
@@ -147,8 +212,10 @@ impl Plugins {
                     continue;
                 }
                 b'U' => {
-                    if text == b"RELAYCLIENT" {
-                        asking.relay_client = Some(None);
+                    match text {
+                        b"RELAYCLIENT" => asking.relay_client = Some(None),
+                        b"DATABYTES" => asking.databytes = Some(None),
+                        _ => {}
                     }
                     self.unset(text);
                     continue;
@@ -189,8 +256,10 @@ impl Plugins {
         let (name, value) = text.split_at_checked(equals).unwrap_or_default();
         let value = value.get(1..).unwrap_or_default();
         self.set(name, value);
-        if name == b"RELAYCLIENT" && self.value(name) == Some(value) {
-            asking.relay_client = Some(Some(value.into()));
+        match name {
+            b"RELAYCLIENT" if !value.contains(&0) => asking.relay_client = Some(Some(value.into())),
+            b"DATABYTES" => asking.databytes = number(value).map(Some).or(asking.databytes),
+            _ => {}
         }
     }
 
@@ -199,8 +268,7 @@ impl Plugins {
         let name = text.split(|b| *b == b':').next().unwrap_or_default();
         let is_field = name.len() < text.len() && !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
         let goes_on = !self.header.is_empty() && matches!(text.first(), Some(b' ' | b'\t')) && !text.trim_ascii().is_empty();
-        let fits = self.header.len().saturating_add(text.len()).saturating_add(1) <= HEADER_LEN_MAX;
-        if (is_field || goes_on) && fits && !text.iter().any(|b| matches!(b, b'\r' | 0)) {
+        if (is_field || goes_on) && !text.iter().any(|b| matches!(b, b'\r' | 0)) {
             self.header.extend_from_slice(text);
             self.header.push(b'\n');
         }
@@ -230,19 +298,12 @@ impl Plugins {
     }
 }
 
-impl Asking {
-    /// All plugins have been heard.
-    #[must_use]
-    pub fn answer(self) -> HookAnswer {
-        let verdict = self.verdict.unwrap_or(Verdict::GoOn { address: self.address });
-        HookAnswer { lines: self.lines, relay_client: self.relay_client, is_last: self.is_last, verdict }
-    }
-
-    /// A plugin crashed, took too long, or could not be run.
-    #[must_use]
-    pub fn failed(self) -> HookAnswer {
-        Self { verdict: Some(Verdict::Failed), ..self }.answer()
-    }
+/// The digits at the beginning, as of `control/databytes`.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = text.iter().take_while(|b| b.is_ascii_digit());
+    digits.fold(None, |value: Option<u64>, digit| {
+        Some(value.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit.saturating_sub(b'0'))))
+    })
 }
 
 /// Whatever a plugin writes: variables are variables, a header is fields, and the bounds hold.
@@ -256,10 +317,10 @@ pub fn fuzz(data: &[u8]) {
         if !plugins.hear(&mut asking, first) {
             let _ = plugins.hear(&mut asking, second);
         }
-        let answer = asking.answer();
+        let answer = plugins.answer(asking);
         assert!(answer.lines.len() <= LINES_MAX);
-        let environment = plugins.environment();
-        assert!(environment.iter().all(|variable| variable.contains(&b'=') && !variable.contains(&0)));
+        let environment = plugins.environment().unwrap_or_else(|| unreachable!());
+        assert!(environment.iter().all(|variable| !variable.starts_with(b"=") && !variable.contains(&0)));
         assert!(environment.iter().map(|variable| variable.len().saturating_add(1)).sum::<usize>() <= ENVIRONMENT_LEN_MAX);
         let header = plugins.header.clone();
         assert!(header.len() <= HEADER_LEN_MAX && header.last().is_none_or(|b| *b == b'\n') && !header.starts_with(b"\n"));
@@ -299,7 +360,7 @@ mod tests {
             let mut plugins = Plugins::default();
             let mut asking = plugins.begin(&question(Stage::Rcpt, "a@b")).unwrap();
             assert_eq!(plugins.hear(&mut asking, output.as_bytes()), is_over, "{output}");
-            let answer = asking.answer();
+            let answer = plugins.answer(asking);
             assert_eq!((answer.is_last, &answer.verdict), (output.starts_with('A'), &verdict), "{output}");
         }
     }
@@ -314,7 +375,7 @@ mod tests {
         assert_eq!(asking.relay_client, Some(Some(Box::default())));
         assert_eq!(asking.lines, [b"250-x".to_vec()]);
         let _ = plugins.begin(&question(Stage::Rcpt, "e@f")).unwrap();
-        let environment = plugins.environment().into_iter().map(|variable| String::from_utf8(variable).unwrap());
+        let environment = plugins.environment().unwrap().into_iter().map(|variable| String::from_utf8(variable).unwrap());
         assert_eq!(
             environment.collect::<Vec<_>>(),
             [
@@ -325,11 +386,60 @@ mod tests {
                 "SMTPRCPTCOUNT=2",
                 "SMTPRCPTCOUNTALL=1",
                 "SMTPRCPTHOSTSOK=1",
-                "SMTPRCPTTO=e@f"
-            ]
+                "SMTPRCPTTO=e@f",
+                "TCPREMOTEIP"
+            ],
+            "the bare name is taken away"
         );
-        plugins.set(b"LONG", &[b'x'; ENVIRONMENT_LEN_MAX]);
-        assert_eq!(plugins.value(b"LONG"), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_makes_the_stage_fail_and_leaves_nothing_behind() {
+        let long = |letter: &str| [letter.as_bytes(), &[b'x'; HEADER_LEN_MAX - 100], b"\n"].concat();
+        for output in [[long("SA="), long("SB=")], [long("HA: "), long("HB: ")]] {
+            let mut plugins = Plugins::default();
+            let mut asking = plugins.begin(&question(Stage::Mail, "a@b")).unwrap();
+            assert!(!plugins.hear(&mut asking, &[&b"SRELAYCLIENT=\nLR550 no\n"[..], &output[0]].concat()));
+            assert!(plugins.hear(&mut asking, &output[1]), "the plugins behind it are not asked");
+            assert_eq!(plugins.answer(asking).verdict, Verdict::Failed);
+            assert_eq!(plugins.environment().unwrap(), [b"SMTPMAILFROM=a@b".to_vec()]);
+            assert!(plugins.header.is_empty());
+            assert!(plugins.begin(&question(Stage::Rcpt, "c@d")).is_err(), "the refusal is kept");
+        }
+        // What is known of the session beside it counts, too.
+        let mut plugins = Plugins::default();
+        plugins.set(b"A", &[b'x'; ENVIRONMENT_LEN_MAX]);
+        assert_eq!(plugins.environment(), None);
+        assert_eq!(plugins.begin(&question(Stage::Mail, "a@b")).unwrap_err().verdict, Verdict::Failed);
+    }
+
+    #[test]
+    fn a_stage_that_failed_leaves_no_variable_and_no_field() {
+        let mut plugins = Plugins::default();
+        plugins.set(b"QMAILQUEUE", b"/scan");
+        let mut asking = plugins.begin(&question(Stage::Helo, "h")).unwrap();
+        plugins.hear(&mut asking, b"SQMAILQUEUE=/other\nHX: y\nSDATABYTES=5\n");
+        let answer = plugins.failed(asking);
+        assert_eq!((answer.verdict, answer.databytes), (Verdict::Failed, Some(Some(5))), "the machine takes no right of it");
+        assert_eq!(plugins.look(b"QMAILQUEUE"), Some(Some(&b"/scan"[..])));
+        assert!(plugins.take_header().is_empty());
+    }
+
+    #[test]
+    fn databytes_is_a_number_or_nothing() {
+        for (output, databytes) in [
+            ("SDATABYTES=12\n", Some(Some(12))),
+            ("SDATABYTES=0\n", Some(Some(0))),
+            ("SDATABYTES=x\n", None),
+            ("SDATABYTES=\n", None),
+            ("SDATABYTES=99999999999999999999\n", Some(Some(u64::MAX))),
+            ("UDATABYTES\n", Some(None)),
+        ] {
+            let mut plugins = Plugins::default();
+            let mut asking = plugins.begin(&question(Stage::Helo, "h")).unwrap();
+            plugins.hear(&mut asking, output.as_bytes());
+            assert_eq!(plugins.answer(asking).databytes, databytes, "{output}");
+        }
     }
 
     #[test]
@@ -342,6 +452,10 @@ mod tests {
             assert_eq!(refused.verdict, Verdict::Refuse(b"550 later".to_vec()));
         }
         assert_eq!(plugins.header, b"X-Seen: yes\n\tand more\n");
+        let mut asking = plugins.begin(&question(Stage::Mail, "a@b")).unwrap();
+        plugins.hear(&mut asking, b"LM450 the next\n");
+        let refused = plugins.begin(&question(Stage::Mail, "a@b")).unwrap_err();
+        assert_eq!(refused.verdict, Verdict::Refuse(b"450 the next".to_vec()));
         let _ = plugins.begin(&question(Stage::Mail, "a@b")).unwrap();
         assert!(plugins.take_header().is_empty() && plugins.begin(&question(Stage::Rcpt, "c@d")).is_ok());
     }

@@ -6,9 +6,10 @@
 //! `1.2.3.4-7` stands for four addresses. Lines that begin with `#` and empty ones say nothing. (`getip`, ranges of IPv4 by `/`: not there.)
 //!
 //! Beyond ucspi-tcp, which knows IPv4 alone: ADDRESS is `2001:db8::1` or `2001:db8::/32`, or either in brackets. The key is the address as
-//! RFC 5952 writes it, with the number of bits behind it if there are less than 128.
+//! RFC 5952 writes it, with the number of bits behind it if there are less than 128. `::ffff:1.2.3.4` is 1.2.3.4, wherever it is written;
+//! of its networks those of whole bytes (/104, /112, /120) have a key, `1.2.`, and the others are no rule.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Longest data that [`find`] takes from a database, in bytes.
 pub const DATA_LEN_MAX: usize = 64 * 1024;
@@ -58,7 +59,24 @@ fn v6(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
         Some(_) => return None,
         None => (network.as_str(), 128),
     };
-    Some((v6_key(address.parse().ok()?, bits), instructions.as_bytes()))
+    let address = address.parse::<Ipv6Addr>().ok()?;
+    let key = match address.to_ipv4_mapped() {
+        Some(v4) if bits >= 96 => v4_key(v4, bits.saturating_sub(96))?,
+        _ => v6_key(address, bits),
+    };
+    Some((key, instructions.as_bytes()))
+}
+
+/// `1.2.3.4`, or the first bytes and a dot.
+fn v4_key(address: Ipv4Addr, bits: u32) -> Option<Vec<u8>> {
+    match bits {
+        32 => Some(address.to_string().into_bytes()),
+        8 | 16 | 24 => {
+            let bytes = address.octets().into_iter().take(usize::try_from(bits / 8).ok()?);
+            Some(bytes.flat_map(|byte| format!("{byte}.").into_bytes()).collect())
+        }
+        _ => None,
+    }
 }
 
 fn v6_key(address: Ipv6Addr, bits: u32) -> Vec<u8> {
@@ -142,6 +160,9 @@ pub fn find<E>(client: Client<'_>, mut get: impl FnMut(&[u8]) -> Result<Option<V
 
 fn probes(client: Client<'_>) -> Vec<Vec<u8>> {
     let Client { ip, host, info } = client;
+    let mapped = std::str::from_utf8(ip).ok().and_then(|ip| ip.parse::<Ipv6Addr>().ok()?.to_ipv4_mapped());
+    let mapped = mapped.map(|v4| v4.to_string());
+    let ip = mapped.as_ref().map_or(ip, |v4| v4.as_bytes());
     let named = host.map(|host| [b"=", host].concat());
     let mut out: Vec<Vec<u8>> = Vec::new();
     if let Some(info) = info {

@@ -1,7 +1,8 @@
 //! Extended regular expressions (POSIX.1-2017 XBD §9.4) over bytes, without regard to case: what an administrator writes in a list.
 //!
 //! Guarantees: matching takes time in proportion to the text and the expression, whatever they are (no backtracking), and no memory but
-//! two lists of places in the expression; an expression has at most [`PLACES_MAX`] of them.
+//! two lists of places in the expression; an expression has at most [`PLACES_MAX`] of them. Compiling it takes no more: what stands for
+//! nothing is not repeated, and neither parentheses nor repetitions of repetitions go deeper than a stack bears.
 //! Never: back-references, collating elements and equivalence classes (`[[.a.]]`, `[[=a=]]`), letters behind a backslash. They are errors.
 //! Used by `control/badmailfrom` and its like ([`crate::pattern`]).
 
@@ -11,6 +12,8 @@ pub const PLACES_MAX: usize = 4096;
 const REPEAT_MAX: u16 = 255;
 /// Parentheses within parentheses.
 const DEPTH_MAX: u8 = 32;
+/// Repetitions of a repetition, as `a{2}{3}`, which POSIX leaves open.
+const REPETITIONS_MAX: u8 = 8;
 
 /// A compiled expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,12 @@ impl Ere {
         ere.emit(&node)?;
         ere.push(Place::Found)?;
         Ok(ere)
+    }
+
+    /// How large it is; at most [`PLACES_MAX`].
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// Is it anywhere in `text`?
@@ -153,7 +162,12 @@ impl Ere {
 
     fn emit_repeated(&mut self, node: &Node, least: u16, most: Option<u16>) -> Result<(), &'static str> {
         for _ in 0..least {
+            let before = self.places.len();
             self.emit(node)?;
+            // Nothing is nothing, however often.
+            if self.places.len() == before {
+                return Ok(());
+            }
         }
         let Some(most) = most else {
             let split = self.push(Place::Found)?;
@@ -235,7 +249,12 @@ impl Parser<'_> {
         let mut nodes = Vec::new();
         while !matches!(self.rest.first(), None | Some(b'|' | b')')) {
             let mut node = self.atom()?;
+            let mut repetitions = 0u8;
             while let Some((least, most)) = self.repetition()? {
+                repetitions = repetitions.saturating_add(1);
+                if repetitions > REPETITIONS_MAX {
+                    return Err("has too many repetitions of one repetition");
+                }
                 node = Node::Repeat(Box::new(node), least, most);
             }
             nodes.push(node);
@@ -468,11 +487,31 @@ mod tests {
             "[[:alpha]",
             "[[.a.]]",
             "((a{255}){255}){255}",
+            "((a{0,255}){0,255}){0,255}",
+            "((a*){255}){255}",
+            "a?????????",
+            "a{2}{2}{2}{2}{2}{2}{2}{2}{2}",
             "a{99999999}",
             "a{1",
         ] {
             assert!(Ere::new(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Ere::new(&[b'('; 1000]).is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_an_error_or_costs_nothing() {
+        // Deeper than any stack, had it been taken.
+        for repetition in ["?", "*", "+", "{1}", "{255}"] {
+            assert!(Ere::new(format!("a{}", repetition.repeat(1_000_000)).as_bytes()).is_err(), "{repetition}");
+            assert!(Ere::new(format!("(){}", repetition.repeat(1_000_000)).as_bytes()).is_err(), "{repetition}");
+        }
+        assert!(Ere::new("(".repeat(1_000_000).as_bytes()).is_err());
+        assert!(Ere::new("()".repeat(1_000_000).as_bytes()).is_ok_and(|ere| ere.places() == 1));
+        // Nothing, 255^31 times.
+        let nested = format!("{}{}", "(".repeat(31), "){255}".repeat(31));
+        assert!(Ere::new(nested.as_bytes()).is_ok_and(|ere| ere.places() == 1 && ere.is_in(b"x")));
+        assert!(Ere::new(format!("{}a{}", "(".repeat(31), "){255}".repeat(31)).as_bytes()).is_err());
+        assert!(Ere::new("a|".repeat(1_000_000).as_bytes()).is_err());
     }
 }

@@ -5,7 +5,8 @@
 //! - every other line is an extended regular expression ([`crate::ere`]), which may be anywhere in the text;
 //! - `!` before any of these: whatever the rest does not fit.
 //!
-//! Case never counts. (qmail-family §2.1 badmailfrom, §2.2 and §5.1 qregex.)
+//! Case never counts in what is looked at; an expression itself is read as it is written, since `[:ALPHA:]` is no class. All expressions of
+//! a list together have at most [`EXPRESSIONS_MAX`] places. (qmail-family §2.1 badmailfrom, §2.2 and §5.1 qregex.)
 
 use std::collections::BTreeSet;
 
@@ -31,6 +32,9 @@ enum Form {
     Expression(Ere),
 }
 
+/// Places of all expressions of a list: some dozen MB.
+pub const EXPRESSIONS_MAX: usize = 1024 * 1024;
+
 /// A line that is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PatternError {
@@ -46,6 +50,7 @@ impl Patterns {
     /// The first line that is no pattern; permanent.
     pub fn parse<L: AsRef<[u8]>>(lines: impl IntoIterator<Item = L>) -> Result<Self, PatternError> {
         let mut patterns = Self::default();
+        let mut places = 0usize;
         for line in lines {
             let line = line.as_ref();
             let wrong = |problem| PatternError { line: line.to_vec(), problem };
@@ -53,12 +58,17 @@ impl Patterns {
             if text.is_empty() {
                 return Err(wrong("is empty: it would fit everything"));
             }
-            let text = text.to_ascii_lowercase();
             let form = match () {
-                () if is_plain(&text) => Form::Plain(text.into()),
-                () if text.starts_with(b"*") => Form::Wildcard(text.into()),
-                () => Form::Expression(Ere::new(&text).map_err(wrong)?),
+                () if is_plain(text) => Form::Plain(text.to_ascii_lowercase().into()),
+                () if text.starts_with(b"*") => Form::Wildcard(text.to_ascii_lowercase().into()),
+                () => Form::Expression(Ere::new(text).map_err(wrong)?),
             };
+            if let Form::Expression(expression) = &form {
+                places = places.saturating_add(expression.places());
+                if places > EXPRESSIONS_MAX {
+                    return Err(wrong("is too much together with the expressions above it"));
+                }
+            }
             match form {
                 Form::Plain(text) if !is_negated => drop(patterns.plain.insert(text)),
                 form => patterns.rules.push(Rule { is_negated, form }),
@@ -211,6 +221,12 @@ mod tests {
             ("!*.ours.example", "joe@a.ours.example", false),
             ("[!%]", "a!b@c", true),
             ("\\.(xyz|top)$", "a@b.TOP", true),
+            ("\\.(XYZ|TOP)$", "a@b.Top", true),
+            ("^[[:upper:]]+@X$", "abc@x", true),
+            ("^[A-z]@", "_@x", true),
+            ("^[a-z]@", "_@x", false),
+            ("^[Z-a]@", "_@x", true),
+            ("^[^A]@", "a@x", false),
         ] {
             assert_eq!(Patterns::parse([line]).unwrap().fit(text.as_bytes()), fits, "{line} {text}");
         }
@@ -218,6 +234,13 @@ mod tests {
         let error = Patterns::parse(["a@b", "x(y"]).unwrap_err();
         assert_eq!((&error.line[..], error.problem), (&b"x(y"[..], "has a `(` without `)`"));
         assert!(Patterns::parse(["!"]).is_err());
+        for bad in ["[[:ALPHA:]]", "x\\S", "((a{255}){255}){255}"] {
+            assert!(Patterns::parse([bad]).is_err(), "{bad}");
+        }
+        let large = "(x{255}){16}";
+        assert!(Patterns::parse(vec![large; 200]).is_ok());
+        let error = Patterns::parse(vec![large; 300]).unwrap_err();
+        assert!(error.problem.contains("together"), "{}", error.problem);
     }
 
     #[test]

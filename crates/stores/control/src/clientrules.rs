@@ -1,7 +1,7 @@
 //! `control/tcp.smtp`, or as tcprules(1) compiles it `control/tcp.smtp.cdb`: who may connect to the service `smtp`, and what holds for him.
 //!
 //! Guarantees: the database is read as a whole, so that nothing is opened once strangers talk. A line that is no rule is an error with its
-//! number, never a rule less: what a `deny` was meant to keep out stays out. The text comes first, a database counts where there is none.
+//! number, never a rule less: what a `deny` was meant to keep out stays out; nor a variable less. The text comes first, a database counts where there is none.
 //! Never here: names of clients (`=host`) and ident (`user@`). This server asks for neither; such rules fit nobody.
 
 use std::collections::HashMap;
@@ -36,6 +36,12 @@ const KNOWN: [&[u8]; 15] = [
 ];
 /// Longest variables of a rule in all, in bytes: they go along with each question to qmail-hook.
 const VARIABLES_LEN_MAX: usize = 8 * 1024;
+const TOO_MUCH: &str = "has more than 8192 bytes of variables";
+
+/// Of a rule's data.
+fn variables_len(data: &[u8]) -> usize {
+    data.split(|b| *b == 0).filter_map(|part| part.strip_prefix(b"+")).map(<[u8]>::len).sum()
+}
 
 /// What counts for a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,8 +80,15 @@ impl ClientRules {
             let rules = Self { text: HashMap::new(), database: root.text(DATABASE)? };
             // A database that cannot be searched would let in whom it denies.
             let is_sound = rules.rule(IpAddr::from([127, 0, 0, 1])).is_ok();
-            let wrong = || ControlError::new(&root.control_file(DATABASE), "is no database of tcprules; compile it again");
-            return if is_sound { Ok(rules) } else { Err(wrong()) };
+            let wrong = |why: &str| Err(ControlError::new(&root.control_file(DATABASE), why));
+            let records = rules.database.as_deref().and_then(wire::cdb::records).unwrap_or_default();
+            if !is_sound {
+                return wrong("is no database of tcprules; compile it again");
+            }
+            if let Some((address, _)) = records.iter().find(|(_, data)| variables_len(data) > VARIABLES_LEN_MAX) {
+                return wrong(&format!("{TOO_MUCH} for `{}`", wire::escape::visible(address)));
+            }
+            return Ok(rules);
         };
         let mut rules = HashMap::new();
         for (line, number) in text.split(|b| *b == b'\n').zip(1u32..) {
@@ -90,6 +103,9 @@ impl ClientRules {
             let records = compile(line).map_err(|_| {
                 wrong("is no rule; write ADDRESS:allow or ADDRESS:deny, and behind it any number of ,NAME=\"VALUE\"")
             })?;
+            if records.iter().any(|(_, data)| variables_len(data) > VARIABLES_LEN_MAX) {
+                return Err(wrong(TOO_MUCH));
+            }
             // As in the database, the first of several rules for one address counts.
             for (address, data) in records {
                 rules.entry(address).or_insert(data);
@@ -104,14 +120,10 @@ impl ClientRules {
         let Ok(found) = self.rule(client) else { return ClientRule { is_denied: true, ..ClientRule::default() } };
         let Some(rule) = found else { return ClientRule::default() };
         let mut found = ClientRule { is_denied: rule.is_denied, ..ClientRule::default() };
-        let mut len = 0usize;
         for variable in &rule.variables {
             let Some(equals) = variable.iter().position(|b| *b == b'=') else { continue };
             let (name, value) = variable.split_at_checked(equals).unwrap_or_default();
-            len = len.saturating_add(variable.len());
-            if len <= VARIABLES_LEN_MAX {
-                found.variables.push((name.to_vec(), value.get(1..).unwrap_or_default().to_vec()));
-            }
+            found.variables.push((name.to_vec(), value.get(1..).unwrap_or_default().to_vec()));
         }
         // The last one counts, as in an environment.
         found.relay_client = found.value("RELAYCLIENT").map(<[u8]>::to_vec);
@@ -197,6 +209,53 @@ mod tests {
         }
         let (_dir, root) = root(&[(TEXT, RULES.as_bytes())]);
         assert_eq!(ClientRules::read(&root).unwrap().without_effect(), [b"FOO".to_vec()]);
+    }
+
+    #[test]
+    fn more_variables_than_can_be_handed_on_are_an_error_in_text_and_database() {
+        for (len, is_right) in [(VARIABLES_LEN_MAX - 2, true), (VARIABLES_LEN_MAX - 1, false)] {
+            let line = format!("10.:deny\n192.0.2.1:allow,A=/{}/,QMAILQUEUE=//\n", "x".repeat(len - "QMAILQUEUE=".len()));
+            let mut writer = wire::cdb::Writer::new();
+            for line in line.split_inclusive('\n') {
+                compile(line.as_bytes()).unwrap().iter().for_each(|(key, data)| writer.add(key, data));
+            }
+            let database = writer.finish().unwrap();
+            for (name, bytes, said) in [(TEXT, line.as_bytes(), "line 2: "), (DATABASE, &database[..], "for `192.0.2.1`")] {
+                let (_dir, root) = root(&[(name, bytes)]);
+                match ClientRules::read(&root) {
+                    Ok(rules) => {
+                        assert!(is_right, "{name} {len}");
+                        assert_eq!(rules.of([192, 0, 2, 1].into()).variables.len(), 2, "{name}");
+                    }
+                    Err(error) => {
+                        let error = error.to_string();
+                        assert!(!is_right && error.contains(TOO_MUCH) && error.contains(said), "{error}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_for_an_address_of_version_4_in_the_form_of_version_6_fits() {
+        let text = b"::ffff:192.0.2.1:deny\n[::FFFF:192.0.2.2]:deny\n::ffff:c000:0203:deny\n::ffff:10.0.0.0/104:deny\n:allow\n";
+        let (_dir, root) = root(&[(TEXT, text)]);
+        let rules = ClientRules::read(&root).unwrap();
+        for (client, is_denied) in [
+            ("192.0.2.1", true),
+            ("::ffff:192.0.2.1", true),
+            ("192.0.2.2", true),
+            ("192.0.2.3", true),
+            ("192.0.2.4", false),
+            ("10.9.9.9", true),
+            ("11.9.9.9", false),
+        ] {
+            assert_eq!(rules.of(client.parse().unwrap()).is_denied, is_denied, "{client}");
+        }
+        for bad in ["::ffff:10.0.0.0/100:deny\n", "::ffff:0.0.0.0/96:deny\n"] {
+            let (_dir, root) = self::root(&[(TEXT, bad.as_bytes())]);
+            assert!(ClientRules::read(&root).unwrap_err().to_string().contains("is no rule"), "{bad}");
+        }
     }
 
     #[test]

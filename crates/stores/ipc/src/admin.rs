@@ -47,6 +47,43 @@ record! {
         priority: u8,
         /// UNIX seconds by which it is to be delivered; 0 for no such time.
         deliver_by_s: u64,
+        /// It fails when that time has passed.
+        returns: bool,
+        /// Nothing is delivered before, UNIX seconds; 0 for no such time.
+        hold_until_s: u64,
+        /// It goes over TLS or not at all (RFC 8689).
+        requires_tls: bool,
+        /// Something was asked of the reports on it (RFC 3461).
+        reports: bool,
+        /// A message of another queue whose import is not over.
+        unconfirmed: bool,
+        /// It is damaged or cannot be read now: sender, recipients and size are not known.
+        unreadable: bool,
+    }
+}
+
+impl Row {
+    /// A message of which nothing is known.
+    #[must_use]
+    pub fn new(id: u64) -> Self {
+        Self {
+            id,
+            arrival_s: 0,
+            bytes: 0,
+            sender: Address::null(),
+            pending: 0,
+            recipients: 0,
+            due_s: 0,
+            held: false,
+            priority: 0,
+            deliver_by_s: 0,
+            returns: false,
+            hold_until_s: 0,
+            requires_tls: false,
+            reports: false,
+            unconfirmed: false,
+            unreadable: false,
+        }
     }
 }
 

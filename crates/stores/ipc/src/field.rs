@@ -88,6 +88,12 @@ impl Field for bool {
 #[derive(Clone, PartialEq, Eq, Default, Hash)]
 pub struct Bytes(pub Vec<u8>);
 
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "\"{}\"", self.0.escape_ascii())

@@ -3,6 +3,9 @@
 
 use crate::field::Bytes;
 
+/// Programs that qmail-hook runs at once. Each is two processes.
+pub const PROCESSES_MAX: usize = 200;
+
 messages! {
     /// What is to be run. `program` is as the configuration has it, `environment` is `NAME=VALUE`.
     pub enum Request {

@@ -6,7 +6,7 @@
 //! a client says is ever part of an argument.
 //! Used by qmail-hook, and by the helper of qmail-smtpd's classic face.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat, readlinkat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, kill_process_group};
 use sys::spawn::{Child, Ended, Spawn};
@@ -40,8 +41,8 @@ pub struct Place<'a> {
     pub root: &'a Path,
     /// Readable when nobody waits any more.
     pub client: BorrowedFd<'a>,
-    /// Beside what the request holds: `NAME`, `VALUE`.
-    pub environment: &'a [(std::ffi::OsString, std::ffi::OsString)],
+    /// What the request changes: `NAME`, `VALUE`.
+    pub environment: &'a [(OsString, OsString)],
 }
 
 impl Place<'_> {
@@ -55,7 +56,7 @@ impl Place<'_> {
         let run = || {
             let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
             let (stderr, spawn) = (io::stderr(), spawn?);
-            let spawn = given(spawn, environment)?.stdout(theirs.as_fd()).stderr(stderr.as_fd());
+            let spawn = with_changes(spawn, self.environment, environment)?.stdout(theirs.as_fd()).stderr(stderr.as_fd());
             let child = spawn.start()?;
             drop(theirs);
             self.wait(child, Some(output), ANSWER_DEADLINE)
@@ -69,7 +70,8 @@ impl Place<'_> {
         let run = || {
             let (words, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
             let (stderr, null) = (io::stderr(), File::open("/dev/null")?);
-            let spawn = given(self.spawn(program)?, environment)?.stdout(stderr.as_fd()).stderr(stderr.as_fd());
+            let spawn = with_changes(self.spawn(program)?, self.environment, environment)?;
+            let spawn = spawn.stdout(stderr.as_fd()).stderr(stderr.as_fd());
             let child = spawn.fd("null", null.as_fd()).fd("report", theirs.as_fd()).start()?;
             drop(theirs);
             self.wait(child, Some(words), ANSWER_DEADLINE)
@@ -83,8 +85,8 @@ impl Place<'_> {
         let run = || {
             let (report, theirs) = queue_program::report_pipe()?;
             let (stderr, null) = (io::stderr(), File::open("/dev/null")?);
-            let spawn =
-                given(self.spawn(program)?, environment)?.stdin(text.as_fd()).stdout(envelope.as_fd()).stderr(stderr.as_fd());
+            let spawn = with_changes(self.spawn(program)?, self.environment, environment)?;
+            let spawn = spawn.stdin(text.as_fd()).stdout(envelope.as_fd()).stderr(stderr.as_fd());
             let child = queue_program::with_report(spawn, ("null", null.as_fd()), theirs.as_fd()).start()?;
             // Only the program holds them now, so that whoever writes sees when it reads no more.
             drop((text, envelope, theirs));
@@ -99,17 +101,12 @@ impl Place<'_> {
     fn spawn<'b>(&self, program: &[u8]) -> io::Result<Spawn<'b>> {
         let (program, dir) = queue_program::place(OsStr::from_bytes(program), self.root);
         let program = trusted(&program, self.root)?;
-        Ok(self.settled(Spawn::new(&program), &dir))
+        Ok(settled(Spawn::new(&program), &dir))
     }
 
     fn shell<'b>(&self, command: &[u8]) -> Spawn<'b> {
         let (_, dir) = queue_program::place(OsStr::new("sh"), self.root);
-        self.settled(Spawn::new(Path::new("/bin/sh")).arg("-c").arg(OsStr::from_bytes(command)), &dir)
-    }
-
-    fn settled<'b>(&self, spawn: Spawn<'b>, dir: &Path) -> Spawn<'b> {
-        let spawn = self.environment.iter().fold(spawn, |spawn, (name, value)| spawn.env(name, value));
-        spawn.dir(dir).dies_with_parent().leads_group()
+        settled(Spawn::new(Path::new("/bin/sh")).arg("-c").arg(OsStr::from_bytes(command)), &dir)
     }
 
     /// Waits for the end, reading meanwhile.
@@ -172,6 +169,10 @@ impl Place<'_> {
     }
 }
 
+fn settled<'a>(spawn: Spawn<'a>, dir: &Path) -> Spawn<'a> {
+    spawn.dir(dir).dies_with_parent().leads_group()
+}
+
 enum Watched {
     Ended(Vec<u8>),
     Late,
@@ -195,43 +196,123 @@ fn read_some(from: &mut File, text: &mut Vec<u8>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Adds `NAME=VALUE`s.
-fn given<'a>(mut spawn: Spawn<'a>, environment: &[Bytes]) -> io::Result<Spawn<'a>> {
-    for variable in environment {
-        let wrong = || io::Error::other("a variable that cannot be one");
-        let equals = variable.iter().position(|b| *b == b'=').filter(|at| *at > 0).ok_or_else(wrong)?;
-        let (name, value) = variable.split_at_checked(equals).ok_or_else(wrong)?;
-        if variable.contains(&0) {
+/// The environment `kept` as `changes` make it: `NAME=VALUE` sets a variable, `NAME` takes it away.
+///
+/// # Errors
+/// One that can be no variable; temporary.
+pub fn with_changes<'a>(spawn: Spawn<'a>, kept: &[(OsString, OsString)], changes: &[impl AsRef<[u8]>]) -> io::Result<Spawn<'a>> {
+    let wrong = || io::Error::other("a variable that cannot be one");
+    let name_of = |change: &[u8]| change.iter().position(|b| *b == b'=').unwrap_or(change.len());
+    let is_changed =
+        |name: &OsStr| changes.iter().any(|change| change.as_ref().get(..name_of(change.as_ref())) == Some(name.as_bytes()));
+    let kept = kept.iter().filter(|(name, _)| !is_changed(name));
+    let mut spawn = kept.fold(spawn, |spawn, (name, value)| spawn.env(name, value));
+    for change in changes {
+        let change = change.as_ref();
+        let (name, value) = change.split_at_checked(name_of(change)).ok_or_else(wrong)?;
+        if name.is_empty() || change.contains(&0) {
             return Err(wrong());
         }
-        spawn = spawn.env(OsStr::from_bytes(name), OsStr::from_bytes(value.get(1..).unwrap_or_default()));
+        if let Some(value) = value.strip_prefix(b"=") {
+            spawn = spawn.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        }
     }
     Ok(spawn)
 }
 
-/// The program itself, behind all links, if nobody but root (or whoever owns etc/qmail/control) can change it, nor put another in its place.
+/// The program itself, behind all links, if nobody but root (or whoever owns etc/qmail/control) can change it, nor put another in its place:
+/// neither by its file, nor by a directory or a link on the way as it is written. Each step is looked at through the directory before it,
+/// which others cannot change by then, so that what was found stays what it is.
 ///
 /// # Errors
 /// It is not there, or others can; temporary.
 pub fn trusted(program: &Path, root: &Path) -> io::Result<PathBuf> {
-    let named = |text: &str| io::Error::other(format!("{}: {text}", program.display()));
-    let real = std::fs::canonicalize(program).map_err(|error| named(&error.to_string()))?;
     let owner = std::fs::metadata(root.join("etc/qmail/control")).map(|metadata| metadata.uid()).unwrap_or(0);
-    for place in real.ancestors() {
-        let metadata = std::fs::metadata(place).map_err(|error| named(&error.to_string()))?;
-        if place == real && !metadata.is_file() {
-            return Err(named("is no file"));
+    let named = |text: &dyn std::fmt::Display| io::Error::other(format!("{}: {text}", program.display()));
+    let program = std::path::absolute(program).map_err(|error| named(&error))?;
+    let mut walk = Walk { owner, dirs: Vec::new(), links: 0 };
+    walk.enter("/".into(), rustix::fs::open("/", STEP, Mode::empty()).map_err(|errno| named(&errno))?)
+        .map_err(|error| named(&error))?;
+    walk.to(&program).map_err(|error| named(&error))
+}
+
+/// How a step is opened: to be looked at alone, itself if it is a link.
+const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Links on a way; as in Linux.
+const LINKS_MAX: usize = 40;
+
+/// A way from the root directory on.
+struct Walk {
+    /// Who may change things beside root.
+    owner: u32,
+    /// Where it is: each directory with its path.
+    dirs: Vec<(PathBuf, OwnedFd)>,
+    links: usize,
+}
+
+impl Walk {
+    /// To a file.
+    fn to(&mut self, path: &Path) -> io::Result<PathBuf> {
+        // The next component is the last of these.
+        let mut ahead = components(path);
+        while let Some(step) = ahead.pop() {
+            match step.as_bytes() {
+                b"/" => self.dirs.truncate(1),
+                b"." => {}
+                b".." => self.dirs.truncate(self.dirs.len().saturating_sub(1).max(1)),
+                _ => {
+                    let (dir, fd) = self.dirs.last().ok_or(io::ErrorKind::NotFound)?;
+                    let here = dir.join(&step);
+                    let found = openat(fd, &*step, STEP, Mode::empty())?;
+                    match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+                        FileType::Symlink => {
+                            self.look(&here, &found)?;
+                            self.links = self.links.saturating_add(1);
+                            if self.links > LINKS_MAX {
+                                return Err(rustix::io::Errno::LOOP.into());
+                            }
+                            ahead
+                                .extend(components(Path::new(OsStr::from_bytes(readlinkat(&found, "", Vec::new())?.as_bytes()))));
+                        }
+                        FileType::Directory => self.enter(here, found)?,
+                        FileType::RegularFile if ahead.is_empty() => {
+                            self.look(&here, &found)?;
+                            return Ok(here);
+                        }
+                        _ => break,
+                    }
+                }
+            }
         }
-        let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-        let others_may_write = metadata.mode() & 0o022 != 0 && !is_sticky;
-        if others_may_write || (metadata.uid() != 0 && metadata.uid() != owner) {
-            return Err(named(&format!(
+        Err(io::Error::other("is no file"))
+    }
+
+    fn enter(&mut self, path: PathBuf, dir: OwnedFd) -> io::Result<()> {
+        self.look(&path, &dir)?;
+        self.dirs.push((path, dir));
+        Ok(())
+    }
+
+    /// Can nobody else change it? What is in a directory with the sticky bit is its owner's alone; the mode of a link says nothing.
+    fn look(&self, path: &Path, fd: &OwnedFd) -> io::Result<()> {
+        let stat = fstat(fd)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let is_protected = kind == FileType::Symlink || (kind == FileType::Directory && mode.contains(Mode::SVTX));
+        let others_may_write = mode.intersects(Mode::WGRP | Mode::WOTH) && !is_protected;
+        if others_may_write || (stat.st_uid != 0 && stat.st_uid != self.owner) {
+            return Err(io::Error::other(format!(
                 "{} could be changed by others; it must be root's, and theirs to read alone",
-                place.display()
+                path.display()
             )));
         }
+        Ok(())
     }
-    Ok(real)
+}
+
+/// From the last to the first.
+fn components(path: &Path) -> Vec<OsString> {
+    path.components().rev().map(|component| component.as_os_str().to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -289,7 +370,13 @@ mod tests {
         );
         let program = stage.program("echo out; echo words >&4; exit 100", 0o755);
         assert_eq!(output(&place.check(&program, &[])), "100 words\\n");
-        for bad in ["", "=x", "A"] {
+        // A bare name takes a variable away, a value stands in the place of another.
+        let environment = [("PATH".into(), "/usr/bin:/bin".into()), ("C".into(), "1".into()), ("D".into(), "1".into())];
+        let changed = stage
+            .place(&environment)
+            .plugin(b":echo ${A-none} ${C-none} $D; env | grep -c ^D=", &["A".into(), "C".into(), "D=2".into()]);
+        assert_eq!(output(&changed), "0 none none 2\\n1\\n");
+        for bad in ["", "=x"] {
             assert!(output(&place.plugin(b":true", &[bad.into()])).starts_with("failed"), "{bad}");
         }
     }
@@ -337,5 +424,47 @@ mod tests {
         let program = stage.program("exit 0", 0o755);
         std::fs::set_permissions(stage.dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(output(&place.check(&program, &[])).contains("could be changed by others"));
+    }
+
+    #[test]
+    fn the_way_to_a_program_is_as_safe_as_itself() {
+        use std::os::unix::fs::symlink;
+        let stage = stage();
+        let dir = stage.dir.path().canonicalize().unwrap();
+        let chmod = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let program = PathBuf::from(OsStr::from_bytes(&stage.program("exit 0", 0o755)));
+        let (safe, open) = (dir.join("safe"), dir.join("open"));
+        for each in [&safe, &open] {
+            std::fs::create_dir(each).unwrap();
+            symlink("../program", each.join("link")).unwrap();
+        }
+        symlink(open.join("link"), safe.join("by-open")).unwrap();
+        symlink(&open, safe.join("dir")).unwrap();
+        symlink("self", safe.join("self")).unwrap();
+        for place in ["safe/link", "safe/../open/link", "safe/by-open", "safe/dir/link", "./program"] {
+            assert_eq!(trusted(&dir.join(place), &dir).unwrap(), dir.join("program"), "{place}");
+        }
+        // Whoever may write in a directory may put another link in it, whatever the link leads to.
+        chmod(&open, 0o777);
+        for (place, is_safe) in [("safe/link", true), ("safe/by-open", false), ("safe/dir/link", false), ("open/link", false)] {
+            assert_eq!(trusted(&dir.join(place), &dir).is_ok(), is_safe, "{place}");
+        }
+        let error = trusted(&safe.join("by-open"), &dir).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} could be changed", open.display())), "{error}");
+        // With the sticky bit nobody replaces what is another's.
+        chmod(&open, 0o1777);
+        assert!(trusted(&safe.join("by-open"), &dir).is_ok());
+        for (place, problem) in
+            [("safe/self", "symbolic link"), ("safe", "is no file"), ("program/x", "is no file"), ("none", "No such file")]
+        {
+            let error = trusted(&dir.join(place), &dir).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+        // A link of somebody else leads where he wants.
+        if rustix::process::geteuid().is_root() {
+            let (nobody, link) = (65_534, safe.join("link"));
+            std::os::unix::fs::lchown(&link, Some(nobody), Some(nobody)).unwrap();
+            assert!(trusted(&link, &dir).is_err() && trusted(&program, &dir).is_ok());
+        }
     }
 }

@@ -1,5 +1,7 @@
-//! Where the classic face hands its messages: to the program that QMAILQUEUE names, else to qmail-send.
+//! Where the classic face hands its messages: to the program that QMAILQUEUE names, else to qmail-send. Whoever asks plugins may have another
+//! named for a message.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -16,13 +18,15 @@ use crate::{Verdict, not_now};
 
 /// Where messages go.
 #[derive(Debug)]
-pub enum Queue {
-    Program(QueueProgram),
-    /// qmail-send, below the run directory if there is one, by the socket that this caller may use.
-    Send {
-        run: Option<OwnedFd>,
-        socket: Socket,
-    },
+pub struct Queue {
+    /// What QMAILQUEUE names.
+    named: Option<OsString>,
+    /// Starts programs, where one is named or may be.
+    programs: Option<QueueProgram>,
+    /// qmail-send is below it, if it is there.
+    run: Option<OwnedFd>,
+    /// That of qmail-send which this caller may use.
+    socket: Socket,
 }
 
 /// A message under way.
@@ -39,31 +43,36 @@ pub fn run_directory(root: &Root) -> Option<OwnedFd> {
 }
 
 impl Queue {
-    /// As QMAILQUEUE says. Before the sandbox: a program's helper is started here.
+    /// As QMAILQUEUE says. Before the sandbox: the helper for programs is started here; `may_change`: others than QMAILQUEUE may be named.
     ///
     /// # Errors
     /// Out of processes or descriptors; temporary.
-    pub fn open(root: &Root, run: Option<OwnedFd>) -> io::Result<Self> {
-        let program = std::env::var_os("QMAILQUEUE").filter(|program| !program.is_empty());
+    pub fn open(root: &Root, run: Option<OwnedFd>, may_change: bool) -> io::Result<Self> {
+        let named = std::env::var_os("QMAILQUEUE").filter(|program| !program.is_empty());
         let socket = if may_call(root, Socket::Queue) { Socket::Queue } else { Socket::Inject };
-        match program {
-            Some(program) => Ok(Self::Program(QueueProgram::start(&program, root.path())?)),
-            None => Ok(Self::Send { run, socket }),
-        }
+        let programs = (named.is_some() || may_change).then(|| QueueProgram::start(root.path(), may_change)).transpose()?;
+        Ok(Self { named, programs, run, socket })
     }
 
+    /// What QMAILQUEUE names.
     #[must_use]
-    pub fn is_program(&self) -> bool {
-        matches!(self, Self::Program(_))
+    pub fn program(&self) -> Option<&OsStr> {
+        self.named.as_deref()
     }
 
-    /// Begins a message. `None` if nobody takes it; [`Queue::finish`] says so at its end.
+    /// Begins a message, as QMAILQUEUE says. `None` if nobody takes it; [`Queue::finish`] says so at its end.
     #[must_use]
     pub fn begin(&self) -> Option<Outgoing> {
-        match self {
-            Self::Program(program) => program.begin().ok().map(Outgoing::Program),
-            Self::Send { run, socket } => {
-                let submission = connect(run.as_ref()?.as_fd(), *socket).ok()?;
+        self.begin_by(self.program(), &[])
+    }
+
+    /// As [`Queue::begin`], by this program, or by qmail-send. `changes` of the program's environment: `NAME=VALUE` to set, `NAME` to take away.
+    #[must_use]
+    pub fn begin_by(&self, program: Option<&OsStr>, changes: &[Vec<u8>]) -> Option<Outgoing> {
+        match program {
+            Some(program) => self.programs.as_ref()?.begin(program, changes).ok().map(Outgoing::Program),
+            None => {
+                let submission = connect(self.run.as_ref()?.as_fd(), self.socket).ok()?;
                 Some(Outgoing::Send { submission, is_broken: false })
             }
         }
@@ -72,9 +81,9 @@ impl Queue {
     /// The end of a message; a program gets the envelope now, qmail-send has it already.
     #[must_use]
     pub fn finish(&self, message: Option<Outgoing>, sender: &Address, recipients: &[Address]) -> Verdict {
-        match (self, message) {
-            (Self::Program(program), Some(Outgoing::Program(handover))) => program.finish(handover, sender, recipients),
-            (Self::Send { .. }, Some(Outgoing::Send { mut submission, is_broken: false })) => {
+        match (&self.programs, message) {
+            (Some(programs), Some(Outgoing::Program(handover))) => programs.finish(handover, sender, recipients),
+            (_, Some(Outgoing::Send { mut submission, is_broken: false })) => {
                 submission.commit().map_or_else(|_| not_now("4.3.0 the queue did not answer"), Verdict::from)
             }
             _ => not_now("4.3.0 the queue cannot be reached"),
@@ -82,13 +91,19 @@ impl Queue {
     }
 
     pub fn give_up(&self, message: Option<Outgoing>) {
-        if let (Self::Program(program), Some(Outgoing::Program(handover))) = (self, message) {
-            program.give_up(handover);
+        if let (Some(programs), Some(Outgoing::Program(handover))) = (&self.programs, message) {
+            programs.give_up(handover);
         }
     }
 }
 
 impl Outgoing {
+    /// Does a program take it?
+    #[must_use]
+    pub fn is_program(&self) -> bool {
+        matches!(self, Self::Program(_))
+    }
+
     /// A step of the queue protocol but data; a program hears none of it.
     pub fn item(&mut self, item: &Item<'_>) {
         if let Self::Send { submission, is_broken } = self {

@@ -152,8 +152,13 @@ pub(crate) fn same_story(seed: u64, steps: u64, one: &mut dyn Log, other: &mut d
                     })
                     .collect();
                 let outlook = Outlook { pending: 1, due_s: random.below(1 << 40), held: random.below(2) == 0 };
-                one.progress(id, changes.clone(), outlook, ticket);
-                other.progress(other_id, changes, outlook, ticket);
+                if what == 7 {
+                    one.note(id, outlook, ticket);
+                    other.note(other_id, outlook, ticket);
+                } else {
+                    one.progress(id, changes.clone(), outlook, ticket);
+                    other.progress(other_id, changes, outlook, ticket);
+                }
                 [answer(one, ticket), answer(other, ticket)]
             }
             8 => {

@@ -1,8 +1,9 @@
 //! The commit engine: writes what waits in one go, syncs once, and only then lets the spool say yes.
 //!
 //! Guarantees: an accept is answered after the sync of its record, of its segment's header and name and of its side files; a
-//! result is answered after its write, and synced with the next commit. After a failed write or sync that segment is never
-//! written or synced again: its unsynced part is declared void in a new one, results are written there anew, accepts refused.
+//! result is answered after its write, and synced with the next commit, a hold or release after its sync. After a failed write or
+//! sync that segment is never written or synced again: its unsynced part is declared void in a new one, results are written there
+//! anew, accepts refused.
 //! It runs in one thread and has no timers of its own; the power-cut suite runs it without threads.
 
 use std::collections::VecDeque;
@@ -202,7 +203,7 @@ impl Engine {
                 let summary = Summary { id: placed.id, prev: Place::NONE, note: Note::Accept(accept.note) };
                 placed.undo.push(self.write_record(state, &summary, &accept.rest, &accept.body));
             }
-            Op::Progress { id, records, covers, outlook, ticket } => {
+            Op::Progress { id, records, covers, outlook, ticket, synced: _ } => {
                 let Some(entry) = state.table.get(*id) else {
                     self.answers.push(Completion::Unwritten { ticket: *ticket });
                     return None;
@@ -294,7 +295,7 @@ impl Engine {
     /// Results are safe from the death of any process as soon as they are written.
     fn answer_results(&mut self, placed: &mut [Placed]) {
         for item in placed {
-            if let Op::Progress { ticket, .. } | Op::End { ticket, .. } = item.op {
+            if let Op::Progress { ticket, synced: false, .. } | Op::End { ticket, .. } = item.op {
                 item.answered = true;
                 self.answers.push(Completion::Written { ticket });
             }
@@ -303,7 +304,7 @@ impl Engine {
     }
 
     fn sync_if_needed(&mut self, placed: Vec<Placed>) {
-        if placed.iter().any(|item| matches!(item.op, Op::Accept(_) | Op::House { .. })) {
+        if placed.iter().any(|item| matches!(item.op, Op::Accept(_) | Op::House { .. } | Op::Progress { synced: true, .. })) {
             self.sync(placed);
         } else {
             self.unsynced.extend(placed);
@@ -335,6 +336,7 @@ impl Engine {
                 Op::House { done, .. } => {
                     let _ = done.send(true);
                 }
+                Op::Progress { ticket, .. } if !item.answered => self.answers.push(Completion::Written { ticket }),
                 Op::Progress { .. } => {}
             }
             Counters::add(&self.shared.counters.accepted, accepted);

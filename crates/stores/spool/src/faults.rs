@@ -193,6 +193,32 @@ fn results_wait_for_room_when_the_spare_is_used_up() {
     assert!(matches!(answer(&mut spool, ticket), Completion::Written { .. }));
 }
 
+/// A hold or release that was answered is there after any power cut, also where the disk failed once.
+#[test]
+fn no_power_cut_undoes_a_hold_that_was_answered() {
+    for failing in [false, true] {
+        let (disk, plan, mut spool) = faulty(|call| call == Call::Sync);
+        let id = accepted(&accept(&mut spool, 1));
+        for held in [true, false, true] {
+            if failing {
+                plan.fail(0, 1, EIO);
+            }
+            spool.progress(id, vec![deferred(0)], OUTLOOK, 4000);
+            assert!(matches!(answer(&mut spool, 4000), Completion::Written { .. }));
+            spool.note(id, Outlook { held, ..OUTLOOK }, 5000);
+            assert!(matches!(answer(&mut spool, 5000), Completion::Written { .. }));
+            let cut = disk.snapshot().cut(|_| false);
+            let (_, living) = Inline::open(Arc::new(cut), SEGMENT_BYTES).unwrap();
+            assert_eq!(living.iter().map(|message| message.held).collect::<Vec<_>>(), [held]);
+        }
+    }
+    let (_, plan, mut spool) = faulty(|call| call == Call::Sync);
+    let id = accepted(&accept(&mut spool, 1));
+    plan.fail(0, 1000, EIO);
+    spool.note(id, Outlook { held: true, ..OUTLOOK }, 5000);
+    assert!(matches!(answer(&mut spool, 5000), Completion::Unwritten { .. }));
+}
+
 /// Segments whose mail is gone are used again; a few old messages do not keep many segments.
 #[test]
 fn dead_segments_are_used_again_and_old_mail_moves() {

@@ -70,6 +70,9 @@ impl Log for Inline {
     fn progress(&mut self, id: MessageId, changes: Vec<Change>, outlook: Outlook, ticket: u64) {
         self.push(Some(Front::progress(id, &changes, outlook, ticket)));
     }
+    fn note(&mut self, id: MessageId, outlook: Outlook, ticket: u64) {
+        self.push(Some(Front::note(id, outlook, ticket)));
+    }
     fn end(&mut self, id: MessageId, ticket: u64) {
         self.push(Some(Op::End { id: id.0, ticket }));
     }

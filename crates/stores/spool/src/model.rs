@@ -171,6 +171,10 @@ impl Log for Model {
         self.say(answer);
     }
 
+    fn note(&mut self, id: MessageId, outlook: Outlook, ticket: u64) {
+        self.progress(id, Vec::new(), outlook, ticket);
+    }
+
     fn end(&mut self, id: MessageId, ticket: u64) {
         let written = self.health != Health::Stopped && self.forget(id);
         self.say(if written { Completion::Written { ticket } } else { Completion::Unwritten { ticket } });

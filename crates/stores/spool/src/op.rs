@@ -38,6 +38,8 @@ pub(crate) enum Op {
         /// So many recipients, from the first on, are named: if these are all, it is the whole state.
         covers: u32,
         outlook: Outlook,
+        /// Answered when it is synced, not when it is written.
+        synced: bool,
         ticket: u64,
     },
     End {

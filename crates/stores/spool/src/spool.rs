@@ -239,7 +239,12 @@ impl Front {
     }
 
     pub(crate) fn progress(id: MessageId, changes: &[Change], outlook: Outlook, ticket: u64) -> Op {
-        Op::Progress { id: id.0, records: envelope::encode_changes(changes), covers: covered(changes), outlook, ticket }
+        let (records, covers) = (envelope::encode_changes(changes), covered(changes));
+        Op::Progress { id: id.0, records, covers, outlook, synced: false, ticket }
+    }
+
+    pub(crate) fn note(id: MessageId, outlook: Outlook, ticket: u64) -> Op {
+        Op::Progress { id: id.0, records: envelope::encode_changes(&[]), covers: 0, outlook, synced: true, ticket }
     }
 }
 
@@ -437,6 +442,10 @@ impl Log for Spool {
 
     fn progress(&mut self, id: MessageId, changes: Vec<Change>, outlook: Outlook, ticket: u64) {
         self.push(Front::progress(id, &changes, outlook, ticket));
+    }
+
+    fn note(&mut self, id: MessageId, outlook: Outlook, ticket: u64) {
+        self.push(Front::note(id, outlook, ticket));
     }
 
     fn end(&mut self, id: MessageId, ticket: u64) {

@@ -158,7 +158,7 @@ pub enum Completion {
         ticket: u64,
         why: Refusal,
     },
-    /// A result is write(2)-ten: it outlives every process, and a power cut from one second later on.
+    /// A result is write(2)-ten: it outlives every process, and a power cut from one second later on ([`Log::note`]: from now on).
     Written {
         ticket: u64,
     },
@@ -265,7 +265,7 @@ impl std::error::Error for SpoolError {}
 /// What may be asked of a spool: one interface for the real one ([`crate::Spool`]) and the model ([`crate::model::Model`]).
 ///
 /// Requests never block on the disk and are answered by [`Log::completions`], each once, by its ticket (any number the caller likes).
-/// Results of one message (`progress`, `end`) take effect in the order they were given. All calls come from one thread.
+/// Results of one message (`progress`, `note`, `end`) take effect in the order they were given. All calls come from one thread.
 pub trait Log {
     /// Requests from here to [`Log::flush`] may go to the disk together: for all that one turn of an event loop brings. Without it
     /// the first of them would set off a sync of its own, and the rest wait for that.
@@ -276,8 +276,10 @@ pub trait Log {
     fn accept(&mut self, envelope: Envelope, body: Body, ticket: u64);
     /// Accepts a bounce and ends the message it is about in one indivisible record: both or neither.
     fn bounce_and_end(&mut self, bounce: Envelope, body: Body, ended: MessageId, ticket: u64);
-    /// Notes what became of some recipients (or, with no changes, that the message is held or released): `Written` or `Unwritten`.
+    /// Notes what became of some recipients: `Written` or `Unwritten`.
     fn progress(&mut self, id: MessageId, changes: Vec<Change>, outlook: Outlook, ticket: u64);
+    /// Notes that the message is held or released: `Written` when no power cut undoes that, or `Unwritten`.
+    fn note(&mut self, id: MessageId, outlook: Outlook, ticket: u64);
     /// The message has no work left: it is forgotten. `Written` or `Unwritten`.
     fn end(&mut self, id: MessageId, ticket: u64);
     /// `Envelope` or `ReadFailed`.

@@ -437,6 +437,9 @@ pub struct ExportQueue {
     /// Number of directories that messages are spread over: conf-split of the classic qmail
     #[arg(long, value_name = "N", default_value_t = 23, value_parser = clap::value_parser!(u64).range(1..=9973))]
     pub split: u64,
+    /// Move messages, too, that ask for what a classic queue cannot keep: TLS alone, or a time before or by which to be delivered
+    #[arg(long)]
+    pub lossy: bool,
     #[command(flatten)]
     pub options: ImportOptions,
 }
@@ -588,7 +591,7 @@ mod tests {
             "qmail completions zsh",
             "qmail import queue /var/qmail/queue --dry-run --json",
             "qmail import control /var/qmail --tcp-smtp /etc/tcp.smtp --force",
-            "qmail export queue /var/qmail/queue --split 1",
+            "qmail export queue /var/qmail/queue --split 1 --lossy",
             "qmail export example.org --with-secrets --sql",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");

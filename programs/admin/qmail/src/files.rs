@@ -57,7 +57,15 @@ pub fn make_file(path: &Path, bytes: &[u8], mode: u32, owner: Option<Id>) -> io:
 /// # Errors
 /// It cannot be written; temporary, the old file stays.
 pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = write_beside(path, bytes, mode, None)?;
+    replace_file_as(path, bytes, mode, None)
+}
+
+/// As [`replace_file`], and gives it away.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn replace_file_as(path: &Path, bytes: &[u8], mode: u32, owner: Option<Id>) -> io::Result<()> {
+    let temporary = write_beside(path, bytes, mode, owner)?;
     let renamed = fs::rename(&temporary, path);
     if renamed.is_err() {
         let _ = fs::remove_file(&temporary);

@@ -14,14 +14,16 @@ mod vpopmail;
 pub(crate) use table::{COLUMNS, domain_record, record, users_record};
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use control::Root;
 use ipc::admin::{ADD_MAX, AccountAnswer, AccountRequest, AccountRow, AliasRow, DomainChange};
 use ipc::field::Bytes;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::json;
 use wire::{Address, Domain};
 
@@ -299,19 +301,54 @@ impl<'a> Importer<'a> {
 
 /// A file that belongs to others: no link, no device, and not without end.
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let read = read_foreign(path, FILE_LEN_MAX).map_err(|error| io_failure(path, &error))?;
+    Ok(read.map(|(bytes, _)| bytes))
+}
+
+/// The same with a bound of the caller's, and what the file was when it was read.
+pub(crate) fn read_foreign(path: &Path, len_max: u64) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+    let Some(file) = open_foreign(path)? else { return Ok(None) };
+    let metadata = file.metadata()?;
+    let mut bytes = Vec::new();
+    file.take(len_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > len_max {
+        return Err(io::Error::other(format!("is longer than {len_max} bytes")));
+    }
+    Ok(Some((bytes, metadata)))
+}
+
+/// Opens a file that belongs to others to read it. A name that its directory's owner gave to somebody else's file is none: with the rights
+/// of the caller he could have read what he may not.
+fn open_foreign(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(io_failure(path, &errno.into())),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(io::Error::other("is a symbolic link, which is not followed")),
+        Err(errno) => return Err(errno.into()),
     };
-    let metadata = file.metadata().map_err(|error| io_failure(path, &error))?;
-    if !metadata.is_file() || metadata.len() > FILE_LEN_MAX {
-        return Err(io_failure(path, &io::Error::other("is no file, or longer than 64 MiB")));
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("is no regular file"));
     }
-    let mut bytes = Vec::new();
-    file.take(FILE_LEN_MAX).read_to_end(&mut bytes).map_err(|error| io_failure(path, &error))?;
-    Ok(Some(bytes))
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if metadata.nlink() > 1 && metadata.uid() != std::fs::metadata(dir)?.uid() {
+        return Err(io::Error::other("is another name of a file that is not its directory's owner's"));
+    }
+    Ok(Some(file))
+}
+
+/// Is a file that is written to, in a directory of somebody else's, a file of its own?
+///
+/// # Errors
+/// It is something else, or has another name: it may be anybody's.
+pub(crate) fn own_file(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    match (metadata.is_file(), metadata.nlink()) {
+        (true, 0 | 1) => Ok(()),
+        (true, _) => Err(io::Error::other("has another name as well: it may be somebody else's file")),
+        (false, _) => Err(io::Error::other("is no regular file")),
+    }
 }
 
 /// An account of which nothing is set.

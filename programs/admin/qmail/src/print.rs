@@ -72,6 +72,13 @@ pub fn to_json(columns: &[Column], rows: &[Vec<Value>]) -> Value {
     rows.iter().map(|row| Value::Object(object(row))).collect()
 }
 
+/// UNIX seconds as a date in UTC.
+#[must_use]
+pub fn date(unix_s: u64) -> String {
+    let civil = wire::civil::Civil::from_unix(unix_s);
+    format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", civil.year, civil.month, civil.day, civil.hour, civil.minute, civil.second)
+}
+
 /// Rows for people; bold heads on a terminal only.
 #[must_use]
 pub fn table(columns: &[Column], rows: &[Vec<Value>]) -> String {

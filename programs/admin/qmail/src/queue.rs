@@ -6,7 +6,7 @@ use ipc::field::Verdict;
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
-use crate::print::{Column, Printer, counters, line, table, text, to_json};
+use crate::print::{Column, Printer, counters, date, line, table, text, to_json};
 use crate::{Failure, cli};
 
 /// Messages asked for at a time.
@@ -23,6 +23,16 @@ const MESSAGES: [Column; 10] = [
     ("HELD", "held"),
     ("PRIORITY", "priority"),
     ("DELIVER BY", "deliver_by_s"),
+];
+/// Behind those: for people in one column, for programs in one each.
+const REMARKS: Column = ("REMARKS", "remarks");
+const MORE: [Column; 6] = [
+    ("RETURNS", "returns"),
+    ("HOLD UNTIL", "hold_until_s"),
+    ("TLS", "requires_tls"),
+    ("REPORTS", "reports"),
+    ("UNCONFIRMED", "unconfirmed"),
+    ("UNREADABLE", "unreadable"),
 ];
 const RECIPIENTS: [Column; 6] = [
     ("RECIPIENT", "address"),
@@ -94,9 +104,9 @@ fn list(send: &Admin, printer: Printer) -> Result<(), Failure> {
 /// JSON stays one array over all pages.
 fn print_page(rows: &[Vec<Value>], any: bool, printer: Printer) -> Result<(), Failure> {
     if !printer.json {
-        return line(&table(&MESSAGES, rows));
+        return line(&table(&columns(printer), rows));
     }
-    let objects = to_json(&MESSAGES, rows);
+    let objects = to_json(&columns(printer), rows);
     let objects: Vec<String> = objects.as_array().into_iter().flatten().map(ToString::to_string).collect();
     line(&format!("{}{}", if any { "," } else { "[" }, objects.join(",\n")))
 }
@@ -112,18 +122,23 @@ fn show(send: &Admin, id: u64, printer: Printer) -> Result<(), Failure> {
     let row = found.ok_or_else(|| Failure::permanent(format!("there is no message {id}")))?;
     let head = vec![message(&row, printer)];
     if printer.json {
-        let mut object = to_json(&MESSAGES, &head).get(0).cloned().unwrap_or_default();
+        let mut object = to_json(&columns(printer), &head).get(0).cloned().unwrap_or_default();
         if let Some(object) = object.as_object_mut() {
             object.remove("recipients");
             object.insert("recipients".to_owned(), to_json(&RECIPIENTS, &rows));
         }
         return printer.value(&object);
     }
-    line(&format!("{}\n\n{}", table(&MESSAGES, &head), table(&RECIPIENTS, &rows)))
+    line(&format!("{}\n\n{}", table(&columns(printer), &head), table(&RECIPIENTS, &rows)))
+}
+
+fn columns(printer: Printer) -> Vec<Column> {
+    let more = if printer.json { &MORE[..] } else { &[REMARKS] };
+    [&MESSAGES[..], more].concat()
 }
 
 fn message(row: &Row, printer: Printer) -> Vec<Value> {
-    vec![
+    let mut values = vec![
         row.id.into(),
         time(row.arrival_s, printer),
         row.bytes.into(),
@@ -134,7 +149,27 @@ fn message(row: &Row, printer: Printer) -> Vec<Value> {
         row.held.into(),
         i8::from_le_bytes([row.priority]).into(),
         if row.deliver_by_s == 0 && !printer.json { "-".into() } else { time(row.deliver_by_s, printer) },
-    ]
+    ];
+    if printer.json {
+        values.extend([row.returns.into(), row.hold_until_s.into(), row.requires_tls.into()]);
+        values.extend([row.reports, row.unconfirmed, row.unreadable].map(Value::from));
+    } else {
+        values.push(remarks(row).into());
+    }
+    values
+}
+
+/// What makes a message another one than most.
+fn remarks(row: &Row) -> String {
+    let until = (row.hold_until_s > 0).then(|| format!("not before {}", date(row.hold_until_s)));
+    let said = [
+        (row.unreadable, "damaged or unreadable"),
+        (row.unconfirmed, "its import is not over"),
+        (row.requires_tls, "requires TLS"),
+        (row.returns, "fails when late"),
+    ];
+    let said = said.into_iter().filter(|(is, _)| *is).map(|(_, text)| text.to_owned());
+    said.chain(until).collect::<Vec<_>>().join(", ")
 }
 
 fn recipient(row: &RecipientRow, printer: Printer) -> Vec<Value> {
@@ -165,9 +200,4 @@ fn time(unix_s: u64, printer: Printer) -> Value {
 
 fn due(unix_s: u64, printer: Printer) -> Value {
     if unix_s == 0 && !printer.json { "now".into() } else { time(unix_s, printer) }
-}
-
-fn date(unix_s: u64) -> String {
-    let civil = wire::civil::Civil::from_unix(unix_s);
-    format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", civil.year, civil.month, civil.day, civil.hour, civil.minute, civil.second)
 }

@@ -299,18 +299,7 @@ fn users_and_aliases_are_qmail_auths() {
 
 fn row(id: u64) -> Row {
     let (arrival_s, due_s) = (1_700_000_000, if id == 1 { 0 } else { 1_700_000_400 });
-    Row {
-        id,
-        arrival_s,
-        bytes: 10,
-        sender: address("s@x"),
-        pending: 1,
-        recipients: 2,
-        due_s,
-        held: false,
-        priority: 0,
-        deliver_by_s: 0,
-    }
+    Row { arrival_s, bytes: 10, sender: address("s@x"), pending: 1, recipients: 2, due_s, ..Row::new(id) }
 }
 
 #[test]

@@ -181,9 +181,12 @@ enum Ticket {
         hurried: bool,
     },
     Body,
-    /// A hold or release was noted.
+    /// A hold or release is on the disk.
     Note {
         client: u64,
+        id: u64,
+        /// Was it held before?
+        was: bool,
     },
     /// The administrator looks at a message.
     Look {
@@ -230,8 +233,8 @@ pub struct Engine<S> {
     looks: HashMap<u64, admin::Look>,
     /// Who waits for the removal of a message.
     removals: HashMap<u64, Vec<u64>>,
-    /// Messages of another queue that are being confirmed; true: it is noted, and what is being read of them may be older.
-    confirming: HashMap<u64, bool>,
+    /// Messages of another queue that are being confirmed.
+    confirming: HashMap<u64, import::Confirming>,
     /// That messages wait for the rest of their import was said.
     told_of_import: bool,
     counters: Counters,
@@ -330,8 +333,8 @@ impl<S: Spool> Engine<S> {
             Completion::Refused { ticket, why } => self.refused(ticket, why),
             Completion::Written { ticket } => self.written(ticket, true),
             Completion::Unwritten { ticket } => self.written(ticket, false),
-            Completion::Envelope { ticket, id, envelope, states, bytes, .. } => {
-                self.envelope_read(ticket, id.0, activate::Read { envelope, states, bytes });
+            Completion::Envelope { ticket, id, envelope, states, bytes, held } => {
+                self.envelope_read(ticket, id.0, activate::Read { envelope, states, bytes, held });
             }
             Completion::BodyFd { ticket, id, fd, bytes } => match self.tickets.remove(&ticket) {
                 Some(Ticket::Fetch { client }) => self.out.push(Out::AdminBody { client, bytes, body: fd }),
@@ -351,13 +354,11 @@ impl<S: Spool> Engine<S> {
         match ticket {
             Ticket::Result { number, last, ends } => self.result_written(number, last, ends && written),
             Ticket::End { id } if written => self.ended(id),
+            Ticket::End { id } => self.not_removed(id),
             Ticket::Confirmed { client, id, due_s } if written => self.confirmed(client, id, due_s),
             Ticket::Confirmed { client, id, .. } => self.confirm_failed(client, id),
-            Ticket::Note { client } => {
-                let text = "the spool cannot be written";
-                let answer = if written { admin::ok(1) } else { admin::failed(text) };
-                self.out.push(Out::Admin { client, answer });
-            }
+            Ticket::Note { client, .. } if written => self.out.push(Out::Admin { client, answer: admin::ok(1) }),
+            Ticket::Note { client, id, was } => self.note_failed(client, id, was),
             _ => {}
         }
     }
@@ -366,7 +367,7 @@ impl<S: Spool> Engine<S> {
         match self.tickets.remove(&ticket) {
             Some(Ticket::Read { .. }) => self.unreadable(id, why),
             Some(Ticket::Body) => self.body_failed(id, why),
-            Some(Ticket::Look { client, .. }) => self.look_failed(client),
+            Some(Ticket::Look { client, id }) => self.look_failed(client, id, why),
             Some(Ticket::Confirm { client, id }) => self.confirm_failed(client, id),
             Some(Ticket::Fetch { client }) => {
                 self.out.push(Out::Admin { client, answer: admin::failed("the message cannot be read") });

@@ -79,7 +79,11 @@ pub fn serve(root: &Root) -> io::Result<()> {
     if let Answer::Failed { text } = &answer {
         log(&format!("warning: {}: {}", wire::escape::visible(&program), wire::escape::visible(text)));
     }
-    client.send(&answer.encode_bounded()?)
+    match client.send(&answer.encode_bounded()?) {
+        // Who asked is gone, and the line above says so if the program was ended for it.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent,
+    }
 }
 
 /// A request, and the descriptor beside it.

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use control::{Hooks, Ids, Root};
+use ipc::hook::PROCESSES_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sandbox::{Role, Socket};
@@ -18,8 +19,6 @@ use sys::spawn::{Child, Spawn};
 
 use crate::{log, one};
 
-/// Programs that run at once. Each is two processes.
-pub const PROCESSES_MAX: usize = 200;
 /// How long they may go on when the system stops; less than qmail-start waits.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Connections taken before the processes are looked at again.

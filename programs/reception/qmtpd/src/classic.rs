@@ -38,9 +38,9 @@ fn start(protocol: Protocol, root: Result<Root, ControlError>) -> io::Result<Tal
         Protocol::Qmtp => Some(control::Smtpd::read(&root).map_err(io::Error::other)?),
         Protocol::Qmqp => None,
     };
-    let queue = Queue::open(&root, run_directory(&root))?;
+    let queue = Queue::open(&root, run_directory(&root), false)?;
     let directory = match protocol {
-        Protocol::Qmtp => Directory::open(run_directory(&root).as_ref(), &root, queue.is_program()),
+        Protocol::Qmtp => Directory::open(run_directory(&root).as_ref(), &root, queue.program().is_some()),
         Protocol::Qmqp => Directory::RcptHosts,
     };
     let alone = matches!(directory, Directory::RcptHosts);
@@ -125,7 +125,7 @@ impl Talk {
                     let answer = recipient_answer(&self.directory.check(recipient, size));
                     self.machine.step(Input::Recipient { question, answer }, actions);
                 }
-                Action::Recipient(recipient) if self.queue.is_program() => self.recipients.push(recipient),
+                Action::Recipient(recipient) if self.queue.program().is_some() => self.recipients.push(recipient),
                 Action::Recipient(recipient) => {
                     let item = ipc::queue::Item::Recipient(recipient);
                     self.message.iter_mut().for_each(|message| message.item(&item));

@@ -2,7 +2,7 @@
 //!
 //! tcp-environ(5) says who the client is, else the socket on standard input (systemd, inetd); RELAYCLIENT, DATABYTES and QMAILQUEUE are
 //! obeyed. Exit code 0 after QUIT, 1 otherwise. Under inetd standard error is the client: then there is no log.
-//! Messages go to the program that QMAILQUEUE names, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
+//! Messages go to the program that QMAILQUEUE names, or a plugin in its place, else to qmail-send. Whether a recipient exists is asked of qmail-auth; a caller
 //! who may not ask it (its socket is for root and the service roles), or who replaces the queue and has no running system, has rcpthosts and the
 //! virtual domains alone, as with the classic program.
 
@@ -53,18 +53,19 @@ pub(crate) fn run(root: Result<Root, ControlError>) -> ExitCode {
 fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     let root = root.map_err(io::Error::other)?;
     let control = control::Smtpd::read(&root).map_err(io::Error::other)?;
-    let queue = Queue::open(&root, run_directory(&root))?;
+    let plugins = plugins(&root)?;
+    let queue = Queue::open(&root, run_directory(&root), plugins.is_some())?;
     let run = run_directory(&root);
-    let directory = Directory::open(run.as_ref(), &root, queue.is_program());
+    let directory = Directory::open(run.as_ref(), &root, queue.program().is_some());
     let alone = matches!(directory, Directory::RcptHosts);
     let virtual_domains = if alone { virtual_domains(&root) } else { Vec::new() };
     let mut peer = connection(&control.relayclients);
     let variable = |name: &str| std::env::var_os(name).map(OsString::into_vec);
     peer.terms = terms(variable, control.greet_delay_s);
     peer.listed = listed(variable("RBLSMTPD").as_deref());
-    let plugins = plugins(&root)?;
     peer.hooks = plugins.as_ref().map_or_else(Stages::default, stages);
     let programs = Programs {
+        queue: queue.program().map(|program| program.as_encoded_bytes().to_vec()),
         check: variable("RCPTCHECK").filter(|program| !program.is_empty()),
         checks_relay_clients: variable("RCPTCHECKRELAYCLIENT").and_then(|value| control::read::int_of(&value)).unwrap_or(0) > 0,
         ..Programs::default()
@@ -73,8 +74,8 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let mut actions = Actions::default();
     let mut config = config(control, virtual_domains)?;
-    if queue.is_program() {
-        // The interface of qmail-queue has no place for what is asked for.
+    if queue.program().is_some() || plugins.is_some() {
+        // The interface of qmail-queue has no place for what is asked for, and a plugin may name such a program any time.
         config.dsn = DsnOffer::Nobody;
     }
     let config = Arc::new(config);
@@ -85,7 +86,7 @@ fn start(root: Result<Root, ControlError>) -> io::Result<Talk> {
 }
 
 /// The plugins, where ENABLE_SPP wants them; SPPCONFFILE names another file, below var/qmail unless it begins with `/`.
-fn plugins(root: &Root) -> io::Result<Option<Plugins>> {
+pub(crate) fn plugins(root: &Root) -> io::Result<Option<Plugins>> {
     if std::env::var_os("ENABLE_SPP").is_none() {
         return Ok(None);
     }
@@ -172,14 +173,24 @@ impl Talk {
     }
 
     fn begin(&mut self, envelope: Envelope) {
-        self.message = self.queue.begin();
-        if self.queue.is_program() {
-            self.envelope = (envelope.sender, envelope.recipients);
-        } else if let Some(message) = &mut self.message {
-            crate::envelope::items(envelope).for_each(|item| message.item(&item));
+        self.message = self.queue_message();
+        match &mut self.message {
+            Some(message) if message.is_program() => self.envelope = (envelope.sender, envelope.recipients),
+            Some(message) => crate::envelope::items(envelope).for_each(|item| message.item(&item)),
+            None => {}
         }
         let header = self.hooks.said.take_header();
         self.message.iter_mut().for_each(|message| message.put(&header));
+    }
+
+    /// What plugins have said counts for who takes the message, and for the environment of a program.
+    fn queue_message(&mut self) -> Option<Outgoing> {
+        if self.plugins.is_empty() {
+            return self.queue.begin();
+        }
+        self.hooks.note(&self.session);
+        let program = self.hooks.queue().map(OsString::from_vec);
+        self.queue.begin_by(program.as_deref(), &self.hooks.said.environment()?)
     }
 
     fn carry_out(&mut self) {
@@ -234,29 +245,31 @@ impl Talk {
             Err(answer) => return answer,
         };
         for line in self.plugins.0.get(hooks::section(question)).into_iter().flatten() {
-            match self.helper.as_ref().and_then(|helper| helper.ask(&self.hooks.plugin(line))) {
+            let request = self.hooks.plugin(line);
+            match self.helper.as_ref().and_then(|helper| helper.ask(&request?)) {
                 Some(ipc::hook::Answer::Ended { output, .. }) => {
                     if self.hooks.said.hear(&mut asking, &output) {
                         break;
                     }
                 }
-                _ => return asking.failed(),
+                _ => return self.hooks.said.failed(asking),
             }
         }
-        asking.answer()
+        self.hooks.said.answer(asking)
     }
 
     /// The program that judges recipients, behind the directory.
     fn check_further(&mut self, recipient: &Address, answer: RecipientAnswer) -> RecipientAnswer {
-        if self.hooks.programs.check.is_none() || !hooks::may_be_checked(&answer) {
+        if !self.hooks.may_be_checked(&answer) {
             return answer;
         }
         self.hooks.note(&self.session);
         let is_listed = recipient.domain().is_none_or(|domain| self.config.rcpthosts.contains(domain).unwrap_or(false));
         let known = answer == RecipientAnswer::Exists;
         match self.hooks.check(&self.session, recipient, known, is_listed) {
-            Some(request) => hooks::judged(answer, self.helper.as_ref().and_then(|helper| helper.ask(&request))),
-            None => answer,
+            Ok(Some(request)) => hooks::judged(answer, self.helper.as_ref().and_then(|helper| helper.ask(&request))),
+            Ok(None) => answer,
+            Err(cannot_tell) => cannot_tell,
         }
     }
 }

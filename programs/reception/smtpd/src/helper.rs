@@ -1,7 +1,8 @@
 //! Plugins and RCPTCHECK in the classic face: the session's process confines itself before it reads a stranger's byte and can start nothing
 //! then, so it starts a helper first: this executable again, which runs what it is sent as a request of `ipc::hook` and keeps its bounds
-//! (`ipc::hook_program`). It ends when the session does.
+//! (`ipc::hook_program`). It reads the list of plugins itself and runs no other line. It ends when the session does.
 
+use control::Root;
 use ipc::hook::{Answer, Request};
 use ipc::hook_program::{ANSWER_DEADLINE, Place};
 use ipc::{DATAGRAM_LEN_MAX, Message as _};
@@ -71,17 +72,26 @@ impl Helper {
 /// The helper's side: `None` if these are no arguments of it, else its exit code.
 pub(crate) fn helper(args: &[OsString]) -> Option<ExitCode> {
     let [face, root] = args else { return None };
-    (face == HELPER).then(|| serve(Path::new(root)).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
+    (face == HELPER).then(|| {
+        Root::new(Path::new(root))
+            .map_err(io::Error::other)
+            .and_then(|root| serve(&root))
+            .map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    })
 }
 
-fn serve(root: &Path) -> io::Result<()> {
+fn serve(root: &Root) -> io::Result<()> {
+    let plugins = crate::classic::plugins(root)?.unwrap_or_default();
     let session = Seqpacket::from_fd(Inherited::take()?.one("session")?);
     let environment: Vec<_> = std::env::vars_os().filter(|(name, _)| name != sys::inherited::VARIABLE).collect();
-    let place = Place { root, client: session.as_fd(), environment: &environment };
+    let place = Place { root: root.path(), client: session.as_fd(), environment: &environment };
     let mut buf = vec![0; DATAGRAM_LEN_MAX];
     loop {
         let Received::Datagram(len, _) = session.recv(&mut buf)? else { return Ok(()) };
         let (program, answer) = match Request::decode(buf.get(..len).unwrap_or_default())? {
+            Request::Plugin { program, .. } if !plugins.0.iter().flatten().any(|line| *line == *program) => {
+                (program, Answer::failed("the configuration does not hold this program"))
+            }
             Request::Plugin { program, environment } => {
                 let answer = place.plugin(&program, &environment);
                 (program, answer)

@@ -5,7 +5,7 @@
 //! 451, whatever it is that could not be found out.
 
 use ipc::hook::{Answer, Request};
-use smtp::server::{HookQuestion, RecipientAnswer, Session};
+use smtp::server::{HookQuestion, RecipientAnswer, Session, Stage};
 use smtp::spp::Plugins;
 use wire::Address;
 
@@ -16,13 +16,34 @@ use crate::terms::Programs;
 pub(crate) struct Hooks {
     pub(crate) programs: Programs,
     pub(crate) said: Plugins,
+    /// What had been said when the client was greeted.
+    at_greeting: Plugins,
 }
 
 impl Hooks {
     pub(crate) fn new(programs: Programs) -> Self {
-        let mut said = Plugins::default();
-        programs.environment.iter().for_each(|(name, value)| said.set(name, value));
-        Self { programs, said }
+        let mut hooks = Self { programs, ..Self::default() };
+        hooks.forget_all();
+        hooks
+    }
+
+    /// The connection stands for another client (XCLIENT), of whom nothing was said.
+    pub(crate) fn forget_all(&mut self) {
+        self.said = Plugins::default();
+        self.programs.environment.iter().for_each(|(name, value)| self.said.set(name, value));
+        self.at_greeting = self.said.clone();
+    }
+
+    /// The client has started TLS (RFC 3207 §4.2): what was said since the greeting was said of what it told in the clear.
+    pub(crate) fn forget_since_greeting(&mut self) {
+        self.said = self.at_greeting.clone();
+    }
+
+    /// The plugins of a stage have answered.
+    pub(crate) fn answered(&mut self, stage: Stage) {
+        if stage == Stage::Connection {
+            self.at_greeting = self.said.clone();
+        }
     }
 
     /// The session's own variables (tcp-environ(5)), anew each time: XCLIENT may have told others.
@@ -50,27 +71,50 @@ impl Hooks {
 
     /// The program that gets the session's messages, if it is not qmail-send: a plugin may name one.
     pub(crate) fn queue(&self) -> Option<Vec<u8>> {
-        let named = self.said.value(b"QMAILQUEUE").map(<[u8]>::to_vec).or_else(|| self.programs.queue.clone());
+        self.named(b"QMAILQUEUE", &self.programs.queue)
+    }
+
+    /// The program that judges recipients, if there is one: a plugin may name one, too.
+    fn judge(&self) -> Option<Vec<u8>> {
+        self.named(b"RCPTCHECK", &self.programs.check)
+    }
+
+    /// What a plugin has set or taken away, else what the configuration says; an empty name is none.
+    fn named(&self, variable: &[u8], configured: &Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let named = self.said.look(variable).map_or_else(|| configured.clone(), |set| set.map(<[u8]>::to_vec));
         named.filter(|program| !program.is_empty())
     }
 
-    pub(crate) fn environment(&self) -> Vec<ipc::field::Bytes> {
-        self.said.environment().into_iter().map(Into::into).collect()
+    /// `None`: too much to be handed on.
+    pub(crate) fn environment(&self) -> Option<Vec<ipc::field::Bytes>> {
+        Some(self.said.environment()?.into_iter().map(Into::into).collect())
     }
 
-    pub(crate) fn plugin(&self, line: &[u8]) -> Request {
-        Request::Plugin { program: line.into(), environment: self.environment() }
+    pub(crate) fn plugin(&self, line: &[u8]) -> Option<Request> {
+        Some(Request::Plugin { program: line.into(), environment: self.environment()? })
     }
 
-    /// The question about a recipient, if a program is to judge it; `known`: the directory knows it; `is_listed`: rcpthosts does.
-    pub(crate) fn check(&self, session: &Session, recipient: &Address, known: bool, is_listed: bool) -> Option<Request> {
+    /// Is a program to be asked behind this answer of the directory?
+    pub(crate) fn may_be_checked(&self, answer: &RecipientAnswer) -> bool {
+        matches!(answer, RecipientAnswer::Exists | RecipientAnswer::NotOurs) && self.judge().is_some()
+    }
+
+    /// The question about a recipient, if a program is to judge it, `Err` if it cannot be put; `known`: the directory knows it;
+    /// `is_listed`: rcpthosts does.
+    pub(crate) fn check(
+        &self,
+        session: &Session,
+        recipient: &Address,
+        known: bool,
+        is_listed: bool,
+    ) -> Result<Option<Request>, RecipientAnswer> {
         let relays = session.peer().relay_client.is_some() || session.user().is_some();
-        let program = self.programs.check.as_ref()?;
+        let Some(program) = self.judge() else { return Ok(None) };
         // Nobody need be asked about a recipient who is refused anyway.
         if (relays && !self.programs.checks_relay_clients) || !(relays || known || is_listed) {
-            return None;
+            return Ok(None);
         }
-        let mut environment = self.said.environment();
+        let Some(mut environment) = self.said.environment() else { return Err(RecipientAnswer::Temporary) };
         let mut add = |name: &str, value: &[u8]| environment.push([name.as_bytes(), b"=", value].concat());
         add("SENDER", session.sender().map(Address::as_bytes).unwrap_or_default());
         add("RECIPIENT", recipient.as_bytes());
@@ -82,16 +126,8 @@ impl Hooks {
         if is_listed {
             add("RCPTHOSTS", b"1");
         }
-        Some(Request::Check {
-            program: program.as_slice().into(),
-            environment: environment.into_iter().map(Into::into).collect(),
-        })
+        Ok(Some(Request::Check { program: program.into(), environment: environment.into_iter().map(Into::into).collect() }))
     }
-}
-
-/// Is this an answer of the directory after which a program may still say no?
-pub(crate) fn may_be_checked(answer: &RecipientAnswer) -> bool {
-    matches!(answer, RecipientAnswer::Exists | RecipientAnswer::NotOurs)
 }
 
 /// What a program that judged a recipient means. 0 and the other codes below 100 accept, and so does 112; 100 refuses, 113 says that the
@@ -116,6 +152,33 @@ pub(crate) fn section(question: &HookQuestion) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plugin_names_programs_or_takes_them_away_until_what_it_said_is_forgotten() {
+        let queue = |hooks: &Hooks| hooks.queue().map(|program| String::from_utf8(program).unwrap());
+        let environment = vec![(b"QMAILQUEUE".to_vec(), b"/rule".to_vec())];
+        let (of_rule, of_listener) = (
+            Programs { environment, queue: Some(b"/rule".to_vec()), ..Programs::default() },
+            Programs { queue: Some(b"/rule".to_vec()), ..Programs::default() },
+        );
+        for programs in [of_rule, of_listener] {
+            let mut hooks = Hooks::new(programs);
+            assert_eq!(queue(&hooks).as_deref(), Some("/rule"));
+            hooks.said.set(b"QMAILQUEUE", b"/connection");
+            hooks.answered(Stage::Connection);
+            hooks.said.unset(b"QMAILQUEUE");
+            hooks.answered(Stage::Helo);
+            assert_eq!(queue(&hooks), None);
+            hooks.forget_since_greeting();
+            assert_eq!(queue(&hooks).as_deref(), Some("/connection"));
+            hooks.said.set(b"QMAILQUEUE", b"");
+            assert_eq!(queue(&hooks), None);
+            hooks.forget_all();
+            assert_eq!(queue(&hooks).as_deref(), Some("/rule"));
+            hooks.forget_since_greeting();
+            assert_eq!(queue(&hooks).as_deref(), Some("/rule"));
+        }
+    }
 
     #[test]
     fn what_the_end_of_a_check_means() {

@@ -74,7 +74,7 @@ pub(crate) fn start(root: &Root) -> io::Result<()> {
         let (plugins, greet_delay_s) = (std::mem::take(&mut control.plugins), control.greet_delay_s);
         let has_programs =
             listeners.iter().any(|(l, _)| l.queue.is_some()) || !control.client_rules.values_of("QMAILQUEUE").is_empty();
-        // The interface of qmail-queue has no place for what is asked for.
+        // The interface of qmail-queue has no place for what is asked for; nor has a session in which a plugin may name such a program.
         let for_programs = |config| smtp::server::Config { dsn: DsnOffer::Nobody, ..config };
         let elsewhere = has_programs.then(|| config(control.clone(), Vec::new()).map(for_programs)).transpose()?;
         let stages = stages(&plugins);

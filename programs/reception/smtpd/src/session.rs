@@ -23,7 +23,7 @@ use reception::queue::{Draft, Pool};
 use rustix::net::{RecvFlags, recv};
 use smtp::server::{
     Action, Actions, Config, Connection, End, HookAnswer, HookQuestion, Input, LoginAnswer, QueueAnswer, RecipientAnswer,
-    Session, Tls, TlsAnswer,
+    Session, Stages, Tls, TlsAnswer,
 };
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -51,10 +51,10 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 /// What all sessions of a worker share.
 pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
-    /// For sessions whose messages go to another program.
+    /// For sessions whose messages go to another program, or may.
     config_elsewhere: Arc<Config>,
     pub(crate) plugins: control::Plugins,
-    run: Rc<OwnedFd>,
+    places: Rc<elsewhere::Places>,
     pub(crate) queue: Rc<Pool>,
     pub(crate) directory: Client<auth::Answer>,
     pub(crate) tls: Acceptor,
@@ -82,7 +82,7 @@ impl Worker {
             config_elsewhere: elsewhere.map_or_else(|| Arc::clone(&config), Arc::new),
             config,
             plugins,
-            run,
+            places: Rc::new(elsewhere::Places::new(run, &std::env::var("QMAIL_WORKER").unwrap_or_default())),
             queue: Rc::new(queue),
             directory,
             tls,
@@ -168,7 +168,9 @@ pub(crate) async fn serve(
         peer.relay_client = Some(Box::default());
     }
     let mut actions = Actions::default();
-    let config = if programs.queue.is_none() { &worker.config } else { &worker.config_elsewhere };
+    // A plugin may name another program any time, and what was asked for before has no place there.
+    let stays = programs.queue.is_none() && peer.hooks == Stages::default();
+    let config = if stays { &worker.config } else { &worker.config_elsewhere };
     let session = Session::new(Arc::clone(config), peer, now(), &mut actions);
     let mut talk = Talk {
         worker,
@@ -324,6 +326,7 @@ impl Talk {
             };
         }
         if let Some(address) = self.told.take() {
+            self.hooks.forget_all();
             let (relays, logins) = self.worker.trust.judge(&self.worker.directory, address.map(|ip| self.origin.told(ip))).await;
             return self.session.step(now(), Input::Admitted { relays, logins }, actions);
         }
@@ -355,8 +358,8 @@ impl Talk {
                 Outgoing::Queue(draft)
             }
             Some(program) => {
-                let run = Rc::clone(&self.worker.run);
-                Outgoing::Program(Box::new(Elsewhere::begin(run, program, self.hooks.environment(), *envelope)))
+                let (places, client) = (Rc::clone(&self.worker.places), self.client());
+                Outgoing::Program(Box::new(Elsewhere::begin(places, client, program, self.hooks.environment(), *envelope)))
             }
         };
         let header = self.hooks.said.take_header();
@@ -364,6 +367,15 @@ impl Talk {
             draft.data(&header).await;
         }
         self.draft = Some(draft);
+    }
+
+    /// For whom a program is run.
+    fn client(&self) -> elsewhere::Client {
+        let peer = self.session.peer();
+        let address = std::str::from_utf8(&peer.remote_ip).ok().and_then(|ip| ip.parse().ok());
+        // Those whose address nobody knows are one client.
+        let address = address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+        elsewhere::Client { address, is_trusted: peer.relay_client.is_some() || self.session.user().is_some() }
     }
 
     /// Asks the plugins of a stage, one after the other.
@@ -374,29 +386,35 @@ impl Talk {
             Err(answer) => return answer,
         };
         for line in self.worker.plugins.0.get(hooks::section(&question)).into_iter().flatten() {
-            match elsewhere::ask(Rc::clone(&self.worker.run), self.hooks.plugin(line)).await {
+            let Some(request) = self.hooks.plugin(line) else { return self.hooks.said.failed(asking) };
+            match elsewhere::ask(Rc::clone(&self.worker.places), self.client(), request).await {
                 Some(ipc::hook::Answer::Ended { output, .. }) => {
                     if self.hooks.said.hear(&mut asking, &output) {
                         break;
                     }
                 }
-                _ => return asking.failed(),
+                _ => return self.hooks.said.failed(asking),
             }
         }
-        asking.answer()
+        let answer = self.hooks.said.answer(asking);
+        self.hooks.answered(question.stage);
+        answer
     }
 
     /// The program that judges recipients, behind the directory.
     async fn check_further(&mut self, recipient: &Address, answer: RecipientAnswer) -> RecipientAnswer {
-        if self.hooks.programs.check.is_none() || !hooks::may_be_checked(&answer) {
+        if !self.hooks.may_be_checked(&answer) {
             return answer;
         }
         self.hooks.note(&self.session);
         let is_listed = recipient.domain().is_none_or(|domain| self.worker.config.rcpthosts.contains(domain).unwrap_or(false));
         let known = answer == RecipientAnswer::Exists;
         match self.hooks.check(&self.session, recipient, known, is_listed) {
-            Some(request) => hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.run), request)).await),
-            None => answer,
+            Ok(Some(request)) => {
+                hooks::judged(answer, Box::pin(elsewhere::ask(Rc::clone(&self.worker.places), self.client(), request)).await)
+            }
+            Ok(None) => answer,
+            Err(cannot_tell) => cannot_tell,
         }
     }
 
@@ -413,6 +431,7 @@ impl Talk {
         match handshake(&self.worker, stream, self.session.peer()).await {
             Some((stream, tls)) => {
                 self.stream = Transport::Tls(stream);
+                self.hooks.forget_since_greeting();
                 TlsAnswer::Started(tls)
             }
             None => TlsAnswer::Failed,

@@ -379,6 +379,92 @@ fn receive(client: &sys::Seqpacket) -> Option<Vec<u8>> {
     }
 }
 
+/// With plugins, and a program that takes nothing in the place of the queue until they name another.
+fn with_plugins(plugins: &str) -> Instance {
+    let instance = with_client(Instance::new()).capturing("");
+    let capture = instance.path("capture").display().to_string();
+    let instance = instance.control("smtpplugins", &plugins.replace("CAPTURE", &capture));
+    instance.env("ENABLE_SPP", "1").env("QMAILQUEUE", "/bin/false").env("OTHER", "other").env("FOO", "old")
+}
+
+#[test]
+fn what_plugins_set_and_take_away_counts_for_the_queue_program() {
+    let plugins = "[connection]\n:echo SFOO=bar; echo UOTHER\n[mail]\n:echo SQMAILQUEUE=CAPTURE\n";
+    let instance = with_plugins(plugins);
+    let outcome = instance.talk(LETTER);
+    assert!(outcome.replies.contains("\n250 2.0.0 ok ") && outcome.code == Some(0), "{}", outcome.replies);
+    assert!(instance.read("text0").ends_with("\nSubject: x\n\n.dot\n"));
+    assert_eq!(instance.read("envelope0"), "Fa@b.example\0Tjoe@ours.example\0Tann@ours.example\0\0");
+    let environment = instance.read("env");
+    let has = |variable: &str| environment.lines().any(|line| line == variable);
+    assert!(has("FOO=bar") && has("TCPREMOTEIP=192.0.2.7") && has("SMTPMAILFROM=a@b.example"), "{environment}");
+    assert!(!environment.contains("OTHER=") && environment.matches("FOO=").count() == 1, "{environment}");
+    // As the environment says where no plugin says another thing; and not by a program where they take it away.
+    for (plugins, reply) in [
+        ("[rcpt]\n:echo SFOO=bar\n", "\n451 4.3.0 qq temporary problem"),
+        ("[rcpt]\n:echo UQMAILQUEUE\n", "\n451 4.3.0 the queue cannot be reached"),
+        ("[rcpt]\n:echo SQMAILQUEUE=\n", "\n451 4.3.0 the queue cannot be reached"),
+        ("[rcpt]\n:echo SQMAILQUEUE=/nonexistent\n", "\n451 4.3.0 unable to exec qq"),
+        ("[helo]\n:echo SQMAILQUEUE=CAPTURE; echo SDATABYTES=8\n", "\n552 5.3.4 "),
+    ] {
+        let outcome = with_plugins(plugins).talk(LETTER);
+        assert!(outcome.replies.contains(reply), "{plugins}{}{}", outcome.replies, outcome.log);
+    }
+}
+
+#[test]
+fn a_queue_program_that_a_plugin_names_is_nobody_elses() {
+    let instance = with_plugins("[helo]\n:echo SQMAILQUEUE=CAPTURE\n");
+    std::fs::set_permissions(instance.path("capture"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let outcome = instance.talk(LETTER);
+    assert!(outcome.replies.contains("\n451 4.3.0 unable to exec qq"), "{}", outcome.replies);
+    assert!(outcome.log.contains("could be changed by others"), "{}", outcome.log);
+}
+
+#[test]
+fn without_plugins_the_helper_starts_what_qmailqueue_names_and_nothing_else() {
+    let instance = Instance::new().capturing("");
+    let capture = instance.path("capture").display().to_string();
+    let other = instance.path("other");
+    std::fs::write(&other, format!("#!/bin/sh\ntouch {}/other-ran\n", instance.dir.path().display())).unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let other = other.display().to_string();
+    // What the helper is asked as the session would, with and without plugins.
+    for (face, request, runs) in [
+        ("--queue-programs", capture.clone(), true),
+        ("--queue-programs", other.clone(), false),
+        ("--queue-programs", format!("{capture}\0LD_PRELOAD=/x"), false),
+        ("--any-queue-programs", format!("{other}\0A=b"), true),
+    ] {
+        let (ours, theirs) = sys::Seqpacket::pair().unwrap();
+        let stderr = std::io::stderr();
+        let spawn = sys::spawn::Spawn::new(Path::new(env!("CARGO_BIN_EXE_qmail-smtpd"))).arg(face).arg(instance.dir.path());
+        let spawn = spawn.env("PATH", "/usr/bin:/bin").env("QMAILQUEUE", &capture).stderr(stderr.as_fd());
+        let child = spawn.fd("session", theirs.as_fd()).start().unwrap();
+        drop(theirs);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        ours.send_with_fd(format!("t{request}").as_bytes(), null.as_fd()).unwrap();
+        ours.send_with_fd(b"e", null.as_fd()).unwrap();
+        let mut buf = [0; 512];
+        let answer = ours.recv(&mut buf);
+        assert_eq!(matches!(answer, Ok(Received::Datagram(..))), runs, "{face} {request}: {answer:?}");
+        drop(ours);
+        let _ = child.wait();
+    }
+    assert!(instance.path("other-ran").exists());
+}
+
+#[test]
+fn what_a_queue_program_cannot_be_told_is_not_offered_where_a_plugin_may_name_one() {
+    let offers = |instance: Instance| {
+        let replies = instance.env("RELAYCLIENT", "").talk(b"EHLO x\r\nMAIL FROM:<> RET=HDRS\r\nQUIT\r\n").replies;
+        (replies.contains("\n250-DSN\n"), replies.contains("\n555 "))
+    };
+    assert_eq!(offers(Instance::new()), (true, false));
+    let plugins = Instance::new().control("smtpplugins", "[mail]\n:echo N\n");
+    assert_eq!(offers(plugins.env("ENABLE_SPP", "1")), (false, true));
+}
+
 #[test]
 fn the_process_is_confined_before_it_reads() {
     let instance = Instance::new().capturing("exit 0");

@@ -84,7 +84,8 @@ pub fn say(question: &HookQuestion) -> HookAnswer {
     };
     HookAnswer {
         lines: vec![question.argument.to_vec()],
-        relay_client: None,
+        relay_client: question.argument.starts_with(b"relay").then(|| Some(Box::default())),
+        databytes: question.argument.starts_with(b"small").then_some(Some(10)),
         is_last: question.argument.starts_with(b"last"),
         verdict,
     }

@@ -5,7 +5,9 @@
 //! wrong time is refused without it. What cannot be asked now is 451, never a permanent refusal, and never a yes.
 //!
 //! Guarantees: a program's words become one safe line that begins with a code of refusal; the bytes of a chunk whose BDAT is refused are
-//! read to their end. Who speaks before the greeting hears 554 and nothing else.
+//! read to their end before the refusal is said, and the transaction is over: no chunk behind it begins a message. An answer grants
+//! something only if it lets the command go on. What programs granted to a client that STARTTLS or XCLIENT made a stranger again is
+//! forgotten ([`Rights`]). Who speaks before the greeting hears 554 and nothing else.
 
 use super::exchange::{Action, Actions, Input};
 use super::{End, Session, State, replies};
@@ -71,6 +73,8 @@ pub struct HookAnswer {
     pub lines: Vec<Vec<u8>>,
     /// RELAYCLIENT is set to this, or taken away.
     pub relay_client: Option<Option<Box<[u8]>>>,
+    /// DATABYTES is set to this, or taken away.
+    pub databytes: Option<Option<u64>>,
     /// No program is asked any more in this session.
     pub is_last: bool,
     pub verdict: Verdict,
@@ -89,6 +93,20 @@ pub enum Verdict {
     Close(Option<Vec<u8>>),
     /// It could not be found out now.
     Failed,
+}
+
+/// What programs may change of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Rights {
+    relay_client: Option<Box<[u8]>>,
+    databytes: Option<u64>,
+    hooks: Stages,
+}
+
+impl super::Connection {
+    pub(super) fn rights(&self) -> Rights {
+        Rights { relay_client: self.relay_client.clone(), databytes: self.databytes, hooks: self.hooks }
+    }
 }
 
 /// What waits for programs.
@@ -116,7 +134,8 @@ impl Session {
         }
     }
 
-    fn before_hooks(&mut self, out: &mut Actions) {
+    /// Programs are asked about the connection, then the client is greeted.
+    pub(super) fn before_hooks(&mut self, out: &mut Actions) {
         self.state = State::Idle;
         self.progress = self.now.boot;
         if self.peer.hooks.has(Stage::Connection) {
@@ -192,12 +211,7 @@ impl Session {
         };
         self.state = state;
         answer.lines.iter().filter(|line| replies::continues(line)).for_each(|line| out.reply(&replies::safe(line)));
-        if let Some(relay_client) = answer.relay_client.filter(|_| !self.peer.is_lmtp) {
-            self.peer.relay_client = relay_client;
-        }
-        if answer.is_last {
-            self.peer.hooks = Default::default();
-        }
+        self.take_rights(&answer);
         match answer.verdict {
             Verdict::GoOn { address } => self.go_on(then, address.as_deref(), out),
             Verdict::LetThrough { address } => {
@@ -215,6 +229,35 @@ impl Session {
             }
         }
         self.end_if_draining(out);
+    }
+
+    /// What is taken away is gone in any case; what is given counts if the command goes on.
+    fn take_rights(&mut self, answer: &HookAnswer) {
+        let goes_on = matches!(answer.verdict, Verdict::GoOn { .. } | Verdict::LetThrough { .. });
+        if let Some(relay_client) = &answer.relay_client
+            && !self.peer.is_lmtp
+            && (goes_on || relay_client.is_none())
+        {
+            self.peer.relay_client.clone_from(relay_client);
+        }
+        if let Some(databytes) = answer.databytes.filter(|_| goes_on) {
+            self.peer.databytes = databytes;
+        }
+        if answer.is_last && goes_on {
+            self.peer.hooks = Stages::default();
+        }
+    }
+
+    /// STARTTLS (RFC 3207 §4.2): what programs said since the greeting they said of a client whose words nobody protected. What they said of
+    /// the connection itself is as true as before.
+    pub(super) fn forget_since_greeting(&mut self) {
+        Rights { relay_client: self.peer.relay_client, databytes: self.peer.databytes, hooks: self.peer.hooks } =
+            self.at_greeting.clone();
+    }
+
+    /// XCLIENT: nothing that programs said was said of the client that was told.
+    pub(super) fn forget_all(&mut self) {
+        Rights { relay_client: _, databytes: self.peer.databytes, hooks: self.peer.hooks } = self.at_first.clone();
     }
 
     fn go_on(&mut self, then: Then, address: Option<&[u8]>, out: &mut Actions) {
@@ -246,8 +289,10 @@ impl Session {
                 let recipient = command::path(argument, "TO").map_or_else(|_| Address::null(), |(recipient, _)| recipient);
                 self.refuse_recipient(&recipient, &text, out);
             }
-            // The chunk is on its way: the refusal comes behind it.
+            // The chunk is on its way: the refusal comes behind it. The transaction is over: a chunk that follows fails, too, instead of
+            // beginning a message in its middle (RFC 3030 §2).
             Command::Bdat(argument) => {
+                self.state = State::Idle;
                 self.chunk_refusal = Some(reply);
                 self.skip_chunk(argument);
             }
@@ -267,7 +312,7 @@ fn with_address(argument: &[u8], keyword: &str, address: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, Connection, Now, Terms};
+    use super::super::{Config, Connection, Logins, Now, StartTls, Terms, TlsAnswer};
     use super::*;
     use std::sync::Arc;
     use std::time::Duration;
@@ -315,24 +360,28 @@ mod tests {
     }
 
     fn answer(verdict: Verdict) -> HookAnswer {
-        HookAnswer { lines: Vec::new(), relay_client: None, is_last: false, verdict }
+        HookAnswer { lines: Vec::new(), relay_client: None, databytes: None, is_last: false, verdict }
     }
 
     /// All stages, answered by `say`; what was said, with the questions between.
-    fn converse(input: &str, mut say: impl FnMut(&HookQuestion) -> HookAnswer) -> String {
+    fn converse(input: &str, say: impl FnMut(&HookQuestion) -> HookAnswer) -> String {
+        converse_as(Connection::default(), input, say)
+    }
+
+    /// As this client; what stands behind an empty line is sent when all before it is answered.
+    fn converse_as(peer: Connection, input: &str, mut say: impl FnMut(&HookQuestion) -> HookAnswer) -> String {
         let hooks = Stage::ALL.into_iter().fold(Stages::default(), Stages::with);
-        let peer = Connection { hooks, ..Connection::default() };
+        let peer = Connection { hooks, starttls: StartTls::Offered, xclient: true, ..peer };
         let mut out = Actions::default();
         let mut session = Session::new(config(), peer, at(1), &mut out);
         let mut seen = String::new();
-        let mut input = input.as_bytes();
+        let mut input =
+            input.split("\n\r\n").map(|part| if part.ends_with('\n') { part.to_owned() } else { format!("{part}\n") });
         loop {
             let actions = std::mem::take(&mut out.0);
             if actions.is_empty() {
-                if input.is_empty() || session.end().is_some() {
-                    return seen;
-                }
-                session.step(at(1), Input::Bytes(std::mem::take(&mut input)), &mut out);
+                let Some(part) = input.next().filter(|_| session.end().is_none()) else { return seen };
+                session.step(at(1), Input::Bytes(part.as_bytes()), &mut out);
                 continue;
             }
             for action in actions {
@@ -348,6 +397,8 @@ mod tests {
                     Action::CheckRecipient { question, .. } => {
                         Input::Recipient { question, answer: super::super::RecipientAnswer::NotOurs }
                     }
+                    Action::StartTls { .. } => Input::Tls(TlsAnswer::Started(super::super::fuzz::tls())),
+                    Action::Admit { .. } => Input::Admitted { relays: false, logins: Logins::NotInClear },
                     Action::Commit => Input::Queue(super::super::QueueAnswer::Accepted { id: None, qp: 1 }),
                     _ => continue,
                 };
@@ -408,6 +459,104 @@ mod tests {
     }
 
     #[test]
+    fn chunks_behind_a_refused_one_fail_too() {
+        let chunks = "MAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT 3\r\nab\nBDAT 3 LAST\r\ncd\nRSET\r\n";
+        for (verdict, reply) in [(Verdict::Failed, "451 4.3.0 "), (Verdict::Refuse(b"554 no".to_vec()), "554 no\n")] {
+            let seen = converse(chunks, |question| match question.stage {
+                Stage::Data => answer(verdict.clone()),
+                _ => answer(Verdict::LetThrough { address: None }),
+            });
+            let (_, behind) = seen.split_once("? Data \n").unwrap();
+            assert!(behind.starts_with(reply), "{seen}");
+            assert!(behind.split_once('\n').unwrap().1.starts_with("503 5.5.1 "), "{seen}");
+            assert!(seen.ends_with("250 2.0.0 flushed\n") && !behind.contains("? Data"), "{seen}");
+        }
+    }
+
+    #[test]
+    fn a_large_refused_chunk_that_is_pipelined_is_read_to_its_end() {
+        let chunk = "QUIT\r\nMAIL FROM:<x@y>\r\n".repeat(4000);
+        let input = format!("MAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT {0}\r\n{chunk}BDAT {0} LAST\r\n{chunk}NOOP\r\n", chunk.len());
+        let seen = converse(&input, |question| match question.stage {
+            Stage::Data => answer(Verdict::Failed),
+            _ => answer(Verdict::LetThrough { address: None }),
+        });
+        let (_, behind) = seen.split_once("? Data \n").unwrap();
+        assert_eq!(behind.lines().map(|line| line.get(..3).unwrap()).collect::<Vec<_>>(), ["451", "503", "250"], "{seen}");
+    }
+
+    fn relaying(verdict: Verdict) -> HookAnswer {
+        HookAnswer { relay_client: Some(Some(Box::default())), databytes: Some(Some(7)), is_last: true, ..answer(verdict) }
+    }
+
+    const FAR: &str = "MAIL FROM:<a@b>\r\nRCPT TO:<e@f>\r\nRSET\r\n";
+
+    #[test]
+    fn an_answer_that_does_not_let_the_command_go_on_grants_nothing() {
+        for verdict in [Verdict::Failed, Verdict::Refuse(b"550 no".to_vec())] {
+            let mut is_first = true;
+            let seen = converse(&format!("EHLO x\r\nEHLO y\r\n{FAR}"), |question| match question.stage {
+                Stage::Helo if std::mem::take(&mut is_first) => relaying(verdict.clone()),
+                _ => answer(Verdict::GoOn { address: None }),
+            });
+            assert!(
+                seen.contains("? Helo y\n") && seen.contains("250-SIZE 0\n") && seen.contains("? Rcpt e@f\n553 5.7.1 "),
+                "{seen}"
+            );
+        }
+        // But what is taken away is gone.
+        let relay = Connection { relay_client: Some(Box::default()), ..Connection::default() };
+        let seen = converse_as(relay, &format!("HELO x\r\n{FAR}"), |question| match question.stage {
+            Stage::Helo => HookAnswer { relay_client: Some(None), ..answer(Verdict::Failed) },
+            _ => answer(Verdict::GoOn { address: None }),
+        });
+        assert!(seen.contains("? Rcpt e@f\n553 5.7.1 "), "{seen}");
+    }
+
+    #[test]
+    fn starttls_forgets_what_programs_granted_since_the_greeting() {
+        let input = format!("EHLO x\r\n{FAR}STARTTLS\r\n\r\nEHLO y\r\n{FAR}");
+        let go_on = || Verdict::GoOn { address: None };
+        let seen = converse(&input, |question| match (question.stage, &question.argument[..]) {
+            (Stage::Helo, b"x") => relaying(go_on()),
+            _ => answer(go_on()),
+        });
+        let (before, behind) = seen.split_once("? Helo y\n").unwrap();
+        assert!(before.contains("250-SIZE 7\n") && before.contains("250 2.1.5 ok\n") && !before.contains("? Mail"), "{seen}");
+        assert!(behind.contains("250-SIZE 0\n") && behind.contains("? Rcpt e@f\n553 5.7.1 "), "{seen}");
+        // The connection is the same, and so is what was said of it.
+        let seen = converse(&input, |question| match question.stage {
+            Stage::Connection => HookAnswer { is_last: false, ..relaying(go_on()) },
+            Stage::Helo => HookAnswer { relay_client: Some(None), ..answer(go_on()) },
+            _ => answer(go_on()),
+        });
+        assert_eq!(seen.matches("? Rcpt e@f\n553 5.7.1 ").count(), 2, "{seen}");
+        let seen = converse(&input, |question| match question.stage {
+            Stage::Connection => relaying(go_on()),
+            _ => answer(go_on()),
+        });
+        assert_eq!((seen.matches("250-SIZE 7\n").count(), seen.matches("250 2.1.5 ok\n").count()), (2, 2), "{seen}");
+    }
+
+    #[test]
+    fn a_client_told_by_xclient_is_asked_about_anew_and_has_nothing_of_the_other() {
+        let input = format!("EHLO x\r\nXCLIENT ADDR=192.0.2.2\r\nEHLO y\r\n{FAR}");
+        let mut connections = 0;
+        let seen = converse(&input, |question| match question.stage {
+            Stage::Connection if std::mem::replace(&mut connections, 1) == 0 => relaying(Verdict::GoOn { address: None }),
+            _ => answer(Verdict::GoOn { address: None }),
+        });
+        assert!(seen.contains("? Connection \n220 mx ESMTP\n? Helo y\n") && seen.contains("250-SIZE 0\n"), "{seen}");
+        assert!(seen.contains("? Rcpt e@f\n553 5.7.1 "), "{seen}");
+        let mut connections = 0;
+        let seen = converse(&input, |question| match question.stage {
+            Stage::Connection if std::mem::replace(&mut connections, 1) == 1 => answer(Verdict::Refuse(b"554 not you".to_vec())),
+            _ => answer(Verdict::GoOn { address: None }),
+        });
+        assert!(seen.ends_with("? Connection \n554 not you\n"), "{seen}");
+    }
+
+    #[test]
     fn no_message_is_open_while_a_program_is_asked() {
         let hooks = Stages::default().with(Stage::Helo);
         let peer = Connection { hooks, relay_client: Some(Box::default()), ..Connection::default() };
@@ -434,6 +583,7 @@ mod tests {
         let seen = converse(LETTER, |_| HookAnswer {
             lines: vec![b"220-hello".to_vec(), b"220 no".to_vec(), b"220-a\r\n".to_vec()],
             relay_client: Some(Some(Box::default())),
+            databytes: None,
             is_last: true,
             verdict: Verdict::GoOn { address: None },
         });

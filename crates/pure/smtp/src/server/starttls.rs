@@ -1,7 +1,8 @@
 //! STARTTLS (RFC 3207): from the command to the protected session, which starts over.
 //!
 //! Guarantees (promise 4): what stands behind the command in the clear is never read as a command; a client that sends such bytes is
-//! cut off. Nothing the client said before the handshake counts after it: no name, no transaction, no login.
+//! cut off. Nothing the client said before the handshake counts after it: no name, no transaction, no login, and nothing that programs
+//! granted for what it said.
 
 use super::exchange::{Action, Actions, Logins, StartTls, Tls, TlsAnswer};
 use super::{End, Session, State, replies};
@@ -53,6 +54,7 @@ impl Session {
         self.held = Vec::new();
         self.helo = None;
         self.user = None;
+        self.forget_since_greeting();
         // A certificate is of who connected, not of whom he has told since.
         if self.is_told {
             tls.client = None;

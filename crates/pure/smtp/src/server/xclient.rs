@@ -1,7 +1,8 @@
 //! XCLIENT: a trusted program before us, a proxy or a test, tells for whom it stands (Postfix's XCLIENT README).
 //!
 //! Offered to the clients that the driver names ([`Connection::xclient`](super::Connection::xclient)), and to nobody else. A command that is
-//! understood starts the session over, up to the greeting; what it does not mention stays as it was told before, but no login by AUTH does.
+//! understood starts the session over, up to the greeting and the programs that are asked before it; what it does not mention stays as it
+//! was told before, but no login by AUTH does, and nothing that programs said.
 //! A command with an error changes nothing. PROTO and HELO are taken for politeness: the EHLO that must follow says both.
 //!
 //! Never: decides what the told address may do; that is [`Action::Admit`]'s answer.
@@ -62,6 +63,7 @@ impl Session {
             tls.client = None;
         }
         (self.helo, self.failed_logins, self.errors, self.bad_recipients) = (None, 0, 0, 0);
+        self.forget_all();
     }
 
     /// The answer to [`Action::Admit`].
@@ -73,8 +75,7 @@ impl Session {
         // TLS protects a password whoever it is that sends it.
         let is_protected = self.peer.tls.is_some() && logins == Logins::NotInClear;
         self.peer.logins = if is_protected { Logins::Offered } else { logins };
-        self.state = State::Idle;
-        self.greet(out);
+        self.before_hooks(out);
         self.end_if_draining(out);
     }
 }

@@ -19,23 +19,28 @@ pub fn qread(root: &Root) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
     let mut after = 0;
     loop {
-        let mut ids = Vec::new();
+        let mut found = Vec::new();
         for answer in send.queue(&QueueRequest::List { after, count: PAGE })? {
             if let QueueAnswer::Rows { rows, .. } = answer {
-                ids.extend(rows.iter().map(|row| row.id));
+                found.extend(rows);
             }
         }
-        let Some(last) = ids.iter().copied().max().filter(|id| *id > after) else { return Ok(out) };
-        for id in ids {
-            message(&send, id, &mut out);
+        let Some(last) = found.iter().map(|row| row.id).max().filter(|id| *id > after) else { return Ok(out) };
+        for row in &found {
+            message(&send, row, &mut out);
         }
         after = last;
     }
 }
 
-/// Nothing for a message that has ended meanwhile.
-fn message(send: &Admin, id: u64, out: &mut Vec<u8>) {
-    let Ok(answers) = send.queue(&QueueRequest::Show { id }) else { return };
+/// Nothing for a message that has ended meanwhile; of one that cannot be read there is a head alone.
+fn message(send: &Admin, row: &Row, out: &mut Vec<u8>) {
+    let Ok(answers) = send.queue(&QueueRequest::Show { id: row.id }) else {
+        if row.unreadable {
+            out.extend(head(row));
+        }
+        return;
+    };
     let mut has_head = false;
     for answer in answers {
         let QueueAnswer::Message { row, recipients, .. } = answer else { continue };
@@ -86,18 +91,7 @@ mod tests {
     #[test]
     fn lines_have_the_classic_form() {
         let address = |text: &[u8]| Address::new(text).unwrap();
-        let row = Row {
-            id: 77,
-            arrival_s: 951_782_399,
-            bytes: 123,
-            sender: address(b"a\x1b@b"),
-            pending: 1,
-            recipients: 2,
-            due_s: 0,
-            held: false,
-            priority: 0,
-            deliver_by_s: 0,
-        };
+        let row = Row { arrival_s: 951_782_399, bytes: 123, sender: address(b"a\x1b@b"), ..Row::new(77) };
         assert_eq!(head(&row), b"28 Feb 2000 23:59:59 GMT  #77  123  <a_@b> \n");
         let to = |done, local| RecipientRow {
             address: address(b"x@y"),

@@ -5,36 +5,44 @@
 //!
 //! 1. It is held, and the last delivery of it is over. With others; then a second is waited, after which that is on the disk.
 //! 2. mess, local, remote, bounce are written and synced: for a classic qmail that is no message yet.
-//! 3. The journal of the queue (`exported`) notes its ids here and there, and is synced.
-//! 4. info is put in its place in one step: now it is a message there.
-//! 5. It is removed here.
+//! 3. The journal of the queue (`exported`) notes its key and its ids here and there, and is synced.
+//! 4. info is put in its place in one step, and is synced: now it is a message there.
+//! 5. The journal notes that, and is synced.
+//! 6. It is removed here.
 //!
-//! Another run first looks at the journal: what is there already is only removed here, what is half made is made anew. No classic qmail-send
-//! runs meanwhile: its lock is held. A classic queue has no place for what ESMTP asks of a message (reports, times, priority, REQUIRETLS).
+//! Another run first looks at the journal: what is noted as a message there, or lies there as one with the same sender and body, is only
+//! removed here; all else is written anew, for a classic qmail-clean takes away what is half made, and another message may have its number
+//! since. In doubt a message is there twice. What a classic queue has no place for keeps a message here where it would come to another end
+//! without ([`Wishes`]). The key is made of id, sender, recipients, arrival and body: ids and numbers come again in other
+//! spools and queues. No classic qmail-send runs meanwhile: its lock is held.
 
+pub(crate) mod journal;
 mod layout;
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+/// Its journal, in the directory of the classic queue.
+pub(crate) const JOURNAL: &str = "exported";
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::iter;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use classicqueue::{Mark, Marked};
 use control::Root;
 use ipc::admin::{QueueAnswer, QueueRequest, RecipientRow, Row};
 use ipc::field::Verdict;
-use rustix::fs::OFlags;
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use users::{Routed, Routing};
 use wire::Address;
 
 use crate::admin::Admin;
-use crate::import::queue::{lock, waiting};
-use crate::print::{Printer, line};
-use crate::{Failure, cli, io_failure};
+use crate::import::{self, queue::lock};
+use crate::print::{Printer, date, line};
+use crate::{Failure, cli};
 
+use journal::{Journal, Step};
 use layout::{Kind, Layout};
 
 /// Messages asked for at a time.
@@ -52,15 +60,17 @@ const CHUNK_LEN: usize = 64 * 1024;
 /// The directory is no queue or in use, qmail-send does not run, a disk is full.
 pub fn run(root: &Root, options: &cli::ExportQueue, printer: Printer) -> Result<bool, Failure> {
     let send = Admin::send(root)?;
+    refuse_imported(&options.dir)?;
+    let wishes = Wishes { lossy: options.lossy, now_s: sys::clock::unix_s() };
     if options.options.dry_run {
-        return dry_run(&send, printer);
+        return dry_run(&send, &wishes, printer);
     }
     let layout = Layout::open(&options.dir, options.split)?;
     let _lock = lock::take(&options.dir)?;
     let routing = root.routing().map_err(|error| Failure::temporary(error.to_string()))?;
-    let journal = Journal::open(&options.dir.join("exported"))?;
-    let unconfirmed = waiting(&send)?.into_values().collect();
-    let mut export = Export { send, layout, routing, journal, unconfirmed, exported: 0, problems: Vec::new(), prefixed: 0 };
+    let journal = Journal::open(&options.dir.join(JOURNAL))?;
+    let (problems, lost) = (Vec::new(), Vec::new());
+    let mut export = Export { send, layout, routing, journal, wishes, exported: 0, problems, lost, prefixed: 0 };
     let done = export.all(printer);
     if export.exported > 0 {
         std::thread::sleep(SETTLED);
@@ -70,31 +80,121 @@ pub fn run(root: &Root, options: &cli::ExportQueue, printer: Printer) -> Result<
     Ok(export.problems.is_empty())
 }
 
-fn dry_run(send: &Admin, printer: Printer) -> Result<bool, Failure> {
-    let mut count = 0_usize;
-    let mut after = 0;
-    while let Some(last) =
-        page(send, after)?.inspect(|ids| count = count.saturating_add(ids.len())).and_then(|ids| ids.last().copied())
-    {
-        after = last;
+/// The messages of a queue that was imported are still in it.
+fn refuse_imported(dir: &Path) -> Result<(), Failure> {
+    if !import::queue::was_imported(dir)? {
+        return Ok(());
     }
-    if printer.json {
-        printer.value(&json!({ "dry_run": true, "exported": count, "problems": [] }))?;
-    } else {
-        line(&format!("would export {count} messages, which would be held, written there and removed here"))?;
-    }
-    Ok(true)
+    Err(Failure::permanent(format!(
+        "{}: this queue was imported, and its messages are still in it: a classic qmail would deliver them once more; give another directory",
+        dir.join(import::queue::JOURNAL).display()
+    )))
 }
 
-/// The ids of the next messages, sorted.
-fn page(send: &Admin, after: u64) -> Result<Option<Vec<u64>>, Failure> {
-    let mut ids = Vec::new();
+fn dry_run(send: &Admin, wishes: &Wishes, printer: Printer) -> Result<bool, Failure> {
+    let (mut count, mut after) = (0_usize, 0);
+    let (mut problems, mut lost) = (Vec::new(), Vec::new());
+    while let Some(rows) = page(send, after)? {
+        after = rows.last().map_or(u64::MAX, |row| row.id);
+        for row in rows {
+            match wishes.reason(&row) {
+                Some(why) => problems.push((row.id, why)),
+                None => count = count.saturating_add(1),
+            }
+            lost.extend(wishes.lost(&row).map(|what| (row.id, what)));
+        }
+    }
+    if printer.json {
+        printer.value(&json!({
+            "dry_run": true,
+            "exported": count,
+            "problems": reasons(&problems),
+            "lost": reasons(&lost),
+        }))?;
+    } else {
+        remark(&problems, &lost)?;
+        line(&format!(
+            "would export {count} messages, which would be held, written there and removed here; {} are left to you",
+            problems.len()
+        ))?;
+    }
+    Ok(problems.is_empty())
+}
+
+/// The next messages, by id.
+fn page(send: &Admin, after: u64) -> Result<Option<Vec<Row>>, Failure> {
+    let mut found = Vec::new();
     for answer in send.queue(&QueueRequest::List { after, count: PAGE })? {
         let QueueAnswer::Rows { rows, .. } = answer else { continue };
-        ids.extend(rows.into_iter().map(|row| row.id).filter(|id| *id > after));
+        found.extend(rows.into_iter().filter(|row| row.id > after));
     }
-    ids.sort_unstable();
-    Ok(Some(ids).filter(|ids| !ids.is_empty()))
+    found.sort_unstable_by_key(|row| row.id);
+    Ok(Some(found).filter(|rows| !rows.is_empty()))
+}
+
+/// Ids, and a word on each.
+type Remarks = Vec<(u64, String)>;
+
+fn reasons(remarks: &Remarks) -> Vec<Value> {
+    remarks.iter().map(|(id, why)| json!({ "id": id, "reason": why })).collect()
+}
+
+fn remark(problems: &Remarks, lost: &Remarks) -> Result<(), Failure> {
+    lost.iter().try_for_each(|(id, what)| line(&format!("lost there: message {id}: {what}")))?;
+    problems.iter().try_for_each(|(id, why)| line(&format!("left to you: message {id}: {why}")))
+}
+
+/// What becomes of what a classic queue has no place for.
+struct Wishes {
+    /// It may be lost, whatever it is.
+    lossy: bool,
+    now_s: u64,
+}
+
+impl Wishes {
+    /// What of a message would come to another end there: it would go without TLS, too early or too late.
+    fn decisive(&self, row: &Row) -> Vec<String> {
+        let wishes = [
+            (row.requires_tls, "it may only go over TLS (REQUIRETLS)".to_owned()),
+            (
+                row.hold_until_s > self.now_s,
+                format!("it may not be delivered before {} (HOLDFOR, HOLDUNTIL)", date(row.hold_until_s)),
+            ),
+            (row.returns, format!("it fails if it is not delivered by {} (BY)", date(row.deliver_by_s))),
+        ];
+        wishes.into_iter().filter(|(is, _)| *is).map(|(_, wish)| wish).collect()
+    }
+
+    /// Why a message stays here, untouched.
+    fn reason(&self, row: &Row) -> Option<String> {
+        if row.unreadable {
+            return Some("it is damaged or cannot be read: see the log; qmail queue remove gives it up".to_owned());
+        }
+        if row.unconfirmed {
+            return Some("its import is not over: run qmail import queue again first".to_owned());
+        }
+        let decisive = self.decisive(row);
+        let stays = !self.lossy && !decisive.is_empty();
+        stays.then(|| format!("{}, and a classic queue cannot keep that: --lossy exports it without", decisive.join("; ")))
+    }
+
+    /// What a message that is exported loses.
+    fn lost(&self, row: &Row) -> Option<String> {
+        if self.reason(row).is_some() {
+            return None;
+        }
+        let mut lost = self.decisive(row);
+        if row.reports {
+            lost.push("what it asks of reports (NOTIFY, ORCPT, RET, ENVID)".to_owned());
+        }
+        if row.deliver_by_s > 0 && !row.returns {
+            lost.push("that its sender hears when it is late (BY)".to_owned());
+        }
+        if row.priority != 0 {
+            lost.push("its priority (MT-PRIORITY)".to_owned());
+        }
+        Some(lost.join("; ")).filter(|lost| !lost.is_empty())
+    }
 }
 
 struct Export {
@@ -102,10 +202,10 @@ struct Export {
     layout: Layout,
     routing: Routing,
     journal: Journal,
-    /// Their import is not over.
-    unconfirmed: HashSet<u64>,
+    wishes: Wishes,
     exported: u64,
-    problems: Vec<(u64, String)>,
+    problems: Remarks,
+    lost: Remarks,
     /// Recipients of users/domains, which got the prefix that virtualdomains would give them.
     prefixed: u64,
 }
@@ -119,14 +219,17 @@ struct Held {
 impl Export {
     fn all(&mut self, printer: Printer) -> Result<(), Failure> {
         let mut after = 0;
-        while let Some(ids) = page(&self.send, after)? {
-            after = ids.last().copied().unwrap_or(u64::MAX);
-            for id in self.hold_all(ids)? {
-                match self.message(id) {
-                    Ok(true) => self.exported = self.exported.saturating_add(1),
+        while let Some(rows) = page(&self.send, after)? {
+            after = rows.last().map_or(u64::MAX, |row| row.id);
+            for row in self.hold_all(rows)? {
+                match self.message(row.id) {
+                    Ok(true) => {
+                        self.exported = self.exported.saturating_add(1);
+                        self.lost.extend(self.wishes.lost(&row).map(|what| (row.id, what)));
+                    }
                     Ok(false) => {}
                     Err(failure) if failure.is_temporary() => return Err(failure),
-                    Err(failure) => self.problems.push((id, failure.text)),
+                    Err(failure) => self.problems.push((row.id, format!("{}; it is held here", failure.text))),
                 }
                 if !printer.json && io::stderr().is_terminal() {
                     let _ = write!(io::stderr(), "\r{} messages", self.exported);
@@ -137,18 +240,18 @@ impl Export {
     }
 
     /// Those that are held now, and stay so if power fails.
-    fn hold_all(&mut self, ids: Vec<u64>) -> Result<Vec<u64>, Failure> {
+    fn hold_all(&mut self, rows: Vec<Row>) -> Result<Vec<Row>, Failure> {
         let mut held = Vec::new();
-        for id in ids {
-            if self.unconfirmed.contains(&id) {
-                self.problems.push((id, "its import is not over: run qmail import queue again first".to_owned()));
+        for row in rows {
+            if let Some(why) = self.wishes.reason(&row) {
+                self.problems.push((row.id, why));
                 continue;
             }
-            match self.hold(id) {
-                Ok(Some(_)) => held.push(id),
+            match self.hold(row.id) {
+                Ok(Some(_)) => held.push(row),
                 Ok(None) => {}
                 Err(failure) if failure.is_temporary() => return Err(failure),
-                Err(failure) => self.problems.push((id, failure.text)),
+                Err(failure) => self.problems.push((row.id, failure.text)),
             }
         }
         if !held.is_empty() {
@@ -160,18 +263,23 @@ impl Export {
     /// False: it came to its end here meanwhile.
     fn message(&mut self, id: u64) -> Result<bool, Failure> {
         let Some(held) = self.hold(id)? else { return Ok(false) };
-        if let Some(number) = self.journal.number(id) {
-            if self.layout.has(Kind::Info, number) || !self.layout.has(Kind::Mess, number) {
-                // It is there, or was there and is delivered.
+        let Some(body) = self.body(id)? else { return Ok(false) };
+        let key = key(&held, &body).map_err(|error| Failure::temporary(format!("the body of message {id}: {error}")))?;
+        let (info, arrival) = (classicqueue::info_bytes(&held.row.sender), time(held.row.arrival_s));
+        match self.journal.entry(&key) {
+            // It is there, or was there and is delivered.
+            Some((_, Step::Done)) => return self.remove(id).map(|()| true),
+            Some((number, Step::Begun)) if self.layout.is_message(number, &info, arrival, &body)? => {
+                self.journal.note(&key, id, number, Step::Done)?;
                 return self.remove(id).map(|()| true);
             }
-            self.layout.forget(number)?;
+            Some((number, Step::Begun)) => self.layout.forget(number, &body)?,
+            None => {}
         }
-        let Some(body) = self.body(id)? else { return Ok(false) };
         let number = self.write(&held, &body)?;
-        self.journal.note(id, number)?;
-        let arrival = time(held.row.arrival_s);
-        self.layout.put(Kind::Info, number, &classicqueue::info_bytes(&held.row.sender), Some(arrival))?;
+        self.journal.note(&key, id, number, Step::Begun)?;
+        self.layout.put(Kind::Info, number, &info, Some(arrival))?;
+        self.journal.note(&key, id, number, Step::Done)?;
         self.remove(id).map(|()| true)
     }
 
@@ -220,18 +328,19 @@ impl Export {
         Ok(found)
     }
 
-    fn body(&self, id: u64) -> Result<Option<(OwnedFd, u64)>, Failure> {
+    fn body(&self, id: u64) -> Result<Option<Body>, Failure> {
         self.send.say(&ipc::Message::encode(&QueueRequest::Body { id }))?;
         match self.send.heard()? {
             (QueueAnswer::Body { bytes }, Some(fd)) => Ok(Some((fd, bytes))),
+            (QueueAnswer::Failed { text }, _) if text.0 == b"no such message" => Ok(None),
             (QueueAnswer::Failed { text }, _) => Err(Failure::permanent(wire::escape::visible(&text))),
             _ => Err(Failure::temporary("qmail-send is of another version than this program".to_owned())),
         }
     }
 
     /// Writes all but info; the message's number there.
-    fn write(&mut self, held: &Held, body: &(OwnedFd, u64)) -> Result<u64, Failure> {
-        let number = self.layout.message(|file| copy(body, file))?;
+    fn write(&mut self, held: &Held, body: &Body) -> Result<u64, Failure> {
+        let number = self.layout.message(|file| chunks(body, |bytes| file.write_all(bytes)))?;
         let (mut local, mut remote, mut bounce) = (Vec::new(), Vec::new(), Vec::new());
         let mut dues = [u64::MAX; 2];
         for recipient in &held.recipients {
@@ -286,17 +395,15 @@ impl Export {
 
     fn print(&self, printer: Printer) -> Result<(), Failure> {
         if printer.json {
-            let problems: Vec<_> = self.problems.iter().map(|(id, why)| json!({ "id": id, "reason": why })).collect();
             return printer.value(&json!({
                 "dry_run": false,
                 "exported": self.exported,
                 "prefixed": self.prefixed,
-                "problems": problems,
+                "problems": reasons(&self.problems),
+                "lost": reasons(&self.lost),
             }));
         }
-        for (id, why) in &self.problems {
-            line(&format!("left to you: message {id}: {why}"))?;
-        }
+        remark(&self.problems, &self.lost)?;
         if self.prefixed > 0 {
             line(&format!(
                 "note: {} recipients in virtual domains were written as virtualdomains lines DOMAIN:DOMAIN make them; the classic qmail needs those lines",
@@ -311,7 +418,27 @@ fn time(unix_s: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(unix_s)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn copy(body: &(OwnedFd, u64), file: &mut File) -> io::Result<()> {
+/// What makes a message this one and no other, in hexadecimal digits of a SHA-256.
+fn key(held: &Held, body: &Body) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(format!("{} {} {}", held.row.id, held.row.arrival_s, held.recipients.len()));
+    for address in iter::once(&held.row.sender).chain(held.recipients.iter().map(|recipient| &recipient.address)) {
+        hash.update([0]);
+        hash.update(address.as_bytes());
+    }
+    hash.update([0]);
+    chunks(body, |bytes| {
+        hash.update(bytes);
+        Ok(())
+    })?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A body and its length.
+type Body = (OwnedFd, u64);
+
+/// Reads a body from its begin to its end.
+fn chunks(body: &Body, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let (fd, bytes) = body;
     let mut chunk = vec![0; CHUNK_LEN];
     let mut at = 0_u64;
@@ -322,53 +449,8 @@ fn copy(body: &(OwnedFd, u64), file: &mut File) -> io::Result<()> {
         if read.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        file.write_all(read)?;
+        take(read)?;
         at = at.saturating_add(u64::try_from(read.len()).unwrap_or(u64::MAX));
     }
     Ok(())
-}
-
-/// `exported` in the classic queue: a line for each message that is, or is just becoming, one there: `ID NUMBER`.
-struct Journal {
-    path: PathBuf,
-    file: File,
-    numbers: HashMap<u64, u64>,
-}
-
-impl Journal {
-    fn open(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: io::Error| io_failure(path, &error);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(path, flags, rustix::fs::Mode::from_raw_mode(0o600));
-        let mut file = File::from(opened.map_err(|errno| failed(errno.into()))?);
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(failed)?;
-        let (mut numbers, mut whole) = (HashMap::new(), 0_u64);
-        for entry in text.split_inclusive(|byte| *byte == b'\n') {
-            let Some(entry_text) = entry.strip_suffix(b"\n") else { break };
-            whole = whole.saturating_add(u64::try_from(entry.len()).unwrap_or(u64::MAX));
-            let mut words = entry_text.split(|byte| *byte == b' ').map(classicqueue::layout::number);
-            let (Some(Some(id)), Some(Some(number)), None) = (words.next(), words.next(), words.next()) else {
-                return Err(Failure::permanent(format!(
-                    "{}: is damaged; look at it before anything is exported twice",
-                    path.display()
-                )));
-            };
-            numbers.insert(id, number);
-        }
-        file.set_len(whole).and_then(|()| file.sync_all()).map_err(failed)?;
-        layout::sync_dir(path.parent().unwrap_or(Path::new(".")))?;
-        Ok(Self { path: path.to_owned(), file, numbers })
-    }
-
-    fn number(&self, id: u64) -> Option<u64> {
-        self.numbers.get(&id).copied()
-    }
-
-    fn note(&mut self, id: u64, number: u64) -> Result<(), Failure> {
-        let noted = self.file.write_all(format!("{id} {number}\n").as_bytes()).and_then(|()| self.file.sync_data());
-        noted.map_err(|error| io_failure(&self.path, &error))?;
-        self.numbers.insert(id, number);
-        Ok(())
-    }
 }

@@ -2,10 +2,17 @@
 //!
 //! It copies control files, users/assign and the sources of it, the aliases' `.qmail` files and rules for the SMTP service. What is there
 //! already and differs stays as it is without `--force`. A file that no program of this version reads is not copied. What was copied is
-//! looked at as `qmail check` does.
+//! looked at as `qmail check` does; in a dry run, in a copy of the configuration ([`rehearsal`]).
+//!
+//! The directories may be anybody's: nothing but regular files of a bounded length is read, no link is followed, and what lies in the
+//! aliases' directory, whose owner is not trusted, gives no file of root's its mode.
 
-use std::collections::BTreeMap;
+mod rehearsal;
+
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -16,6 +23,8 @@ use serde_json::{Value, json};
 use crate::check::{self, Level};
 use crate::print::{Column, Printer, line, table, to_json};
 use crate::{Failure, cli, files, io_failure};
+
+use rehearsal::Rehearsal;
 
 /// What a file means here, where that is not just what it meant there.
 enum Meaning {
@@ -69,6 +78,11 @@ const MEANINGS: [(&str, Meaning); 33] = [
 
 const COLUMNS: [Column; 4] = [("FILE", "file"), ("TO", "to"), ("RESULT", "result"), ("MEANING", "meaning")];
 
+/// Longest control file or users/assign.
+const FILE_LEN_MAX: u64 = 64 << 20;
+/// Longest `.qmail` file; there may be many.
+const DOT_QMAIL_LEN_MAX: u64 = 1 << 20;
+
 /// What was done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
@@ -103,7 +117,18 @@ struct Import<'a> {
     force: bool,
     rows: Vec<(PathBuf, PathBuf, Done, String)>,
     /// Copied or there: what check says of them is said.
-    there: BTreeMap<String, ()>,
+    there: BTreeSet<String>,
+    /// Of a dry run.
+    rehearsal: Option<Rehearsal>,
+}
+
+/// A directory that files go to.
+#[derive(Clone, Copy)]
+enum Into {
+    /// Root's.
+    Own,
+    /// The alias user's, as its files.
+    Aliases(Option<Id>),
 }
 
 /// Runs the command. False: something was left out, or is wrong with what was copied.
@@ -119,15 +144,19 @@ pub(super) fn run(root: &Root, options: &cli::ImportControl, printer: Printer) -
     if !root.control().is_dir() {
         return Err(Failure::permanent(format!("{}: is not there; run qmail setup first", root.control().display())));
     }
-    let mut import =
-        Import { root, is_dry: options.options.dry_run, force: options.force, rows: Vec::new(), there: BTreeMap::new() };
+    let is_dry = options.options.dry_run;
+    let mut import = Import { root, is_dry, force: options.force, rows: Vec::new(), there: BTreeSet::new(), rehearsal: None };
+    if is_dry {
+        let rehearsal = Rehearsal::new(root).map_err(|error| io_failure(&std::env::temp_dir(), &error))?;
+        import.rehearsal = Some(rehearsal);
+    }
     import.control(&control)?;
     if let Some(base) = base {
         import.users(&base.join("users"))?;
         import.aliases(&base.join("alias"))?;
     }
     if let Some(rules) = &options.tcp_smtp {
-        import.copy(rules, &root.control_file("tcp.smtp"), None, "rules for the SMTP service, read as text")?;
+        import.copy(rules, &root.control_file("tcp.smtp"), Into::Own, "rules for the SMTP service, read as text")?;
     }
     import.report(printer)
 }
@@ -149,29 +178,26 @@ fn places(dir: &Path) -> Result<(Option<PathBuf>, PathBuf), Failure> {
 }
 
 /// Names in a directory, sorted; none if it is not there.
-fn names(dir: &Path) -> Result<Vec<OsString>, Failure> {
+fn names(dir: &Path) -> io::Result<Vec<OsString>> {
     let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| io_failure(dir, &error))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
     };
-    let mut names: Vec<OsString> = entries
-        .map(|entry| entry.map(|entry| entry.file_name()))
-        .collect::<Result<_, _>>()
-        .map_err(|error| io_failure(dir, &error))?;
+    let mut names: Vec<OsString> = entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
     names.sort();
     Ok(names)
 }
 
 impl Import<'_> {
     fn control(&mut self, dir: &Path) -> Result<(), Failure> {
-        for name in names(dir)? {
+        for name in self.names(dir) {
             let from = dir.join(&name);
             let text = name.to_str().unwrap_or_default();
             let meaning = MEANINGS.iter().find(|(known, _)| *known == text).map(|(_, meaning)| meaning);
             let is_known = check::control_files::is_known(self.root, text);
             let why = match meaning {
                 Some(Unused(why)) => Some(*why),
-                _ if is_known => None,
+                _ if is_known && !text.is_empty() => None,
                 _ => Some("no program of this version reads it"),
             };
             if let Some(why) = why {
@@ -179,13 +205,13 @@ impl Import<'_> {
                 continue;
             }
             let said = if let Some(Differs(said)) = meaning { said } else { "as before" };
-            self.copy(&from, &self.root.control_file(text), None, said)?;
+            self.copy(&from, &self.root.control_file(text), Into::Own, said)?;
         }
         Ok(())
     }
 
     fn users(&mut self, dir: &Path) -> Result<(), Failure> {
-        for name in names(dir)? {
+        for name in self.names(dir) {
             let from = dir.join(&name);
             let said = match name.to_str().unwrap_or_default() {
                 "assign" => "run qmail-newu afterwards; uids and homes must be those of this host",
@@ -199,59 +225,88 @@ impl Import<'_> {
                     continue;
                 }
             };
-            self.copy(&from, &self.root.users().join(&name), None, said)?;
+            self.copy(&from, &self.root.users().join(&name), Into::Own, said)?;
         }
         Ok(())
     }
 
     fn aliases(&mut self, dir: &Path) -> Result<(), Failure> {
-        for name in names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(b".qmail")) {
-            // They are the alias user's, as the directory that they go to.
-            let owner = std::fs::metadata(self.root.alias()).ok().map(|metadata| Id { uid: metadata.uid(), gid: metadata.gid() });
-            self.copy(&dir.join(&name), &self.root.alias().join(&name), owner, "as before")?;
+        // They are the alias user's, as the directory that they go to.
+        let owner = std::fs::metadata(self.root.alias()).ok().map(|metadata| Id { uid: metadata.uid(), gid: metadata.gid() });
+        for name in self.names(dir).into_iter().filter(|name| name.as_bytes().starts_with(b".qmail")) {
+            self.copy(&dir.join(&name), &self.root.alias().join(&name), Into::Aliases(owner), "as before")?;
         }
         Ok(())
     }
 
-    fn copy(&mut self, from: &Path, to: &Path, owner: Option<Id>, said: &str) -> Result<(), Failure> {
-        let bytes = match super::read_file(from) {
-            Ok(Some(bytes)) => bytes,
+    /// What is in a directory; that it cannot be read is told, and the rest goes on.
+    fn names(&mut self, dir: &Path) -> Vec<OsString> {
+        names(dir).unwrap_or_else(|error| {
+            self.row(dir, Path::new(""), Done::Problem, &error.to_string());
+            Vec::new()
+        })
+    }
+
+    fn copy(&mut self, from: &Path, to: &Path, into: Into, said: &str) -> Result<(), Failure> {
+        let len_max = if matches!(into, Into::Own) { FILE_LEN_MAX } else { DOT_QMAIL_LEN_MAX };
+        let (bytes, metadata) = match super::read_foreign(from, len_max) {
+            Ok(Some(read)) => read,
             Ok(None) => {
                 self.row(from, to, Done::Problem, "is not there");
                 return Ok(());
             }
-            Err(failure) => {
-                self.row(from, to, Done::Problem, &failure.text);
+            Err(error) => {
+                self.row(from, to, Done::Problem, &error.to_string());
                 return Ok(());
             }
         };
-        let is_for_all = std::fs::metadata(from).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
-        let mode = if is_for_all { 0o644 } else { 0o640 };
-        let there = super::read_file(to)?;
+        let there = match super::read_foreign(to, FILE_LEN_MAX) {
+            Ok(there) => there,
+            Err(error) => {
+                self.row(from, to, Done::Problem, &format!("what is there in its place: {error}"));
+                return Ok(());
+            }
+        };
+        let is_for_all = metadata.permissions().mode() & 0o004 != 0;
+        // A `.qmail` file that may be executed is one that forwards and does nothing else.
+        let forwards = if matches!(into, Into::Own) { 0 } else { metadata.permissions().mode() & 0o100 };
+        let mode = if is_for_all { 0o644 } else { 0o640 } | forwards;
         let done = match &there {
-            Some(there) if *there == bytes => Done::Same,
+            Some((there, _)) if *there == bytes => Done::Same,
             Some(_) if !self.force => Done::Kept,
             Some(_) => Done::Replaced,
             None => Done::Copied,
         };
-        if !self.is_dry {
-            let failed = |error: std::io::Error| io_failure(to, &error);
-            match done {
-                Done::Copied => files::make_file(to, &bytes, mode, owner).map(drop).map_err(failed)?,
-                Done::Replaced => {
-                    // Who may read it was decided here.
-                    let mode = std::fs::metadata(to).map_or(mode, |metadata| metadata.permissions().mode() & 0o7777);
-                    files::replace_file(to, &bytes, mode).map_err(failed)?;
-                }
-                _ => {}
-            }
-        }
+        let was = there.map(|(_, metadata)| metadata);
+        self.put(to, &bytes, done, mode, was.as_ref(), into).map_err(|error| io_failure(to, &error))?;
         let private = if is_for_all || done != Done::Copied { "" } else { "; not for all to read: see who has to, and give it" };
         if done != Done::Kept {
-            self.there.insert(to.display().to_string(), ());
+            self.there.insert(to.display().to_string());
         }
         self.row(from, to, done, &format!("{said}{private}"));
         Ok(())
+    }
+
+    /// Writes a file, or in a dry run its copy for check.
+    fn put(&self, to: &Path, bytes: &[u8], done: Done, mode: u32, was: Option<&Metadata>, into: Into) -> io::Result<()> {
+        // Who may read what is replaced was decided here, but never that it runs as somebody else.
+        let kept = if matches!(into, Into::Own) { 0o666 } else { 0o744 };
+        let mode = was.map_or(mode, |was| was.permissions().mode() & kept);
+        match (&self.rehearsal, done) {
+            (Some(rehearsal), Done::Copied | Done::Replaced) => rehearsal.put(to, bytes, mode),
+            (None, Done::Copied) => {
+                let owner = if let Into::Aliases(owner) = into { owner } else { None };
+                files::make_file(to, bytes, mode, owner).map(drop)
+            }
+            (None, Done::Replaced) => {
+                let owner = match into {
+                    Into::Own => was.map(|was| Id { uid: was.uid(), gid: was.gid() }),
+                    Into::Aliases(owner) => owner,
+                };
+                files::replace_file_as(to, bytes, mode, owner)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn row(&mut self, from: &Path, to: &Path, done: Done, said: &str) {
@@ -264,8 +319,8 @@ impl Import<'_> {
             vec![path(from), path(to), done.word(self.is_dry).into(), said.clone().into()]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
-        let found = if self.is_dry { Vec::new() } else { check::findings(self.root) };
-        let found: Vec<_> = found.into_iter().filter(|finding| self.there.contains_key(&finding.file)).collect();
+        let found = self.rehearsal.as_ref().map_or_else(|| check::findings(self.root), Rehearsal::findings);
+        let found: Vec<_> = found.into_iter().filter(|finding| self.there.contains(&finding.file)).collect();
         let is_left = self.rows.iter().any(|(_, _, done, _)| matches!(done, Done::Kept | Done::Problem));
         let is_good = !is_left && found.iter().all(|finding| finding.level != Level::Error);
         if printer.json {

@@ -18,7 +18,7 @@ mod source;
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control::Root;
@@ -30,11 +30,13 @@ use serde_json::json;
 
 use crate::admin::Admin;
 use crate::print::{Printer, line};
-use crate::{Failure, cli};
+use crate::{Failure, cli, export};
 
 use journal::Journal;
 use source::{Loaded, Places, Source};
 
+/// The journal, in the directory of the classic queue.
+pub(crate) const JOURNAL: &str = "imported";
 /// Messages that are noted in the journal with one sync, and then go on.
 const BATCH: usize = 64;
 /// What qmail-send has noted is on the disk after a second: this ends when all of it is.
@@ -74,11 +76,18 @@ pub(super) fn run(root: &Root, options: &cli::ImportQueue, printer: Printer) -> 
         lock => Some(lock?),
     };
     let places = Places::read(root, options, &mut outcome.remarks)?;
-    let journal_file = options.journal.clone().unwrap_or_else(|| options.dir.join("imported"));
-    let journal = if is_dry { Journal::look(&journal_file)? } else { Journal::open(&journal_file)? };
+    let usual = options.dir.join(JOURNAL);
+    let file = options.journal.as_ref().unwrap_or(&usual);
+    let mut journal = if is_dry { Journal::look(file)? } else { Journal::open(file)? };
+    if *file != usual {
+        // Of an import that was not told of the other one.
+        journal.add(Journal::look(&usual)?);
+    }
+    let exported = export::queue::journal::exported(&options.dir.join(export::queue::JOURNAL))?;
     let send = if is_dry { None } else { Some(connect(root)?) };
     let source = Source::scan(&options.dir)?;
-    let mut run = Run { root, printer, source: &source, send, journal, kept: HashMap::new(), batch: Vec::new(), outcome };
+    let (kept, batch) = (HashMap::new(), Vec::new());
+    let mut run = Run { root, printer, source: &source, send, journal, exported, kept, batch, outcome };
     let done = run.all(&places);
     // What was handed over is noted, whatever stopped the rest.
     let noted = run.note();
@@ -92,6 +101,14 @@ pub(super) fn run(root: &Root, options: &cli::ImportQueue, printer: Printer) -> 
     outcome.print(is_dry, printer)?;
     done.and(noted)?;
     Ok(outcome.problems.is_empty())
+}
+
+/// Was anything of this queue taken over?
+///
+/// # Errors
+/// Its journal cannot be read, or is damaged.
+pub(crate) fn was_imported(dir: &Path) -> Result<bool, Failure> {
+    Ok(!Journal::look(&dir.join(JOURNAL))?.is_empty())
 }
 
 fn connect(root: &Root) -> Result<Admin, Failure> {
@@ -110,6 +127,8 @@ struct Run<'a> {
     /// `None`: a dry run.
     send: Option<Admin>,
     journal: Journal,
+    /// Messages that were exported into this queue: their ids here, by number.
+    exported: HashMap<u64, u64>,
     /// Keys of messages that wait in this system's queue.
     kept: HashMap<Vec<u8>, u64>,
     /// Handed over, and not noted yet: key, id here, number there.
@@ -152,6 +171,11 @@ impl Run<'_> {
             self.outcome.already = self.outcome.already.saturating_add(1);
             return Ok(());
         }
+        if let Some(id) = self.is_here(message)? {
+            let why = format!("it is message {id} here, and its export is not over: run qmail export queue again first");
+            self.outcome.problems.push((message.body.clone(), why));
+            return Ok(());
+        }
         if self.send.is_some() {
             let id = match self.kept.get(message.key.as_bytes()) {
                 Some(id) => *id,
@@ -171,6 +195,22 @@ impl Run<'_> {
         if self.batch.len() >= BATCH { self.note() } else { Ok(()) }
     }
 
+    /// The id of a message whose export into this queue was killed before it was removed here.
+    fn is_here(&self, message: &source::Message) -> Result<Option<u64>, Failure> {
+        let (Some(send), Some(id)) = (&self.send, self.exported.get(&message.number)) else { return Ok(None) };
+        let answers = match send.queue(&QueueRequest::Show { id: *id }) {
+            Ok(answers) => answers,
+            Err(failure) if !failure.is_temporary() => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        // Ids come again in other spools.
+        let is_same = |answer: &QueueAnswer| {
+            matches!(answer, QueueAnswer::Message { row, .. }
+                if row.sender == message.sender && row.arrival_s == message.arrival_s && row.bytes == message.body_len)
+        };
+        Ok(answers.iter().any(is_same).then_some(*id))
+    }
+
     /// Inside: why this message cannot be taken.
     fn hand_over(&mut self, message: &source::Message) -> Result<Result<u64, String>, Failure> {
         let Some(send) = &self.send else { return Ok(Ok(0)) };
@@ -179,7 +219,8 @@ impl Run<'_> {
             Submitted::Answer(QueueAnswer::Failed { text }) => Ok(Err(wire::escape::visible(&text))),
             Submitted::Answer(QueueAnswer::NotNow { text }) => {
                 let text = wire::escape::visible(&text);
-                Err(Failure::temporary(format!("qmail-send: {text}; run this again when that is over")))
+                let body = visible(&message.body);
+                Err(Failure::temporary(format!("{body}: qmail-send: {text}; run this again when that is over")))
             }
             Submitted::Answer(_) => Err(Failure::temporary("qmail-send is of another version than this program".to_owned())),
             Submitted::Unread(error) => {
@@ -215,7 +256,7 @@ impl Run<'_> {
 ///
 /// # Errors
 /// qmail-send is gone.
-pub(crate) fn waiting(send: &Admin) -> Result<HashMap<Vec<u8>, u64>, Failure> {
+fn waiting(send: &Admin) -> Result<HashMap<Vec<u8>, u64>, Failure> {
     let (mut found, mut after) = (HashMap::new(), 0);
     loop {
         let Some(QueueAnswer::KeptRows { rows, after: up_to, last }) = send.queue(&QueueRequest::Kept { after })?.pop() else {

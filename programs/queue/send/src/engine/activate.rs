@@ -18,6 +18,7 @@ use wire::{Address, Domain, Priority};
 use crate::active::{Active, Wish};
 use crate::directory::{Site, relay_site};
 
+use super::import::Confirming;
 use super::{ACTIVE_MAX, Engine, Mailbox, Out, READS_MAX, RECIPIENTS_ACTIVE_MAX, Route, Ticket, lane_at};
 
 /// A message all of whose recipients wait for one place (a site, or local delivery) at which so many messages wait already is not
@@ -39,6 +40,8 @@ pub(super) struct Read {
     pub(super) envelope: Envelope,
     pub(super) states: Vec<RecipientState>,
     pub(super) bytes: u64,
+    /// The administrator holds it.
+    pub(super) held: bool,
 }
 
 /// Remote recipients of a message by site and route.
@@ -87,7 +90,7 @@ impl<S: Spool> Engine<S> {
                 // It may have been held or removed while it was read; what the disk says of that may be older than a release.
                 let still = self.backlog.get(id).is_some_and(|known| known.place == Place::Active);
                 if still && !self.active.contains_key(&id) && !self.keep_waiting(id, &read) {
-                    let Read { envelope, states, bytes } = read;
+                    let Read { envelope, states, bytes, .. } = read;
                     self.activate(id, Active::new(envelope, Some(states), bytes, lane), hurried);
                 }
             }
@@ -100,7 +103,7 @@ impl<S: Spool> Engine<S> {
     pub(super) fn unreadable(&mut self, id: u64, why: ReadFailure) {
         self.reads = self.reads.saturating_sub(1);
         // It is read again, whatever was noted meanwhile.
-        if self.confirming.get(&id) == Some(&true) {
+        if self.confirming.get(&id).is_some_and(Confirming::is_noted) {
             self.confirming.remove(&id);
         }
         // It may have been held meanwhile, and stays so.

@@ -3,14 +3,15 @@
 use ipc::admin::{Counter, KeptRow, QueueAnswer, QueueRequest, RecipientRow, Row};
 use ipc::field::Verdict;
 use ipc::options::Options;
+use ipc::queue::FLAG_REQUIRETLS;
 use schedule::Channel;
 use schedule::backlog::{Known, Place};
-use spool::{Log as Spool, Outlook, RecipientState};
+use spool::{Log as Spool, Outlook, ReadFailure, RecipientState};
 
 use crate::active::Wish;
 
 use super::activate::Read;
-use super::import::{KEPT_LOOKS, kept_row};
+use super::import::{KEPT_LOOKS, kept_row, waiting};
 use super::{Engine, Out, Ticket};
 
 /// Rows of one answer to a list, at most; the client asks for more.
@@ -19,7 +20,7 @@ const ROWS_MAX: u32 = 1000;
 const LOOKS_MAX: usize = 16;
 /// Bytes of rows in one datagram: a row is at most a sender and a few numbers, a recipient's an address and its last reply.
 const ROWS_LEN_MAX: usize = 24 * 1024;
-const ROW_LEN: usize = 64;
+const ROW_LEN: usize = 80;
 
 /// A request that reads messages from the disk.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub(super) fn failed(text: &str) -> QueueAnswer {
 }
 
 const UNKNOWN: &str = "no such message";
+const ENDING: &str = "the message is ending just now";
 
 impl<S: Spool> Engine<S> {
     /// A request; the answer comes as one or more [`Out::Admin`].
@@ -172,7 +174,7 @@ impl<S: Spool> Engine<S> {
     }
 
     pub(super) fn looked(&mut self, client: u64, id: u64, read: Read) {
-        let Some(known) = self.backlog.get(id) else { return self.look_failed(client) };
+        let Some(known) = self.backlog.get(id) else { return self.look_failed(client, id, ReadFailure::Unknown) };
         let Some(look) = self.looks.get_mut(&client) else { return };
         look.reading = look.reading.saturating_sub(1);
         match look.what {
@@ -191,15 +193,26 @@ impl<S: Spool> Engine<S> {
         }
     }
 
-    /// The message has gone, or cannot be read: a list leaves it out.
-    pub(super) fn look_failed(&mut self, client: u64) {
+    /// The message has gone: a list leaves it out. Or it cannot be read: a list says so.
+    pub(super) fn look_failed(&mut self, client: u64, id: u64, why: ReadFailure) {
+        let known = self.backlog.get(id).filter(|_| why != ReadFailure::Unknown);
         let Some(look) = self.looks.get_mut(&client) else { return };
         look.reading = look.reading.saturating_sub(1);
-        if look.what == What::Whole {
-            self.looks.remove(&client);
-            self.out.push(Out::Admin { client, answer: failed("the message cannot be read") });
-        } else {
-            self.look_on(client);
+        match look.what {
+            What::Whole => {
+                self.looks.remove(&client);
+                let answer = match why {
+                    ReadFailure::Unknown => failed(UNKNOWN),
+                    ReadFailure::Damaged => failed("the message is damaged on the disk; qmail queue remove gives it up"),
+                    ReadFailure::Temporary => QueueAnswer::NotNow { text: "the message cannot be read now".into() },
+                };
+                self.out.push(Out::Admin { client, answer });
+            }
+            What::Rows => {
+                look.rows.extend(known.map(|known| unreadable_row(id, known)));
+                self.look_on(client);
+            }
+            What::Kept { .. } => self.look_on(client),
         }
     }
 
@@ -254,7 +267,7 @@ impl<S: Spool> Engine<S> {
             return Some(failed(UNKNOWN));
         }
         if self.active.get(&id).is_some_and(|active| active.closing) {
-            return Some(failed("the message is ending just now"));
+            return Some(failed(ENDING));
         }
         let idle = self.withdraw(id);
         self.removals.entry(id).or_default().push(client);
@@ -281,18 +294,31 @@ impl<S: Spool> Engine<S> {
         }
     }
 
+    /// The end of a message could not be noted: it is still there.
+    pub(super) fn not_removed(&mut self, id: u64) {
+        for client in self.removals.remove(&id).unwrap_or_default() {
+            let text = "the spool cannot be written; the message is still there".into();
+            self.out.push(Out::Admin { client, answer: QueueAnswer::NotNow { text } });
+        }
+    }
+
     fn hold(&mut self, client: u64, id: u64) -> Option<QueueAnswer> {
         let Some(known) = self.backlog.get(id) else { return Some(failed(UNKNOWN)) };
-        if known.place == Place::Held {
-            return Some(ok(1));
+        if self.removals.contains_key(&id) || self.active.get(&id).is_some_and(|active| active.closing) {
+            return Some(failed(ENDING));
         }
-        if self.active.get(&id).is_some_and(|active| active.closing) {
-            return Some(failed("the message is ending just now"));
-        }
-        let idle = self.withdraw(id);
+        // Also where it is held: that may not be on the disk yet, or it is one that waits for the rest of an import.
         let pending = self.active.get(&id).map_or(known.pending, |active| active.pending);
         self.backlog.set_pending(id, pending);
         self.note(client, id, Outlook { pending, due_s: known.due_s, held: true });
+        self.keep_held(id);
+        None
+    }
+
+    /// No delivery of it is begun any more.
+    fn keep_held(&mut self, id: u64) {
+        let idle = self.withdraw(id);
+        self.hold_confirming(id, true);
         match self.active.get_mut(&id) {
             Some(active) => {
                 active.wish = Wish::Hold;
@@ -304,26 +330,54 @@ impl<S: Spool> Engine<S> {
                 self.backlog.hold(id);
             }
         }
-        None
     }
 
     fn release(&mut self, client: u64, id: u64) -> Option<QueueAnswer> {
         let Some(known) = self.backlog.get(id) else { return Some(failed(UNKNOWN)) };
-        let held_soon = self.active.get_mut(&id).filter(|active| active.wish == Wish::Hold);
-        if let Some(active) = held_soon {
-            active.wish = Wish::Nothing;
-        } else if known.place == Place::Held {
-            self.backlog.rest(id, self.now.s);
-        } else {
+        if self.removals.contains_key(&id) {
+            return Some(failed(ENDING));
+        }
+        if !self.is_held(id) {
             return Some(ok(1));
         }
         self.note(client, id, Outlook { pending: known.pending, due_s: self.now.s, held: false });
+        self.let_go_on(id);
         None
     }
 
+    fn let_go_on(&mut self, id: u64) {
+        self.hold_confirming(id, false);
+        if let Some(active) = self.active.get_mut(&id).filter(|active| active.wish == Wish::Hold) {
+            active.wish = Wish::Nothing;
+        } else if self.backlog.get(id).is_some_and(|known| known.place == Place::Held) {
+            self.backlog.rest(id, self.now.s);
+        }
+    }
+
+    /// Held, or as soon as its last delivery is over.
+    fn is_held(&self, id: u64) -> bool {
+        let is_at_rest = self.backlog.get(id).is_some_and(|known| known.place == Place::Held);
+        is_at_rest || self.active.get(&id).is_some_and(|active| active.wish == Wish::Hold)
+    }
+
+    /// To be called before the message is held or let go on. The answer comes when it is on the disk.
     fn note(&mut self, client: u64, id: u64, outlook: Outlook) {
-        let ticket = self.ticket(Ticket::Note { client });
-        self.spool.progress(Self::id(id), Vec::new(), outlook, ticket);
+        let ticket = self.ticket(Ticket::Note { client, id, was: self.is_held(id) });
+        self.spool.note(Self::id(id), outlook, ticket);
+    }
+
+    /// What could not be noted was not done.
+    pub(super) fn note_failed(&mut self, client: u64, id: u64, was: bool) {
+        if was && !self.is_held(id) {
+            self.keep_held(id);
+        } else if !was {
+            self.let_go_on(id);
+        }
+        // Its last delivery may have ended it just before.
+        let is_known = self.backlog.get(id).is_some();
+        let text = "the spool cannot be written; nothing was changed".into();
+        let answer = if is_known { QueueAnswer::NotNow { text } } else { failed(UNKNOWN) };
+        self.out.push(Out::Admin { client, answer });
     }
 
     /// Messages and recipients that wait for a channel, for tests and figures.
@@ -351,7 +405,19 @@ fn row(id: u64, known: Known, read: &Read) -> Row {
         held: known.place == Place::Held,
         priority: options.priority.unwrap_or_default().byte(),
         deliver_by_s: options.deliver_by.map_or(0, |by| by.at_s),
+        returns: options.deliver_by.is_some_and(|by| by.returns),
+        hold_until_s: options.hold_until_s.unwrap_or(0),
+        requires_tls: read.envelope.flags & FLAG_REQUIRETLS != 0,
+        reports: options.ret.is_some() || options.envid.is_some() || !options.recipients.is_empty(),
+        unconfirmed: waiting(&read.envelope, &read.states).is_some(),
+        unreadable: false,
     }
+}
+
+/// What is known of a message without its envelope.
+fn unreadable_row(id: u64, known: Known) -> Row {
+    let Known { arrival_s, pending, due_s, place } = known;
+    Row { arrival_s, pending, due_s, held: place == Place::Held, unreadable: true, ..Row::new(id) }
 }
 
 fn recipient_row(address: &wire::Address, local: bool, state: &RecipientState) -> RecipientRow {

@@ -22,6 +22,21 @@ const TAKEN_OVER: &[u8] = b"Taken over from another queue.\n";
 /// A lookout for messages that wait looks at so many with one request; their keys fit a datagram.
 pub(super) const KEPT_LOOKS: usize = 256;
 
+/// A message that is being confirmed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Confirming {
+    /// It is noted, and what is being read of it may be older.
+    noted: bool,
+    /// What the administrator said since it was asked for: it is held (true), or goes on.
+    held: Option<bool>,
+}
+
+impl Confirming {
+    pub(super) fn is_noted(&self) -> bool {
+        self.noted
+    }
+}
+
 /// The administrator's form of a refusal.
 pub(crate) fn import_refused(answer: Answer) -> QueueAnswer {
     match answer {
@@ -82,7 +97,7 @@ impl<S: Spool> Engine<S> {
     /// It was read to be tried, and waits to be confirmed. False: it does not.
     pub(super) fn keep_waiting(&mut self, id: u64, read: &Read) -> bool {
         let waits = waiting(&read.envelope, &read.states).is_some();
-        match self.confirming.get(&id) {
+        match self.confirming.get(&id).map(Confirming::is_noted) {
             // What was read is older than what was noted since: read it again.
             Some(true) if waits => {
                 self.confirming.remove(&id);
@@ -112,13 +127,20 @@ impl<S: Spool> Engine<S> {
         if self.confirming.contains_key(&id) {
             return Some(failed("the message is being confirmed already"));
         }
-        self.confirming.insert(id, false);
+        self.confirming.insert(id, Confirming::default());
         let ticket = self.ticket(Ticket::Confirm { client, id });
         self.spool.read_envelope(Self::id(id), ticket);
         None
     }
 
-    /// Notes how far the message had come: with that it goes on.
+    /// A message was held or let go on, perhaps while it is being confirmed: that counts, whatever was read of it before.
+    pub(super) fn hold_confirming(&mut self, id: u64, held: bool) {
+        if let Some(confirming) = self.confirming.get_mut(&id) {
+            confirming.held = Some(held);
+        }
+    }
+
+    /// Notes how far the message had come: with that it goes on, or is held as any other one that the administrator holds.
     pub(super) fn confirm_read(&mut self, client: u64, id: u64, read: &Read) {
         let Some(import) = waiting(&read.envelope, &read.states) else {
             self.confirming.remove(&id);
@@ -132,8 +154,10 @@ impl<S: Spool> Engine<S> {
         let (pending, due_s) = dues.fold((0_u32, u64::MAX), |(count, first), due_s| (count.saturating_add(1), first.min(due_s)));
         let due_s = if pending == 0 { self.now.s } else { due_s };
         self.backlog.set_pending(id, pending);
+        let held = self.confirming.get(&id).and_then(|confirming| confirming.held).unwrap_or(read.held);
+        self.hold_confirming(id, held);
         let ticket = self.ticket(Ticket::Confirmed { client, id, due_s });
-        self.spool.progress(Self::id(id), changes, Outlook { pending, due_s, held: false }, ticket);
+        self.spool.progress(Self::id(id), changes, Outlook { pending, due_s, held }, ticket);
     }
 
     /// The state of every recipient.
@@ -168,10 +192,10 @@ impl<S: Spool> Engine<S> {
         let is_being_read =
             self.backlog.get(id).is_some_and(|known| known.place == Place::Active) && !self.active.contains_key(&id);
         if is_being_read {
-            self.confirming.insert(id, true);
+            self.confirming.entry(id).or_default().noted = true;
         } else {
-            self.confirming.remove(&id);
-            if self.backlog.get(id).is_some_and(|known| matches!(known.place, Place::Held | Place::Rest)) {
+            let held = self.confirming.remove(&id).is_some_and(|confirming| confirming.held == Some(true));
+            if !held && self.backlog.get(id).is_some_and(|known| matches!(known.place, Place::Held | Place::Rest)) {
                 self.backlog.rest(id, due_s);
             }
         }

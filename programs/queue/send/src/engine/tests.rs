@@ -358,6 +358,71 @@ fn a_held_message_that_cannot_be_read_stays_held() {
 }
 
 #[test]
+fn a_hold_or_release_that_is_not_noted_is_none() {
+    for is_hold in [true, false] {
+        let mut rig = Rig::new(&[]);
+        let client = rig.submit("", &["a@here.example"]);
+        let id = rig.id(client);
+        rig.answer(0, |_| (Verdict::Deferral, "later"));
+        if !is_hold {
+            assert_eq!(rig.ask(&QueueRequest::Hold { id }), QueueAnswer::Ok { messages: 1 });
+        }
+        rig.engine.spool().set_health(Health::Stopped);
+        let wish = if is_hold { QueueRequest::Hold { id } } else { QueueRequest::Release { id } };
+        assert!(matches!(rig.ask(&wish), QueueAnswer::NotNow { .. }));
+        rig.engine.spool().set_health(Health::Ok);
+        rig.pass(100_000);
+        assert_eq!((rig.jobs.len(), rig.engine.backlog.held()), (usize::from(is_hold), usize::from(!is_hold)));
+    }
+}
+
+#[test]
+fn what_is_being_removed_is_neither_held_nor_let_go_on() {
+    let mut rig = Rig::new(&[]);
+    let client = rig.submit("", &["a@here.example"]);
+    let id = rig.id(client);
+    rig.ask(&QueueRequest::Remove { id });
+    for wish in [QueueRequest::Hold { id }, QueueRequest::Release { id }] {
+        assert!(matches!(rig.ask(&wish), QueueAnswer::Failed { .. }), "{wish:?}");
+    }
+    rig.answer(0, |_| (Verdict::Deferral, "later"));
+    assert_eq!((rig.admin.pop(), rig.engine.backlog.len()), (Some(QueueAnswer::Ok { messages: 1 }), 0));
+    // At rest, and the spool stops: whoever asked is told.
+    let client = rig.submit("", &["a@here.example"]);
+    let id = rig.id(client);
+    rig.answer(0, |_| (Verdict::Deferral, "later"));
+    rig.engine.spool().set_health(Health::Stopped);
+    assert!(matches!(rig.ask(&QueueRequest::Remove { id }), QueueAnswer::NotNow { .. }));
+}
+
+#[test]
+fn what_cannot_be_read_is_in_the_list_and_said_to_be_so() {
+    use spool::ReadFailure;
+    let mut rig = Rig::new(&[]);
+    let [bad, good] = ["a@here.example", "b@here.example"].map(|to| {
+        let client = rig.submit("s@x.example", &[to]);
+        rig.id(client)
+    });
+    let mut look = |request: QueueRequest, why: ReadFailure| {
+        rig.engine.admin(99, &request);
+        let mut looks = rig.engine.tickets.iter().filter(|(_, ticket)| matches!(ticket, Ticket::Look { id, .. } if *id == bad));
+        let ticket = *looks.next().unwrap().0;
+        rig.engine.read_failed(ticket, bad, why);
+        rig.turn();
+        rig.admin.pop().unwrap()
+    };
+    for why in [ReadFailure::Damaged, ReadFailure::Temporary, ReadFailure::Unknown] {
+        let QueueAnswer::Rows { rows, .. } = look(QueueRequest::List { after: 0, count: 9 }, why) else { panic!() };
+        let said: Vec<_> = rows.iter().map(|row| (row.id, row.unreadable)).collect();
+        let is_known = why != ReadFailure::Unknown;
+        assert_eq!(said, [(bad, true), (good, false)][usize::from(!is_known)..], "{why:?}");
+    }
+    let show = QueueRequest::Show { id: bad };
+    assert!(matches!(look(show.clone(), ReadFailure::Damaged), QueueAnswer::Failed { .. }));
+    assert!(matches!(look(show, ReadFailure::Temporary), QueueAnswer::NotNow { .. }));
+}
+
+#[test]
 fn a_restart_goes_on_where_it_was() {
     let mut rig = Rig::new(&[]);
     rig.submit("s@here.example", &["a@here.example", "b@here.example", "c@y.example"]);

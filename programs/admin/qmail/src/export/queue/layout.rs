@@ -1,13 +1,15 @@
 //! A classic queue that is written to: its directories, their owners and modes, and files that are synced with their names.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
+use super::Body;
 use crate::{Failure, io_failure};
 
 /// A kind of file.
@@ -21,7 +23,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Info, Self::Local, Self::Remote, Self::Bounce, Self::Mess];
+    const ALL: [Self; 5] = [Self::Mess, Self::Info, Self::Local, Self::Remote, Self::Bounce];
 
     fn dir(self) -> &'static str {
         match self {
@@ -50,6 +52,8 @@ const DIRS: [(&str, u32, &str, bool); 9] = [
     ("pid", 0o700, "qmailq", false),
     ("lock", 0o750, "qmailq", false),
 ];
+/// So many numbers are looked at for one that nothing in the queue has.
+const NUMBERS_MAX: usize = 64;
 /// Bytes of lock/tcpto.
 const TCPTO_LEN: usize = 1024;
 
@@ -133,16 +137,68 @@ impl Layout {
         self.dir_of(kind, number).join(number.to_string())
     }
 
-    pub(super) fn has(&self, kind: Kind, number: u64) -> bool {
+    fn has(&self, kind: Kind, number: u64) -> bool {
         std::fs::symlink_metadata(self.path(kind, number)).is_ok()
     }
 
-    /// Takes away what a run before left of a message.
+    /// Was a message of this number accepted by a classic qmail-queue, or is it just being? Some queues have these directories split.
+    fn is_accepted(&self, number: u64) -> bool {
+        ["todo", "intd"].iter().any(|name| {
+            let dir = self.dir.join(name);
+            let split = dir.join(classicqueue::layout::split(number, self.split).to_string());
+            [dir, split].iter().any(|dir| std::fs::symlink_metadata(dir.join(number.to_string())).is_ok())
+        })
+    }
+
+    /// Is there a message with this number, info, arrival and body?
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn is_message(&self, number: u64, info: &[u8], arrival: SystemTime, body: &Body) -> Result<bool, Failure> {
+        if self.is_accepted(number) {
+            return Ok(false);
+        }
+        let path = self.path(Kind::Info, number);
+        let Some(mut file) = open(&path)? else { return Ok(false) };
+        let metadata = file.metadata().map_err(failed(&path))?;
+        // No qmail-send changes either.
+        let is_same = metadata.len() == info.len() as u64 && metadata.modified().is_ok_and(|modified| modified == arrival) && {
+            let mut found = vec![0; info.len()];
+            file.read_exact(&mut found).map_err(failed(&path))?;
+            found == info
+        };
+        Ok(is_same && self.has_body(number, body)? == Some(true))
+    }
+
+    /// `None`: there is no mess of this number. `Some(false)`: it is another message's.
+    fn has_body(&self, number: u64, body: &Body) -> Result<Option<bool>, Failure> {
+        let path = self.path(Kind::Mess, number);
+        let Some(mut file) = open(&path)? else { return Ok(None) };
+        if file.metadata().map_err(failed(&path))?.len() != body.1 {
+            return Ok(Some(false));
+        }
+        let mut is_same = true;
+        let mut found = Vec::new();
+        super::chunks(body, |bytes| {
+            found.resize(bytes.len(), 0);
+            file.read_exact(&mut found)?;
+            is_same = is_same && found == bytes;
+            Ok(())
+        })
+        .map_err(failed(&path))?;
+        Ok(Some(is_same))
+    }
+
+    /// Takes away what a run before left of a message that it did not make whole. What may be another one's, which got the number since,
+    /// stays.
     ///
     /// # Errors
     /// It stays.
-    pub(super) fn forget(&self, number: u64) -> Result<(), Failure> {
-        for kind in Kind::ALL {
+    pub(super) fn forget(&self, number: u64, body: &Body) -> Result<(), Failure> {
+        if self.is_accepted(number) || self.has(Kind::Info, number) || self.has_body(number, body)? == Some(false) {
+            return Ok(());
+        }
+        for kind in [Kind::Local, Kind::Remote, Kind::Bounce, Kind::Mess] {
             let path = self.path(kind, number);
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_failure(&path, &error)),
@@ -157,26 +213,38 @@ impl Layout {
     /// # Errors
     /// It cannot be written.
     pub(super) fn message(&mut self, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<u64, Failure> {
-        let temporary = self.temporary();
+        let (temporary, mut file, number) = self.unused()?;
         let fail = failed(&temporary);
-        let mut file = create(&temporary, Kind::Mess.mode()).map_err(&fail)?;
         write(&mut file).map_err(&fail)?;
-        let number = file.metadata().map_err(&fail)?.ino();
         let dir = self.dir_of(Kind::Mess, number);
         give_as(&file, &dir).and_then(|()| file.sync_all()).map_err(&fail)?;
         let path = self.path(Kind::Mess, number);
         std::fs::hard_link(&temporary, &path).map_err(failed(&path))?;
         std::fs::remove_file(&temporary).map_err(&fail)?;
         sync_dir(&dir)?;
-        // Of a message that had this number before nothing may be left.
-        for kind in [Kind::Info, Kind::Local, Kind::Remote, Kind::Bounce] {
-            if self.has(kind, number) {
-                let text =
-                    format!("{}: is there already; clear the queue of its leftovers first", self.path(kind, number).display());
-                return Err(Failure::permanent(text));
-            }
-        }
         Ok(number)
+    }
+
+    /// A new file whose number nothing in the queue has: what is left of a message that had it before would count for this one.
+    fn unused(&mut self) -> Result<(PathBuf, File, u64), Failure> {
+        let mut taken = Vec::new();
+        let found = loop {
+            let (temporary, file) = self.temporary(Kind::Mess)?;
+            let number = file.metadata().map_err(failed(&temporary))?.ino();
+            let leftover = Kind::ALL.into_iter().find(|kind| self.has(*kind, number));
+            if leftover.is_none() && !self.is_accepted(number) {
+                break Ok((temporary, file, number));
+            }
+            // As long as it is there the next one gets another number.
+            taken.push(temporary);
+            if taken.len() >= NUMBERS_MAX {
+                let at = leftover.map_or_else(|| self.dir.join("todo").join(number.to_string()), |kind| self.path(kind, number));
+                let text = format!("{}: is there already; clear the queue of its leftovers first", at.display());
+                break Err(Failure::permanent(text));
+            }
+        };
+        taken.iter().for_each(|temporary| drop(std::fs::remove_file(temporary)));
+        found
     }
 
     /// Puts a whole file in its place in one step, with its time, synced with its name.
@@ -184,10 +252,9 @@ impl Layout {
     /// # Errors
     /// It cannot be written.
     pub(super) fn put(&mut self, kind: Kind, number: u64, bytes: &[u8], modified: Option<SystemTime>) -> Result<(), Failure> {
-        let temporary = self.temporary();
+        let (temporary, mut file) = self.temporary(kind)?;
         let fail = failed(&temporary);
         let dir = self.dir_of(kind, number);
-        let mut file = create(&temporary, kind.mode()).map_err(&fail)?;
         file.write_all(bytes).and_then(|()| give_as(&file, &dir)).map_err(&fail)?;
         if let Some(modified) = modified {
             file.set_modified(modified).map_err(&fail)?;
@@ -199,10 +266,29 @@ impl Layout {
     }
 
     /// A classic qmail-clean takes away what a crash leaves of it.
-    fn temporary(&mut self) -> PathBuf {
-        self.next = self.next.saturating_add(1);
-        self.dir.join("pid").join(format!("export.{}.{}", std::process::id(), self.next))
+    fn temporary(&mut self, kind: Kind) -> Result<(PathBuf, File), Failure> {
+        loop {
+            self.next = self.next.saturating_add(1);
+            let path = self.dir.join("pid").join(format!("export.{}.{}", std::process::id(), self.next));
+            match create(&path, kind.mode()) {
+                Ok(file) => return Ok((path, file)),
+                // Of an earlier process with this number.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.next < u64::MAX => {}
+                Err(error) => return Err(io_failure(&path, &error)),
+            }
+        }
     }
+}
+
+/// Opens a file to read it; `None`: there is no such regular file.
+fn open(path: &Path) -> Result<Option<File>, Failure> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(io_failure(path, &errno.into())),
+    };
+    Ok(Some(file).filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())))
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
@@ -213,7 +299,10 @@ fn create(path: &Path, mode: u32) -> io::Result<File> {
 
 /// The owner of a file is the one of the directory that it goes to.
 fn give_as(file: &File, dir: &Path) -> io::Result<()> {
-    let metadata = std::fs::metadata(dir)?;
+    let metadata = std::fs::symlink_metadata(dir)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::other(format!("{}: is no directory, and a link is not followed", dir.display())));
+    }
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
     }

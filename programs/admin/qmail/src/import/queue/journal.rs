@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::import::{own_file, read_foreign};
 use crate::{Failure, io_failure};
 
 const HEAD: &[u8] =
@@ -39,6 +40,7 @@ impl Journal {
             let advice = if errno == rustix::io::Errno::ROFS { "; name a file elsewhere with --journal" } else { "" };
             Failure::temporary(format!("{}: {errno}{advice}", path.display()))
         })?);
+        own_file(&file).map_err(failed)?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Failure::temporary(format!("{}: another import of this queue runs", path.display())));
         }
@@ -61,13 +63,18 @@ impl Journal {
     /// # Errors
     /// It cannot be read, or is damaged.
     pub(super) fn look(path: &Path) -> Result<Self, Failure> {
-        let text = match std::fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(io_failure(path, &error)),
-        };
-        let (keys, _) = parse(&text).map_err(|line| damaged(path, line))?;
+        let text = read_foreign(path, u64::MAX).map_err(|error| io_failure(path, &error))?;
+        let (keys, _) = parse(&text.map(|(text, _)| text).unwrap_or_default()).map_err(|line| damaged(path, line))?;
         Ok(Self { path: path.to_owned(), file: None, keys })
+    }
+
+    /// What another journal of the same queue knows counts as well.
+    pub(super) fn add(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     pub(super) fn has(&self, key: &[u8]) -> bool {

@@ -8,7 +8,7 @@
 //! | todo or info without mess | lost | damaged |
 //! | anything else | – | a leftover |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use classicqueue::{Mark, Marked, Paragraph, layout};
 use control::Root;
 use ipc::import::Became;
-use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 use users::{HostSet, Routed, Routing, VirtualDomains};
 use wire::Address;
@@ -27,6 +26,8 @@ use crate::{Failure, cli, io_failure};
 
 /// Longest file of an envelope: the recipients that qmail-send takes, with their marks, fit twice.
 const ENVELOPE_LEN_MAX: u64 = 32 << 20;
+/// Recipients of a file, far more than qmail-send takes: what is short on the disk is long in memory.
+const RECORDS_MAX: usize = 1_000_000;
 /// What was collected for a bounce: more is not for anybody to read.
 const BOUNCE_LEN_MAX: u64 = 32 << 20;
 const CHUNK_LEN: usize = 64 * 1024;
@@ -268,13 +269,15 @@ fn read(path: &Path, len_max: u64) -> Result<(Vec<u8>, Metadata), Problem> {
     }
     let mut bytes = Vec::new();
     file.take(len_max).read_to_end(&mut bytes).map_err(problem)?;
+    let records = bytes.iter().filter(|byte| **byte == 0).count();
+    if records > RECORDS_MAX {
+        return Err((path.to_owned(), format!("names more than {RECORDS_MAX} recipients")));
+    }
     Ok((bytes, metadata))
 }
 
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("is no regular file")) }
+    super::super::open_foreign(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn seconds(metadata: &Metadata) -> u64 {
@@ -333,26 +336,44 @@ fn from_info(
     }
     if let Some(bounce) = bounce {
         let (text, _) = read(bounce, BOUNCE_LEN_MAX)?;
-        classicqueue::paragraphs(&text).into_iter().for_each(|paragraph| fail(&mut message.recipients, paragraph));
+        let room = RECORDS_MAX.saturating_sub(message.recipients.len());
+        if !fail(&mut message.recipients, classicqueue::paragraphs(&text), room) {
+            return Err((bounce.to_owned(), format!("names more than {RECORDS_MAX} recipients")));
+        }
     }
     let is_finished = message.recipients.iter().all(|(_, became)| *became == Became::Done {});
     Ok(if is_finished { None } else { Some(message) })
 }
 
-/// A recipient that is done has failed after all, or is one that the envelope has under another name.
-fn fail(recipients: &mut Vec<(Address, Became)>, paragraph: Paragraph) {
-    let address = paragraph.address.unwrap_or_default();
-    let text = paragraph.report.get(..ipc::TEXT_LEN_MAX.min(paragraph.report.len())).unwrap_or_default().into();
-    let done = recipients.iter_mut().find(|(known, became)| *known == address && *became == Became::Done {});
-    match done {
-        Some((_, became)) => *became = Became::Failed { text },
-        None => recipients.push((address, Became::Failed { text })),
+/// A recipient that is done and stands in the bounce has failed after all; another one there is one that the envelope has under another
+/// name. False: they are more than there is room for.
+fn fail(recipients: &mut Vec<(Address, Became)>, paragraphs: Vec<Paragraph>, room: usize) -> bool {
+    let mut done: HashMap<Address, Vec<usize>> = HashMap::new();
+    for (at, (address, became)) in recipients.iter().enumerate().rev() {
+        if *became == (Became::Done {}) {
+            done.entry(address.clone()).or_default().push(at);
+        }
     }
+    if paragraphs.len() > room {
+        return false;
+    }
+    for paragraph in paragraphs {
+        let address = paragraph.address.unwrap_or_default();
+        let text = paragraph.report.get(..ipc::TEXT_LEN_MAX.min(paragraph.report.len())).unwrap_or_default().into();
+        match done.get_mut(&address).and_then(Vec::pop).and_then(|at| recipients.get_mut(at)) {
+            Some((_, became)) => *became = Became::Failed { text },
+            None => recipients.push((address, Became::Failed { text })),
+        }
+    }
+    true
 }
 
 /// Reads the body once: its length, whether it is in ASCII, and the key.
 fn read_body(message: &mut Message) -> io::Result<()> {
-    let mut file = open(&message.body)?;
+    let file = open(&message.body)?;
+    // One that grows is not followed without end.
+    let len = file.metadata()?.len();
+    let mut file = file.take(len);
     let mut hash = Sha256::new();
     hash.update(message.number.to_string());
     hash.update([0]);

@@ -129,3 +129,66 @@ fn a_body_is_handed_out() {
     rig.turn();
     assert!(matches!(rig.ask(&QueueRequest::Body { id: id + 1 }), QueueAnswer::Failed { .. }));
 }
+
+#[test]
+fn a_hold_outlives_the_confirmation() {
+    for is_restarted in [false, true] {
+        let mut rig = Rig::new(&[]);
+        let id = rig.keep("key", &[("r@here.example", None)]);
+        assert_eq!(rig.ask(&QueueRequest::Hold { id }), QueueAnswer::Ok { messages: 1 });
+        if is_restarted {
+            rig.restart();
+        }
+        assert_eq!(rig.waiting().len(), 1, "held or not it waits");
+        assert_eq!(rig.ask(&QueueRequest::Confirm { id }), QueueAnswer::Ok { messages: 1 });
+        rig.pass(100_000);
+        assert_eq!((rig.jobs.len(), rig.waiting()), (0, vec![]));
+        rig.restart();
+        rig.pass(1);
+        assert_eq!(rig.jobs.len(), 0);
+        assert_eq!(rig.ask(&QueueRequest::Release { id }), QueueAnswer::Ok { messages: 1 });
+        assert_eq!(rig.jobs.len(), 1);
+    }
+}
+
+#[test]
+fn a_hold_or_release_counts_at_any_moment_of_a_confirmation() {
+    for is_hold in [true, false] {
+        for moment in 0..4 {
+            let mut rig = Rig::new(&[]);
+            let id = rig.keep("key", &[("r@here.example", None)]);
+            if !is_hold {
+                rig.ask(&QueueRequest::Hold { id });
+            }
+            rig.engine.admin(98, &QueueRequest::Confirm { id });
+            (0..moment).for_each(|_| rig.engine.completions());
+            let wish = if is_hold { QueueRequest::Hold { id } } else { QueueRequest::Release { id } };
+            rig.engine.admin(99, &wish);
+            rig.turn();
+            rig.pass(1000);
+            let jobs = usize::from(!is_hold);
+            assert_eq!((rig.jobs.len(), rig.waiting()), (jobs, vec![]), "{wish:?} after {moment}");
+            rig.restart();
+            assert_eq!(rig.jobs.len(), jobs, "{wish:?} after {moment} and a restart");
+            assert!(rig.engine.tickets.is_empty() || jobs == 1);
+            assert!(rig.engine.confirming.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_row_says_that_it_waits_to_be_confirmed() {
+    let mut rig = Rig::new(&[]);
+    let id = rig.keep("key", &[("r@here.example", Some(Became::Waits { due_s: START_S + 500 }))]);
+    for is_unconfirmed in [true, false] {
+        for request in [QueueRequest::List { after: 0, count: 9 }, QueueRequest::Show { id }] {
+            let row = match rig.ask(&request) {
+                QueueAnswer::Rows { mut rows, .. } => rows.remove(0),
+                QueueAnswer::Message { row, .. } => row,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(row.unconfirmed, is_unconfirmed, "{request:?}");
+        }
+        rig.ask(&QueueRequest::Confirm { id });
+    }
+}
