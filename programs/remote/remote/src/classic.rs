@@ -158,24 +158,14 @@ impl Place {
         if let Some(run) = &run {
             tls = tls.with_keys(Arc::new(run.try_clone()?), Socket::Keys.path());
         }
-        let own = service_ids(root)?;
+        let own = root.role_for_root(Role::Remote.name()).map_err(io::Error::other)?;
+        let own = own.map(|id| sys::spawn::Ids { uid: id.uid, gid: id.gid });
         let uid = own.map_or_else(|| rustix::process::geteuid().as_raw(), |ids| ids.uid);
         let resolver =
             if hosts::literal_relay(route).is_some() { Resolver::Nobody } else { Resolver::find(root, run, uid)? };
         sandbox::leave_root(own)?;
         Ok(Self { interfaces, tls, resolver })
     }
-}
-
-/// Whom root's qmail-remote becomes: qmailr. `None`: this process is not root's, or no system is set up here.
-fn service_ids(root: &Root) -> io::Result<Option<sys::spawn::Ids>> {
-    if !rustix::process::geteuid().is_root() || !root.ids_file().exists() {
-        return Ok(None);
-    }
-    let ids = root.ids().map_err(io::Error::other)?;
-    let id = ids.get(Role::Remote.name());
-    let id = id.ok_or_else(|| io::Error::other(format!("etc/qmail/ids has no line for {}", Role::Remote.name())))?;
-    Ok(Some(sys::spawn::Ids { uid: id.uid, gid: id.gid }))
 }
 
 /// The sandbox, then the work.
