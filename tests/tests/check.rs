@@ -314,7 +314,8 @@ fn passwords_of_routes_may_be_read_by_the_qmail_remote_that_a_program_runs() {
     let reached = ("etc/qmail/control/authsenders", None, "error", "others than its owner may reach it", "chmod 600");
     assert!(is_found(&findings(&instance), &instance, reached), "nobody but qmail-send reads it");
     control(&instance, "qmailremote", "/bin/true\n");
-    let of_file: Vec<Value> = findings(&instance).into_iter().filter(|finding| finding["file"] == file.to_str().unwrap()).collect();
+    let of_file: Vec<Value> =
+        findings(&instance).into_iter().filter(|finding| finding["file"] == file.to_str().unwrap()).collect();
     assert!(of_file.is_empty(), "{of_file:?}");
     mode(&file, 0o644);
     let reached = ("etc/qmail/control/authsenders", None, "error", "others than its owner may reach it", "chmod 640");

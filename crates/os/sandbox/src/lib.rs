@@ -14,8 +14,8 @@ pub mod table;
 pub use table::{Access, Confinement, Count, Network, Place, Process, Role, Socket, TABLE, process};
 
 use std::io;
-use sys::spawn::Ids;
 use std::path::{Path, PathBuf};
+use sys::spawn::Ids;
 
 /// Which layers to use; all of them outside of tests.
 #[derive(Debug, Clone, Copy)]

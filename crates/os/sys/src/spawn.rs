@@ -388,7 +388,9 @@ mod tests {
         if std::env::var_os(AGAIN).is_none() {
             let mut again = Command::new("/usr/bin/env");
             again.args(["--ignore-signal=CHLD", "--ignore-signal=PIPE", "--block-signal=TERM"]).arg(format!("{AGAIN}=1"));
-            again.arg(std::env::current_exe().unwrap()).args(["--exact", "spawn::tests::children_have_exit_codes_whatever_is_ignored"]);
+            again
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "spawn::tests::children_have_exit_codes_whatever_is_ignored"]);
             let output = again.output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -69,7 +69,9 @@ pub(crate) fn run(
 /// 65, 70, 76, 77, 78 and 112 are for good. Any other is temporary: a shell says 1, 2, 126 and 127 of its own troubles, and these bounce nothing.
 fn judge(ended: Ended, text: Vec<u8>) -> Done {
     let verdict = match ended {
-        Ended::Signal(_) | Ended::Unknown => return Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() },
+        Ended::Signal(_) | Ended::Unknown => {
+            return Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() };
+        }
         Ended::Code(0) => Verdict::Success,
         Ended::Code(64 | 65 | 70 | 76 | 77 | 78 | 100 | 112) => Verdict::Failure,
         Ended::Code(_) => Verdict::Deferral,

@@ -161,8 +161,7 @@ impl Place {
         let own = root.role_for_root(Role::Remote.name()).map_err(io::Error::other)?;
         let own = own.map(|id| sys::spawn::Ids { uid: id.uid, gid: id.gid });
         let uid = own.map_or_else(|| rustix::process::geteuid().as_raw(), |ids| ids.uid);
-        let resolver =
-            if hosts::literal_relay(route).is_some() { Resolver::Nobody } else { Resolver::find(root, run, uid)? };
+        let resolver = if hosts::literal_relay(route).is_some() { Resolver::Nobody } else { Resolver::find(root, run, uid)? };
         sandbox::leave_root(own)?;
         Ok(Self { interfaces, tls, resolver })
     }

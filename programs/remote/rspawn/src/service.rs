@@ -331,7 +331,8 @@ mod tests {
         let domain = Domain::new(b"h.example").unwrap();
         let recipients = vec![Address::new(b"r@h.example").unwrap(); recipients];
         let route = Route::Mx { domain };
-        let job = Job::Remote { number, message: 1, sender: Address::null(), recipients, route, flags: 0, size: 1, options: None };
+        let job =
+            Job::Remote { number, message: 1, sender: Address::null(), recipients, route, flags: 0, size: 1, options: None };
         let body = sys::memfd::sealed(b"x").unwrap();
         socket.send_with_fd(&job.encode(), body.as_fd()).unwrap();
     }
@@ -390,7 +391,11 @@ mod tests {
             under_way.send(task).unwrap();
             Ok(())
         });
-        assert_eq!(ours.send(b"more").unwrap_err().kind(), io::ErrorKind::BrokenPipe, "whoever sends more knows that nobody reads it");
+        assert_eq!(
+            ours.send(b"more").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe,
+            "whoever sends more knows that nobody reads it"
+        );
         let task: Task = running.recv().unwrap();
         task();
         // The last holder of the connection is gone, and nothing is lost with it.

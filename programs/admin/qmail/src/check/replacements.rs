@@ -42,7 +42,8 @@ fn routes(root: &Root, qmailr: Id, found: &mut Findings) {
         let text = root.text(name).ok().flatten().unwrap_or_default();
         let is_secret = read::map_of(&text).iter().any(|(_, value)| has_credentials(value));
         let cure = if is_secret { format!("chgrp {} it, chmod 640", qmailr.gid) } else { "chmod 644 it".to_owned() };
-        let problem = "qmail-remote cannot read it as qmailr, which the program of control/qmailremote runs it as: all its mail waits";
+        let problem =
+            "qmail-remote cannot read it as qmailr, which the program of control/qmailremote runs it as: all its mail waits";
         found.error(&file, format!("{problem}; {cure}"));
     }
 }
