@@ -279,4 +279,59 @@ fn every_session_has_its_line() {
     assert_eq!(instance.log().matches(": session ").count(), 12, "{}", instance.log());
     let line = instance.wait_log("service=pop3 remote=127.0.0.1 end=quit ").unwrap();
     assert!(line.contains(&format!(" user={BOB} failures=0")) && !line.contains(" in=0 "), "{line}");
+    let maildrops = || (instance.log().matches(&format!(": maildrop user={BOB} end=quit seconds=")).count() == 3).then_some(());
+    wait_for("a line of each mailbox", maildrops).unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
+    let line = instance.wait_log(": maildrop user=").unwrap();
+    assert!(line.ends_with(" messages=0 retrieved=0 bytes=0 deleted=0"), "{line}");
+}
+
+/// A message of a client names itself; whoever has only that name finds it, and the classic lines stay as they were.
+#[test]
+fn a_message_is_found_by_its_message_id() {
+    let letter = "Message-ID: <three%1@example.test>\nFrom: ann@example.test\n\nText.\n";
+    for (format, has_it) in [("json\n", true), ("text\n", true), ("classic\n", false)] {
+        let instance = Instance::started(&[("logformat", format)]).unwrap();
+        instance.virtual_domain("example.test", &["ann", "bob"]).unwrap();
+        instance.smtp().unwrap().send(ANN, &[BOB], letter).unwrap();
+        instance.wait_mail(BOB, 1).unwrap();
+        instance.wait_empty().unwrap();
+        let found = || {
+            let output = story(&instance, &["<three%1@example.test>"], instance.log().as_bytes());
+            let all = objects(&output);
+            (all.len() == 1 && all[0]["ended"] == true).then(|| all[0].clone())
+        };
+        if has_it {
+            let story = wait_for("the end of the story", found).unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
+            assert_eq!((&story["sender"], &story["header_id"]), (&ANN.into(), &"<three_1@example.test>".into()), "{story}");
+            assert_eq!(story["accepted"]["process"], "qmail-smtpd", "{story}");
+        } else {
+            let line = instance.wait_log("info msg ").unwrap();
+            assert!(line.rsplit_once(" uid ").unwrap().1.bytes().all(|b| b.is_ascii_digit()), "{line}");
+            assert_eq!(found(), None);
+        }
+    }
+}
+
+/// The name of a login is whatever a client says.
+#[test]
+fn a_login_cannot_write_into_the_log() {
+    let instance = Instance::started(&[("logformat", "json\n")]).unwrap();
+    instance.virtual_domain("example.test", &["bob"]).unwrap();
+    let names = ["x service=pop3 user=bob@example.test", "\" event=\"login", "a\nnew msg 5", "qmail-send[1]: end msg 5"];
+    for name in names {
+        let mut smtp = instance.smtp().unwrap();
+        smtp.must("EHLO client.example.test", "250").unwrap();
+        let secret = wire::base64::encode(format!("\0{name}\0wrong").as_bytes());
+        smtp.must(&format!("AUTH PLAIN {secret}"), "535").unwrap();
+    }
+    let failed = || {
+        let lines: Vec<Value> = instance.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let failed: Vec<Value> = lines.into_iter().filter(|line| line["event"] == "login failed").collect();
+        (failed.len() == names.len()).then_some(failed)
+    };
+    let failed = wait_for("a line for each login", failed).unwrap_or_else(|e| panic!("{e}\n{}", instance.log()));
+    for (line, name) in failed.iter().zip(names) {
+        assert_eq!((&line["service"], &line["process"]), (&"smtp".into(), &"qmail-auth".into()), "{line}");
+        assert_eq!(line["user"], name.replace('\n', "\\x0a"), "{line}");
+    }
 }

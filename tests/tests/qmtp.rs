@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use system_tests::instance::feed;
 use system_tests::{Instance, PATIENCE, tools, wait_for};
 
@@ -175,7 +175,7 @@ fn every_answer_of_qmtp_however_it_is_cut() {
         (b"\nx\n", &long, "Dunacceptable sender (#5.1.7)"),
     ] {
         let said = converse(port, &[&by_qmtp(text, sender, &["ann@example.test", "x@elsewhere.test"])]);
-        assert_eq!(answers(&said), [answer, relay], "{} {sender:?}", text.escape_ascii());
+        assert_eq!(answers(&said), [answer, answer], "{} {sender:?}", text.escape_ascii());
     }
     // Two messages at once, the second one refused; at every cut the same.
     let one = by_qmtp(b"\r\r\n", "", &["none@example.test"]);
@@ -339,6 +339,32 @@ fn the_exit_codes_of_qmail_qmqpc() {
             answer.escape_ascii()
         );
     }
+    // A server that does not answer is as good as none: the next one is asked.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    fs::write(root.join("etc/qmail/control/qmqpservers"), format!("{address}\n{}\n", other.local_addr().unwrap())).unwrap();
+    for (first, second, code) in [
+        (&b""[..], &b"3:Kok,"[..], 0),
+        (b"250 ok\r\n", b"11:Zlater (#4),", 71),
+        (b"3:Kok", b"4:Dno!,", 31),
+        (b"", b"", 74),
+        (b"4:Dno!,", b"3:Kok,", 31),
+    ] {
+        let asks_both = !first.starts_with(b"4");
+        let serve = |listener: &TcpListener, answer: &'static [u8]| {
+            let (taken, listener) = (wanted.clone(), listener.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut got = vec![0; taken.len()];
+                stream.read_exact(&mut got).unwrap();
+                assert_eq!(got, taken);
+                stream.write_all(answer).unwrap();
+            })
+        };
+        let servers = [Some(serve(&listener, first)), asks_both.then(|| serve(&other, second))];
+        assert_eq!(qmqpc(&instance, &root, b"text\n", envelope).status.code(), Some(code), "{}", first.escape_ascii());
+        servers.into_iter().flatten().for_each(|server| server.join().unwrap());
+    }
+    fs::write(root.join("etc/qmail/control/qmqpservers"), format!("{address}\n")).unwrap();
     for (envelope, code) in [
         (&b"Fs@x.test\0Tann@example.test\0"[..], 54),
         (b"", 54),
@@ -413,6 +439,42 @@ impl Classic<'_> {
         let read = |kind: &str| fs::read(out.with_extension(kind)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (answers(&output.stdout), output.status.code(), read("message"), read("envelope"))
     }
+}
+
+/// Who has no answer sends again: the first message has its own while the second one is still under way.
+#[test]
+fn each_message_is_answered_before_the_next_one_is_taken() {
+    let instance = Instance::new().unwrap();
+    instance.control("rcpthosts", "example.test\n").unwrap();
+    let (queue, gate) = (instance.dir().join("queue"), instance.dir().join("gate"));
+    let script = "#!/bin/sh\ncat > \"$GATE.$$\"\ncat <&1 > /dev/null\n\
+        ! grep -q second \"$GATE.$$\" || until test -e \"$GATE\"; do sleep 0.05; done\n";
+    fs::write(&queue, script).unwrap();
+    fs::set_permissions(&queue, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(instance.program("qmail-qmtpd"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("QMAIL_ROOT", &instance.root);
+    command.env("QMAILQUEUE", &queue).env("GATE", &gate).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let both = [by_qmtp(b"\nfirst\n", "", &["a@example.test"]), by_qmtp(b"\nsecond\n", "", &["a@example.test"])].concat();
+    stdin.write_all(&both).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut byte = [0];
+        while stdout.read(&mut byte).unwrap() == 1 {
+            tell.send(byte[0]).unwrap();
+        }
+    });
+    let mut first = Vec::new();
+    while !first.ends_with(b",") {
+        first.push(told.recv_timeout(PATIENCE).expect("an answer to the first message"));
+    }
+    assert_eq!(answers(&first), ["Kok"]);
+    fs::write(&gate, "").unwrap();
+    drop(stdin);
+    reader.join().unwrap();
+    assert_eq!(answers(&told.iter().collect::<Vec<_>>()), ["Kok"]);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn guessing_by_pop3_ends_smtp_logins_from_there_too() {
     for _ in 0..3 {
         assert!(Pop3::login(instance.port(110), "nobody@example.test", "guess").is_err());
     }
-    instance.wait_log("too many failed logins: refused what=address seconds=900 remote=127.0.0.1").unwrap();
+    instance.wait_log("too many failed logins: refused=address seconds=900 remote=127.0.0.1").unwrap();
     assert!(Pop3::login(instance.port(110), BOB, "bob-password").is_err());
     let plain = format!("AUTH PLAIN {}", wire::base64::encode(format!("\0{BOB}\0bob-password").as_bytes()));
     let mut smtp = Smtp::open(instance.port(587)).unwrap();

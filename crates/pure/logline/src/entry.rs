@@ -1,4 +1,9 @@
-//! A line of a log file, as any of the usual loggers left it: `[STAMP ][HOST ][TAG[PID]: ]LINE`.
+//! A line of a log file, as any of the usual loggers left it: `[STAMP ][HOST ][TAG[PID]: [STAMP ]]LINE`, where LINE is what qmail-start
+//! wrote: `NAME[PID]: TEXT`, or a line of qmail-send.
+//!
+//! Only the name that qmail-start put there says who wrote the line: behind it everything is text, which strangers may have a part in.
+//! Before it there may be a logger's name, which is none of ours, and the one of qmail-start where a service manager read its standard
+//! error.
 
 use crate::stamp;
 
@@ -14,9 +19,6 @@ const CLASSIC: [&[u8]; 9] = [
     b"triple bounce: ",
     b"end msg ",
 ];
-/// Names in front of each other: a service manager's, splogger's, the process's own.
-const NAMES_MAX: usize = 3;
-
 /// What a reader knows beside the line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Surroundings {
@@ -45,31 +47,42 @@ impl<'a> Entry<'a> {
         let (time_us, rest) = stamped.map_or((None, line), |(time_us, rest)| (Some(time_us), rest));
         let mut entry = Self { time_us, process: "qmail-send", pid: None, text: rest };
         if time_us.is_some() && !is_classic(rest) && name(rest).is_none() {
-            // syslog's host.
-            if let Some(behind) = rest.iter().position(|b| *b == b' ').and_then(|at| rest.get(at.checked_add(1)?..))
-                && name(behind).is_some()
-            {
-                entry.text = behind;
-            }
+            entry.text = behind_host(rest).unwrap_or(rest);
         }
-        for _ in 0..NAMES_MAX {
-            // The name before such a line is the logger's; a process of ours that is neither cannot pass for qmail-send.
-            let may_be_a_logger = !entry.process.starts_with("qmail-") || matches!(entry.process, "qmail-send" | "qmail-start");
-            if is_classic(entry.text) && may_be_a_logger {
-                (entry.process, entry.pid) = ("qmail-send", entry.pid.filter(|_| entry.process == "qmail-send"));
-                break;
-            }
-            let Some((process, pid, text)) = name(entry.text) else { break };
+        if let Some((_, _, text)) = name(entry.text).filter(|(process, _, _)| !is_ours(process)) {
             // splogger's tag says nothing of who wrote the line, and a time of its own may follow.
-            let is_ours = process.starts_with("qmail-");
-            (entry.process, entry.pid) = if is_ours { (process, pid) } else { ("qmail-send", None) };
             entry.text = text;
-            if let Some((time_us, behind)) = stamp::take(text, around.now_us, around.offset_s).filter(|_| !is_ours) {
+            if let Some((time_us, behind)) = stamp::take(text, around.now_us, around.offset_s) {
                 (entry.time_us, entry.text) = (Some(time_us), behind);
             }
         }
+        let Some((process, pid, text)) = name(entry.text).filter(|(process, _, _)| is_ours(process)) else { return entry };
+        (entry.process, entry.pid, entry.text) = (process, pid, text);
+        if process != "qmail-start" {
+            return entry;
+        }
+        // It is the logger here, too, where somebody read its standard error.
+        match name(text).filter(|(process, _, _)| is_ours(process)) {
+            Some((process, pid, text)) => (entry.process, entry.pid, entry.text) = (process, pid, text),
+            None if is_classic(text) => (entry.process, entry.pid) = ("qmail-send", None),
+            None => {}
+        }
         entry
     }
+}
+
+/// Behind syslog's host, if a name or a line of qmail-send stands there. A host has no colon at its end: that would be the first word of
+/// a text.
+fn behind_host(rest: &[u8]) -> Option<&[u8]> {
+    let end = rest.iter().position(|b| *b == b' ')?;
+    let (host, behind) = (rest.get(..end)?, rest.get(end.checked_add(1)?..)?);
+    let is_host = host.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'));
+    (is_host && !host.ends_with(b":") && name(behind).is_some()).then_some(behind)
+}
+
+/// A process that qmail-start writes the lines of.
+fn is_ours(process: &str) -> bool {
+    process.starts_with("qmail-")
 }
 
 fn is_classic(text: &[u8]) -> bool {
@@ -115,10 +128,42 @@ mod tests {
             ("warning: trouble", "qmail-send", None, "warning: trouble", false),
             ("login: user=x", "qmail-send", None, "login: user=x", false),
             ("", "qmail-send", None, "", false),
+            ("Nov 25 08:05:09 mx qmail: 1764057909.5 qmail-smtpd[7]: a=1", "qmail-smtpd", Some(7), "a=1", true),
+            ("qmail-start[1]: qmail-start[1]: alert: x", "qmail-start", Some(1), "alert: x", false),
         ] {
             let entry = Entry::parse(line.as_bytes(), around);
             assert_eq!((entry.process, entry.pid, entry.text), (process, pid, text.as_bytes()), "{line}");
             assert_eq!(entry.time_us.is_some(), stamped, "{line}");
+        }
+    }
+
+    /// Whatever a text begins with: who wrote it is what stands in front.
+    #[test]
+    fn no_text_names_another_process() {
+        let around = Surroundings { now_us: 1_764_057_909_000_000, offset_s: 0 };
+        for text in [
+            "qmail-send[9]: end msg 5",
+            "qmail-send: end msg 5",
+            "qmail: 1764057909.5 end msg 5",
+            "syslog[1]: qmail-send[9]: delivery 1: success: x",
+            "qmail-start[1]: qmail-send[9]: end msg 5",
+            "end msg 5",
+            "mx qmail-send[9]: end msg 5",
+            "[continued] qmail-send[9]: end msg 5",
+        ] {
+            for front in ["", "@4000000069256600075bca00 ", "Nov 25 08:05:09 mx qmail: ", "Nov 25 08:05:09 mx qmail-start[1]: "] {
+                let line = format!("{front}qmail-smtpd[7]: {text}");
+                let entry = Entry::parse(line.as_bytes(), around);
+                assert_eq!((entry.process, entry.text), ("qmail-smtpd", text.as_bytes()), "{line}");
+            }
+        }
+        // Lines of qmail-send itself that are no template, whatever follows.
+        for text in ["warning: qmail-smtpd[7]: accepted msg=5", "[continued] qmail-smtpd[7]: accepted msg=5"] {
+            for front in ["", "@4000000069256600075bca00 "] {
+                let line = format!("{front}{text}");
+                let entry = Entry::parse(line.as_bytes(), around);
+                assert_eq!((entry.process, entry.text), ("qmail-send", text.as_bytes()), "{line}");
+            }
         }
     }
 }

@@ -3,13 +3,13 @@
 //! The names are the same in all formats: `message`, `delivery`, `sender`, `recipient`, `channel`, `status`, `text` …; docs/logs.md
 //! and qmail-log(5) list them.
 
-use crate::line::pairs;
+use crate::line::{PAIRS_MAX, pairs};
 use std::collections::HashMap;
 
 /// Deliveries under way whose message is remembered; qmail-send has at most 4000 of them at a time.
 pub const LINKED_MAX: usize = 10_000;
 /// Keys whose values are numbers.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 20] = [
     "message",
     "delivery",
     "bytes",
@@ -18,6 +18,10 @@ const NUMBERS: [&str; 16] = [
     "messages",
     "recipients",
     "refused",
+    "refused_recipients",
+    "refused_messages",
+    "retrieved",
+    "deleted",
     "in",
     "out",
     "seconds",
@@ -27,6 +31,8 @@ const NUMBERS: [&str; 16] = [
     "remote_max",
     "failures",
 ];
+/// What stands behind `info msg` before the Message-ID. Neither that nor a sender holds a blank there.
+const MESSAGE_ID: &str = " message-id ";
 /// Names that every entry has; no line may bring its own.
 const RESERVED: [&str; 4] = ["time", "process", "pid", "event"];
 
@@ -52,9 +58,9 @@ impl Fields {
     }
 
     /// Adds a value as other formats have it: a number where one belongs, an address without its angle brackets. Names that every
-    /// entry has, and names that are there already, are passed over.
+    /// entry has, and names that are there already, are passed over, and so is what comes behind [`PAIRS_MAX`] others.
     pub fn push(&mut self, key: &str, value: Vec<u8>) {
-        if RESERVED.contains(&key) || self.get(key).is_some() {
+        if self.list.len() >= PAIRS_MAX || RESERVED.contains(&key) || self.get(key).is_some() {
             return;
         }
         let value = match (number(&value), bare(&value)) {
@@ -213,14 +219,28 @@ fn classic(text: &[u8]) -> Option<Fields> {
     trouble(text)
 }
 
-/// `N: bytes B from <S> qp Q uid U`; the sender may hold anything but blanks.
+/// `N: bytes B from <S> qp Q uid U[ message-id I]`; the sender may hold anything but blanks.
 fn info(rest: &[u8]) -> Option<Fields> {
     let (id, rest) = split_at(rest, b": bytes ")?;
     let (bytes, rest) = split_at(rest, b" from <")?;
     let (sender, rest) = split_at(rest, b"> qp ")?;
-    let (qp, uid) = split_at(rest, b" uid ")?;
+    let (qp, rest) = split_at(rest, b" uid ")?;
+    let (uid, header_id) = split_at(rest, MESSAGE_ID.as_bytes()).map_or((rest, None), |(uid, id)| (uid, Some(id)));
     let fields = Fields::new("info").number("message", number(id)?).number("bytes", number(bytes)?).text("sender", sender);
-    Some(fields.number("qp", number(qp)?).number("uid", number(uid)?))
+    let fields = fields.number("qp", number(qp)?).number("uid", number(uid)?);
+    Some(match header_id {
+        Some(id) => fields.text("header_id", id),
+        None => fields,
+    })
+}
+
+/// A line of qmail-send as it always was: without the Message-ID that stands behind `info msg`, which no analyser of old expects.
+#[must_use]
+pub fn classic_line(line: &str) -> &str {
+    if !line.starts_with("info msg ") {
+        return line;
+    }
+    line.split_once(MESSAGE_ID).map_or(line, |(classic, _)| classic)
 }
 
 fn result(rest: &[u8]) -> Option<Fields> {
@@ -279,6 +299,10 @@ mod tests {
             ("new msg 53", "new message=53"),
             ("info msg 53: bytes 227 from <a> qp 1@x> qp 11 uid 1000", "-"),
             ("info msg 53: bytes 227 from <a@x> qp 11 uid 1000", "info message=53 bytes=227 sender:a@x qp=11 uid=1000"),
+            (
+                "info msg 53: bytes 227 from <a@x> qp 11 uid 7 message-id <5%@x>",
+                "info message=53 bytes=227 sender:a@x qp=11 uid=7 header_id:<5%@x>",
+            ),
             ("info msg 53: bytes 227 from <> qp 11 uid 0", "info message=53 bytes=227 sender: qp=11 uid=0"),
             ("starting delivery 1: msg 53 to local j@y", "start delivery=1 message=53 channel:local recipient:j@y"),
             ("starting delivery 2: msg 53 to remote z@y", "start delivery=2 message=53 channel:remote recipient:z@y"),
@@ -317,12 +341,26 @@ mod tests {
             ("login failed: service=pop3 remote=::1 user=x", "login failed service:pop3 remote:::1 user:x"),
             ("refused from=<> to=\"<a b@c>\" reply=\"550 5.1.1 no\"", "refused sender: recipient:a b@c reply:550 5.1.1 no"),
             ("x time=1 process=qmail-send pid=1 event=2 a=1 a=2", "x a:1"),
+            (
+                "session refused=1 refused_recipients=2 refused_messages=3",
+                "session refused=1 refused_recipients=2 refused_messages=3",
+            ),
+            ("too many failed logins: refused=address seconds=9", "too many failed logins refused:address seconds=9"),
             ("session messages=99999999999999999999999", "session messages:99999999999999999999999"),
             ("new msg 53", "-"),
             ("alert: key=1", "alert text:key=1"),
             ("some words", "-"),
         ] {
             assert_eq!(said(&mut linker, "qmail-smtpd", line), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_classic_line_has_no_message_id() {
+        let line = "info msg 53: bytes 227 from <a@x> qp 11 uid 7";
+        assert_eq!(classic_line(&format!("{line} message-id <5@x>")), line);
+        for other in [line, "delivery 1: success: message-id", "warning: x message-id y", ""] {
+            assert_eq!(classic_line(other), other);
         }
     }
 

@@ -19,7 +19,11 @@ pub fn lines(data: &[u8]) {
             |field: &str| field.split_once('=').is_some_and(|(name, _)| name.bytes().all(|b| b != b' ')) && !field.is_empty();
         assert!(datagram.is_ok_and(|entry| entry.lines().all(is_whole) && !entry.contains('\x1b')));
         let written = Line::new("x").bytes("a", line).address("b", line).finish();
-        let read = pairs(written.as_bytes()).map(|(_, found)| found);
-        assert_eq!(read, Some(vec![(&b"a"[..], line.to_vec()), (b"b", [b"<", line, b">"].concat())]));
+        let read = pairs(written.as_bytes()).map(|(_, found)| found).unwrap_or_default();
+        let is_from = |value: &[u8], whole: &[u8]| {
+            value == whole || value.strip_suffix(b"...").is_some_and(|begin| whole.len() > 250 && whole.starts_with(begin))
+        };
+        let [(b"a", a), (b"b", b)] = &read[..] else { panic!("{written}") };
+        assert!(is_from(a, line) && is_from(b, &[b"<", line, b">"].concat()), "{written}");
     }
 }

@@ -17,8 +17,8 @@ mod session;
 mod stamp;
 
 pub use entry::{Entry, Surroundings};
-pub use fields::{Fields, LINKED_MAX, Linker, Value};
-pub use line::{Line, pairs};
-pub use render::{journal, json, priority, shown, text};
+pub use fields::{Fields, LINKED_MAX, Linker, Value, classic_line};
+pub use line::{Line, PAIRS_MAX, VALUE_LEN_MAX, pairs};
+pub use render::{journal, json, priority, quoted, shown, text};
 pub use session::Session;
 pub use stamp::{rfc3339_us, time_us_of};

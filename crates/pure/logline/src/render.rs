@@ -85,10 +85,29 @@ pub fn shown(text: &[u8]) -> String {
     }
 }
 
-/// Control characters, and those that turn the direction of what stands around them.
+/// Text as it stands behind `key=` for people: as [`shown`], in double quotes if it is empty or holds a blank, a quote or a backslash.
+#[must_use]
+pub fn quoted(text: &[u8]) -> String {
+    let is_bare = |c: char| !c.is_whitespace() && !matches!(c, '"' | '\\') && !is_unsafe(c);
+    match std::str::from_utf8(text) {
+        Ok(text) if !text.is_empty() && text.chars().all(is_bare) => text.to_owned(),
+        Ok(text) if !text.chars().any(is_unsafe) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
+        _ => {
+            let escaped = text.iter().map(|b| match b {
+                b'"' | b'\\' => format!("\\{}", char::from(*b)),
+                b => wire::escape::visible(&[*b]),
+            });
+            format!("\"{}\"", escaped.collect::<String>())
+        }
+    }
+}
+
+/// Control characters, those that turn the direction of what stands around them, separators of lines, and characters that nobody sees.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 fn string(out: &mut String, text: &str) {
@@ -97,9 +116,10 @@ fn string(out: &mut String, text: &str) {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
-            c if is_unsafe(c) => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
+            // RFC 8259 §7: beyond the first plane as two surrogates.
+            c if is_unsafe(c) => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(out, "\\u{unit:04x}");
+            }),
             c => out.push(c),
         }
     }
@@ -129,6 +149,39 @@ mod tests {
             "{entry}"
         );
         assert!(entry.contains("\nPRIORITY=6\n") && entry.ends_with("\nQMAIL_REPLY=550 \"no\\\n"), "{entry}");
+    }
+
+    #[test]
+    fn what_nobody_sees_and_what_turns_the_text_is_escaped() {
+        let unseen = "\u{1b}\u{7f}\u{85}\u{9b}\u{ad}\u{61c}\u{180e}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\
+            \u{202b}\u{202c}\u{202d}\u{202e}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}\u{e0041}";
+        for c in unseen.chars() {
+            let text = format!("a{c}\u{e9}");
+            for out in [shown(text.as_bytes()), quoted(text.as_bytes())] {
+                assert!(out.bytes().all(|b| (32..=126).contains(&b)), "{out}");
+            }
+            let line = json(0, "qmail-x", 1, &text, None);
+            assert!(!line.contains(c), "{line}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["text"], text);
+        }
+        assert_eq!(shown("\u{e9}\u{1f600} x".as_bytes()), "\u{e9}\u{1f600} x");
+    }
+
+    #[test]
+    fn quoted_values_end_where_they_end() {
+        for (text, wanted) in [
+            ("", "\"\""),
+            ("a@b", "a@b"),
+            ("\u{e9}@b", "\u{e9}@b"),
+            ("a b", "\"a b\""),
+            ("a\u{a0}b", "\"a\u{a0}b\""),
+            ("x\" sender=y", "\"x\\\" sender=y\""),
+            ("x\"y", "\"x\\\"y\""),
+            ("\\", "\"\\\\\""),
+            ("\\\u{1b}\"", "\"\\\\\\x1b\\\"\""),
+        ] {
+            assert_eq!(quoted(text.as_bytes()), wanted, "{text:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub fn scanner(data: &[u8]) {
     let whole = scan(data.len());
     assert_eq!(whole, scan(1));
     assert_eq!(whole, scan(7));
+    assert!(
+        header::message_id(data)
+            .is_none_or(|id| id.len() <= header::MESSAGE_ID_LEN_MAX && memchr::memmem::find(data, id).is_some())
+    );
     let fields = header::fields(data).map(|f| f.raw().len()).sum::<usize>();
     assert!(u64::try_from(fields).ok() == whole.2);
 }

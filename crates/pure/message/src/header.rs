@@ -189,6 +189,24 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// Longest Message-ID that [`message_id`] finds; RFC 5322 §2.1.1 has lines of 998 bytes, and hardly any is longer than a hundred.
+pub const MESSAGE_ID_LEN_MAX: usize = 500;
+/// As much of a message is looked through for it.
+const LOOKED_MAX: usize = 64 * 1024;
+
+/// The identifier of the first Message-ID field of a message that begins with `text`, with its angle brackets (RFC 5322 §3.6.4); `None` if
+/// there is none, or if it is not in one piece or too long to be one.
+#[must_use]
+pub fn message_id(text: &[u8]) -> Option<&[u8]> {
+    let looked = text.get(..LOOKED_MAX).unwrap_or(text);
+    let field = fields(looked).find(|field| field.is(b"message-id"))?;
+    let colon = memchr::memchr(b':', field.raw)?;
+    let value = field.raw.get(colon.checked_add(1)?..)?.trim_ascii_start();
+    let end = memchr::memchr(b'>', value)?.checked_add(1)?;
+    let id = value.get(..end).filter(|id| id.starts_with(b"<") && (3..=MESSAGE_ID_LEN_MAX).contains(&id.len()))?;
+    (!id.iter().any(|b| b.is_ascii_whitespace() || *b == 0)).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +219,29 @@ mod tests {
         }
         s.finish();
         (s.hops(), s.is_found(), s.header_len())
+    }
+
+    #[test]
+    fn the_message_id_is_that_of_the_header() {
+        let long = format!("Message-ID: <{}>\n", "x".repeat(MESSAGE_ID_LEN_MAX));
+        let far = format!("{}Message-ID: <a@b>\n", "X: y\n".repeat(LOOKED_MAX));
+        for (text, id) in [
+            ("Received: x\n\ty\nmessage-id : <a@b>\nMessage-ID: <c@d>\n\n", Some("<a@b>")),
+            ("Message-ID:\n <a@b> (comment)\n", Some("<a@b>")),
+            ("Message-ID: <a@b", None),
+            ("Message-ID: a@b\n", None),
+            ("Message-ID: <a b>\n", None),
+            ("Message-ID: <a\n b>\n", None),
+            ("Message-ID: <>\n", None),
+            ("Message-ID:", None),
+            ("X-Message-ID: <a@b>\n\nMessage-ID: <c@d>\n", None),
+            ("\nMessage-ID: <c@d>\n", None),
+            (&long, None),
+            (&far, None),
+            ("", None),
+        ] {
+            assert_eq!(message_id(text.as_bytes()), id.map(str::as_bytes), "{}", &text[..text.len().min(80)]);
+        }
     }
 
     #[test]

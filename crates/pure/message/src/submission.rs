@@ -10,6 +10,7 @@
 mod mailbox;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use crate::header::{Field, fields};
 use wire::civil::Civil;

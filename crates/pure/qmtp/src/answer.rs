@@ -41,6 +41,12 @@ impl Answers {
         self.reader.is_between()
     }
 
+    /// Has an answer begun that is not whole yet?
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.letter.is_some()
+    }
+
     /// Takes the next answer off `input`; `None`: it needs more.
     ///
     /// # Errors

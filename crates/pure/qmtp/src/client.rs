@@ -22,6 +22,9 @@ pub struct Client {
     offers: Offers,
     answers: Answers,
     state: State,
+    /// It has said what only a server of QMTP says.
+    has_answered: bool,
+    is_faulty: bool,
 }
 
 #[derive(Debug)]
@@ -38,7 +41,14 @@ impl Client {
     /// A connection that was just established to `peer`, and the actions to start with.
     #[must_use]
     pub fn new(peer: &str) -> (Self, Vec<Action>) {
-        let client = Self { peer: peer.to_owned(), offers: Offers::default(), answers: Answers::default(), state: State::Ready };
+        let client = Self {
+            peer: peer.to_owned(),
+            offers: Offers::default(),
+            answers: Answers::default(),
+            state: State::Ready,
+            has_answered: false,
+            is_faulty: false,
+        };
         (client, vec![Action::Ready])
     }
 
@@ -51,6 +61,19 @@ impl Client {
     #[must_use]
     pub fn offers(&self) -> &Offers {
         &self.offers
+    }
+
+    /// Has the other side begun an answer, ever? Who has not may speak something else.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.has_answered
+    }
+
+    /// Did the other side not keep to QMTP: it said something else, or not enough? To leave between two messages is no fault of who has
+    /// answered before.
+    #[must_use]
+    pub fn is_faulty(&self) -> bool {
+        self.is_faulty
     }
 
     /// One step. After [`Action::Close`] every input is passed over.
@@ -67,7 +90,11 @@ impl Client {
             Input::BodySent => self.body_sent(&mut actions),
             Input::Bytes(bytes) => self.bytes(bytes, &mut actions),
             Input::BodyUnreadable => self.died("Unable to read message. (#4.3.0)\n".to_owned(), &mut actions),
-            Input::Timeout | Input::Closed | Input::Quit | Input::Begin(_) | Input::TlsStarted | Input::TlsFailed(_) => {
+            Input::Closed if self.has_answered && !matches!(self.state, State::Answers(..)) => {
+                self.died(self.connection_died(), &mut actions);
+            }
+            Input::Timeout | Input::Closed => self.broke(&mut actions),
+            Input::Quit | Input::Begin(_) | Input::TlsStarted | Input::TlsFailed(_) => {
                 self.died(self.connection_died(), &mut actions);
             }
         }
@@ -88,9 +115,12 @@ impl Client {
     fn bytes(&mut self, mut bytes: &[u8], actions: &mut Vec<Action>) {
         while let State::Answers(count, outcomes) = &mut self.state {
             match self.answers.next(&mut bytes) {
-                Ok(Some(answer)) => outcomes.push(outcome(&self.peer, &answer)),
-                Ok(None) => return,
-                Err(_) => return self.died(self.connection_died(), actions),
+                Ok(Some(answer)) => {
+                    self.has_answered = true;
+                    outcomes.push(outcome(&self.peer, &answer));
+                }
+                Ok(None) => return self.has_answered |= self.answers.has_begun(),
+                Err(_) => return self.broke(actions),
             }
             if outcomes.len() >= *count {
                 let outcomes = std::mem::take(outcomes);
@@ -100,8 +130,14 @@ impl Client {
         }
         // Nobody asked for more.
         if !bytes.is_empty() {
-            self.died(self.connection_died(), actions);
+            self.broke(actions);
         }
+    }
+
+    /// The other side did not keep to the protocol.
+    fn broke(&mut self, actions: &mut Vec<Action>) {
+        self.is_faulty |= !matches!(self.state, State::Closed);
+        self.died(self.connection_died(), actions);
     }
 
     fn connection_died(&self) -> String {

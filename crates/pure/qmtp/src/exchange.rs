@@ -1,10 +1,11 @@
 //! What goes into the servers' machines and what comes out of them, and the words of the answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use logline::Line;
 use smtp::data::BareLf;
-use smtp::server::{Now, RcptHosts, RecipientAnswer};
+use smtp::server::{Now, RcptHosts, RecipientAnswer, Refusals, Rules, Terms};
 use smtp::trace::Received;
 use wire::Address;
 
@@ -31,12 +32,12 @@ pub struct Config {
     pub databytes: u64,
     /// `control/maxrcpt`: recipients of a message that are taken; the others are told to come again.
     pub recipients_max: usize,
-    /// `control/brtlimit`: unknown and foreign recipients of a session, then it is closed; 0 for no bound.
+    /// `control/brtlimit`: recipients of a session that are refused for the client's sake, then it is closed; 0 for no bound.
     pub bad_recipients_max: u32,
     /// `control/timeoutsmtpd`: seconds without a byte.
     pub timeout_s: u64,
     pub rcpthosts: RcptHosts,
-    pub badmailfrom: wire::Patterns,
+    pub refusals: Refusals,
 }
 
 /// Who is at the other end.
@@ -53,11 +54,30 @@ pub struct Peer {
     pub relay_client: Option<Box<[u8]>>,
     /// DATABYTES, in the place of `control/databytes`.
     pub databytes: Option<u64>,
+    /// RBLSMTPD: what every recipient is answered, as the line of a reply of SMTP; not if the client may relay.
+    pub listed: Option<Box<[u8]>>,
+    /// What else is different for this client.
+    pub terms: Terms,
+    /// Why no message of this client is taken, whatever is in it: a report.
+    pub refusal: Option<&'static str>,
 }
 
 impl Peer {
+    /// What counts for this client.
+    pub(crate) fn rules<'a>(&'a self, config: &'a Config) -> Rules<'a> {
+        Rules {
+            refusals: &config.refusals,
+            rcpthosts: &config.rcpthosts,
+            terms: &self.terms,
+            is_listed: self.listed.is_some(),
+            relays: self.relay_client.is_some(),
+            is_lmtp: false,
+            is_let_through: false,
+        }
+    }
+
     /// The Received field (qmail-family §3.4).
-    pub(crate) fn received(&self, config: &Config, protocol: &str, unix_s: u64) -> Vec<u8> {
+    fn received(&self, config: &Config, protocol: &str, unix_s: u64) -> Vec<u8> {
         Received {
             hides_client: false,
             remote_host: self.remote_host.as_deref().unwrap_or(b"unknown"),
@@ -181,6 +201,56 @@ pub struct Counts {
     pub refused: u64,
 }
 
+/// What both machines know of their connection.
+#[derive(Debug)]
+pub struct Connection {
+    pub(crate) config: Arc<Config>,
+    pub(crate) peer: Peer,
+    pub(crate) clock: Clock,
+    started: Duration,
+    pub(crate) counts: Counts,
+    pub(crate) end: Option<End>,
+}
+
+impl Connection {
+    pub(crate) fn new(config: Arc<Config>, peer: Peer, now: Now) -> Self {
+        Self { config, peer, clock: Clock::new(now), started: now.boot, counts: Counts::default(), end: None }
+    }
+
+    /// Why the session is over, if it is.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Since boot.
+    #[must_use]
+    pub fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// When the client has waited too long with its next byte, since boot.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.clock.deadline(self.config.timeout_s)
+    }
+
+    /// The Received field of a message that begins now.
+    pub(crate) fn received(&self, protocol: &str) -> Vec<u8> {
+        self.peer.received(&self.config, protocol, self.clock.now.unix_s)
+    }
+}
+
 /// The two deadlines of a session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
@@ -201,7 +271,8 @@ impl Clock {
     }
 
     pub(crate) fn is_between_messages(&mut self) {
-        self.began = None;
+        // What its answer took is not the client's time.
+        (self.began, self.heard) = (None, self.now.boot);
     }
 
     pub(crate) fn deadline(&self, timeout_s: u64) -> Duration {
@@ -224,19 +295,15 @@ pub(crate) fn printable(mut report: Vec<u8>) -> Vec<u8> {
     report
 }
 
-pub(crate) const NO_RELAY: &str = "Dsorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)";
+/// [`Peer::refusal`] of a client whose mail a program has to see (QMAILQUEUE, RCPTCHECK) that is not asked here.
+pub const NEEDS_PROGRAM: &str = "Za program has to see this mail, and can do so by SMTP alone; send it by SMTP (#4.3.5)";
 pub(crate) const CANNOT_HANDLE: &str = "Dsorry, I can't handle that recipient (#5.1.3)";
 pub(crate) const BAD_SENDER: &str = "Dunacceptable sender (#5.1.7)";
-pub(crate) const BAD_MAIL_FROM: &str = "Dsorry, your envelope sender is in my badmailfrom list (#5.7.1)";
 pub(crate) const TOO_LARGE: &str = "Dsorry, that message size exceeds my databytes limit (#5.3.4)";
 pub(crate) const BARE_LF: &str = "Da CR or LF that ends no line; see https://cr.yp.to/docs/smtplf.html (#5.6.11)";
 pub(crate) const TOO_MANY_HOPS: &str = "Dtoo many hops, this message is looping (#5.4.6)";
 pub(crate) const LINE_TOO_LONG: &str = "Da line of this message is too long (#5.6.0)";
-pub(crate) const NO_MAILBOX: &str = "Dsorry, no mailbox here by that name (#5.1.1)";
-pub(crate) const CANNOT_TELL: &str = "Zcannot check that recipient now, try again later (#4.3.0)";
 pub(crate) const TOO_MANY: &str = "Ztoo many recipients, send the rest in another message (#4.5.3)";
-pub(crate) const FULL: &str = "Dsorry, the mailbox is full or has no room for a message of that size (#5.2.2)";
-pub(crate) const FULL_NOW: &str = "Zthe mailbox is full or has no room for a message of that size, try again later (#4.2.2)";
 pub(crate) const BAD_ADDRESS: &str = "Dsorry, I can't accept addresses like that (#5.1.3)";
 
 /// The line that ties a message of the queue to its client.

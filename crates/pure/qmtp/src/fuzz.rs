@@ -60,6 +60,8 @@ pub(crate) struct Seen {
     /// Texts that were handed over, without their Received field.
     pub(crate) texts: Vec<Vec<u8>>,
     pub(crate) envelopes: Vec<(Address, Vec<Address>)>,
+    /// Whom the directory was asked about.
+    pub(crate) asked: Vec<Address>,
     pub(crate) answers: Vec<u8>,
     pub(crate) end: Option<End>,
 }
@@ -77,7 +79,7 @@ impl Machine for server::Session {
         Self::step(self, NOW, input, out);
     }
     fn end(&self) -> Option<End> {
-        Self::end(self)
+        self.connection().end()
     }
 }
 
@@ -86,7 +88,7 @@ impl Machine for qmqp::Session {
         Self::step(self, NOW, input, out);
     }
     fn end(&self) -> Option<End> {
-        Self::end(self)
+        self.connection().end()
     }
 }
 
@@ -108,11 +110,13 @@ pub(crate) fn drive(session: &mut impl Machine, chunks: &[&[u8]]) -> Seen {
                     }
                     Action::Recipient(recipient) => recipients.push(recipient),
                     Action::CheckRecipient { question, recipient, .. } => {
+                        seen.asked.push(recipient.clone());
                         let answer = match recipient.as_bytes().first() {
                             Some(b'n') => RecipientAnswer::NoMailbox,
                             Some(b't') => RecipientAnswer::Temporary,
                             Some(b'f') => RecipientAnswer::Full { is_temporary: false },
                             Some(b'e') => RecipientAnswer::Exists,
+                            Some(b'o') => RecipientAnswer::OverLimit { reply: None },
                             _ => RecipientAnswer::NotOurs,
                         };
                         session.step(Input::Recipient { question, answer }, &mut out);

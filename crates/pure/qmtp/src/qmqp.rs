@@ -9,14 +9,13 @@
 //! Never: asks who a recipient is, changes a text.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use smtp::server::Now;
 use wire::Address;
 
 use crate::exchange::{
-    ADDRESS_LEN_END, Action, BAD_ADDRESS, Clock, Commit, Config, Counts, End, Input, Peer, QueueAnswer, TEXT_LEN_MAX, accepted,
-    printable, refused, taken_line,
+    ADDRESS_LEN_END, Action, BAD_ADDRESS, Commit, Config, Connection, Counts, End, Input, Peer, QueueAnswer, TEXT_LEN_MAX,
+    accepted, printable, refused, taken_line,
 };
 use crate::netstring::{Piece, Reader};
 
@@ -27,26 +26,21 @@ pub const ENVELOPE_LEN_MAX: u64 = 64 << 20;
 /// One connection: one message.
 #[derive(Debug)]
 pub struct Session {
-    config: Arc<Config>,
-    peer: Peer,
-    clock: Clock,
-    started: Duration,
+    connection: Connection,
     outer: Reader,
     inner: Reader,
     stage: Stage,
     /// The sender, or the recipient under way.
     address: Vec<u8>,
     sender: Address,
-    /// An address was none.
-    is_refused: bool,
+    /// Why nobody gets it.
+    refusal: Option<&'static str>,
     is_begun: bool,
     eight_bit: bool,
     utf8: bool,
     recipients: u64,
     envelope_len: u64,
     bytes: u64,
-    counts: Counts,
-    end: Option<End>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,65 +55,38 @@ impl Session {
     #[must_use]
     pub fn new(config: Arc<Config>, peer: Peer, now: Now) -> Self {
         Self {
-            config,
-            peer,
-            clock: Clock::new(now),
-            started: now.boot,
+            connection: Connection::new(config, peer, now),
             outer: Reader::new(),
             inner: Reader::new(),
             stage: Stage::Text,
             address: Vec::new(),
             sender: Address::null(),
-            is_refused: false,
+            refusal: None,
             is_begun: false,
             eight_bit: false,
             utf8: false,
             recipients: 0,
             envelope_len: 0,
             bytes: 0,
-            counts: Counts::default(),
-            end: None,
         }
     }
 
     #[must_use]
-    pub fn end(&self) -> Option<End> {
-        self.end
-    }
-
-    #[must_use]
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// Since boot.
-    #[must_use]
-    pub fn started(&self) -> Duration {
-        self.started
-    }
-
-    /// When the client has waited too long with its next byte, since boot.
-    #[must_use]
-    pub fn deadline(&self) -> Duration {
-        self.clock.deadline(self.config.timeout_s)
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// One step. After the end every input is passed over.
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Vec<Action>) {
-        if self.end.is_some() {
+        if self.connection.end.is_some() {
             return;
         }
-        self.clock.now = now;
+        self.connection.clock.now = now;
         match input {
             // Behind the message nothing counts.
             Input::Bytes(_) if self.stage == Stage::Committing => {}
             Input::Bytes(bytes) => {
-                self.clock.hears(now);
+                self.connection.clock.hears(now);
                 if let Err(end) = self.outer_pieces(bytes, out) {
                     self.close(end, out);
                 }
@@ -155,9 +122,12 @@ impl Session {
         while let Some(piece) = self.inner.next(&mut rest, TEXT_LEN_MAX)? {
             match (self.stage, piece) {
                 (Stage::Text, Piece::Start(_)) => {
-                    self.is_begun = true;
-                    out.push(Action::Begin);
-                    out.push(Action::Text(self.peer.received(&self.config, "QMQP", self.clock.now.unix_s)));
+                    self.refusal = self.connection.peer.refusal;
+                    if self.refusal.is_none() {
+                        self.is_begun = true;
+                        out.push(Action::Begin);
+                        out.push(Action::Text(self.connection.received("QMQP")));
+                    }
                 }
                 (_, Piece::Start(len)) => {
                     self.envelope_len = self.envelope_len.saturating_add(len);
@@ -168,7 +138,9 @@ impl Session {
                 (Stage::Text, Piece::Content(bytes)) => {
                     self.eight_bit = self.eight_bit || !bytes.is_ascii();
                     self.bytes = self.bytes.saturating_add(bytes.len() as u64);
-                    out.push(Action::Text(bytes.to_vec()));
+                    if self.is_begun {
+                        out.push(Action::Text(bytes.to_vec()));
+                    }
                 }
                 (Stage::Text, Piece::End) => self.stage = Stage::Sender,
                 (_, Piece::Content(bytes)) => self.keep(bytes),
@@ -198,18 +170,18 @@ impl Session {
         let bytes = std::mem::take(&mut self.address);
         let address = Address::new(&bytes).ok().filter(|_| bytes.len() < ADDRESS_LEN_END);
         if address.is_none() {
-            self.is_refused = true;
+            self.refusal.get_or_insert(BAD_ADDRESS);
             if std::mem::take(&mut self.is_begun) {
                 out.push(Action::Abandon);
             }
         }
         self.utf8 = self.utf8 || address.as_ref().is_some_and(Address::is_utf8_only);
-        address.filter(|_| !self.is_refused)
+        address.filter(|_| self.refusal.is_none())
     }
 
     fn whole(&mut self, out: &mut Vec<Action>) {
-        if self.is_refused {
-            return self.answer(BAD_ADDRESS.as_bytes(), out);
+        if let Some(refusal) = self.refusal {
+            return self.answer(refusal.as_bytes(), out);
         }
         self.stage = Stage::Committing;
         // From here on it is the queue's.
@@ -220,9 +192,9 @@ impl Session {
     fn queue_answered(&mut self, answer: QueueAnswer, out: &mut Vec<Action>) {
         match answer {
             QueueAnswer::Accepted { id, qp } => {
-                self.counts = Counts { messages: 1, recipients: self.recipients, bytes: self.bytes, refused: 0 };
-                out.push(Action::Log(taken_line(&self.peer, id, qp, &self.sender, self.recipients, self.bytes)));
-                self.answer(&accepted(self.clock.now.unix_s, qp), out);
+                self.connection.counts = Counts { messages: 1, recipients: self.recipients, bytes: self.bytes, refused: 0 };
+                out.push(Action::Log(taken_line(&self.connection.peer, id, qp, &self.sender, self.recipients, self.bytes)));
+                self.answer(&accepted(self.connection.clock.now.unix_s, qp), out);
             }
             QueueAnswer::Refused(report) => self.answer(&printable(report), out),
         }
@@ -230,8 +202,8 @@ impl Session {
 
     fn answer(&mut self, text: &[u8], out: &mut Vec<Action>) {
         if text.first() != Some(&b'K') {
-            self.counts.refused = 1;
-            out.push(Action::Log(refused(&self.peer, &self.sender, None, text)));
+            self.connection.counts.refused = 1;
+            out.push(Action::Log(refused(&self.connection.peer, &self.sender, None, text)));
         }
         let mut answer = Vec::new();
         wire::netstring::encode(text, &mut answer);
@@ -243,7 +215,7 @@ impl Session {
         if std::mem::take(&mut self.is_begun) {
             out.push(Action::Abandon);
         }
-        self.end = Some(end);
+        self.connection.end = Some(end);
         out.push(Action::Close);
     }
 }

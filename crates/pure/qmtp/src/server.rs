@@ -6,23 +6,23 @@
 //!
 //! Guarantees: `K` only after the queue said that the message is durable. As many answers as recipients, in their order. A CR or LF
 //! that ends no line is refused, or with `control/barelf` = normalize ends one, before anything looks at the text: what goes on has LF alone
-//! (promise 2). Who may send where, and who exists, is decided as by SMTP. Memory: the recipients of a message
-//! ([`LIST_LEN_MAX`], [`LIST_COUNT_MAX`]), one address, and the input behind a message that is being judged, which the driver reads no
-//! further than one chunk. Every byte is looked at once; what is not QMTP ends the session.
+//! (promise 2). Who may send where, and who exists, is decided as by SMTP ([`smtp::server::Rules`]); the directory is asked when all
+//! recipients are here, at most [`QUESTIONS_MAX`] at a time, and not at all about a message that nobody gets, nor any more when the client
+//! has named too many whom it may not write to. Memory: the recipients of a message ([`LIST_LEN_MAX`], [`LIST_COUNT_MAX`]), one
+//! address, and the input behind a message that is being judged, which the driver reads no further than one chunk. Every byte is looked at
+//! once; what is not QMTP ends the session.
 //! Never reads a clock, waits, or keeps a text.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use smtp::data::{Bounds, Decoder, Fault as TextFault, Framing};
-use smtp::server::{Now, RecipientAnswer};
+use smtp::server::{JudgedRecipient as Judged, Now, Passage, QUESTIONS_MAX, RecipientAnswer, Report, answered};
 use wire::Address;
 
 use crate::exchange::{
-    ADDRESS_LEN_END, Action, BAD_MAIL_FROM, BAD_SENDER, BARE_LF, CANNOT_HANDLE, CANNOT_TELL, Clock, Commit, Config, Counts, End,
-    FULL, FULL_NOW, Input, LINE_LEN_MAX, LINE_TOO_LONG, NO_MAILBOX, NO_RELAY, Peer, QueueAnswer, TEXT_LEN_MAX, TOO_LARGE,
-    TOO_MANY, TOO_MANY_HOPS, accepted, printable, refused, taken_line,
+    ADDRESS_LEN_END, Action, BAD_SENDER, BARE_LF, CANNOT_HANDLE, Commit, Config, Connection, End, Input, LINE_LEN_MAX,
+    LINE_TOO_LONG, Peer, QueueAnswer, TEXT_LEN_MAX, TOO_LARGE, TOO_MANY, TOO_MANY_HOPS, accepted, printable, refused, taken_line,
 };
 use crate::netstring::{Piece, Reader};
 
@@ -38,10 +38,7 @@ const LOGGED_MAX: usize = 20;
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
-    config: Arc<Config>,
-    peer: Peer,
-    clock: Clock,
-    started: Duration,
+    connection: Connection,
     /// Of the netstring under way.
     outer: Reader,
     stage: Stage,
@@ -50,9 +47,9 @@ pub struct Session {
     held: Vec<u8>,
     questions: u32,
     bad_recipients: u32,
-    counts: Counts,
+    /// A program wants no more of this client.
+    is_last: bool,
     is_draining: bool,
-    end: Option<End>,
 }
 
 /// What is read, or waited for.
@@ -78,72 +75,71 @@ struct Message {
     address: Vec<u8>,
     sender: Address,
     /// Why nobody gets it.
-    refusal: Option<&'static str>,
+    refusal: Option<Cow<'static, [u8]>>,
     inner: Reader,
     recipients: Vec<Recipient>,
-    /// Questions without an answer, and which recipient each is about.
-    open: BTreeMap<u32, usize>,
+    /// Those before have been asked about, or need not be.
+    next: usize,
+    /// Questions without an answer.
+    open: usize,
+    /// Recipients that are taken so far.
+    taken: usize,
 }
 
 #[derive(Debug)]
 struct Recipient {
     address: Address,
-    verdict: Result<(), &'static str>,
+    standing: Standing,
+}
+
+/// What is known of a recipient.
+#[derive(Debug)]
+enum Standing {
+    /// The directory decides; `question`: it has been asked.
+    Open { question: Option<u32>, otherwise: Passage, known: Passage },
+    /// Taken, if anybody is, or what he is answered.
+    Settled(Result<(), Cow<'static, [u8]>>),
+}
+
+impl Recipient {
+    fn is_taken(&self) -> bool {
+        matches!(self.standing, Standing::Settled(Ok(())))
+    }
 }
 
 impl Session {
     #[must_use]
     pub fn new(config: Arc<Config>, peer: Peer, now: Now) -> Self {
         Self {
-            config,
-            peer,
-            clock: Clock::new(now),
-            started: now.boot,
+            connection: Connection::new(config, peer, now),
             outer: Reader::new(),
             stage: Stage::Text,
             message: Message::default(),
             held: Vec::new(),
             questions: 0,
             bad_recipients: 0,
-            counts: Counts::default(),
+            is_last: false,
             is_draining: false,
-            end: None,
         }
     }
 
     #[must_use]
-    pub fn end(&self) -> Option<End> {
-        self.end
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
+    /// Of the message under way, as far as it is known.
     #[must_use]
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// Since boot.
-    #[must_use]
-    pub fn started(&self) -> Duration {
-        self.started
-    }
-
-    /// When the client has waited too long with its next byte, since boot.
-    #[must_use]
-    pub fn deadline(&self) -> Duration {
-        self.clock.deadline(self.config.timeout_s)
+    pub fn sender(&self) -> &Address {
+        &self.message.sender
     }
 
     /// One step. After the end every input is passed over.
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Vec<Action>) {
-        if self.end.is_some() {
+        if self.connection.end.is_some() {
             return;
         }
-        self.clock.now = now;
+        self.connection.clock.now = now;
         match input {
             Input::Bytes(bytes) => self.bytes(now, bytes, out),
             Input::Recipient { question, answer } => self.recipient_answered(question, answer, out),
@@ -164,11 +160,11 @@ impl Session {
     }
 
     fn is_reading(&self) -> bool {
-        self.end.is_none() && !matches!(self.stage, Stage::Judging | Stage::Committing)
+        self.connection.end.is_none() && !matches!(self.stage, Stage::Judging | Stage::Committing)
     }
 
     fn bytes(&mut self, now: Now, bytes: &[u8], out: &mut Vec<Action>) {
-        self.clock.hears(now);
+        self.connection.clock.hears(now);
         if !self.is_reading() {
             return self.held.extend_from_slice(bytes);
         }
@@ -180,7 +176,7 @@ impl Session {
                 Err(end) => return self.close(end, out),
             }
         }
-        if self.end.is_none() {
+        if self.connection.end.is_none() {
             self.held.extend_from_slice(rest);
         }
     }
@@ -195,8 +191,8 @@ impl Session {
             (Stage::Text, Piece::Content(bytes)) => self.text(bytes, out)?,
             (Stage::Text, Piece::End) => self.text_ended(out),
             (Stage::Sender, Piece::Content(bytes)) => self.message.keep(bytes),
-            (Stage::Sender, Piece::End) => self.sender(),
-            (Stage::Recipients, Piece::Content(bytes)) => self.recipients(bytes, out)?,
+            (Stage::Sender, Piece::End) => self.sender_ended(out),
+            (Stage::Recipients, Piece::Content(bytes)) => self.recipients(bytes)?,
             (Stage::Recipients, Piece::End) if !self.message.inner.is_between() => return Err(End::Protocol),
             (Stage::Recipients, Piece::End) => {
                 self.stage = Stage::Judging;
@@ -215,12 +211,15 @@ impl Session {
                 _ => return Err(End::Protocol),
             };
             bytes = bytes.get(1..).unwrap_or_default();
-            let databytes = self.peer.databytes.unwrap_or(self.config.databytes);
-            let bounds = Bounds { barelf: self.config.barelf, databytes, line_len_max: LINE_LEN_MAX };
+            let databytes = self.connection.peer.databytes.unwrap_or(self.connection.config.databytes);
+            let bounds = Bounds { barelf: self.connection.config.barelf, databytes, line_len_max: LINE_LEN_MAX };
             self.message.text = Some(Decoder::new(framing, bounds));
-            self.message.is_begun = true;
-            out.push(Action::Begin);
-            out.push(Action::Text(self.peer.received(&self.config, "QMTP", self.clock.now.unix_s)));
+            self.message.refusal = self.connection.peer.refusal.map(|why| why.as_bytes().into());
+            if self.message.refusal.is_none() {
+                self.message.is_begun = true;
+                out.push(Action::Begin);
+                out.push(Action::Text(self.connection.received("QMTP")));
+            }
         }
         self.decode(out, |decoder, text| {
             decoder.decode(bytes, text);
@@ -247,100 +246,142 @@ impl Session {
 
     /// Nobody gets the message; the first reason counts.
     fn refuse(&mut self, why: &'static str, out: &mut Vec<Action>) {
-        self.message.refusal.get_or_insert(why);
+        self.message.refusal.get_or_insert(why.as_bytes().into());
         if std::mem::take(&mut self.message.is_begun) {
             out.push(Action::Abandon);
         }
     }
 
-    fn sender(&mut self) {
+    fn sender_ended(&mut self, out: &mut Vec<Action>) {
         let bytes = std::mem::take(&mut self.message.address);
-        let refusal = match Address::new(&bytes) {
+        let refusal = match Address::new(without_final_dot(&bytes)) {
             Ok(sender) if bytes.len() < ADDRESS_LEN_END => {
-                let is_bad = !sender.is_null() && self.config.badmailfrom.fit(sender.as_bytes());
+                let refusal = self.connection.peer.rules(&self.connection.config).sender(&sender, None);
                 self.message.sender = sender;
-                is_bad.then_some(BAD_MAIL_FROM)
+                refusal.map(|reply| Report::new(reply, None).text.into())
             }
-            _ => Some(BAD_SENDER),
+            _ => Some(BAD_SENDER.as_bytes().into()),
         };
         // That the text cannot be taken is said rather than this, as ever.
-        self.message.refusal = self.message.refusal.or(refusal);
+        self.message.refusal = self.message.refusal.take().or(refusal);
+        if self.message.refusal.is_some() && std::mem::take(&mut self.message.is_begun) {
+            out.push(Action::Abandon);
+        }
         self.stage = Stage::Recipients;
     }
 
-    fn recipients(&mut self, mut bytes: &[u8], out: &mut Vec<Action>) -> Result<(), End> {
+    fn recipients(&mut self, mut bytes: &[u8]) -> Result<(), End> {
         while let Some(piece) = self.message.inner.next(&mut bytes, LIST_LEN_MAX)? {
             match piece {
                 Piece::Start(_) => {}
                 Piece::Content(bytes) => self.message.keep(bytes),
                 Piece::End if self.message.recipients.len() >= LIST_COUNT_MAX => return Err(End::Limit),
-                Piece::End => self.recipient(out),
+                Piece::End => self.recipient_ended(),
             }
         }
         Ok(())
     }
 
-    fn recipient(&mut self, out: &mut Vec<Action>) {
+    fn recipient_ended(&mut self) {
         let bytes = std::mem::take(&mut self.message.address);
-        let suffix = self.peer.relay_client.as_deref().unwrap_or_default();
-        let address = match Address::new(&[&bytes, suffix].concat()) {
+        let Connection { peer, config, .. } = &self.connection;
+        let suffix = peer.relay_client.as_deref().unwrap_or_default();
+        let address = match Address::new(&[without_final_dot(&bytes), suffix].concat()) {
             Ok(address) if bytes.len().saturating_add(suffix.len()) < ADDRESS_LEN_END && !bytes.is_empty() => Some(address),
             _ => None,
         };
-        let verdict = match &address {
-            None => Err(CANNOT_HANDLE),
-            Some(address) => self.may_pass(address),
-        };
-        let asks = address.as_ref().filter(|address| {
-            // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
-            let is_postmaster = address.as_bytes().eq_ignore_ascii_case(b"postmaster");
-            !is_postmaster && verdict != Err(CANNOT_TELL)
-        });
-        if let Some(recipient) = asks {
-            self.questions = self.questions.wrapping_add(1);
-            self.message.open.insert(self.questions, self.message.recipients.len());
-            let size = self.message.text.as_ref().map_or(0, Decoder::len);
-            out.push(Action::CheckRecipient { question: self.questions, recipient: recipient.clone(), size });
-        }
-        self.message.recipients.push(Recipient { address: address.unwrap_or_default(), verdict });
-    }
-
-    /// May this client send to a domain that is none of ours (promise 5)? An address without a domain never leaves this system.
-    fn may_pass(&self, recipient: &Address) -> Result<(), &'static str> {
-        if self.peer.relay_client.is_some() {
-            return Ok(());
-        }
-        match recipient.domain().map(|domain| self.config.rcpthosts.contains(domain)) {
-            None | Some(Ok(true)) => Ok(()),
-            Some(Ok(false)) => Err(NO_RELAY),
-            Some(Err(_)) => Err(CANNOT_TELL),
-        }
-    }
-
-    fn recipient_answered(&mut self, question: u32, answer: RecipientAnswer, out: &mut Vec<Action>) {
-        let Some(at) = self.message.open.remove(&question) else { return };
-        let Some(recipient) = self.message.recipients.get_mut(at) else { return };
-        match answer {
-            RecipientAnswer::Exists => recipient.verdict = Ok(()),
-            RecipientAnswer::NotOurs => {}
-            RecipientAnswer::NoMailbox => recipient.verdict = Err(NO_MAILBOX),
-            // No program is asked here, so the last two do not come.
-            RecipientAnswer::Temporary | RecipientAnswer::Refused { .. } | RecipientAnswer::OverLimit { .. } => {
-                recipient.verdict = Err(CANNOT_TELL);
+        let judged = address.as_ref().map(|address| peer.rules(config).recipient(address));
+        // To who may relay it does not matter.
+        let listed = peer.listed.clone().filter(|_| peer.relay_client.is_none());
+        let standing = match judged {
+            None => {
+                self.bad_recipients = self.bad_recipients.saturating_add(1);
+                Standing::Settled(Err(CANNOT_HANDLE.as_bytes().into()))
             }
-            RecipientAnswer::Full { is_temporary: true } => recipient.verdict = Err(FULL_NOW),
-            RecipientAnswer::Full { is_temporary: false } => recipient.verdict = Err(FULL),
+            // Nobody need be asked who gets what nobody gets, and nobody hears so who there is; nor is it known whose domain is ours.
+            Some(Judged::Ask { .. }) if self.message.refusal.is_some() => Standing::Settled(Ok(())),
+            Some(Judged::Ask { otherwise, known }) => Standing::Open { question: None, otherwise, known },
+            Some(Judged::Now(passage)) => self.settled(passage, listed.as_deref()),
+        };
+        self.message.taken = self.message.taken.saturating_add(usize::from(matches!(standing, Standing::Settled(Ok(())))));
+        self.message.recipients.push(Recipient { address: address.unwrap_or_default(), standing });
+    }
+
+    /// What a recipient is answered; refusals that are the client's fault are counted.
+    fn settled(&mut self, passage: Passage, own_words: Option<&[u8]>) -> Standing {
+        let Err(reply) = passage else { return Standing::Settled(Ok(())) };
+        let report = Report::new(reply, own_words);
+        self.bad_recipients = self.bad_recipients.saturating_add(u32::from(report.is_bad));
+        self.is_last |= report.is_last;
+        Standing::Settled(Err(report.text.into()))
+    }
+
+    /// Has the client named too many whom it may not write to (`control/brtlimit`), or sent too much?
+    fn is_over(&self) -> bool {
+        let Connection { peer, config, .. } = &self.connection;
+        let most = peer.terms.bad_recipients_max.unwrap_or(config.bad_recipients_max);
+        self.is_last || (most != 0 && self.bad_recipients >= most)
+    }
+
+    fn recipients_max(&self) -> usize {
+        let Connection { peer, config, .. } = &self.connection;
+        if peer.terms.any_number { usize::MAX } else { config.recipients_max }
+    }
+
+    /// Asks about as many as may be asked about now; about those who will not be taken anyhow nobody is.
+    fn ask(&mut self, out: &mut Vec<Action>) {
+        let size = self.message.text.as_ref().map_or(0, Decoder::len);
+        while self.message.open < QUESTIONS_MAX {
+            let (is_over, is_full) = (self.is_over(), self.message.taken >= self.recipients_max());
+            let Message { next, open, recipients, .. } = &mut self.message;
+            let Some(recipient) = recipients.get_mut(*next) else { return };
+            *next = next.saturating_add(1);
+            match &mut recipient.standing {
+                Standing::Settled(_) => {}
+                standing if is_over => *standing = Standing::Settled(Err(Report::too_many().text.into())),
+                standing if is_full => *standing = Standing::Settled(Err(TOO_MANY.as_bytes().into())),
+                Standing::Open { question, .. } => {
+                    self.questions = self.questions.wrapping_add(1);
+                    *question = Some(self.questions);
+                    *open = open.saturating_add(1);
+                    let recipient = recipient.address.clone();
+                    out.push(Action::CheckRecipient { question: self.questions, recipient, size });
+                }
+            }
+        }
+    }
+
+    fn recipient_answered(&mut self, number: u32, answer: RecipientAnswer, out: &mut Vec<Action>) {
+        // Those that are open are among the last that were asked about.
+        let asked = self.message.recipients.get(..self.message.next).unwrap_or_default();
+        let is_it = |recipient: &Recipient| matches!(recipient.standing, Standing::Open { question: Some(q), .. } if q == number);
+        let Some(at) = asked.iter().rposition(is_it) else { return };
+        let Some(Recipient { standing: Standing::Open { otherwise, known, .. }, .. }) = self.message.recipients.get(at) else {
+            return;
+        };
+        let (passage, own_words) = answered(*otherwise, *known, answer);
+        let standing = self.settled(passage, own_words.as_deref());
+        self.message.taken = self.message.taken.saturating_add(usize::from(passage.is_ok()));
+        self.message.open = self.message.open.saturating_sub(1);
+        if let Some(recipient) = self.message.recipients.get_mut(at) {
+            recipient.standing = standing;
         }
         self.settle(out);
     }
 
-    /// Hands the message over when all is known.
+    /// Asks on, or hands the message over when all is known.
     fn settle(&mut self, out: &mut Vec<Action>) {
-        if self.stage != Stage::Judging || !self.message.open.is_empty() {
+        if self.stage != Stage::Judging {
             return;
         }
-        self.leave_out();
-        let is_wanted = self.message.recipients.iter().any(|recipient| recipient.verdict.is_ok());
+        self.ask(out);
+        if self.message.open > 0 {
+            return;
+        }
+        if self.message.refusal.is_none() {
+            self.leave_out();
+        }
+        let is_wanted = self.message.recipients.iter().any(Recipient::is_taken);
         if self.message.refusal.is_some() || !is_wanted {
             if std::mem::take(&mut self.message.is_begun) {
                 out.push(Action::Abandon);
@@ -348,7 +389,7 @@ impl Session {
             return self.answer(None, out);
         }
         let mut utf8 = self.message.sender.is_utf8_only();
-        for recipient in self.message.recipients.iter().filter(|recipient| recipient.verdict.is_ok()) {
+        for recipient in self.message.recipients.iter().filter(|recipient| recipient.is_taken()) {
             utf8 = utf8 || recipient.address.is_utf8_only();
             out.push(Action::Recipient(recipient.address.clone()));
         }
@@ -361,8 +402,9 @@ impl Session {
 
     /// Who is over the number of recipients that are taken comes in another message.
     fn leave_out(&mut self) {
-        let taken = self.message.recipients.iter_mut().filter(|recipient| recipient.verdict.is_ok());
-        taken.skip(self.config.recipients_max).for_each(|recipient| recipient.verdict = Err(TOO_MANY));
+        let most = self.recipients_max();
+        let taken = self.message.recipients.iter_mut().filter(|recipient| recipient.is_taken());
+        taken.skip(most).for_each(|recipient| recipient.standing = Standing::Settled(Err(TOO_MANY.as_bytes().into())));
     }
 
     fn queue_answered(&mut self, answer: QueueAnswer, out: &mut Vec<Action>) {
@@ -375,36 +417,37 @@ impl Session {
     fn answer(&mut self, queue: Option<QueueAnswer>, out: &mut Vec<Action>) {
         let message = std::mem::take(&mut self.message);
         let number = if let Some(QueueAnswer::Accepted { id, qp }) = queue { Some((id, qp)) } else { None };
-        let of_all = match (message.refusal, queue) {
-            (Some(refusal), _) => refusal.as_bytes().to_vec(),
-            (None, Some(QueueAnswer::Accepted { qp, .. })) => accepted(self.clock.now.unix_s, qp),
-            (None, Some(QueueAnswer::Refused(report))) => printable(report),
+        let of_all: Cow<'_, [u8]> = match (&message.refusal, queue) {
+            (Some(refusal), _) => refusal.clone(),
+            (None, Some(QueueAnswer::Accepted { qp, .. })) => accepted(self.connection.clock.now.unix_s, qp).into(),
+            (None, Some(QueueAnswer::Refused(report))) => printable(report).into(),
             // There is nobody whom this would be said to.
-            (None, None) => Vec::new(),
+            (None, None) => Cow::default(),
         };
         let (mut answers, mut logged, mut taken) = (Vec::new(), 0, 0_u64);
         for recipient in &message.recipients {
-            let text = recipient.verdict.map_or_else(str::as_bytes, |()| &of_all);
+            let text = match &recipient.standing {
+                Standing::Settled(Err(text)) => text,
+                // None is open any more.
+                Standing::Settled(Ok(())) | Standing::Open { .. } => &of_all,
+            };
             wire::netstring::encode(text, &mut answers);
             if text.first() == Some(&b'K') {
                 taken = taken.saturating_add(1);
                 continue;
             }
-            self.counts.refused = self.counts.refused.saturating_add(1);
-            if matches!(recipient.verdict, Err(NO_MAILBOX | NO_RELAY | CANNOT_HANDLE)) {
-                self.bad_recipients = self.bad_recipients.saturating_add(1);
-            }
+            self.connection.counts.refused = self.connection.counts.refused.saturating_add(1);
             logged += 1;
             if logged <= LOGGED_MAX {
-                out.push(Action::Log(refused(&self.peer, &message.sender, Some(&recipient.address), text)));
+                out.push(Action::Log(refused(&self.connection.peer, &message.sender, Some(&recipient.address), text)));
             }
         }
         if let Some((id, qp)) = number {
-            let bytes = message.text.as_ref().map_or(0, Decoder::len);
-            self.counts.messages = self.counts.messages.saturating_add(1);
-            self.counts.recipients = self.counts.recipients.saturating_add(taken);
-            self.counts.bytes = self.counts.bytes.saturating_add(bytes);
-            out.push(Action::Log(taken_line(&self.peer, id, qp, &message.sender, taken, bytes)));
+            let (bytes, counts) = (message.text.as_ref().map_or(0, Decoder::len), &mut self.connection.counts);
+            counts.messages = counts.messages.saturating_add(1);
+            counts.recipients = counts.recipients.saturating_add(taken);
+            counts.bytes = counts.bytes.saturating_add(bytes);
+            out.push(Action::Log(taken_line(&self.connection.peer, id, qp, &message.sender, taken, bytes)));
         }
         if !answers.is_empty() {
             out.push(Action::Answer(answers));
@@ -414,9 +457,8 @@ impl Session {
     }
 
     fn next_message(&mut self, out: &mut Vec<Action>) {
-        self.clock.is_between_messages();
-        let most = self.config.bad_recipients_max;
-        if most != 0 && self.bad_recipients >= most {
+        self.connection.clock.is_between_messages();
+        if self.is_over() {
             return self.close(End::Limit, out);
         }
         if self.is_draining {
@@ -424,7 +466,7 @@ impl Session {
         }
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() {
-            self.bytes(self.clock.now, &held, out);
+            self.bytes(self.connection.clock.now, &held, out);
         }
     }
 
@@ -432,7 +474,7 @@ impl Session {
         if std::mem::take(&mut self.message.is_begun) {
             out.push(Action::Abandon);
         }
-        self.end = Some(end);
+        self.connection.end = Some(end);
         out.push(Action::Close);
     }
 }
@@ -442,6 +484,14 @@ impl Message {
     fn keep(&mut self, bytes: &[u8]) {
         let room = (ADDRESS_LEN_END.saturating_add(1)).saturating_sub(self.address.len());
         self.address.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+    }
+}
+
+/// As SMTP has it: `user@domain.` is `user@domain`.
+fn without_final_dot(address: &[u8]) -> &[u8] {
+    match address.strip_suffix(b".") {
+        Some(rest) if rest.contains(&b'@') && !rest.ends_with(b"@") => rest,
+        _ => address,
     }
 }
 

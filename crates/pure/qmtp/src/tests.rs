@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use smtp::data::BareLf;
-use smtp::server::{Now, RcptHosts};
+use smtp::server::{Now, QUESTIONS_MAX, RcptHosts, Refusals, Terms};
 use wire::netstring::encode;
 
-use crate::exchange::{Action, Config, End, Input, Peer, QueueAnswer};
+use crate::exchange::{Action, Config, End, Input, NEEDS_PROGRAM, Peer, QueueAnswer};
 use crate::fuzz::{Seen, config, drive};
 use crate::{qmqp, server};
 
@@ -96,7 +96,7 @@ fn a_message_that_nobody_gets() {
             recipients_max: 9,
             timeout_s: 9,
             rcpthosts,
-            badmailfrom,
+            refusals: Refusals { bad_senders: badmailfrom, ..Refusals::default() },
             ..Config::default()
         })
     };
@@ -130,7 +130,8 @@ fn a_message_that_nobody_gets() {
     ] {
         let wire = message(text, from, &[b"a@b", b"a@c"]);
         let seen = qmtp(config(databytes), Peer::default(), &wire);
-        assert_eq!(answers(&seen), [answer, NO_RELAY], "{} {}", text.escape_ascii(), from.escape_ascii());
+        let of_stranger = if answer == OK { NO_RELAY } else { answer };
+        assert_eq!(answers(&seen), [answer, of_stranger], "{} {}", text.escape_ascii(), from.escape_ascii());
         assert_eq!(seen.texts.len(), usize::from(answer == OK));
     }
 }
@@ -223,22 +224,126 @@ fn a_client_that_tries_names_is_left() {
         ..Config::default()
     });
     let wire = message(b"\nx\n", b"", &[b"n@b"]).repeat(3);
-    let seen = drive(&mut server::Session::new(config, Peer::default(), NOW), &[&wire]);
+    let seen = qmtp(Arc::clone(&config), Peer::default(), &wire);
     assert_eq!((answers(&seen).len(), seen.end), (2, Some(End::Limit)));
+    // In one list, too: whoever is left hears nothing of who there is.
+    let seen = qmtp(Arc::clone(&config), Peer::default(), &message(b"\nx\n", b"", &[&b"n@b"[..]; 100]));
+    assert_eq!((seen.asked.len(), seen.end), (QUESTIONS_MAX + 1, Some(End::Limit)));
+    let unknown = "Dsorry, no mailbox here by that name (#5.1.1)";
+    let left = "Ztoo many unknown recipients (#4.7.0)";
+    let said = answers(&seen);
+    assert_eq!(said[..QUESTIONS_MAX + 1], [unknown; QUESTIONS_MAX + 1]);
+    assert!(said.len() == 100 && said[QUESTIONS_MAX + 1..].iter().all(|answer| answer == left));
+    // Those that can be told at once count, too, and a rule may say another number.
+    let far = message(b"\nx\n", b"", &[b"", b"a\n@b", b"a@b"]);
+    assert_eq!(answers(&qmtp(Arc::clone(&config), Peer::default(), &far))[2], left);
+    let terms = Terms { bad_recipients_max: Some(0), ..Terms::default() };
+    assert_eq!(answers(&qmtp(config, Peer { terms, ..Peer::default() }, &far))[2], OK);
+}
+
+/// A text that nobody gets must not be a way to find out who there is.
+#[test]
+fn nobody_is_asked_who_gets_what_is_refused() {
+    for (text, sender, refusal) in [
+        (&b"\nx\ry\n"[..], &b"s@x"[..], "Da CR or LF that ends no line; see https://cr.yp.to/docs/smtplf.html (#5.6.11)"),
+        (b"\nx\n", b"s\0@x", "Dunacceptable sender (#5.1.7)"),
+    ] {
+        let recipients: [&[u8]; 5] = [b"a@b", b"n@b", b"exists@elsewhere", b"a@elsewhere", b""];
+        let seen = qmtp(config(BareLf::Reject), Peer::default(), &message(text, sender, &recipients));
+        assert_eq!(answers(&seen), [refusal, refusal, refusal, refusal, CANNOT]);
+        assert!(seen.asked.is_empty() && seen.texts.is_empty());
+    }
+}
+
+#[test]
+fn the_lists_of_refusals_count_as_by_smtp() {
+    let patterns = |line: &str| wire::Patterns::parse([line]).unwrap();
+    let config = Arc::new(Config {
+        me: b"me".to_vec(),
+        recipients_max: 9,
+        timeout_s: 9,
+        rcpthosts: RcptHosts::new(["b"], None),
+        refusals: Refusals {
+            bad_senders: patterns("@bad"),
+            bad_senders_of_strangers: patterns("@strange"),
+            bad_recipients: patterns("trap@b"),
+            bad_recipients_of_strangers: patterns("^inner"),
+            valid_recipients: Some(wire::ValidRecipients::new(["a@b", "inner@b", "trap@b", "exists%x@b"], Vec::new())),
+            null_senders: true,
+            relay_tests: true,
+            ..Refusals::default()
+        },
+        ..Config::default()
+    });
+    let stranger = Peer::default;
+    let relay = || Peer { relay_client: Some(Box::default()), ..Peer::default() };
+    let with = |terms| Peer { terms, ..Peer::default() };
+    let listed = |words: &[u8]| Some(words.into());
+    let bad_sender = "Dsorry, your envelope sender is in my badmailfrom list (#5.7.1)";
+    let denied = "Dsorry, your envelope recipient has been denied (#5.7.1)";
+    let null = "Znull senders temporarily denied (#4.7.1)";
+    for (peer, sender, recipient, answer) in [
+        (stranger(), "s@x", "a@b", OK),
+        (stranger(), "s@bad", "a@b", bad_sender),
+        (stranger(), "s@BAD.", "a@b", bad_sender),
+        (relay(), "s@bad", "a@b", bad_sender),
+        (with(Terms { any_sender: true, ..Terms::default() }), "s@bad", "a@b", OK),
+        (stranger(), "s@strange", "a@b", bad_sender),
+        (relay(), "s@strange", "a@b", OK),
+        (stranger(), "", "a@b", null),
+        (relay(), "", "a@b", null),
+        (with(Terms { null_senders: Some(false), ..Terms::default() }), "", "a@b", OK),
+        (stranger(), "s@x", "Trap@b.", denied),
+        (relay(), "s@x", "trap@b", denied),
+        (stranger(), "s@x", "inner@b", denied),
+        (relay(), "s@x", "inner@b", OK),
+        (stranger(), "s@x", "exists@b", "Dsorry, this recipient is not in my validrcptto list (#5.7.1)"),
+        (relay(), "s@x", "exists@b", OK),
+        (stranger(), "s@x", "exists%x@b", "Dsorry, no source routes: a local part with % ! or @ is not taken here (#5.7.1)"),
+        (relay(), "s@x", "exists%x@b", OK),
+        (stranger(), "s@x", "a@b.", OK),
+        (stranger(), "s@x", "postmaster", OK),
+        (Peer { listed: listed(b"553 5.7.1 go away"), ..stranger() }, "s@x", "postmaster", "Dgo away (#5.7.1)"),
+        (Peer { listed: listed(b"451 4.7.1 later"), ..stranger() }, "s@x", "a@b", "Zlater (#4.7.1)"),
+        (Peer { listed: listed(b"553 5.7.1 go away"), ..relay() }, "s@x", "a@b", OK),
+        (Peer { listed: listed(b"553 5.7.1 go away"), ..relay() }, "s@x", "trap@b", denied),
+        (Peer { refusal: Some(NEEDS_PROGRAM), ..relay() }, "s@x", "a@b", NEEDS_PROGRAM),
+        (Peer { refusal: Some(NEEDS_PROGRAM), ..stranger() }, "s@x", "a@far", NEEDS_PROGRAM),
+    ] {
+        let seen = qmtp(Arc::clone(&config), peer, &message(b"\nx\n", sender.as_bytes(), &[recipient.as_bytes()]));
+
+        assert_eq!(answers(&seen), [answer], "{sender} {recipient}");
+        assert_eq!(seen.texts.len(), usize::from(answer == OK));
+        let dot = seen.envelopes.iter().any(|(from, to)| from.as_bytes().ends_with(b".") || to[0].as_bytes().ends_with(b"."));
+        assert!(!dot, "final dots are gone");
+    }
+}
+
+#[test]
+fn a_client_that_sends_too_much_is_left_behind_its_message() {
+    let recipients: Vec<&[u8]> = [&b"a@b"[..], b"o@b"].into_iter().chain([&b"e@b"[..]; 60]).collect();
+    let config = Arc::new(Config { recipients_max: 99, ..Config::default() });
+    let peer = Peer { relay_client: Some(Box::default()), ..Peer::default() };
+    let wire = message(b"\nx\n", b"s@x", &recipients).repeat(2);
+    let seen = drive(&mut server::Session::new(config, peer, NOW), &[&wire]);
+    let said = answers(&seen);
+    assert_eq!((said[1].as_str(), said.len()), ("Zyou have exceeded your messaging limits (#4.7.0)", 62));
+    assert!(said[61].starts_with("Z") && seen.asked.len() <= QUESTIONS_MAX + 2, "{} {}", said[61], seen.asked.len());
+    assert_eq!(seen.end, Some(End::Limit));
 }
 
 #[test]
 fn a_message_has_an_hour_and_silence_its_own_time() {
     let at = |s| Now { unix_s: 7, boot: std::time::Duration::from_secs(s) };
     let mut session = server::Session::new(config(BareLf::Reject), Peer::default(), at(100));
-    assert_eq!(session.deadline().as_secs(), 1300);
+    assert_eq!(session.connection().deadline().as_secs(), 1300);
     let mut out = Vec::new();
     session.step(at(200), Input::Bytes(b"9"), &mut out);
-    assert_eq!(session.deadline().as_secs(), 1400);
+    assert_eq!(session.connection().deadline().as_secs(), 1400);
     session.step(at(3700), Input::Bytes(b":"), &mut out);
-    assert_eq!(session.deadline().as_secs(), 3800, "an hour from its first byte");
+    assert_eq!(session.connection().deadline().as_secs(), 3800, "an hour from its first byte");
     session.step(at(3800), Input::Deadline, &mut out);
-    assert_eq!((session.end(), out.as_slice()), (Some(End::Timeout), &[Action::Close][..]));
+    assert_eq!((session.connection().end(), out.as_slice()), (Some(End::Timeout), &[Action::Close][..]));
 }
 
 #[test]
@@ -246,21 +351,21 @@ fn a_system_that_goes_down_finishes_the_message() {
     let mut session = server::Session::new(config(BareLf::Reject), Peer::default(), NOW);
     let mut out = Vec::new();
     session.step(NOW, Input::Bytes(b"3:\nx\n,0:,10:10:postmaster,"), &mut out);
-    assert!(session.end().is_some(), "that was no list");
+    assert!(session.connection().end().is_some(), "that was no list");
     let mut session = server::Session::new(config(BareLf::Reject), Peer::default(), NOW);
     out.clear();
     session.step(NOW, Input::Bytes(b"3:\nx\n,0:,14:10:postmaster,"), &mut out);
     session.step(NOW, Input::Drain, &mut out);
     session.step(NOW, Input::Bytes(b",3:\ny\n,"), &mut out);
-    assert!(out.iter().any(|action| matches!(action, Action::Commit(_))) && session.end().is_none());
+    assert!(out.iter().any(|action| matches!(action, Action::Commit(_))) && session.connection().end().is_none());
     session.step(NOW, Input::Queue(QueueAnswer::Refused(b"Zqq\x1b problem (#4.3.0)".to_vec())), &mut out);
     assert!(
-        out.contains(&Action::Answer(b"21:Zqq? problem (#4.3.0),".to_vec())) && session.end() == Some(End::Drained),
+        out.contains(&Action::Answer(b"21:Zqq? problem (#4.3.0),".to_vec())) && session.connection().end() == Some(End::Drained),
         "{out:?}"
     );
     let mut idle = server::Session::new(config(BareLf::Reject), Peer::default(), NOW);
     idle.step(NOW, Input::Drain, &mut out);
-    assert_eq!(idle.end(), Some(End::Drained));
+    assert_eq!(idle.connection().end(), Some(End::Drained));
 }
 
 fn by_qmqp(wire: &[u8]) -> Seen {

@@ -44,7 +44,7 @@ pub use exchange::{
 };
 pub use hook::{HookAnswer, HookQuestion, Stage, Stages, Verdict};
 pub use parameters::{PriorityOffer, TransferRules};
-pub use policy::{RcptHosts, Refusals};
+pub use policy::{Judged as JudgedRecipient, Passage, RcptHosts, Refusals, Report, Rules, answered};
 pub use replies::{NO_CONTROLS, TOO_MANY_CONNECTIONS};
 pub use sasl::Secret;
 pub use submission::HEADER_LEN_MAX;

@@ -1,13 +1,19 @@
 //! Extended regular expressions (POSIX.1-2017 XBD §9.4) over bytes, without regard to case: what an administrator writes in a list.
 //!
-//! Guarantees: matching takes time in proportion to the text and the expression, whatever they are (no backtracking), and no memory but
-//! two lists of places in the expression; an expression has at most [`PLACES_MAX`] of them. Compiling it takes no more: what stands for
-//! nothing is not repeated, and neither parentheses nor repetitions of repetitions go deeper than a stack bears.
+//! The grammar is here, since no library reads that of POSIX; the machine is the `regex` project's, built from what the grammar means.
+//!
+//! Guarantees: matching takes time in proportion to the text times the expression, whatever they are (no backtracking); a compiled
+//! expression has at most [`BYTES_MAX`]. Compiling takes no more: what stands for nothing is not repeated, and neither parentheses nor
+//! repetitions of repetitions go deeper than a stack bears.
 //! Never: back-references, collating elements and equivalence classes (`[[.a.]]`, `[[=a=]]`), letters behind a backslash. They are errors.
 //! Used by `control/badmailfrom` and its like ([`crate::pattern`]).
 
-/// Places of a compiled expression: repetitions count as often as they are repeated.
-pub const PLACES_MAX: usize = 4096;
+use regex_automata::nfa::thompson::pikevm::PikeVM;
+use regex_automata::nfa::thompson::{Compiler, Config, WhichCaptures};
+use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, Look, Repetition};
+
+/// Memory of a compiled expression: repetitions count as often as they are repeated.
+pub const BYTES_MAX: usize = 1024 * 1024;
 /// Largest number in `{}` (RE_DUP_MAX of POSIX).
 const REPEAT_MAX: u16 = 255;
 /// Parentheses within parentheses.
@@ -16,36 +22,20 @@ const DEPTH_MAX: u8 = 32;
 const REPETITIONS_MAX: u8 = 8;
 
 /// A compiled expression.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ere {
-    places: Vec<Place>,
-}
-
-/// A set of bytes, a bit for each.
-type Set = [u64; 4];
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    /// One byte of the set, then the next place.
-    Byte(Box<Set>),
-    Start,
-    End,
-    /// Both.
-    Split(usize, usize),
-    Jump(usize),
-    Found,
-}
-
 #[derive(Debug, Clone)]
-enum Node {
-    Empty,
-    Byte(Box<Set>),
-    Start,
-    End,
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Repeat(Box<Node>, u16, Option<u16>),
+pub struct Ere {
+    written: Box<[u8]>,
+    machine: PikeVM,
 }
+
+/// Two are equal that are written alike.
+impl PartialEq for Ere {
+    fn eq(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
+}
+
+impl Eq for Ere {}
 
 impl Ere {
     /// Compiles an expression.
@@ -53,167 +43,28 @@ impl Ere {
     /// # Errors
     /// What is wrong with it, for people; permanent.
     pub fn new(expression: &[u8]) -> Result<Self, &'static str> {
+        const TOO_LARGE: &str = "is too large when its repetitions are written out";
         let mut parser = Parser { rest: expression, depth: 0 };
-        let node = parser.alternatives()?;
+        let meaning = parser.alternatives()?;
         if !parser.rest.is_empty() {
             return Err("has a `)` without `(`");
         }
-        let mut ere = Self { places: Vec::new() };
-        ere.emit(&node)?;
-        ere.push(Place::Found)?;
-        Ok(ere)
+        let config = Config::new().utf8(false).which_captures(WhichCaptures::None).nfa_size_limit(Some(BYTES_MAX));
+        let states = Compiler::new().configure(config).build_from_hir(&meaning).map_err(|_| TOO_LARGE)?;
+        let machine = PikeVM::builder().build_from_nfa(states).map_err(|_| TOO_LARGE)?;
+        Ok(Self { written: expression.into(), machine })
     }
 
-    /// How large it is; at most [`PLACES_MAX`].
+    /// Its memory in bytes; at most [`BYTES_MAX`] and a little.
     #[must_use]
-    pub fn places(&self) -> usize {
-        self.places.len()
+    pub fn bytes(&self) -> usize {
+        self.machine.get_nfa().memory_usage()
     }
 
     /// Is it anywhere in `text`?
     #[must_use]
     pub fn is_in(&self, text: &[u8]) -> bool {
-        let (mut now, mut next) = (Places::new(self.places.len()), Places::new(self.places.len()));
-        for at in 0..=text.len() {
-            // It may begin at each byte, and behind the last.
-            if self.follow(0, at, text.len(), &mut now) {
-                return true;
-            }
-            let Some(byte) = text.get(at) else { return false };
-            next.clear();
-            let mut found = false;
-            for place in &now.list {
-                if let Some(Place::Byte(set)) = self.places.get(*place)
-                    && has(set, *byte)
-                {
-                    found |= self.follow(place.saturating_add(1), at.saturating_add(1), text.len(), &mut next);
-                }
-            }
-            if found {
-                return true;
-            }
-            std::mem::swap(&mut now, &mut next);
-        }
-        false
-    }
-
-    /// Adds the place and all that are reached from it without a byte; true if that is the end.
-    fn follow(&self, place: usize, at: usize, len: usize, places: &mut Places) -> bool {
-        let mut open = vec![place];
-        while let Some(place) = open.pop() {
-            if !places.insert(place) {
-                continue;
-            }
-            match self.places.get(place) {
-                Some(Place::Found) | None => return true,
-                Some(Place::Start) if at == 0 => open.push(place.saturating_add(1)),
-                Some(Place::End) if at == len => open.push(place.saturating_add(1)),
-                Some(Place::Split(a, b)) => open.extend([*b, *a]),
-                Some(Place::Jump(to)) => open.push(*to),
-                Some(Place::Byte(_) | Place::Start | Place::End) => {}
-            }
-        }
-        false
-    }
-
-    fn push(&mut self, place: Place) -> Result<usize, &'static str> {
-        if self.places.len() >= PLACES_MAX {
-            return Err("is too large when its repetitions are written out");
-        }
-        self.places.push(place);
-        Ok(self.places.len().saturating_sub(1))
-    }
-
-    fn set(&mut self, at: usize, place: Place) {
-        if let Some(old) = self.places.get_mut(at) {
-            *old = place;
-        }
-    }
-
-    fn emit(&mut self, node: &Node) -> Result<(), &'static str> {
-        match node {
-            Node::Empty => {}
-            Node::Byte(set) => drop(self.push(Place::Byte(set.clone()))?),
-            Node::Start => drop(self.push(Place::Start)?),
-            Node::End => drop(self.push(Place::End)?),
-            Node::All(nodes) => nodes.iter().try_for_each(|node| self.emit(node))?,
-            Node::Any(nodes) => self.emit_any(nodes)?,
-            Node::Repeat(node, least, most) => self.emit_repeated(node, *least, *most)?,
-        }
-        Ok(())
-    }
-
-    fn emit_any(&mut self, nodes: &[Node]) -> Result<(), &'static str> {
-        let mut ends = Vec::new();
-        for (number, node) in nodes.iter().enumerate() {
-            if number.saturating_add(1) == nodes.len() {
-                self.emit(node)?;
-                continue;
-            }
-            let split = self.push(Place::Found)?;
-            self.emit(node)?;
-            ends.push(self.push(Place::Found)?);
-            self.set(split, Place::Split(split.saturating_add(1), self.places.len()));
-        }
-        let end = self.places.len();
-        ends.into_iter().for_each(|at| self.set(at, Place::Jump(end)));
-        Ok(())
-    }
-
-    fn emit_repeated(&mut self, node: &Node, least: u16, most: Option<u16>) -> Result<(), &'static str> {
-        for _ in 0..least {
-            let before = self.places.len();
-            self.emit(node)?;
-            // Nothing is nothing, however often.
-            if self.places.len() == before {
-                return Ok(());
-            }
-        }
-        let Some(most) = most else {
-            let split = self.push(Place::Found)?;
-            self.emit(node)?;
-            self.push(Place::Jump(split))?;
-            self.set(split, Place::Split(split.saturating_add(1), self.places.len()));
-            return Ok(());
-        };
-        let mut splits = Vec::new();
-        for _ in least..most {
-            splits.push(self.push(Place::Found)?);
-            self.emit(node)?;
-        }
-        let end = self.places.len();
-        splits.into_iter().for_each(|at| self.set(at, Place::Split(at.saturating_add(1), end)));
-        Ok(())
-    }
-}
-
-/// Places, each once.
-#[derive(Debug)]
-struct Places {
-    list: Vec<usize>,
-    are_in: Vec<bool>,
-}
-
-impl Places {
-    fn new(len: usize) -> Self {
-        Self { list: Vec::new(), are_in: vec![false; len.saturating_add(1)] }
-    }
-
-    fn insert(&mut self, place: usize) -> bool {
-        let Some(is_in) = self.are_in.get_mut(place) else { return true };
-        if std::mem::replace(is_in, true) {
-            return false;
-        }
-        self.list.push(place);
-        true
-    }
-
-    fn clear(&mut self) {
-        for place in self.list.drain(..) {
-            if let Some(is_in) = self.are_in.get_mut(place) {
-                *is_in = false;
-            }
-        }
+        self.machine.is_match(&mut self.machine.create_cache(), text)
     }
 }
 
@@ -237,15 +88,15 @@ impl Parser<'_> {
         is
     }
 
-    fn alternatives(&mut self) -> Result<Node, &'static str> {
+    fn alternatives(&mut self) -> Result<Hir, &'static str> {
         let mut nodes = vec![self.sequence()?];
         while self.take_if(b'|') {
             nodes.push(self.sequence()?);
         }
-        Ok(Node::Any(nodes))
+        Ok(Hir::alternation(nodes))
     }
 
-    fn sequence(&mut self) -> Result<Node, &'static str> {
+    fn sequence(&mut self) -> Result<Hir, &'static str> {
         let mut nodes = Vec::new();
         while !matches!(self.rest.first(), None | Some(b'|' | b')')) {
             let mut node = self.atom()?;
@@ -255,16 +106,16 @@ impl Parser<'_> {
                 if repetitions > REPETITIONS_MAX {
                     return Err("has too many repetitions of one repetition");
                 }
-                node = Node::Repeat(Box::new(node), least, most);
+                node = Hir::repetition(Repetition { min: least, max: most, greedy: true, sub: Box::new(node) });
             }
             nodes.push(node);
         }
-        Ok(Node::All(nodes))
+        Ok(Hir::concat(nodes))
     }
 
-    fn atom(&mut self) -> Result<Node, &'static str> {
+    fn atom(&mut self) -> Result<Hir, &'static str> {
         Ok(match self.take() {
-            None => Node::Empty,
+            None => Hir::empty(),
             Some(b'(') => {
                 self.depth = self.depth.saturating_add(1);
                 if self.depth > DEPTH_MAX {
@@ -277,10 +128,10 @@ impl Parser<'_> {
                 self.depth = self.depth.saturating_sub(1);
                 node
             }
-            Some(b'[') => Node::Byte(Box::new(self.bracket()?)),
-            Some(b'.') => Node::Byte(Box::new([u64::MAX; 4])),
-            Some(b'^') => Node::Start,
-            Some(b'$') => Node::End,
+            Some(b'[') => Hir::class(Class::Bytes(self.bracket()?)),
+            Some(b'.') => Hir::class(Class::Bytes(ClassBytes::new([ClassBytesRange::new(0, u8::MAX)]))),
+            Some(b'^') => Hir::look(Look::Start),
+            Some(b'$') => Hir::look(Look::End),
             Some(b'*' | b'+' | b'?' | b'{') => {
                 return Err("repeats nothing: before `*`, `+`, `?` and `{` something has to stand");
             }
@@ -294,7 +145,7 @@ impl Parser<'_> {
     }
 
     /// What stands behind an atom: at least and at most so often.
-    fn repetition(&mut self) -> Result<Option<(u16, Option<u16>)>, &'static str> {
+    fn repetition(&mut self) -> Result<Option<(u32, Option<u32>)>, &'static str> {
         Ok(match self.rest.first() {
             Some(b'*') => self.take().map(|_| (0, None)),
             Some(b'+') => self.take().map(|_| (1, None)),
@@ -318,7 +169,7 @@ impl Parser<'_> {
         })
     }
 
-    fn number(&mut self) -> Option<u16> {
+    fn number(&mut self) -> Option<u32> {
         let mut number = None;
         while let Some(digit) = self.rest.first().filter(|b| b.is_ascii_digit()).copied() {
             self.take();
@@ -326,13 +177,13 @@ impl Parser<'_> {
             number = Some(next).filter(|number| *number <= REPEAT_MAX);
             number?;
         }
-        number
+        number.map(u32::from)
     }
 
-    fn bracket(&mut self) -> Result<Set, &'static str> {
+    fn bracket(&mut self) -> Result<ClassBytes, &'static str> {
         const OPEN: &str = "has a `[` without `]`";
         let is_negated = self.take_if(b'^');
-        let mut set = Set::default();
+        let mut set = ClassBytes::empty();
         let mut is_first = true;
         loop {
             let low = match self.take().ok_or(OPEN)? {
@@ -351,7 +202,7 @@ impl Parser<'_> {
             is_first = false;
             let is_range = self.rest.first() == Some(&b'-') && self.rest.get(1).is_some_and(|b| *b != b']');
             if !is_range {
-                add(&mut set, low);
+                set.push(ClassBytesRange::new(low, low));
                 continue;
             }
             self.take();
@@ -359,16 +210,18 @@ impl Parser<'_> {
             if high < low {
                 return Err("has a range whose end comes before its beginning");
             }
-            (low..=high).for_each(|byte| add(&mut set, byte));
+            set.push(ClassBytesRange::new(low, high));
         }
+        // Both cases of what is named; then what is left.
+        set.case_fold_simple();
         if is_negated {
-            set.iter_mut().for_each(|word| *word = !*word);
+            set.negate();
         }
         Ok(set)
     }
 
     /// Behind `[:`.
-    fn class(&mut self, set: &mut Set) -> Result<(), &'static str> {
+    fn class(&mut self, set: &mut ClassBytes) -> Result<(), &'static str> {
         const WRONG: &str = "has no class like `[:alpha:]`";
         let end = self.rest.windows(2).position(|two| two == b":]").ok_or(WRONG)?;
         let (name, rest) = self.rest.split_at_checked(end).ok_or(WRONG)?;
@@ -386,28 +239,16 @@ impl Parser<'_> {
             b"print" => |b| b.is_ascii_graphic() || b == b' ',
             _ => return Err(WRONG),
         };
-        (0..=u8::MAX).filter(|byte| is_in(*byte)).for_each(|byte| add(set, byte));
+        (0..=u8::MAX).filter(|byte| is_in(*byte)).for_each(|byte| set.push(ClassBytesRange::new(byte, byte)));
         Ok(())
     }
 }
 
-fn one(byte: u8) -> Node {
-    let mut set = Set::default();
-    add(&mut set, byte);
-    Node::Byte(Box::new(set))
-}
-
 /// The byte in both cases.
-fn add(set: &mut Set, byte: u8) {
-    for byte in [byte.to_ascii_lowercase(), byte.to_ascii_uppercase()] {
-        if let Some(word) = set.get_mut(usize::from(byte >> 6)) {
-            *word |= 1 << (byte & 63);
-        }
-    }
-}
-
-fn has(set: &Set, byte: u8) -> bool {
-    set.get(usize::from(byte >> 6)).is_some_and(|word| word >> (byte & 63) & 1 == 1)
+fn one(byte: u8) -> Hir {
+    let mut set = ClassBytes::new([ClassBytesRange::new(byte, byte)]);
+    set.case_fold_simple();
+    Hir::class(Class::Bytes(set))
 }
 
 #[cfg(test)]
@@ -507,10 +348,10 @@ mod tests {
             assert!(Ere::new(format!("(){}", repetition.repeat(1_000_000)).as_bytes()).is_err(), "{repetition}");
         }
         assert!(Ere::new("(".repeat(1_000_000).as_bytes()).is_err());
-        assert!(Ere::new("()".repeat(1_000_000).as_bytes()).is_ok_and(|ere| ere.places() == 1));
+        assert!(Ere::new("()".repeat(1_000_000).as_bytes()).is_ok_and(|ere| ere.bytes() < 1024));
         // Nothing, 255^31 times.
         let nested = format!("{}{}", "(".repeat(31), "){255}".repeat(31));
-        assert!(Ere::new(nested.as_bytes()).is_ok_and(|ere| ere.places() == 1 && ere.is_in(b"x")));
+        assert!(Ere::new(nested.as_bytes()).is_ok_and(|ere| ere.bytes() < 1024 && ere.is_in(b"x")));
         assert!(Ere::new(format!("{}a{}", "(".repeat(31), "){255}".repeat(31)).as_bytes()).is_err());
         assert!(Ere::new("a|".repeat(1_000_000).as_bytes()).is_err());
     }

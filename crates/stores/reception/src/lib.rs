@@ -7,6 +7,7 @@
 //! | [`outgoing`] | the same in the classic face, to qmail-send or to the program that QMAILQUEUE names |
 //! | [`program`] | that program, started for a process that may start nothing |
 //! | [`directory`] | qmail-auth, asked by the classic face |
+//! | [`terms`] | what rules, lists and the environment say of one connection |
 //! | [`stdio`] | a connection on standard input and output, and who is at its other end |
 //!
 //! Guarantees: an answer for every question and every message, temporary when the other side is gone. Never here: a protocol of clients.
@@ -18,6 +19,7 @@ pub mod outgoing;
 pub mod program;
 pub mod queue;
 pub mod stdio;
+pub mod terms;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -64,5 +66,6 @@ pub fn log_line(line: std::fmt::Arguments<'_>) {
     if LOG_IS_CLIENT.load(Ordering::Relaxed) {
         return;
     }
+    let line = wire::escape::visible(line.to_string().as_bytes());
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

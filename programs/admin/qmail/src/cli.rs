@@ -475,7 +475,7 @@ pub enum Queue {
 
 #[derive(Debug, Args)]
 pub struct Log {
-    /// Number of a message, or an address that sent or got it
+    /// Number of a message, an address that sent or got it, or its Message-ID (`<id@host>`)
     #[arg(value_name = "MESSAGE|ADDRESS", required_unless_present = "stats", conflicts_with = "stats")]
     pub wanted: Option<String>,
     /// From this time on: YYYY-MM-DD, YYYY-MM-DDTHH:MM:SS (UTC), or so long ago: 30m, 12h, 7d

@@ -382,7 +382,7 @@ fn check_names_file_problem_and_cure() {
     let errors: Vec<_> = errors.into_iter().filter(|finding| !finding.2.contains("keeps qmail-")).collect();
     assert!(errors.iter().all(|finding| finding.2.contains("keeps ")), "{errors:?}");
 
-    let cases: [(&str, &str, &str, &str); 63] = [
+    let cases: [(&str, &str, &str, &str); 64] = [
         ("error", "etc/qmail/control/me", "two words\n", "not a domain"),
         ("warning", "etc/qmail/control/me", "host\n", "no dot"),
         ("error", "etc/qmail/control/me", "\n", "qmail setup --me"),
@@ -395,6 +395,7 @@ fn check_names_file_problem_and_cure() {
         ("error", "etc/qmail/control/qmqpservers", "queue.example.org\n", "is no IP address"),
         ("error", "etc/qmail/control/qmtproutes", "example.org\n", "no colon"),
         ("warning", "etc/qmail/control/qmtproutes", "a.test:r:qmtp\n", "209 is used"),
+        ("warning", "etc/qmail/control/listen", "qmtp 127.0.0.1:1209 queue=/scan\n", "defers it for clients"),
         ("warning", "etc/qmail/control/listen", "", "nothing listens"),
         ("warning", "etc/qmail/control/listen", "pop3 0.0.0.0:110\n", "authcleartext"),
         ("warning", "etc/qmail/control/listen", "submission 0.0.0.0:587\n", "authcleartext"),

@@ -15,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 pub const HELD_BYTES_MAX: usize = 1 << 20;
 /// Longest line of a process; the rest of a longer one goes on in a new line.
 pub const LINE_LEN_MAX: usize = 8 * 1024;
+/// What the rest of a line begins with. No event, no name and no host does, so what stands behind it is nobody's line but text.
+const CONTINUED: &str = "[continued] ";
 /// What a line that waits takes beside its text.
 const RECORD_LEN: usize = size_of::<Record>();
 
@@ -191,10 +193,12 @@ impl Record {
     fn classic(&self, out: &mut String) {
         let Source { name, pid } = self.source;
         // qmail-send's lines are the classic log; everyone else is named.
-        if name != "qmail-send" {
+        if name == "qmail-send" {
+            out.push_str(logline::classic_line(&self.text));
+        } else {
             out.push_str(&format!("{name}[{pid}]: "));
+            out.push_str(&self.text);
         }
-        out.push_str(&self.text);
         out.push('\n');
     }
 }
@@ -204,12 +208,14 @@ impl Record {
 pub struct Splitter {
     source: Source,
     part: Vec<u8>,
+    /// The beginning of the line has been logged already.
+    is_continued: bool,
 }
 
 impl Splitter {
     #[must_use]
     pub fn new(source: Source) -> Self {
-        Self { source, part: Vec::new() }
+        Self { source, part: Vec::new(), is_continued: false }
     }
 
     /// Takes the next bytes and logs the lines that they end.
@@ -224,6 +230,7 @@ impl Splitter {
             bytes = bytes.get(take + usize::from(ended)..).unwrap_or_default();
             if ended || self.part.len() >= LINE_LEN_MAX {
                 self.finish(&mut lines);
+                self.is_continued = !ended;
             }
         }
         log.lines(self.source, lines);
@@ -238,7 +245,8 @@ impl Splitter {
 
     fn finish(&mut self, lines: &mut Vec<String>) {
         if !self.part.is_empty() {
-            lines.push(wire::escape::visible(&self.part));
+            let mark = if self.is_continued { CONTINUED } else { "" };
+            lines.push([mark, &wire::escape::visible(&self.part)].concat());
             self.part.clear();
         }
     }
@@ -331,7 +339,62 @@ mod tests {
             let _ = go.send(());
         }
         log.flush(Duration::from_secs(10));
-        assert_eq!(written.try_iter().flatten().count(), 2 * (LINE_LEN_MAX + 1));
+        assert_eq!(written.try_iter().flatten().count(), 2 * (LINE_LEN_MAX + 1) + CONTINUED.len());
+    }
+
+    /// Whoever makes a process write long lines chooses what the next one begins with.
+    #[test]
+    fn the_rest_of_a_line_is_no_line() {
+        let forged = "delivery 7: success: forged\n";
+        for (format, source) in [
+            (Format::Classic, SEND),
+            (Format::Classic, Source { name: "qmail-x", pid: 7 }),
+            (Format::Text, SEND),
+            (Format::Json, SEND),
+        ] {
+            for forged in
+                [forged, "alert: forged\n", "qmail-send[5]: end msg 5\n", "accepted msg=5\n", "mx qmail-send[5]: end msg 5\n"]
+            {
+                let (sender, written) = channel();
+                let (go, wait) = channel();
+                let log = start(Slow(sender, wait), format).unwrap();
+                let mut splitter = Splitter::new(source);
+                splitter.push(&[b'a'; LINE_LEN_MAX], &log);
+                splitter.push(forged.as_bytes(), &log);
+                splitter.push(b"end msg 9\n", &log);
+                for _ in 0..5 {
+                    let _ = go.send(());
+                }
+                log.flush(Duration::from_secs(10));
+                let text = String::from_utf8(written.try_iter().flatten().collect()).unwrap();
+                let lines: Vec<&str> = text.lines().collect();
+                assert_eq!(lines.len(), 3, "{text}");
+                assert!(lines[1].contains("[continued] ") && !lines[2].contains("[continued] "), "{text}");
+                if format == Format::Json {
+                    assert!(lines[1].contains("\"event\":\"line\"") && lines[2].contains("\"event\":\"end\""), "{text}");
+                    continue;
+                }
+                let entry = logline::Entry::parse(lines[1].as_bytes(), logline::Surroundings::default());
+                assert_eq!(entry.process, source.name);
+                assert_eq!(Linker::default().fields(entry.process, entry.text), None, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_message_id_is_in_all_formats_but_the_classic() {
+        let line = "info msg 7: bytes 9 from <a@b> qp 4 uid 0";
+        for (format, has_it) in [(Format::Classic, false), (Format::Text, true), (Format::Json, true)] {
+            let (sender, written) = channel();
+            let (go, wait) = channel();
+            let log = start(Slow(sender, wait), format).unwrap();
+            Splitter::new(SEND).push(format!("{line} message-id <5@x>\n").as_bytes(), &log);
+            let _ = go.send(());
+            log.flush(Duration::from_secs(10));
+            let text = String::from_utf8(written.try_iter().flatten().collect()).unwrap();
+            assert_eq!(text.contains("<5@x>"), has_it, "{text}");
+            assert!(format != Format::Classic || text == format!("{line}\n"), "{text}");
+        }
     }
 
     /// What is logged in a format, with a journal at `socket`.

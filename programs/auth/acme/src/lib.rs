@@ -58,5 +58,5 @@ impl From<&str> for Trouble {
 /// A line for the log; nobody reading it is no reason to stop.
 pub(crate) fn log(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", wire::escape::visible(text.as_bytes()));
 }

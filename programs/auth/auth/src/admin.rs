@@ -452,7 +452,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if error.is_temporary() {
-            log(&error.to_string());
+            log(&error);
         }
         Self { text: error.to_string(), temporary: error.is_temporary() }
     }

@@ -53,13 +53,13 @@ impl Alerts {
         let (run, under_way) = (Arc::clone(&self.run), Arc::clone(&self.under_way));
         let started = std::thread::Builder::new().name("alert".to_owned()).spawn(move || {
             if let Err(error) = queue(&run, &alert) {
-                log(&format!("an alert could not be sent by mail: {error}"));
+                log(format_args!("an alert could not be sent by mail: {error}"));
             }
             under_way.fetch_sub(1, Ordering::AcqRel);
         });
         if let Err(error) = started {
             self.under_way.fetch_sub(1, Ordering::AcqRel);
-            log(&format!("an alert could not be sent by mail: {error}"));
+            log(format_args!("an alert could not be sent by mail: {error}"));
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::login::Login;
 use crate::server::{Server, log};
 use ipc::Message as _;
 use ipc::authnet::{Answer, Request};
+use logline::Line;
 use sasl::oauth::{Credentials, Failure, Form};
 use std::time::Duration;
 use wire::Secret;
@@ -98,7 +99,7 @@ impl Server {
                 if may_enter { self.judged(*waiter.login, true) } else { self.not_right(waiter) }
             }
             Ok(_) => {
-                log(&format!("a right login names no account of this host that takes it: {}", wire::escape::visible(user)));
+                log(Line::new("a right login names no account of this host that takes it:").bytes("user", user));
                 self.not_right(waiter);
             }
             Err(error) => {

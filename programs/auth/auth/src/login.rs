@@ -13,6 +13,7 @@ use accounts::{Directory, Secrets as _, UserName, app_password};
 use ipc::Message;
 use ipc::auth::Answer;
 use ipc::field::Bytes;
+use logline::Line;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use wire::{Address, Domain, Secret};
@@ -117,11 +118,10 @@ impl Login {
         &self.attempt
     }
 
-    /// For the log. The name stands last, so that none can pass for another field.
-    fn described(&self) -> String {
+    /// Puts who tries to log in behind what the line says already.
+    fn describe(&self, line: Line) -> Line {
         let from = self.remote.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
-        let name = wire::escape::visible(self.login.get(..LOGGED_LEN_MAX.min(self.login.len())).unwrap_or_default());
-        format!("remote={from} user={name}")
+        line.put("remote", from).bytes("user", self.login.get(..LOGGED_LEN_MAX.min(self.login.len())).unwrap_or_default())
     }
 }
 
@@ -294,13 +294,12 @@ impl Server {
 
     /// Counts and logs it. Returns how long the answer is to wait.
     pub(crate) fn failed(&mut self, login: &Login) -> std::time::Duration {
-        let (service, described) = (login.service.name(), login.described());
-        log(&format!("login failed: service={service} {described}"));
+        log(login.describe(Line::new("login failed:").put("service", login.service.name())));
         let limits = self.auth_limits();
         let failure = self.limits.failed(&login.attempt, &limits, sys::clock::boottime());
         for what in failure.refused {
             let seconds = limits.block.as_secs();
-            log(&format!("too many failed logins: refused what={what} seconds={seconds} {described}"));
+            log(login.describe(Line::new("too many failed logins:").put("refused", what).put("seconds", seconds)));
         }
         failure.pause
     }
@@ -308,7 +307,7 @@ impl Server {
     /// Counts and logs it.
     pub(crate) fn succeeded(&mut self, login: &Login) {
         self.limits.succeeded(&login.attempt, sys::clock::boottime());
-        log(&format!("login: service={} {}", login.service.name(), login.described()));
+        log(login.describe(Line::new("login:").put("service", login.service.name())));
     }
 
     /// Notes the day, once a day: each note is a write to the disk.
@@ -335,7 +334,7 @@ impl Server {
                 self.answer(asker.client, &Answer::LoggedIn { id: asker.id, user: user.into() }, Some(fd));
             }
             (ipc::lspawn::Answer::NoSession { text, .. }, _) => {
-                log(&format!("no session for {}: {}", wire::escape::visible(user), wire::escape::visible(text)));
+                log(Line::new("no session:").bytes("user", user).bytes("reason", text));
                 self.unavailable(asker, "the mailbox cannot be opened now");
             }
             _ => self.unavailable(asker, "qmail-lspawn gave no session"),
@@ -398,6 +397,24 @@ mod tests {
             server.hashed(job, outcome);
         }
         out
+    }
+
+    /// A name that looks like the fields of a log is the value of one field.
+    #[test]
+    fn a_name_that_looks_like_fields_is_one_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = server(dir.path());
+        let long = ["x\u{1}\""; 400].concat();
+        for name in ["ann@a.example service=pop3", "x user=ann@a.example", "\" event=\"", "a\nlogin: user=b", "\\", "", &long] {
+            let remote = Some("192.0.2.1".parse().unwrap());
+            let found = server.find(Asker { client: 0, id: 1 }, Service::Smtp, name.as_bytes(), remote).unwrap();
+            let line = found.login.describe(Line::new("login failed:").put("service", "smtp")).finish();
+            assert!(line.starts_with("login failed: service=smtp remote=192.0.2.1 user="), "{line}");
+            let (event, pairs) = logline::pairs(line.as_bytes()).unwrap();
+            assert_eq!(event, b"login failed");
+            let [(b"service", _), (b"remote", _), (b"user", user)] = &pairs[..] else { panic!("{line}") };
+            assert!(name.as_bytes().starts_with(user.strip_suffix(b"...").unwrap_or(user)), "{line}");
+        }
     }
 
     /// What stands between a name that somebody has and one that nobody has is the time of a hash: so each takes one.

@@ -12,6 +12,7 @@ use crate::admin::{Failure, mistake};
 use crate::server::{Server, log};
 use accounts::Directory as _;
 use ipc::admin::{AccountRequest, DomainChange};
+use logline::Line;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 use wire::{Address, Domain};
@@ -86,8 +87,8 @@ impl Server {
                 About::Root => "-".to_owned(),
             };
             let allowed = if judged.is_ok() { "allowed" } else { "refused" };
-            let (about, manager) = (wire::escape::visible(about.as_bytes()), wire::escape::visible(manager.as_bytes()));
-            log(&format!("administration {allowed}: {} uid={uid} by={manager} of={about}", name(request)));
+            let line = Line::new(&format!("administration {allowed}: {}", name(request))).put("uid", uid);
+            log(line.bytes("by", manager.as_bytes()).bytes("of", about.as_bytes()));
         }
         judged
     }

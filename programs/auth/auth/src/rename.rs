@@ -58,7 +58,7 @@ impl Server {
             None => said(self.accounts.rename_user(&domain, &from, &to, keeps_alias)),
         };
         if failure.is_none() && done.is_err() {
-            log(&format!("the home of {from}@{domain}, renamed to {to}, gets its old name again"));
+            log(format_args!("the home of {from}@{domain}, renamed to {to}, gets its old name again"));
             let (user, name) = (to.as_bytes().into(), from.as_bytes().into());
             let question = |id| ipc::lspawn::Request::Rename { id, domain, user, to: name }.encode();
             drop(self.lspawn.ask(question, LspawnWaiter::Nobody, sys::clock::boottime()));

@@ -504,8 +504,8 @@ fn mechanisms(text: Option<&[u8]>) -> Result<Mechanisms, String> {
     Mechanisms::parse(lines.as_deref()).map_err(|name| format!("`{}` is no mechanism", wire::escape::visible(&name)))
 }
 
-/// A line for the log; nobody reading it is no reason to stop.
-pub(crate) fn log(text: &str) {
+/// A line for the log, one whatever it holds; nobody reading it is no reason to stop.
+pub(crate) fn log(text: impl std::fmt::Display) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", wire::escape::visible(text.to_string().as_bytes()));
 }

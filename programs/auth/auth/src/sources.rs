@@ -21,6 +21,7 @@ use control::authsources::Source;
 use ipc::Message as _;
 use ipc::auth::Answer;
 use ipc::checkpw::{self, Verdict};
+use logline::Line;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -219,7 +220,7 @@ impl Server {
             Ok(Some((Who::System(_), _))) if self.is_refused(login.attempt()) => self.judged(*login, false),
             Ok(Some((Who::System(name), _))) => self.ask_system_user(login, name),
             Ok(None) => {
-                log(&format!("a source of logins accepts somebody who has no mailbox here: {}", wire::escape::visible(user)));
+                log(Line::new("a source of logins accepts somebody who has no mailbox here:").bytes("user", user));
                 self.judged(*login, false);
             }
             Err(text) => self.unavailable(login.asker, &text),
@@ -258,11 +259,11 @@ impl Server {
                 self.answer(asker.client, &Answer::LoggedIn { id: asker.id, user: user.into() }, fd);
             }
             ipc::lspawn::Answer::NoUser { text, .. } => {
-                log(&format!("{} may not log in: {}", wire::escape::visible(name), wire::escape::visible(&text)));
+                log(Line::new("login not allowed:").bytes("user", name).bytes("reason", &text));
                 self.judged(*login, false);
             }
             ipc::lspawn::Answer::NoSession { text, .. } => {
-                log(&format!("no session for {}: {}", wire::escape::visible(name), wire::escape::visible(&text)));
+                log(Line::new("no session:").bytes("user", name).bytes("reason", &text));
                 self.unavailable(login.asker, "the mailbox cannot be opened now");
             }
             _ => self.unavailable(login.asker, "qmail-lspawn gave no session"),

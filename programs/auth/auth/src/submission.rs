@@ -16,6 +16,7 @@ use control::Root;
 use control::submission::{SubmissionLimits, SubmissionSenders};
 use control::watched::Watched;
 use ipc::auth::{Answer, Limit, Permission};
+use logline::Line;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -92,8 +93,7 @@ impl Server {
             Permission::Temporary {}
         });
         if permission == (Permission::NotYours {}) {
-            let (login, address) = (wire::escape::visible(login), wire::escape::visible(address.as_bytes()));
-            log(&format!("sender refused: login={login} address={address}"));
+            log(Line::new("sender refused:").bytes("login", login).bytes("address", address.as_bytes()));
         }
         self.answer(asker.client, &Answer::Permission { id: asker.id, permission }, None);
     }
@@ -131,8 +131,8 @@ impl Server {
             Sent::Yes => Permission::Yes {},
             Sent::Limited { limit, is_news } => {
                 if is_news {
-                    // Last on its line, so that no name can pass for another field.
-                    log(&format!("alert: submission limit reached: {} login={}", words(&limit), wire::escape::visible(login)));
+                    let event = format!("alert: submission limit reached: {}", words(&limit));
+                    log(Line::new(&event).bytes("login", login));
                     self.alert(login, &limit, &limits);
                 }
                 Permission::Limited { limit }

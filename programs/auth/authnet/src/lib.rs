@@ -84,5 +84,5 @@ pub(crate) fn account(name: &[u8], domain: Option<&str>) -> Vec<u8> {
 /// A line for the log; nobody reading it is no reason to stop.
 pub(crate) fn log(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", wire::escape::visible(text.as_bytes()));
 }

@@ -75,5 +75,5 @@ fn ended(result: io::Result<()>) -> ExitCode {
 
 /// A line for the log; nobody reading it is no reason to stop.
 pub(crate) fn log(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", wire::escape::visible(text.as_bytes()));
 }

@@ -60,5 +60,5 @@ fn service(root: &Root) -> io::Result<()> {
 
 /// A line for the log; nobody reading it is no reason to stop.
 pub(crate) fn log(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", wire::escape::visible(text.as_bytes()));
 }

@@ -3,9 +3,10 @@
 //! The one place in qmail where root becomes a user. The program, its arguments and its ids come from root's own files and from
 //! checked values; nothing of a message reaches a command line or the environment.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use control::{Id, Root};
@@ -80,14 +81,14 @@ impl Programs {
     }
 
     /// A POP3 session on a fresh pair of sockets: `qmail-pop3d MAILDIR` in `dir`, with one end as its standard input and output.
-    /// Gives the other end.
+    /// Gives the other end. `user`: who logged in, for the log.
     ///
     /// # Errors
     /// It cannot be started; temporary.
-    pub fn start_session(&self, id: Id, dir: &Path, maildir: &Path) -> io::Result<(Child, OwnedFd)> {
+    pub fn start_session(&self, id: Id, dir: &Path, maildir: &Path, user: &[u8]) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let stderr = io::stderr();
-        let spawn = self.program(&self.pop3d, id).arg(maildir).dir(dir);
+        let spawn = self.program(&self.pop3d, id).arg(maildir).dir(dir).env("USER", OsStr::from_bytes(user));
         let child = spawn.stdin(theirs.as_fd()).stdout(theirs.as_fd()).stderr(stderr.as_fd()).start()?;
         Ok((child, ours))
     }

@@ -200,14 +200,15 @@ impl Service {
         let entry = self.virtual_domain(domain).map_err(|refusal| refusal.0)?;
         let nobody = Address::null();
         self.rules.mailbox(domain, &entry, Some(&name), b"", &nobody, false).map_err(|refusal| refusal.0)?;
-        self.start_pop3d(entry.id, Path::new("/"), &entry.home(&name).join("Maildir"))
+        let login = [user, b"@", domain.as_bytes()].concat();
+        self.start_pop3d(entry.id, Path::new("/"), &entry.home(&name).join("Maildir"), &login)
     }
 
-    fn start_pop3d(&mut self, id: Id, dir: &Path, maildir: &Path) -> Result<OwnedFd, String> {
+    fn start_pop3d(&mut self, id: Id, dir: &Path, maildir: &Path, user: &[u8]) -> Result<OwnedFd, String> {
         if self.stop_at.is_some() || self.sessions.len() >= SESSIONS_MAX {
             return Err("too many sessions, or qmail is stopping".to_owned());
         }
-        let started = self.programs.start_session(id, dir, maildir);
+        let started = self.programs.start_session(id, dir, maildir, user);
         let (child, socket) = started.map_err(|error| format!("cannot start qmail-pop3d: {error}"))?;
         let id = self.next_number();
         self.events.add(&child.pidfd, Source::SessionEnd(id)).map_err(|error| error.to_string())?;
@@ -230,7 +231,7 @@ impl Service {
         let home = Path::new(OsStr::from_bytes(&recipient.home));
         // As a relative path, since a system user's Maildir may be a link to wherever he may go.
         let maildir = self.values.maildir();
-        match self.start_pop3d(target.id, home, &maildir) {
+        match self.start_pop3d(target.id, home, &maildir, &recipient.user) {
             Ok(socket) => {
                 self.tasks.remove(&id);
                 self.send(origin.client, Answer::Session { id: origin.number }.encode(), Some(socket));

@@ -237,7 +237,7 @@ pub(crate) fn kill(child: &Child) {
 /// A line for the log. A log that cannot be written must not stop mail.
 pub(crate) fn log(line: &str) {
     use std::io::Write as _;
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", wire::escape::visible(line.as_bytes()));
 }
 
 #[cfg(test)]

@@ -130,6 +130,7 @@ enum Ticket {
     Accept {
         client: u64,
         envelope: Envelope,
+        message_id: Option<Box<[u8]>>,
         bytes: u64,
         held: usize,
         kept: Option<KeptBody>,
@@ -138,6 +139,7 @@ enum Ticket {
     Import {
         client: u64,
         envelope: Envelope,
+        message_id: Option<Box<[u8]>>,
         bytes: u64,
         held: usize,
     },

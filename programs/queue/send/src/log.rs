@@ -40,11 +40,17 @@ impl Log {
         self.line(|out| write!(out, "new msg {id}"));
     }
 
-    pub fn info_msg(&mut self, id: u64, bytes: u64, sender: &[u8], qp: u32, uid: u32) {
+    /// The Message-ID stands behind the classic line; qmail-start takes it off again where the format is `classic`.
+    pub fn info_msg(&mut self, id: u64, bytes: u64, envelope: &spool::Envelope, message_id: Option<&[u8]>) {
         self.line(|out| {
             write!(out, "info msg {id}: bytes {bytes} from <")?;
-            push_safe(out, sender);
-            write!(out, "> qp {qp} uid {uid}")
+            push_safe(out, envelope.sender.as_bytes());
+            write!(out, "> qp {} uid {}", envelope.pid, envelope.uid)?;
+            if let Some(message_id) = message_id {
+                write!(out, " message-id ")?;
+                push_safe(out, message_id);
+            }
+            Ok(())
         });
     }
 
@@ -202,7 +208,11 @@ mod tests {
     fn the_templates() {
         let mut log = Log::default();
         log.new_msg(53);
-        log.info_msg(53, 227, b"a b@x", 11, 1000);
+        let sender = wire::Address::new(b"a b@x").unwrap();
+        let (recipients, options) = (Vec::new(), Box::default());
+        let envelope = spool::Envelope { sender, recipients, arrival_s: 0, uid: 1000, pid: 11, flags: 0, options };
+        log.info_msg(53, 227, &envelope, None);
+        log.info_msg(53, 227, &envelope, Some(b"<\xff% uid@x>"));
         log.starting(1, 53, Channel::Local, b"j%e@y\xff");
         log.starting(2, 53, Channel::Remote, b"z@y");
         log.status(Status { local: (1, 10), remote: (0, 20), exiting: false });
@@ -216,7 +226,9 @@ mod tests {
         log.status(Status { local: (0, 10), remote: (0, 20), exiting: true });
         log.exiting();
         log.warning("x\ny");
-        let expected = "new msg 53\ninfo msg 53: bytes 227 from <a_b@x> qp 11 uid 1000\nstarting delivery 1: msg 53 to local j_e@y_\n\
+        let expected = "new msg 53\ninfo msg 53: bytes 227 from <a_b@x> qp 11 uid 1000\n\
+            info msg 53: bytes 227 from <a_b@x> qp 11 uid 1000 message-id <___uid@x>\n\
+            starting delivery 1: msg 53 to local j_e@y_\n\
             starting delivery 2: msg 53 to remote z@y\nstatus: local 1/10 remote 0/20\ndelivery 1: success: did_1+0+0/\n\
             delivery 2: failure: a_/b/\ndelivery 3: deferral: \ndelivery 4: report mangled, will defer\nbounce msg 53 qp 12\n\
             triple bounce: discarding bounce/53\nend msg 53\nstatus: local 0/10 remote 0/20 exitasap\nstatus: exiting\n\

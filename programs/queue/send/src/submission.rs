@@ -9,6 +9,7 @@ use ipc::field::Bytes;
 use ipc::import::{Became, Earlier, Import};
 use ipc::options::{Options, RecipientOptions};
 use ipc::queue::{Answer, FLAGS_KNOWN, Item};
+use message::header;
 use message::received::{self, InvokedBy};
 use spool::{BODY_INLINE_MAX, Body, SideBody};
 use wire::Address;
@@ -65,6 +66,8 @@ pub struct Submitted {
     pub options: Options,
     /// It comes from another queue.
     pub import: Option<Import>,
+    /// Of the header, for the log.
+    pub message_id: Option<Box<[u8]>>,
     pub body: Body,
     pub bytes: u64,
     /// Of the budget; give it back when the spool has answered.
@@ -98,6 +101,8 @@ struct Gathering {
     import: Option<Import>,
     recipients: Vec<Address>,
     envelope_len: usize,
+    /// Found when the body went to a side file; looked for at the end of one that is in memory.
+    message_id: Option<Box<[u8]>>,
     body: Held,
     bytes: u64,
     held: usize,
@@ -242,6 +247,7 @@ impl Submission {
             import: self.import.clone().map(|key| Import { key, recipients: Vec::new() }),
             recipients: Vec::new(),
             envelope_len: 0,
+            message_id: None,
             body: Held::Memory(Vec::new()),
             bytes: 0,
             held: 0,
@@ -270,12 +276,12 @@ impl Submission {
 
     fn commit(&mut self) -> Step {
         let State::Gathering(gathering) = std::mem::replace(&mut self.state, State::Waiting) else { return Step::More };
-        let Gathering { sender, flags, options, import, recipients, body, bytes, held, .. } = *gathering;
-        let body = match body {
-            Held::Memory(bytes) => Body::Inline(bytes),
-            Held::Side(side) => Body::Side(side),
+        let Gathering { sender, flags, options, import, recipients, message_id, body, bytes, held, .. } = *gathering;
+        let (message_id, body) = match body {
+            Held::Memory(bytes) => (header::message_id(&bytes).map(Into::into), Body::Inline(bytes)),
+            Held::Side(side) => (message_id, Body::Side(side)),
         };
-        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, import, body, bytes, held }))
+        Step::Commit(Box::new(Submitted { sender, recipients, flags, options, import, message_id, body, bytes, held }))
     }
 }
 
@@ -371,6 +377,8 @@ impl Gathering {
                     memory.extend_from_slice(data);
                     return;
                 }
+                // What is in memory is mostly a header and more; what comes later is not looked through.
+                self.message_id = header::message_id(memory).map(Into::into);
                 let mut side = around.side_file();
                 around.budget().give_back(memory.len());
                 self.held = self.held.saturating_sub(memory.len());

@@ -50,5 +50,5 @@ fn ended(result: io::Result<()>) -> ExitCode {
 
 /// A line for the log; nobody reading it is no reason to stop.
 pub(crate) fn log(text: &str) {
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", wire::escape::visible(text.as_bytes())).as_bytes());
 }

@@ -1,21 +1,26 @@
 //! The classic face: one session on standard input and output, for tcpserver, inetd and systemd's `Accept=yes`.
 //!
-//! tcp-environ(5) says who the client is, else the socket on standard input; QMAILQUEUE is obeyed, and by qmail-qmtpd RELAYCLIENT and
-//! DATABYTES. Exit code 0 at the end of the connection or behind QMQP's answer, 100 when the client spoke something else, 111 when it took
+//! tcp-environ(5) says who the client is, else the socket on standard input; QMAILQUEUE is obeyed, and by qmail-qmtpd RELAYCLIENT, DATABYTES
+//! and what else qmail-smtpd does but for plugins; a RCPTCHECK is not asked, and no mail passes it by. Exit code 0 at the end of the connection or behind QMQP's answer, 100 when the client spoke something else, 111 when it took
 //! too long or something is missing here. qmail-qmqpd serves whoever is connected to it: who that may be is for the caller to say.
 //! Whether a recipient exists is asked of qmail-auth, as by qmail-smtpd.
 
 use crate::config::config;
-use crate::conversation::{Machine, Protocol, begin, from, queue_answer, recipient_answer};
+use crate::conversation::{ASKING_MAX, Machine, Protocol, begin, from, queue_answer, recipient_answer};
 use control::{ControlError, Networks, Root};
-use qmtp::exchange::{Action, Config, End, Input, Peer, WRITE_DEADLINE};
+use qmtp::exchange::{Action, Config, End, Input, NEEDS_PROGRAM, Peer, WRITE_DEADLINE};
 use reception::directory::{Directory, virtual_domains};
 use reception::log_line;
 use reception::outgoing::{Outgoing, Queue, run_directory};
 use reception::stdio::{self, Client, READ_LEN, Read};
+use reception::terms::{listed, terms};
+use smtp::server::RecipientAnswer;
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use wire::Address;
 
 /// The whole program.
@@ -52,7 +57,7 @@ fn start(protocol: Protocol, root: Result<Root, ControlError>) -> io::Result<Tal
     sandbox::enter(&sandbox::table::TOOL, root.path(), &[])?;
     let machine = Machine::new(protocol, Arc::new(config), peer);
     let prefix = format!("{}[{}]: ", protocol.program(), std::process::id());
-    Ok(Talk { machine, queue, directory, message: None, recipients: Vec::new(), output: Vec::new(), prefix })
+    Ok(Talk { machine, queue, directory, message: None, recipients: Vec::new(), is_lost: false, asking: None, prefix })
 }
 
 fn peer(client: Client) -> Peer {
@@ -61,14 +66,23 @@ fn peer(client: Client) -> Peer {
         remote_host: client.remote_host,
         remote_info: client.remote_info,
         local_host: Some(client.local_host),
-        relay_client: None,
-        databytes: None,
+        ..Peer::default()
     }
 }
 
 fn qmtp_peer(client: Client) -> Peer {
+    let variable = |name: &str| std::env::var_os(name).map(OsString::into_vec);
     let (relay_client, databytes) = (client.relay_client.clone(), client.databytes);
-    Peer { relay_client, databytes, ..peer(client) }
+    let checks_all = variable("RCPTCHECKRELAYCLIENT").and_then(|value| control::read::int_of(&value)).unwrap_or(0) > 0;
+    let is_checked = variable("RCPTCHECK").is_some_and(|program| !program.is_empty()) && (relay_client.is_none() || checks_all);
+    Peer {
+        relay_client,
+        databytes,
+        listed: listed(variable("RBLSMTPD").as_deref()),
+        terms: terms(variable, 0),
+        refusal: is_checked.then_some(NEEDS_PROGRAM),
+        ..peer(client)
+    }
 }
 
 struct Talk {
@@ -78,7 +92,10 @@ struct Talk {
     message: Option<Outgoing>,
     /// For a program, which gets them at the end.
     recipients: Vec<Address>,
-    output: Vec<u8>,
+    /// The client takes no answer.
+    is_lost: bool,
+    /// When the first question about the message under way was asked, since boot, and how long may be asked from then on.
+    asking: Option<(Duration, Duration)>,
     prefix: String,
 }
 
@@ -86,16 +103,17 @@ impl Talk {
     fn converse(&mut self) -> End {
         let (mut buf, mut actions) = (vec![0; READ_LEN], Vec::new());
         let end = loop {
-            let is_sent = stdio::send(&std::mem::take(&mut self.output), WRITE_DEADLINE).is_ok();
             match self.machine.end() {
                 Some(end) => break end,
-                None if !is_sent => self.machine.step(Input::Closed, &mut actions),
+                None if self.is_lost => self.machine.step(Input::Closed, &mut actions),
                 None => self.read(&mut buf, &mut actions),
             }
             while !actions.is_empty() {
                 self.carry_out(&mut actions);
             }
         };
+        // Where the client was lost it may not have heard of the end.
+        self.queue.give_up(self.message.take());
         log_line(format_args!("{}{}", self.prefix, self.machine.end_line()));
         if end != End::Gone {
             stdio::linger(&mut buf);
@@ -113,16 +131,31 @@ impl Talk {
         self.machine.step(input, actions);
     }
 
+    /// What the directory says, if there is time to ask it: a client that has given up would send again what is taken in the end.
+    fn check(&mut self, recipient: Address, size: u64) -> RecipientAnswer {
+        let (left, boot) = (self.machine.left().min(ASKING_MAX), sys::clock::boottime());
+        let (began, left) = *self.asking.get_or_insert((boot, left));
+        if boot.saturating_sub(began) >= left {
+            return RecipientAnswer::Temporary;
+        }
+        recipient_answer(&self.directory.check(recipient, size))
+    }
+
     fn carry_out(&mut self, actions: &mut Vec<Action>) {
         for action in std::mem::take(actions) {
+            // Nothing further is taken of a client that would not hear of it.
+            if self.is_lost {
+                return;
+            }
             match action {
                 Action::Begin => {
+                    self.asking = None;
                     self.message = self.queue.begin();
                     self.message.iter_mut().for_each(|message| message.item(&begin()));
                 }
                 Action::Text(text) => self.message.iter_mut().for_each(|message| message.put(&text)),
                 Action::CheckRecipient { question, recipient, size } => {
-                    let answer = recipient_answer(&self.directory.check(recipient, size));
+                    let answer = self.check(recipient, size);
                     self.machine.step(Input::Recipient { question, answer }, actions);
                 }
                 Action::Recipient(recipient) if self.queue.program().is_some() => self.recipients.push(recipient),
@@ -140,7 +173,8 @@ impl Talk {
                     self.recipients.clear();
                     self.queue.give_up(self.message.take());
                 }
-                Action::Answer(bytes) => self.output.extend_from_slice(&bytes),
+                // At once: whoever has no answer while his next message is looked at might send this one again.
+                Action::Answer(bytes) => self.is_lost = stdio::send(&bytes, WRITE_DEADLINE).is_err(),
                 Action::Log(line) => log_line(format_args!("{}{line}", self.prefix)),
                 Action::Close => {}
             }

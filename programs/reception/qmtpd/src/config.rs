@@ -1,6 +1,7 @@
 //! From control files to the machines' configuration.
 
 use qmtp::exchange::Config;
+use reception::terms::refusals;
 use smtp::data::BareLf;
 use smtp::server::RcptHosts;
 
@@ -14,6 +15,6 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
         bad_recipients_max: control.bad_recipients_max,
         timeout_s: control.timeout_s,
         rcpthosts: RcptHosts::new(control.rcpthosts.into_iter().chain(virtual_domains), control.morercpthosts),
-        badmailfrom: control.refusals.bad_senders,
+        refusals: refusals(control.refusals),
     }
 }

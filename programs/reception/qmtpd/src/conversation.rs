@@ -4,7 +4,7 @@ use ipc::Refusal;
 use ipc::auth;
 use ipc::queue::{FLAG_EIGHT_BIT, FLAG_SMTPUTF8, Item};
 use logline::Line;
-use qmtp::exchange::{Action, Commit, Config, End, Input, Peer, QueueAnswer};
+use qmtp::exchange::{Action, Commit, Config, Connection, End, Input, Peer, QueueAnswer};
 use qmtp::{qmqp, server};
 use reception::Verdict;
 use smtp::server::{Now, RecipientAnswer};
@@ -65,31 +65,33 @@ impl Machine {
         self.sent = self.sent.saturating_add(said.sum());
     }
 
-    pub(crate) fn end(&self) -> Option<End> {
+    fn connection(&self) -> &Connection {
         match &self.session {
-            Session::Qmtp(session) => session.end(),
-            Session::Qmqp(session) => session.end(),
+            Session::Qmtp(session) => session.connection(),
+            Session::Qmqp(session) => session.connection(),
         }
+    }
+
+    pub(crate) fn end(&self) -> Option<End> {
+        self.connection().end()
     }
 
     /// How long the client may take with its next byte.
     pub(crate) fn left(&self) -> Duration {
-        let deadline = match &self.session {
-            Session::Qmtp(session) => session.deadline(),
-            Session::Qmqp(session) => session.deadline(),
-        };
-        deadline.saturating_sub(now().boot)
+        self.connection().deadline().saturating_sub(now().boot)
     }
 
     /// The line of a session that is over.
     pub(crate) fn end_line(&self) -> Line {
-        let (service, peer, counts, started) = match &self.session {
-            Session::Qmtp(session) => ("qmtp", session.peer(), session.counts(), session.started()),
-            Session::Qmqp(session) => ("qmqp", session.peer(), session.counts(), session.started()),
+        let service = match &self.session {
+            Session::Qmtp(_) => "qmtp",
+            Session::Qmqp(_) => "qmqp",
         };
+        let connection = self.connection();
+        let (counts, started) = (connection.counts(), connection.started());
         let line = logline::Session {
             service,
-            remote: &peer.remote_ip,
+            remote: &connection.peer().remote_ip,
             end: end_name(self.end().unwrap_or(End::Gone)),
             seconds: now().boot.saturating_sub(started).as_secs(),
             taken: self.taken,
@@ -101,6 +103,10 @@ impl Machine {
         line.put("refused", counts.refused)
     }
 }
+
+/// How long recipients of one message are asked about, in all; those who are left come again. Less than any client waits for its answers: one
+/// that has given up sends again what is taken then.
+pub(crate) const ASKING_MAX: Duration = Duration::from_secs(300);
 
 fn end_name(end: End) -> &'static str {
     match end {

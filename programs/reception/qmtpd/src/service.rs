@@ -11,10 +11,11 @@ use ipc_async::Client;
 use ipc_async::proxy::Arrival;
 use ipc_async::service::{self, Lifeline, Word, left_over, share};
 use logline::Line;
-use qmtp::exchange::Peer;
+use qmtp::exchange::{NEEDS_PROGRAM, Peer};
 use reception::admission::Admission;
 use reception::log_line;
 use reception::queue::Pool;
+use reception::terms::{listed, terms};
 use rustix::process::Signal;
 use sandbox::Socket;
 use std::io;
@@ -51,7 +52,9 @@ pub(crate) fn start(protocol: Protocol, root: &Root) -> io::Result<()> {
             .into_iter()
             .map(|(name, fd)| {
                 let proxies = root.proxies(&name).map_err(io::Error::other)?.map(Rc::new);
-                Ok((proxies, service::tcp_listener(fd)?))
+                let option = |key: &str| root.listener_option(&name, key).map_err(io::Error::other);
+                let listener = Listener { proxies, queue: option("queue")?, check: option("rcptcheck")? };
+                Ok((Rc::new(listener), service::tcp_listener(fd)?))
             })
             .collect::<io::Result<Vec<_>>>()?;
         sandbox::enter_as(protocol.program(), root.path(), &[])?;
@@ -76,8 +79,28 @@ pub(crate) fn start(protocol: Protocol, root: &Root) -> io::Result<()> {
     })
 }
 
-/// For a listener behind proxies: whose header is believed.
-type Proxies = Option<Rc<Networks>>;
+/// What a line of control/listen says.
+struct Listener {
+    /// For a listener behind proxies: whose header is believed.
+    proxies: Option<Rc<Networks>>,
+    /// `queue=`: a program in the place of qmail-queue.
+    queue: Option<Vec<u8>>,
+    /// `rcptcheck=`: a program that judges recipients.
+    check: Option<Vec<u8>>,
+}
+
+impl Listener {
+    /// Must a program see the mail of this client? It is asked by SMTP alone, and here no mail passes it by.
+    fn needs_program(&self, protocol: Protocol, rule: &ClientRule, relays: bool) -> bool {
+        let is_named = |variable: &str, of_listener: &Option<Vec<u8>>| {
+            rule.value(variable).or(of_listener.as_deref()).is_some_and(|program| !program.is_empty())
+        };
+        let checks_all = || rule.value("RCPTCHECKRELAYCLIENT").and_then(control::read::int_of).unwrap_or(0) > 0;
+        // By QMQP nobody asks who a recipient is.
+        let is_checked = || protocol == Protocol::Qmtp && is_named("RCPTCHECK", &self.check) && (!relays || checks_all());
+        is_named("QMAILQUEUE", &self.queue) || is_checked()
+    }
+}
 
 /// Who comes in, and what serves him.
 struct Gate {
@@ -93,8 +116,8 @@ struct Gate {
 }
 
 /// Accepts on `listeners` until the lifeline says otherwise, then lets the sessions end, or drains.
-async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Proxies, TcpListener)>, lifeline: &Lifeline) {
-    let start = |(proxies, listener)| spawn_local(accept(Rc::clone(&gate), listener, proxies));
+async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Rc<Listener>, TcpListener)>, lifeline: &Lifeline) {
+    let start = |(listener, socket)| spawn_local(accept(Rc::clone(&gate), socket, listener));
     let loops: Vec<_> = listeners.into_iter().map(start).collect();
     let word = lifeline.word().await;
     loops.iter().for_each(tokio::task::JoinHandle::abort);
@@ -105,14 +128,16 @@ async fn serve_until(gate: Rc<Gate>, listeners: Vec<(Proxies, TcpListener)>, lif
     let _ = timeout(DRAIN_MAX, gate.admission.left_by_all()).await;
 }
 
-async fn accept(gate: Rc<Gate>, listener: TcpListener, proxies: Proxies) {
+async fn accept(gate: Rc<Gate>, socket: TcpListener, listener: Rc<Listener>) {
     loop {
-        let accepted = if gate.admission.is_full() { left_over(&listener).await } else { Some(listener.accept().await) };
+        let accepted = if gate.admission.is_full() { left_over(&socket).await } else { Some(socket.accept().await) };
         match accepted {
             None => {}
-            Some(Ok((stream, peer))) => match &proxies {
-                None => gate.admit(Arrival::direct(&stream, peer.ip()), stream),
-                Some(proxies) => gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical()),
+            Some(Ok((stream, peer))) => match &listener.proxies {
+                None => gate.admit(Arrival::direct(&stream, peer.ip()), stream, &listener),
+                Some(proxies) => {
+                    gate.admit_behind(Rc::clone(proxies), stream, peer.ip().to_canonical(), Rc::clone(&listener));
+                }
             },
             Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
         }
@@ -121,14 +146,14 @@ async fn accept(gate: Rc<Gate>, listener: TcpListener, proxies: Proxies) {
 
 impl Gate {
     /// The proxy's header comes first; until then the connection has a place among all, none of an address.
-    fn admit_behind(self: &Rc<Self>, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr) {
+    fn admit_behind(self: &Rc<Self>, proxies: Rc<Networks>, stream: TcpStream, proxy: IpAddr, listener: Rc<Listener>) {
         let Some(place) = self.admission.admit(proxy, true) else { return };
         let gate = Rc::clone(self);
         spawn_local(async move {
             match Arrival::behind(&stream, proxy, &proxies).await {
                 Ok(arrival) => {
                     drop(place);
-                    gate.admit(arrival, stream);
+                    gate.admit(arrival, stream, &listener);
                 }
                 Err(problem) => {
                     let line = Line::new("closed").put("remote", proxy).bytes("reason", problem.to_string().as_bytes());
@@ -138,18 +163,21 @@ impl Gate {
         });
     }
 
-    fn admit(&self, arrival: Arrival, stream: TcpStream) {
+    fn admit(&self, arrival: Arrival, stream: TcpStream, listener: &Listener) {
         let (origin, client) = (arrival.origin, arrival.origin.client);
         let mut peer = Peer { remote_ip: client.to_string().into_bytes().into(), ..Peer::default() };
+        let rule = self.rules.of(client);
         let is_ours = match self.worker.protocol {
             Protocol::Qmtp => {
-                let ClientRule { is_denied, relay_client, databytes, .. } = self.rules.of(client);
-                if is_denied {
+                if rule.is_denied {
                     return turned_away(client, "control/tcp.smtp");
                 }
-                let relay_client = relay_client.filter(|_| origin.is_this_host() || !client.is_loopback()).map(Into::into);
-                peer.relay_client = relay_client.or_else(|| origin.is_in(&self.relayclients).then(Box::default));
-                peer.databytes = databytes;
+                let relay_client = rule.relay_client.clone().filter(|_| origin.is_this_host() || !client.is_loopback());
+                peer.relay_client = relay_client.map(Into::into).or_else(|| origin.is_in(&self.relayclients).then(Box::default));
+                peer.databytes = rule.databytes;
+                peer.listed = listed(rule.value("RBLSMTPD"));
+                // There is no greeting that could be held back.
+                peer.terms = terms(|name| rule.value(name), 0);
                 peer.relay_client.is_some()
             }
             Protocol::Qmqp if !origin.is_in(&self.qmqpclients) => {
@@ -157,6 +185,7 @@ impl Gate {
             }
             Protocol::Qmqp => true,
         };
+        peer.refusal = listener.needs_program(self.worker.protocol, &rule, is_ours).then_some(NEEDS_PROGRAM);
         let is_trusted = is_ours || (origin.is_this_host() && !self.bounds_this_host);
         let Some(place) = self.admission.admit(client, is_trusted) else {
             return turned_away(client, "too many connections");

@@ -3,7 +3,7 @@
 //! Guarantees: answers are sent before the client is waited for; it is not read from while a question is open; an idle session
 //! holds a socket, the machine's state and a timer, no buffer.
 
-use crate::conversation::{Machine, Protocol, begin, from, queue_answer, recipient_answer};
+use crate::conversation::{ASKING_MAX, Machine, Protocol, begin, from, queue_answer, recipient_answer};
 use ipc::auth;
 use ipc::queue::Item;
 use ipc_async::Client;
@@ -12,7 +12,7 @@ use reception::admission::Place;
 use reception::directory::question;
 use reception::queue::{Draft, Pool};
 use reception::{Verdict, log_line};
-use smtp::server::{QUESTIONS_MAX, RecipientAnswer};
+use smtp::server::RecipientAnswer;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use wire::Address;
 
 /// What is read in one go. Less than the machine would hold while a question is open.
@@ -65,7 +65,8 @@ impl Worker {
 /// One connection, from its first byte to the line in the log.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer, _place: Place) {
     let machine = Machine::new(worker.protocol, Arc::clone(&worker.config), peer);
-    let mut talk = Talk { worker, stream, machine, draft: None, questions: Vec::new(), verdict: None, is_told: false };
+    let (questions, asks_until) = (Vec::new(), None);
+    let mut talk = Talk { worker, stream, machine, draft: None, questions, asks_until, verdict: None, is_told: false };
     let mut actions = Vec::new();
     let mut is_sent = true;
     while talk.machine.end().is_none() {
@@ -90,6 +91,8 @@ struct Talk {
     machine: Machine,
     draft: Option<Box<Draft>>,
     questions: Vec<(u32, Address, u64)>,
+    /// The time until which is asked about the recipients of the message under way; already over where the directory did not answer.
+    asks_until: Option<Instant>,
     /// Of the message that was committed.
     verdict: Option<Verdict>,
     /// Told that the system goes down.
@@ -102,6 +105,7 @@ impl Talk {
         for action in std::mem::take(actions) {
             match action {
                 Action::Begin => {
+                    self.asks_until = None;
                     let mut draft = Box::new(Draft::new(Rc::clone(&self.worker.queue)));
                     draft.item(&begin()).await;
                     self.draft = Some(draft);
@@ -149,22 +153,29 @@ impl Talk {
         self.read(actions).await;
     }
 
-    /// Asks the directory, several questions at a time.
+    /// Asks the directory, several questions at a time. Where one of them has no answer, nobody is asked any more about the message: its
+    /// client would have given up long before the last answer, and would send again what is taken in the end.
     async fn ask(&mut self, actions: &mut Vec<Action>) {
-        let mut questions = std::mem::take(&mut self.questions).into_iter().peekable();
-        while questions.peek().is_some() {
-            let asked: Vec<_> = questions
-                .by_ref()
-                .take(QUESTIONS_MAX)
-                .map(|(question, recipient, size)| {
-                    let directory = self.worker.directory.clone();
-                    (question, spawn_local(async move { check(&directory, recipient, size).await }))
-                })
-                .collect();
-            for (question, task) in asked {
-                let answer = task.await.unwrap_or(RecipientAnswer::Temporary);
-                self.machine.step(Input::Recipient { question, answer }, actions);
+        let left = self.machine.left().min(ASKING_MAX);
+        let until = *self.asks_until.get_or_insert_with(|| Instant::now() + left);
+        let asks = Instant::now() < until;
+        let asked: Vec<_> = std::mem::take(&mut self.questions)
+            .into_iter()
+            .map(|(question, recipient, size)| {
+                let directory = self.worker.directory.clone();
+                let task = asks.then(|| spawn_local(async move { check(&directory, recipient, size).await }));
+                (question, task)
+            })
+            .collect();
+        for (question, task) in asked {
+            let answer = match task {
+                Some(task) => timeout_at(until, task).await.ok().and_then(Result::ok).flatten(),
+                None => None,
+            };
+            if answer.is_none() {
+                self.asks_until = Some(Instant::now());
             }
+            self.machine.step(Input::Recipient { question, answer: answer.unwrap_or(RecipientAnswer::Temporary) }, actions);
         }
     }
 
@@ -205,10 +216,10 @@ impl Talk {
     }
 }
 
-/// What the directory says; cannot-tell when it does not answer in time.
-async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> RecipientAnswer {
+/// What the directory says; `None` when it does not answer in time.
+async fn check(directory: &Client<auth::Answer>, address: Address, size: u64) -> Option<RecipientAnswer> {
     match directory.ask(|id| question(id, address, size)).await {
-        Ok((auth::Answer::Recipient { verdict, .. }, _)) => recipient_answer(&verdict),
-        _ => RecipientAnswer::Temporary,
+        Ok((auth::Answer::Recipient { verdict, .. }, _)) => Some(recipient_answer(&verdict)),
+        _ => None,
     }
 }

@@ -3,9 +3,10 @@
 use control::Inject;
 use control::smtpd::PriorityOffer;
 use message::inject::Names;
+use reception::terms::refusals;
 use sasl::Mechanisms;
 use smtp::data::BareLf;
-use smtp::server::{Config, DsnOffer, Limits, RcptHosts, Refusals, SubmissionRules, TransferRules};
+use smtp::server::{Config, DsnOffer, Limits, RcptHosts, SubmissionRules, TransferRules};
 use std::io;
 
 /// `virtual_domains` stand in for the directory where nobody can be asked; they are part of rcpthosts (users/domains).
@@ -46,20 +47,6 @@ pub(crate) fn config(control: control::Smtpd, virtual_domains: Vec<Vec<u8>>) -> 
             hides_client: control.submission.hides_client,
         },
     })
-}
-
-fn refusals(lists: control::Refusals) -> Refusals {
-    Refusals {
-        bad_senders: lists.bad_senders,
-        bad_senders_of_strangers: lists.bad_senders_of_strangers,
-        bad_recipients: lists.bad_recipients,
-        bad_recipients_of_strangers: lists.bad_recipients_of_strangers,
-        bad_helos: lists.bad_helos,
-        bad_helos_of_strangers: lists.bad_helos_of_strangers,
-        valid_recipients: lists.valid_recipients,
-        null_senders: lists.null_senders,
-        relay_tests: lists.relay_tests,
-    }
 }
 
 /// # Errors

@@ -208,7 +208,7 @@ impl Default for Dice {
     }
 }
 
-/// The addresses for an answer of qmail-resolve, best first, at most [`TRIED_MAX`].
+/// The addresses for an answer of qmail-resolve, best first; all of them, for [`keep`] to choose from.
 ///
 /// # Errors
 /// Why there are none: the verdict on all recipients.
@@ -243,7 +243,6 @@ pub fn candidates(
         Route::Qmtp { .. } => found.iter_mut().for_each(|candidate| candidate.via = Via::Qmtp),
         Route::Relay { .. } | Route::Lmtp { .. } | Route::LmtpSocket { .. } => {}
     }
-    found.truncate(TRIED_MAX);
     match (found.is_empty(), temporary) {
         (false, _) => Ok(found),
         (true, true) => Err(Judgement::deferral(report::DNS_TEMPORARY)),
@@ -251,6 +250,12 @@ pub fn candidates(
         (true, false) if looped => Err(Judgement::failure(report::LOOP_TO_ONESELF)),
         (true, false) => Err(Judgement::failure(report::NO_EXCHANGER)),
     }
+}
+
+/// Leaves those that suit the message, and of them at most [`TRIED_MAX`].
+pub fn keep(found: &mut Vec<Candidate>, suits: impl Fn(&Candidate) -> bool) {
+    found.retain(suits);
+    found.truncate(TRIED_MAX);
 }
 
 /// MXPS (cr.yp.to/im/mxps.html): every sixteenth preference of some says that the host takes QMTP, which is tried before SMTP.
@@ -530,7 +535,13 @@ mod tests {
     fn many_addresses_are_bounded() {
         let many: Vec<String> = (0..20).map(|n| format!("192.0.2.{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let found = candidates(&mx(), hosts(vec![host(1, &many)]), PORTS, &own(&[]), &Bad::default(), &mut Dice(9)).unwrap();
-        assert_eq!(found.len(), TRIED_MAX);
+        let (mut dice, mut firsts, own) = (Dice::new(), std::collections::BTreeSet::new(), own(&[]));
+        for _ in 0..1000 {
+            let mut found = candidates(&mx(), hosts(vec![host(1, &many)]), PORTS, &own, &Bad::default(), &mut dice).unwrap();
+            firsts.insert(found[0].endpoint.to_string());
+            keep(&mut found, |candidate| candidate.endpoint.to_string() != "192.0.2.0");
+            assert_eq!(found.len(), TRIED_MAX);
+        }
+        assert_eq!(firsts.len(), 20, "each has its turn");
     }
 }

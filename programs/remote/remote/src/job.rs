@@ -86,10 +86,7 @@ impl Courier {
         work.is_qmtp = is_qmtp;
         // What SMTP alone has words for goes by SMTP where there is a choice.
         let is_plain = wishes.allow_qmtp() && work.options.is_none() && !work.smtputf8;
-        candidates.retain(|candidate| {
-            let is_known_not_to = || candidate.endpoint.address().is_some_and(|address| self.no_qmtp.is(address));
-            candidate.via != Via::Switched || (is_plain && !is_known_not_to())
-        });
+        hosts::keep(&mut candidates, |candidate| candidate.via != Via::Switched || (is_plain && self.may_switch(candidate)));
         (work.protocol, work.requiretls) = (protocol, requiretls);
         self.visit(&candidates, &wishes, &mut work).await;
         work.judgements()
@@ -113,6 +110,11 @@ impl Courier {
         hosts::candidates(route, answer, ports, &self.own, &self.bad, &mut self.dice.borrow_mut())
     }
 
+    /// Has the mail host kept, as far as is known, to the QMTP that it announces?
+    fn may_switch(&self, candidate: &Candidate) -> bool {
+        candidate.endpoint.address().is_none_or(|address| !self.no_qmtp.is(address))
+    }
+
     /// Goes from address to address until nothing is open. An address stays current as long as its sessions settle something.
     async fn visit(&self, candidates: &[Candidate], wishes: &Wishes, work: &mut Work<'_>) {
         let mut rest = candidates.iter();
@@ -123,6 +125,10 @@ impl Courier {
                 Some(session) => (session, false),
                 None => {
                     let Some(candidate) = current.take().or_else(|| rest.next()) else { break };
+                    // By SMTP, which comes next.
+                    if candidate.via == Via::Switched && !self.may_switch(candidate) {
+                        continue;
+                    }
                     current = Some(candidate);
                     match self.open(candidate, wishes).await {
                         Ok(session) => (session, true),
@@ -186,10 +192,12 @@ impl Courier {
             };
             let finished = session.deliver(batch.transaction, work.body, batch.front).await;
             if session.broke_qmtp() {
-                // By MXPS this attempt is over; the next one goes by SMTP.
                 session.key().endpoint.address().into_iter().for_each(|address| self.no_qmtp.failed(address));
             }
-            if finished.untouched {
+            // Who says by his preference that he takes QMTP, and has not said a word of it, may be anything. What he got counts for no
+            // more than a connection that died, behind which the next attempt would send again, too: SMTP has its turn at once.
+            let is_stranger = !work.is_qmtp && !session.has_answered();
+            if finished.untouched || is_stranger {
                 work.last_refusal = finished.outcomes.first().map(|outcome| outcome.text().to_owned());
                 break;
             }

@@ -42,6 +42,24 @@ impl Machine {
         }
     }
 
+    /// By QMTP: has the other side begun an answer, ever?
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        match self {
+            Self::Smtp(_) => true,
+            Self::Qmtp(client) => client.has_answered(),
+        }
+    }
+
+    /// Was it to be QMTP, and did the other side not keep to that?
+    #[must_use]
+    pub fn broke_qmtp(&self) -> bool {
+        match self {
+            Self::Smtp(_) => false,
+            Self::Qmtp(client) => client.is_faulty(),
+        }
+    }
+
     /// May another transaction begin?
     #[must_use]
     pub fn is_reusable(&self) -> bool {

@@ -39,9 +39,15 @@ impl From<&smtp::client::Outcome> for Judgement {
 
 /// No address could be connected to.
 pub const NO_CONNECTION: &str = "Sorry, I wasn't able to establish an SMTP connection. (#4.4.1)\n";
-/// The same of an LMTP server (control/lmtproutes).
+/// A connection that ended before anybody was named on it.
+#[must_use]
+pub fn died(host: &str) -> String {
+    format!("Connected to {host} but connection died. (#4.4.2)\n")
+}
+
+/// The same as [`NO_CONNECTION`] of an LMTP server (control/lmtproutes).
 const NO_LMTP_CONNECTION: &str = "Sorry, I wasn't able to establish an LMTP connection. (#4.4.1)\n";
-/// The same of a relay of control/qmtproutes.
+/// And of a relay of control/qmtproutes.
 pub const NO_QMTP_CONNECTION: &str = "Sorry, I wasn't able to establish a QMTP connection. (#4.4.1)\n";
 /// Two control files that do not go together.
 pub const NO_TLS_BY_QMTP: &str = "control/tlspolicy demands TLS for a host of control/qmtproutes, and QMTP has none. (#4.3.5)\n";

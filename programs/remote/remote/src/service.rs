@@ -40,8 +40,9 @@ const JOBS_MAX: usize = 5000;
 pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long opportunistic connections to a server whose TLS failed do not try it again.
 const NO_TLS_FOR: Duration = Duration::from_secs(600);
-/// How long a mail host that does not take the QMTP it announces is not asked for it again.
-const NO_QMTP_FOR: Duration = Duration::from_secs(600);
+/// How long a mail host that does not take the QMTP it announces is not asked for it again: longer than the last pause between two attempts
+/// at a message (nine hours), so that no message meets it each time.
+const NO_QMTP_FOR: Duration = Duration::from_secs(12 * 3600);
 /// From the end of the lifeline on.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use control::Level;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use smtp::client::{Action, Finished, Input, Outcome, Stage, Transaction};
 use smtp::encode::Encoder;
 use tls::Transport;
@@ -151,6 +153,13 @@ impl Session {
     pub async fn deliver(&mut self, transaction: Transaction, body: &Body, front: Vec<u8>) -> Finished {
         self.transactions = self.transactions.saturating_add(1);
         let count = transaction.recipients.len();
+        if let Some(input) = self.unasked() {
+            self.client.handle(input);
+        }
+        if !self.client.is_reusable() {
+            let text = crate::report::died(&self.key.endpoint.to_string());
+            return Finished { outcomes: vec![Outcome::Deferred(text); count], untouched: true };
+        }
         let actions = self.client.handle(Input::Begin(transaction));
         match self.run(actions, Some((body, front))).await {
             End::Finished(finished) => self.with_tls(finished),
@@ -193,16 +202,33 @@ impl Session {
         self.client.is_reusable() && self.transactions < MESSAGES_MAX
     }
 
-    /// Was it to be QMTP, and did the other side not keep to that, or go away?
+    /// Was it to be QMTP, and did the other side not keep to that?
     #[must_use]
     pub fn broke_qmtp(&self) -> bool {
-        self.key.terms.is_qmtp && !self.client.is_reusable()
+        self.client.broke_qmtp()
+    }
+
+    /// By QMTP: has the other side ever begun an answer? Else it may speak something else.
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.client.has_answered()
     }
 
     /// Is the connection still silent and open? A server that closed it while it was idle has said so by now.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        matches!(self.transport.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        match &self.transport {
+            Transport::Clear(stream) => heard(stream).is_none(),
+            other => matches!(other.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock),
+        }
+    }
+
+    /// What there is to hear where QMTP has nothing to be said: an answer that comes now would be taken for one to what is sent next.
+    fn unasked(&self) -> Option<Input<'static>> {
+        match &self.transport {
+            Transport::Clear(stream) if self.key.terms.is_qmtp => heard(stream),
+            _ => None,
+        }
     }
 
     /// Says QUIT and waits a few seconds for the answer (RFC 5321 §4.1.1.10).
@@ -249,6 +275,10 @@ impl Session {
                 Write::Pauses => {
                     tokio::task::yield_now().await;
                     Vec::new()
+                }
+                Write::Said(Input::BodySent) => {
+                    let input = self.unasked().unwrap_or(Input::BodySent);
+                    self.client.handle(input)
                 }
                 Write::Said(input) => self.client.handle(input),
             };
@@ -385,6 +415,15 @@ enum Write {
     Pauses,
     /// The machine has to hear this.
     Said(Input<'static>),
+}
+
+/// What the socket itself has, without taking it: the runtime may not have heard of it yet. `None`: nothing.
+fn heard(stream: &TcpStream) -> Option<Input<'static>> {
+    match recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((1.., _)) => Some(Input::Bytes(b"?")),
+        Err(Errno::AGAIN | Errno::INTR) => None,
+        Ok(_) | Err(_) => Some(Input::Closed),
+    }
 }
 
 async fn connect(endpoint: &Endpoint, dialing: &Dialing) -> io::Result<Transport> {

@@ -35,6 +35,7 @@ async fn talk(connection: Packets, courier: Rc<Courier>) {
             Ok(RemoteRequest::Unreached {}) => unreached(&courier.bad),
             Ok(RemoteRequest::Forget {}) => {
                 courier.bad.forget();
+                courier.no_qmtp.forget();
                 vec![RemoteAnswer::Ok {}]
             }
             Err(_) => return,

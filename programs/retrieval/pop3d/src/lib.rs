@@ -10,9 +10,11 @@
 #![forbid(unsafe_code)]
 
 mod maildrop;
+mod report;
 mod session;
 mod start;
 
 pub use maildrop::Drop;
+pub use report::Report;
 pub use session::serve;
 pub use start::main;

@@ -93,8 +93,9 @@ impl Drop {
         octets_in_name(entry.uid(), self.mailbox.size(entry).ok()?)
     }
 
-    /// The UPDATE state (RFC 1939 §6): removes what is marked, moves the rest from new to cur. False if something marked is still there.
-    pub(crate) fn update(&mut self, transaction: &mut Transaction) -> bool {
+    /// The UPDATE state (RFC 1939 §6): removes what is marked, moves the rest from new to cur. False if something marked is still there,
+    /// and how many are gone.
+    pub(crate) fn update(&mut self, transaction: &mut Transaction) -> (bool, u64) {
         // Another session may have moved what is to be removed; under its old name it would seem to be gone.
         let any = (0..self.count()).any(|index| transaction.is_deleted(index));
         let mut all = !any || self.look_again(transaction).is_ok();
@@ -112,7 +113,7 @@ impl Drop {
             // One that stays in new/ is shown again as new: no loss.
             let _ = self.mailbox.mark_seen(&message.entry);
         }
-        all
+        (all, messages)
     }
 
     /// Takes note of what other clients renamed and removed since the last look. A message that is where it was has not moved, whatever

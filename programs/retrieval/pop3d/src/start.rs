@@ -1,6 +1,6 @@
 //! Start-up: who we are, the Maildir, confinement, then the client.
 
-use crate::{Drop, serve};
+use crate::{Drop, Report, serve};
 use maildir::{Bounds, Mailbox, Maildir};
 use pop3::command;
 use rustix::event::{PollFd, PollFlags};
@@ -55,7 +55,10 @@ fn session(path: Option<&Path>) -> Result<(), Ended> {
     let maildrop = open(path).map_err(Ended::Refused)?;
     // A client that takes nothing is as dead as a silent one. Not every descriptor is a socket.
     let _ = sockopt::set_socket_timeout(&output, sockopt::Timeout::Send, Some(IDLE_MAX));
-    serve(&mut Client(input), &mut output, maildrop).map_err(Ended::Broken)
+    let (started, mut report) = (sys::clock::boottime(), Report::default());
+    let ended = serve(&mut Client(input), &mut output, maildrop, &mut report);
+    report.log(started);
+    ended.map_err(Ended::Broken)
 }
 
 /// Opens, sweeps, confines and lists; the error is the text of the reply.

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use maildir::{Bounds, Mailbox, Maildir};
-use qmail_pop3d::{Drop, serve};
+use qmail_pop3d::{Drop, Report, serve};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -63,7 +63,7 @@ impl Home {
 /// A session with all commands at once; the replies without the greeting.
 fn say(maildrop: Drop, commands: &str) -> String {
     let mut out = Vec::new();
-    serve(&mut commands.as_bytes(), &mut out, maildrop).unwrap();
+    serve(&mut commands.as_bytes(), &mut out, maildrop, &mut Report::default()).unwrap();
     String::from_utf8(out).unwrap().strip_prefix("+OK \r\n").unwrap().to_owned()
 }
 
@@ -241,7 +241,8 @@ fn a_line_of_50_megabytes_without_an_end_passes_through_a_small_memory() {
             Ok(())
         }
     }
-    serve(&mut &b"TOP 1 5\r\nRETR 1\r\nLIST 1\r\n"[..], &mut Sink(&mut sum, &mut largest), home.drop()).unwrap();
+    serve(&mut &b"TOP 1 5\r\nRETR 1\r\nLIST 1\r\n"[..], &mut Sink(&mut sum, &mut largest), home.drop(), &mut Report::default())
+        .unwrap();
     assert_eq!(sum, 6 + 2 * (6 + 50_000_000 + 2 + 3) + "+OK 1 50000002\r\n".len());
     assert!(largest < 300_000, "{largest}");
 }
@@ -313,7 +314,7 @@ fn mail_that_cannot_be_removed_is_said() {
     let home = home(&[("new/a", b"1"), ("new/b", b"2")]);
     let mut out = Vec::new();
     let mailbox = home.mailbox().through(|disk| Arc::new(FaultDisk::new(disk, plan)));
-    serve(&mut &b"DELE 1\r\nQUIT\r\n"[..], &mut out, Drop::new(mailbox).unwrap()).unwrap();
+    serve(&mut &b"DELE 1\r\nQUIT\r\n"[..], &mut out, Drop::new(mailbox).unwrap(), &mut Report::default()).unwrap();
     assert_eq!(out, b"+OK \r\n+OK \r\n-ERR some deleted messages were not removed\r\n");
     assert_eq!(home.files(), ["new/a", "new/b"]);
 }
@@ -333,7 +334,7 @@ fn any_chunking_gives_the_same_replies() {
     let commands = [&b"STAT\r\nLIST\nUIDL\r\n"[..], &[b'X'; 3000], b"\r\nTOP 1 0\r\nRETR 1\r\nLAST\r\nCAPA\r\nNOOP\r\n"].concat();
     let run = |len: usize| {
         let mut out = Vec::new();
-        serve(&mut Trickle(&commands, len), &mut out, home.drop()).unwrap();
+        serve(&mut Trickle(&commands, len), &mut out, home.drop(), &mut Report::default()).unwrap();
         out
     };
     let whole = run(usize::MAX);
@@ -359,13 +360,17 @@ fn a_large_message_passes_through_a_small_memory() {
         }
     }
     let mut out = Count(0, 0);
-    serve(&mut &b"RETR 1\r\n"[..], &mut out, home.drop()).unwrap();
+    serve(&mut &b"RETR 1\r\n"[..], &mut out, home.drop(), &mut Report::default()).unwrap();
     assert_eq!(out.0, 6 + 6 + 100 * 100_000 + 3);
     assert!(out.1 < 300_000, "{}", out.1);
 }
 
 /// The real program, as an unprivileged user if the test is root.
 fn program(home: &Path, args: &[&str], input: &str) -> (String, String, i32) {
+    program_of(None, home, args, input)
+}
+
+fn program_of(user: Option<&str>, home: &Path, args: &[&str], input: &str) -> (String, String, i32) {
     let exe = env!("CARGO_BIN_EXE_qmail-pop3d");
     let mut command = if rustix::process::geteuid().is_root() {
         // The build directory may be closed to others: the program is copied to where the user gets.
@@ -380,6 +385,8 @@ fn program(home: &Path, args: &[&str], input: &str) -> (String, String, i32) {
     } else {
         Command::new(exe)
     };
+    command.env_remove("USER");
+    command.envs(user.map(|user| ("USER", user)));
     command.args(args).current_dir(home).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
@@ -408,6 +415,35 @@ fn the_program_over_pipes() {
     for args in [&[][..], &["Nowhere"], &["Maildir/new/x"]] {
         let (out, _, code) = program(dir, args, "QUIT\r\n");
         assert_eq!((out.as_str(), code), ("-ERR this user has no $HOME/Maildir\r\n", 0), "{args:?}");
+    }
+}
+
+/// Whoever looks for lost mail finds out who took and removed it.
+#[test]
+fn a_session_has_its_line_in_the_log() {
+    let home = home(&[("new/a", b"1\n"), ("new/b", b"2\n2\n"), ("new/c", b"3\n\n3\n")]);
+    let dir = home.0.path();
+    for (user, commands, end) in [
+        (
+            "ann@a.example",
+            "RETR 1\r\nRETR 1\r\nTOP 2 0\r\nDELE 3\r\n",
+            "end=gone seconds=0 messages=3 retrieved=1 bytes=12 deleted=0",
+        ),
+        (
+            "a b=\"c",
+            "RETR 2\r\nRETR 9\r\nDELE 1\r\nDELE 2\r\nQUIT\r\n",
+            "end=quit seconds=0 messages=3 retrieved=1 bytes=6 deleted=2",
+        ),
+        ("", "QUIT\r\n", "end=quit seconds=0 messages=1 retrieved=0 bytes=0 deleted=0"),
+    ] {
+        let (_, err, _) = program_of(Some(user), dir, &["Maildir"], commands);
+        let line = err.strip_suffix('\n').unwrap();
+        let (event, pairs) = logline::pairs(line.as_bytes()).unwrap();
+        assert_eq!((event, &pairs[0]), (&b"maildrop"[..], &(&b"user"[..], user.as_bytes().to_vec())), "{line}");
+        // However long it took.
+        let (before, after) = line[line.find("end=").unwrap()..].split_once(" seconds=").unwrap();
+        let after = after.split_once(' ').unwrap().1;
+        assert_eq!(format!("{before} seconds=0 {after}"), end);
     }
 }
 

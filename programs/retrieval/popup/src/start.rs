@@ -74,5 +74,5 @@ fn service_face(args: &mut Vec<OsString>) -> io::Result<()> {
 
 /// A line for the log; nobody reading it is no reason to stop.
 pub(crate) fn log(text: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", wire::escape::visible(text.to_string().as_bytes()));
 }

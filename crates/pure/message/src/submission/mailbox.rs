@@ -1,10 +1,10 @@
 //! A mailbox-list that every reader takes for the same (RFC 5322 §3.4, without groups and without any of §4).
 //!
 //! `a@b`, `a@b (words)`, `words <a@b>`, `"words" <a@b>`, several with commas between. Addresses are in one piece and unquoted. What is
-//! shown beside one may hold an `@`, plain or within encoded words (RFC 2047), only as another whole address: many readers show
+//! shown beside one may hold an `@`, plain or within encoded words ([`words`]), only as another whole address: many readers show
 //! nothing else.
 
-use super::Unclear;
+use super::{Unclear, words};
 use wire::quote::is_atext;
 use wire::{Address, Domain};
 
@@ -119,7 +119,7 @@ fn comment(rest: &mut &[u8], shown: &mut Vec<u8>) -> Result<(), Unclear> {
 
 /// The address that a name shows, if it holds an `@`.
 fn shown_address(shown: &[u8]) -> Result<Option<Address>, Unclear> {
-    let text = decoded(shown)?;
+    let text = words::decoded(shown)?;
     // FULLWIDTH and SMALL COMMERCIAL AT look like one.
     let has_at = |at: &str| memchr::memmem::find(&text, at.as_bytes()).is_some();
     if !["@", "\u{ff20}", "\u{fe6b}"].into_iter().any(has_at) {
@@ -129,75 +129,8 @@ fn shown_address(shown: &[u8]) -> Result<Option<Address>, Unclear> {
     let start = text.iter().take_while(|b| is_around(b)).count();
     let end = text.iter().rposition(|b| !is_around(b)).map_or(0, |last| last.saturating_add(1));
     let mut rest = text.get(start..end).unwrap_or_default();
-    let address = address(&mut rest)?;
+    let address = if std::str::from_utf8(rest).is_ok() { address(&mut rest)? } else { return Err(Unclear) };
     if rest.is_empty() { Ok(Some(address)) } else { Err(Unclear) }
-}
-
-/// The text with its encoded words decoded, as far as that shows where an `@` is.
-fn decoded(text: &[u8]) -> Result<Vec<u8>, Unclear> {
-    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
-    while let Some(at) = memchr::memmem::find(rest, b"=?") {
-        let (before, word) = rest.split_at_checked(at).ok_or(Unclear)?;
-        out.extend_from_slice(before);
-        let mut parts = word.get(2..).unwrap_or_default().splitn(3, |b| *b == b'?');
-        let (charset, encoding, behind) = (parts.next(), parts.next(), parts.next());
-        let end = behind.and_then(|behind| memchr::memmem::find(behind, b"?="));
-        let (Some(charset), Some(encoding), Some(behind), Some(end)) = (charset, encoding, behind, end) else {
-            out.extend_from_slice(word);
-            return Ok(out);
-        };
-        let data = behind.get(..end).unwrap_or_default();
-        let bytes = match encoding {
-            [b'b' | b'B'] => wire::base64::decode(data).map_err(|_| Unclear)?,
-            [b'q' | b'Q'] => from_q(data),
-            _ => return Err(Unclear),
-        };
-        out.extend(as_ascii(charset, &bytes)?);
-        rest = behind.get(end.saturating_add(2)..).unwrap_or_default();
-    }
-    out.extend_from_slice(rest);
-    Ok(out)
-}
-
-/// The Q encoding (RFC 2047 §4.2). A `=` without two digits stays.
-fn from_q(data: &[u8]) -> Vec<u8> {
-    let digit = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
-    let (mut out, mut at) = (Vec::with_capacity(data.len()), 0usize);
-    while let Some(&b) = data.get(at) {
-        let pair = (digit(data.get(at.saturating_add(1))), digit(data.get(at.saturating_add(2))));
-        let (byte, len) = match (b, pair) {
-            (b'=', (Some(high), Some(low))) => (high << 4 | low, 3),
-            (b'_', _) => (b' ', 1),
-            (b, _) => (b, 1),
-        };
-        out.push(byte);
-        at = at.saturating_add(len);
-    }
-    out
-}
-
-/// The bytes without those that belong to a character of several bytes, where 0x40 is no `@`. In UTF-7 anything may be one.
-fn as_ascii(charset: &[u8], bytes: &[u8]) -> Result<Vec<u8>, Unclear> {
-    // A language may follow (RFC 2231 §5).
-    let charset = charset.split(|b| *b == b'*').next().unwrap_or_default().to_ascii_lowercase();
-    const TWO_BYTES: [&[u8]; 10] =
-        [b"shift_jis", b"sjis", b"windows-31j", b"cp932", b"gbk", b"gb2312", b"gb18030", b"big5", b"big5-hkscs", b"cp949"];
-    if memchr::memmem::find(&charset, b"utf-7").is_some() {
-        return Err(Unclear);
-    }
-    let (is_wide, shifts) = (TWO_BYTES.contains(&&charset[..]), charset.starts_with(b"iso-2022-"));
-    let (mut out, mut in_shift, mut rest) = (Vec::with_capacity(bytes.len()), false, bytes);
-    while let Some((&b, behind)) = rest.split_first() {
-        rest = behind;
-        match (b, behind.first()) {
-            (0x1b, Some(b'$')) if shifts => in_shift = true,
-            (0x1b, Some(b'(')) if shifts => in_shift = false,
-            (0x80.., Some(_)) if is_wide => rest = behind.get(1..).unwrap_or_default(),
-            _ if in_shift => {}
-            _ => out.push(b),
-        }
-    }
-    Ok(out)
 }
 
 fn skip(rest: &mut &[u8]) {

@@ -168,6 +168,141 @@ fn a_name_that_is_an_address_is_a_claim() {
     }
 }
 
+/// A header with an encoded word of these bytes as its name, by either encoding.
+fn encoded(charset: &str, bytes: &[u8]) -> [String; 2] {
+    let q: String = bytes.iter().map(|b| format!("={b:02X}")).collect();
+    let b = String::from_utf8(wire::base64::encode(bytes).into()).unwrap();
+    [format!("From: =?{charset}?q?{q}?= <a@x>\n"), format!("From: =?{charset}?B?{b}?= <a@x>\n")]
+}
+
+#[test]
+fn no_charset_hides_an_address() {
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<_>>();
+    let ebcdic = b"\x82\x7c\xa8".to_vec();
+    for (charset, bytes) in [
+        // Charsets that shift: to a reader who does not, or who shifts back otherwise, there is an address.
+        ("iso-2022-kr", b"\x1b$)Cb@y".to_vec()),
+        ("iso-2022-kr", b"\x1b$)C\x0eb@\x0fy".to_vec()),
+        ("iso-2022-cn", b"\x1b$)Ab@y".to_vec()),
+        ("iso-2022-jp-2", b"\x1b$(Db@y\x1b(B".to_vec()),
+        ("hz-gb-2312", b"~{b@~}y".to_vec()),
+        ("ISO-2022-JP", b"\x1b$Bb@yz".to_vec()),
+        ("ISO-2022-JP", b"\x1b$Bb@y\x1b(B".to_vec()),
+        ("ISO-2022-JP", b"\x1b$)Cb@y\x1b(B".to_vec()),
+        ("ISO-2022-JP", b"\x1b(Ib@y\x1b(B".to_vec()),
+        ("ISO-2022-JP", b"\x1b$B\x1b(Bb@y z".to_vec()),
+        ("ISO-2022-JP", b"b\x0e@y".to_vec()),
+        ("ISO-2022-JP", b"b\x1b$B!w\x1b(By".to_vec()),
+        ("iso-2022-jp", b"\x82\xa0".to_vec()),
+        ("utf-7", b"b+AEA-y".to_vec()),
+        ("unicode-1-1-utf-7", b"b+AEA-y".to_vec()),
+        // Charsets in which ASCII lies elsewhere, or bytes are not characters.
+        ("cp037", ebcdic.clone()),
+        ("ibm037", ebcdic.clone()),
+        ("ebcdic-us", ebcdic),
+        ("utf-16", utf16("b@y")),
+        ("utf-16be", utf16("b\u{ff20}y")),
+        ("utf-16le", b"b\0@\0y\0".to_vec()),
+        ("utf-32", b"\0\0\0b\0\0\0@\0\0\0y".to_vec()),
+        ("unknown-8bit", b"bob".to_vec()),
+        ("", b"bob".to_vec()),
+        // Characters of one byte, broken ones, and ones that nobody has, before the `@`.
+        ("shift_jis", b"b\xb1@y".to_vec()),
+        ("shift_jis", b"b\x82@y".to_vec()),
+        ("shift_jis", b"b\x85@y".to_vec()),
+        ("shift_jis", b"b\xfd@y".to_vec()),
+        ("shift_jis", b"b\x80@y".to_vec()),
+        ("shift_jis", b"b\xa0@y".to_vec()),
+        ("shift_jis", b"b\xf0@y".to_vec()),
+        ("shift_jis", b"b\x83\x83@y".to_vec()),
+        ("shift_jis", b"b\x83\x7fy".to_vec()),
+        ("shift_jis", b"b\x83".to_vec()),
+        ("shift_jis", b"b\x81\x97y".to_vec()),
+        ("big5", b"b\x81@y".to_vec()),
+        ("big5", b"b\xa4\xa4@y".to_vec()),
+        ("big5", b"b\xa4\x80@y".to_vec()),
+        ("big5", b"b\xff@y".to_vec()),
+        ("big5", b"b\xa1\x49y".to_vec()),
+        ("gbk", b"b\x81@y".to_vec()),
+        ("gb2312", b"b\xb0@y".to_vec()),
+        ("gb18030", b"b\x81\x30\x81@y".to_vec()),
+        ("gb2312", b"b\xa3\xc0y".to_vec()),
+        ("euc-kr", b"b\xb0@y".to_vec()),
+        ("euc-jp", b"b\xa1\xf7y".to_vec()),
+        ("iso-8859-1", b"b\xe9@y".to_vec()),
+        // What some readers decode once more, and what is no text.
+        ("utf-8", b"=?utf-8?q?b=40y?=".to_vec()),
+        ("utf-8", b"b\xef\xbc\xa0y".to_vec()),
+        ("utf-8", b"b\xc1\x80y".to_vec()),
+        ("utf-8", b"b\xef".to_vec()),
+        ("utf-8", b"b\x0ay".to_vec()),
+        ("utf-8", b"b\x00y".to_vec()),
+        ("utf-8", b"b\x1by".to_vec()),
+    ] {
+        for header in encoded(charset, &bytes) {
+            // A FULLWIDTH COMMERCIAL AT counts as one; it shows an address as well.
+            let is_judged = named(&header).map_or(true, |all| all == ["a@x", "b@y"]);
+            assert!(is_judged, "{charset} {}: {:?}", bytes.escape_ascii(), named(&header));
+        }
+    }
+}
+
+#[test]
+fn names_in_the_charsets_of_the_world_are_taken() {
+    for (charset, bytes) in [
+        ("utf-8", "J\u{fc}rgen \u{65e5}\u{672c}".as_bytes()),
+        ("iso-8859-15", b"J\xfcrgen"),
+        ("ISO-8859-1*de", b"J\xfcrgen"),
+        ("windows-1251", b"\xc8\xe2\xe0\xed"),
+        ("koi8-r", b"\xe9\xd7\xc1\xce"),
+        ("ISO-2022-JP", b"\x1b$BF|K\\\x1b(B (jp)"),
+        ("ISO-2022-JP", b"\x1b$B@n\x1b(J"),
+        ("Shift_JIS", b"\x83t\x83@\x83~\xb1 x"),
+        ("euc-jp", b"\xc6\xfc\xcb\xdc"),
+        ("gb2312", b"\xd6\xd0\xce\xc4"),
+        ("gb18030", b"\xd6\xd0\x816\x817"),
+        ("big5", b"\xa4\x40\xa4\xa4"),
+        ("euc-kr", b"\xb1\xe8"),
+        ("ks_c_5601-1987", b"\xb1\xe8\x81A"),
+    ] {
+        for header in encoded(charset, bytes) {
+            assert_eq!(named(&header), Ok(vec!["a@x".to_owned()]), "{charset} {}", bytes.escape_ascii());
+        }
+        // A whole address in it is a claim all the same.
+        for header in encoded(charset, b"b@y") {
+            assert_eq!(named(&header), Ok(vec!["a@x".to_owned(), "b@y".to_owned()]), "{header}");
+        }
+    }
+}
+
+#[test]
+fn what_is_nearly_an_encoded_word_is_unclear() {
+    for name in [
+        "=?utf-8?q?b=40y",
+        "=?utf-8?q?b=40y?",
+        "=?utf-8?q??=40y?=",
+        "=?utf-8?q?a?b=40y?=",
+        "=?utf-8?q?b=4?=",
+        "=?utf-8?q?b=4Gy?=",
+        "=?utf-8?b?YkB5",
+        "=?utf-8?b?Yk B5?=",
+        "=?utf-8?q?b y?=",
+        "b=?utf-8?q?=40y?=",
+        "=?utf-8?q?b=40?=y",
+        "=?utf-8?q?b?==?utf-8?q?=40y?=",
+        "=?utf-8?q?b?= =?utf-8?q?=40y?=",
+        "=?utf-8?q?b=40y?= =?utf-8?q?.z?=",
+        "=?utf-8?q?b=EF=BC?= =?utf-8?q?=A0y?=",
+        "=?utf-8?q?=3D?= =?",
+        "=?utf-8?q?=3D=3F?=",
+        "a =?",
+    ] {
+        for header in [format!("From: {name} <a@x>\n"), format!("From: \"{name}\" <a@x>\n"), format!("From: a@x ({name})\n")] {
+            assert_eq!(named(&header), Err(Unclear), "{header}");
+        }
+    }
+}
+
 #[test]
 fn many_authors_are_too_many() {
     let header = |count: usize| format!("From: {}\n", vec!["a@x"; count].join(", "));

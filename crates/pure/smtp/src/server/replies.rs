@@ -143,6 +143,22 @@ pub(super) fn refusal(text: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A line that refuses as a letter and a text with its code at the end, as QMTP and the qmail-queue interface have it.
+pub(super) fn report(line: &[u8]) -> Vec<u8> {
+    let class = if line.first() == Some(&b'5') { b'5' } else { b'4' };
+    let text = safe(line.get(3..).unwrap_or_default());
+    let (code, words) = take_code(class, &text).unwrap_or((None, text.trim_ascii()));
+    let code = code.unwrap_or(if class == b'5' { b"5.0.0" } else { b"4.0.0" });
+    let words = if words.is_empty() { &b"refused"[..] } else { words };
+    [if class == b'5' { b"D" } else { b"Z" }, words, b" (#", code, b")"].concat()
+}
+
+/// Does the refusal of a recipient say something about the client? Temporary ones say something about us or about the size of a list; so does
+/// a full mailbox.
+pub(super) fn is_clients_fault(line: &[u8]) -> bool {
+    line.starts_with(b"5") && line != FULL.as_bytes()
+}
+
 /// One safe line of another program's text, with the enhanced code it brought along if that has the right class.
 fn with_text(class: u8, text: &[u8]) -> Vec<u8> {
     let printable = safe(text);

@@ -4,6 +4,7 @@
 //! keep the order of the commands. No other command is looked at while a question is open.
 
 use super::exchange::{Action, Actions, Asked, Envelope, RecipientAnswer};
+use super::policy::{self, Passage as Verdict, answered};
 use super::submission::hold_until;
 use super::{Session, State, replies};
 use crate::command::{self, MailParameters, RcptParameters, Syntax};
@@ -47,9 +48,6 @@ struct Waiting {
     /// The verdict is about the command itself, so that it holds even if there is no room for another recipient.
     is_about_syntax: bool,
 }
-
-/// Accepted, or the refusal.
-type Verdict = Result<(), &'static str>;
 
 impl Transaction {
     pub(super) fn is_asking(&self) -> bool {
@@ -216,26 +214,9 @@ impl Session {
         if transaction.is_full(self.recipients_max(), 0) {
             return Judged::Now { recipient, verdict: Err(replies::TOO_MANY_RECIPIENTS) };
         }
-        if self.peer.listed.is_some() && !self.is_relay_client() {
-            return Judged::Now { recipient, verdict: Err(replies::LISTED) };
-        }
-        // Everyone must take mail for the bare name postmaster (RFC 5321 §4.5.1): not the directory's to refuse.
-        if recipient.as_bytes().eq_ignore_ascii_case(b"postmaster") {
-            return Judged::Now { recipient, verdict: Ok(()) };
-        }
-        if let Some(reply) = self.recipient_refusal(&recipient) {
-            return Judged::Now { recipient, verdict: Err(reply) };
-        }
-        let known = match self.is_valid_recipient(&recipient) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(replies::NOT_VALID),
-            Err(_) => return Judged::Now { recipient, verdict: Err(replies::CANNOT_TELL) },
-        };
-        match if self.peer.is_lmtp { Err(super::lmtp::NOT_DELIVERED_HERE) } else { self.may_pass(&recipient) } {
-            verdict @ Err(replies::CANNOT_TELL) => Judged::Now { recipient, verdict },
-            // What may pass and is known not to be there need not be asked for.
-            Ok(()) if known.is_err() => Judged::Now { recipient, verdict: known },
-            otherwise => Judged::Ask { recipient, otherwise, known },
+        match self.rules().recipient(&recipient) {
+            policy::Judged::Now(verdict) => Judged::Now { recipient, verdict },
+            policy::Judged::Ask { otherwise, known } => Judged::Ask { recipient, otherwise, known },
         }
     }
 
@@ -259,14 +240,7 @@ impl Session {
 
     /// May this client send to a domain that is none of ours (promise 5)? An address without a domain never leaves this system.
     pub(super) fn may_pass(&self, recipient: &Address) -> Verdict {
-        if self.is_relay_client() || self.is_let_through {
-            return Ok(());
-        }
-        match recipient.domain().map(|domain| self.config.rcpthosts.contains(domain)) {
-            None | Some(Ok(true)) => Ok(()),
-            Some(Ok(false)) => Err(replies::NO_RELAY),
-            Some(Err(_)) => Err(replies::CANNOT_TELL),
-        }
+        self.rules().may_pass(recipient)
     }
 
     /// An answer of the directory.
@@ -274,18 +248,7 @@ impl Session {
         let State::Mail(transaction) = &mut self.state else { return };
         let Some(waiting) = transaction.waiting.iter_mut().find(|waiting| waiting.question == Some(question)) else { return };
         waiting.question = None;
-        match answer {
-            RecipientAnswer::Exists => waiting.verdict = waiting.if_known,
-            RecipientAnswer::NoMailbox => waiting.verdict = Err(replies::NO_MAILBOX),
-            RecipientAnswer::NotOurs => {}
-            RecipientAnswer::Temporary => waiting.verdict = Err(replies::CANNOT_TELL),
-            RecipientAnswer::Full { is_temporary: true } => waiting.verdict = Err(replies::FULL_NOW),
-            RecipientAnswer::Full { is_temporary: false } => waiting.verdict = Err(replies::FULL),
-            // Whoever would be refused anyway hears why.
-            RecipientAnswer::Refused { .. } | RecipientAnswer::OverLimit { .. } if waiting.verdict.is_err() => {}
-            RecipientAnswer::Refused { reply } => (waiting.verdict, waiting.own_words) = (Err(replies::NO_MAILBOX), reply),
-            RecipientAnswer::OverLimit { reply } => (waiting.verdict, waiting.own_words) = (Err(replies::OVER_LIMIT), reply),
-        }
+        (waiting.verdict, waiting.own_words) = answered(waiting.verdict, waiting.if_known, answer);
         self.settle_recipients(out);
     }
 
@@ -343,8 +306,7 @@ impl Session {
             return self.close(super::End::Limit, Some(reply), out);
         }
         out.reply(reply.as_bytes());
-        // Temporary refusals say something about us or about the size of a list, nothing about the client; so does a full mailbox.
-        if reply.starts_with('5') && reply != replies::FULL {
+        if replies::is_clients_fault(reply.as_bytes()) {
             self.bad_recipients = self.bad_recipients.saturating_add(1);
         }
         let most = self.peer.terms.bad_recipients_max.unwrap_or(self.config.limits.bad_recipients_max);

@@ -327,6 +327,20 @@ fn hooks(root: &Root, found: &mut Findings) {
             found.error(&path, format!("{problem}; mail gets 451 until it is repaired"));
         }
     }
+    let listens = |service| root.listen().is_ok_and(|all| all.iter().any(|listener| listener.service == service));
+    let is_there = |services: &[Service]| services.iter().any(|service| listens(*service));
+    if !hooks.plugins.is_empty() && is_there(&[Service::Qmtp]) {
+        let problem =
+            "takes mail by `qmtp`, where no plugin of control/smtpplugins is asked; take that line out if they have to be";
+        found.warning(&root.control_file("listen"), problem);
+    }
+    if (!hooks.checks.is_empty() && is_there(&[Service::Qmtp]))
+        || (!hooks.queues.is_empty() && is_there(&[Service::Qmtp, Service::Qmqp]))
+    {
+        let problem = "takes mail by `qmtp` or `qmqp`, and defers it for clients whose mail a program of QMAILQUEUE or RCPTCHECK has to see; \
+            take those lines out, or let such clients send by SMTP";
+        found.warning(&root.control_file("listen"), problem);
+    }
     if root.int("rejectnullsenders").ok().flatten().unwrap_or(0) > 0 {
         found.warning(
             &root.control_file("rejectnullsenders"),

@@ -1,7 +1,7 @@
 //! Stories for people, and as an object a line for programs.
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use logline::{Fields, Value, rfc3339_us, shown};
+use logline::{Fields, Value, quoted, rfc3339_us, shown};
 use serde_json::{Map, Value as Json, json};
 use std::io::IsTerminal as _;
 
@@ -38,8 +38,7 @@ fn event_text(record: &Record) -> String {
 fn value_text(value: &Value) -> String {
     match value {
         Value::Number(number) => number.to_string(),
-        Value::Text(text) if text.is_empty() || text.contains(&b' ') => format!("\"{}\"", shown(text)),
-        Value::Text(text) => shown(text),
+        Value::Text(text) => quoted(text),
     }
 }
 
@@ -61,6 +60,9 @@ fn story_text(story: &Story) -> String {
         let sender = shown(info.t("sender").unwrap_or_default());
         let (bytes, qp, uid) = (number("bytes"), number("qp"), number("uid"));
         out.push_str(&format!("\n  {}  from <{sender}>, {bytes} bytes, queued by process {qp} of uid {uid}", time(story.new_us)));
+        if let Some(id) = info.t("header_id") {
+            out.push_str(&format!("\n  Message-ID: {}", shown(id)));
+        }
     }
     if let Some(record) = &story.accepted {
         let told = ["remote", "helo", "user", "tls", "cipher"];
@@ -169,6 +171,7 @@ fn story_json(story: &Story) -> Json {
         "complete": story.has_begun,
         "time": time_json(story.new_us),
         "sender": info.and_then(|info| info.t("sender")).map(shown),
+        "header_id": info.and_then(|info| info.t("header_id")).map(shown),
         "bytes": number("bytes"),
         "qp": number("qp"),
         "uid": number("uid"),

@@ -1,8 +1,13 @@
 //! Where the log comes from: journald, files, or standard input, line by line.
+//!
+//! A file that is followed is followed by its name, as whoever rotates logs wants it: what is written to the old file before another has
+//! its name is read first, one that is emptied is read from its beginning, one that is gone is waited for. What happens is said on standard
+//! error. What is followed ends only with an error, or with standard input.
 
 use control::Root;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,12 +32,25 @@ pub(super) struct Source {
     files: Vec<PathBuf>,
     journalctl: Option<Child>,
     follows: bool,
-    /// The file that is read: its inode, and bytes read of it.
-    inode: u64,
+    /// The file that is read; `None` for standard input.
+    file: Option<Place>,
+    /// Bytes read of it.
     offset: u64,
-    /// Another file has its name by now; what was written to this one before is read first.
-    is_rotated: bool,
+    /// Another file has its name by now, or it is empty again; what was written to it before is read first.
+    moved: Option<Moved>,
+    /// Its name is nobody's; said already.
+    is_missing: bool,
     line: Vec<u8>,
+}
+
+/// Device and inode.
+type Place = (u64, u64);
+
+/// Why a file is opened anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Replaced,
+    Emptied,
 }
 
 impl Source {
@@ -41,8 +59,8 @@ impl Source {
     pub(super) fn open(root: &Root, options: &Log, since_s: Option<u64>) -> Result<Self, Failure> {
         let (files, follows) = (options.file.iter().rev().cloned().collect::<Vec<_>>(), options.follow);
         let (input, journalctl, name) = (None, None, PathBuf::from("journalctl"));
-        let mut source =
-            Self { input, name, files, journalctl, follows, inode: 0, offset: 0, is_rotated: false, line: Vec::new() };
+        let (file, moved, line) = (None, None, Vec::new());
+        let mut source = Self { input, name, files, journalctl, follows, file, offset: 0, moved, is_missing: false, line };
         if source.files.is_empty() {
             source.start_journalctl(root, since_s)?;
         }
@@ -58,7 +76,8 @@ impl Source {
         let mut command = Command::new("journalctl");
         command.args(["--output=json", "--all", "--no-pager", "--quiet"]);
         if root.is_system() {
-            command.arg(format!("--unit={UNIT}"));
+            // Entries of qmail-start: programs of users run in the same unit, and may say what they like to journald.
+            command.args([&format!("--unit={UNIT}"), "_UID=0"]);
         } else {
             command.arg("--directory").arg(root.path().join("var/log/journal"));
         }
@@ -75,15 +94,23 @@ impl Source {
     }
 
     fn open_file(&mut self, name: PathBuf) -> Result<(), Failure> {
-        (self.inode, self.offset) = (0, 0);
-        self.input = Some(if name == Path::new("-") {
-            Box::new(io::stdin().lock())
+        if name == Path::new("-") {
+            self.input = Some(Box::new(io::stdin().lock()));
+            self.file = None;
         } else {
-            let file = File::open(&name).map_err(|error| io_failure(&name, &error))?;
-            self.inode = file.metadata().map_or(0, |metadata| metadata.ino());
-            Box::new(BufReader::with_capacity(256 * 1024, file))
-        });
+            self.open_at(&name).map_err(|error| io_failure(&name, &error))?;
+        }
         self.name = name;
+        Ok(())
+    }
+
+    /// Nothing has changed if it cannot be opened.
+    fn open_at(&mut self, name: &Path) -> io::Result<()> {
+        let file = File::open(name)?;
+        let metadata = file.metadata()?;
+        self.file = Some(place(&metadata));
+        self.offset = 0;
+        self.input = Some(Box::new(BufReader::with_capacity(256 * 1024, file)));
         Ok(())
     }
 
@@ -104,8 +131,11 @@ impl Source {
             if has_ended {
                 return Ok(true);
             }
-            if self.follows && self.files.is_empty() && self.inode != 0 {
-                self.wait_for_more();
+            if self.follows && self.files.is_empty() && self.file.is_some() {
+                if self.wait_for_more() {
+                    // The last line of the old file, which had no end.
+                    return Ok(true);
+                }
                 continue;
             }
             self.input = None;
@@ -120,31 +150,77 @@ impl Source {
         &self.line
     }
 
-    /// A file that was renamed or emptied by whoever rotates logs is opened anew.
-    fn wait_for_more(&mut self) {
-        if std::mem::take(&mut self.is_rotated) {
-            self.line.clear();
-            // If it is gone again by now there is a next time.
-            let _ = self.open_file(self.name.clone());
-            return;
+    /// Waits a moment, and looks what has become of the file. True if it is another one from now on and a line is left of the old.
+    fn wait_for_more(&mut self) -> bool {
+        let Some(moved) = self.moved.take() else {
+            std::thread::sleep(PAUSE);
+            self.look();
+            return false;
+        };
+        let name = self.name.clone();
+        match self.open_at(&name) {
+            Ok(()) => {
+                self.say(if moved == Moved::Emptied {
+                    "was emptied; it is read from its beginning"
+                } else {
+                    "is another file now"
+                });
+                !self.line.is_empty()
+            }
+            // Gone again: there is a next time.
+            Err(_) => false,
         }
-        std::thread::sleep(PAUSE);
-        let Ok(metadata) = std::fs::metadata(&self.name) else { return };
-        self.is_rotated = metadata.ino() != self.inode || metadata.len() < self.offset;
     }
 
-    /// The end of journalctl.
+    fn look(&mut self) {
+        match std::fs::metadata(&self.name) {
+            Ok(metadata) => {
+                let is_other = self.file != Some(place(&metadata));
+                let is_shorter = metadata.is_file() && metadata.len() < self.offset;
+                self.moved = match () {
+                    () if is_other => Some(Moved::Replaced),
+                    () if is_shorter => Some(Moved::Emptied),
+                    () => None,
+                };
+                self.is_missing = false;
+            }
+            Err(error) if !self.is_missing => {
+                self.is_missing = true;
+                self.say(&format!("{error}; waiting for it"));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn say(&self, what: &str) {
+        let name = wire::escape::visible(self.name.as_os_str().as_bytes());
+        let _ = writeln!(io::stderr(), "qmail: {name}: {what}");
+    }
+
+    /// The end of journalctl, which has none while it follows.
     ///
     /// # Errors
-    /// It says that it could not do it.
+    /// It says that it could not do it, or does not follow any more; temporary.
     pub(super) fn finish(&mut self) -> Result<(), Failure> {
-        let Some(child) = self.journalctl.as_mut() else { return Ok(()) };
+        let Some(child) = self.journalctl.as_mut() else {
+            if self.follows {
+                self.say("ended");
+            }
+            return Ok(());
+        };
         match child.wait() {
+            Ok(status) if status.success() && self.follows => {
+                Err(Failure::temporary("journalctl has ended: the log is not followed any more".to_owned()))
+            }
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(Failure::temporary(format!("journalctl: {status}; name the log with --file"))),
             Err(error) => Err(Failure::temporary(format!("journalctl: {error}"))),
         }
     }
+}
+
+fn place(metadata: &std::fs::Metadata) -> Place {
+    (metadata.dev(), metadata.ino())
 }
 
 /// Appends up to the end of a line, which is taken, too; how many bytes that were, and whether the line has ended.
@@ -188,23 +264,62 @@ mod tests {
         assert_eq!(lens, [(3, true), (0, true), (LINE_LEN_MAX, true), (4, false)]);
     }
 
-    #[test]
-    fn a_file_that_is_rotated_is_followed_without_losing_a_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let (log, old) = (dir.path().join("log"), dir.path().join("log.1"));
-        std::fs::write(&log, "one\n").unwrap();
+    /// A file that is followed, and its lines.
+    fn follow(dir: &Path, log: &Path) -> impl Fn() -> String + use<> {
         let (sender, lines) = std::sync::mpsc::channel();
-        let (root, file) = (Root::new(dir.path()).unwrap(), log.clone());
+        let (root, file) = (Root::new(dir).unwrap(), log.to_owned());
         std::thread::spawn(move || {
             let options = Log { wanted: None, since: None, file: vec![file], follow: true, stats: false };
             let mut source = Source::open(&root, &options, None).unwrap();
             while source.next().unwrap() && sender.send(source.line().to_vec()).is_ok() {}
         });
-        let next = || lines.recv_timeout(Duration::from_secs(60)).unwrap();
-        assert_eq!(next(), b"one");
+        move || String::from_utf8(lines.recv_timeout(Duration::from_secs(60)).expect("a line, or it has ended")).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_is_rotated_is_followed_without_losing_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, old) = (dir.path().join("log"), dir.path().join("log.1"));
+        std::fs::write(&log, "one\n").unwrap();
+        let next = follow(dir.path(), &log);
+        assert_eq!(next(), "one");
         std::fs::rename(&log, &old).unwrap();
-        std::fs::write(&old, "one\ntwo\n").unwrap();
+        std::fs::write(&old, "one\ntwo\nbroken off").unwrap();
         std::fs::write(&log, "three\n").unwrap();
-        assert_eq!((next(), next()), (b"two".to_vec(), b"three".to_vec()));
+        assert_eq!((next(), next(), next()), ("two".to_owned(), "broken off".to_owned(), "three".to_owned()));
+    }
+
+    /// Between its two names, and longer.
+    #[test]
+    fn a_file_that_is_gone_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::write(&log, "one\n").unwrap();
+        let next = follow(dir.path(), &log);
+        assert_eq!(next(), "one");
+        for line in ["two", "three"] {
+            // A link to nowhere is another file that cannot be opened; then it is nothing at all.
+            std::fs::remove_file(&log).unwrap();
+            std::os::unix::fs::symlink("nowhere", &log).unwrap();
+            std::thread::sleep(PAUSE * 4);
+            std::fs::remove_file(&log).unwrap();
+            std::thread::sleep(PAUSE * 4);
+            std::fs::write(&log, format!("{line}\n")).unwrap();
+            assert_eq!(next(), line);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_emptied_is_read_from_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::write(&log, "a long line, longer than the next\n").unwrap();
+        let next = follow(dir.path(), &log);
+        next();
+        std::fs::write(&log, "two\n").unwrap();
+        assert_eq!(next(), "two");
+        let mut file = File::options().append(true).open(&log).unwrap();
+        file.write_all(b"three\n").unwrap();
+        assert_eq!(next(), "three");
     }
 }

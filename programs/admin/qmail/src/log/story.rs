@@ -2,16 +2,19 @@
 //!
 //! A message lives from its first line to its `end msg`. Classic queues use a message's number again: the same number behind that is
 //! another message. Of messages that are not (yet) asked about at most [`LIVE_MAX`] are remembered, and [`ATTEMPTS_MAX`] attempts
-//! of all; the oldest are forgotten first, and a story says if its beginning is missing.
+//! of all; the oldest are forgotten first, and a story says if its beginning is missing. Of those that are asked about [`ASKED_MAX`] are
+//! kept under way; the oldest is told then as far as it is known. A line costs about the same however many messages and attempts there are.
 
 use logline::Fields;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::record::Record;
 
 /// Messages under way that are remembered.
 const LIVE_MAX: usize = 50_000;
-/// Their attempts, all together.
+/// Messages under way that are asked about.
+const ASKED_MAX: usize = 100_000;
+/// Attempts of those that are not asked about, all together.
 const ATTEMPTS_MAX: usize = 300_000;
 /// Attempts of one message that are told.
 const TOLD_MAX: usize = 10_000;
@@ -22,27 +25,37 @@ const ENDED_MAX: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     Message(u64),
-    /// Sender or recipient, in small letters, and as the classic log writes it.
-    Address(Vec<u8>, Vec<u8>),
+    /// Sender or recipient, in small letters, and as the classic log writes it; or a Message-ID.
+    Address {
+        wanted: Vec<u8>,
+        logged: Vec<u8>,
+        message_id: Vec<u8>,
+    },
 }
 
 impl Wanted {
-    /// A number is a message; all else an address.
+    /// A number is a message; all else an address, or what stands in a Message-ID, with or without its angle brackets.
     pub(super) fn parse(text: &str) -> Self {
         text.parse().map_or_else(
             |_| {
                 let bare = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
                 let address = bare.as_bytes().to_ascii_lowercase();
                 let logged = wire::escape::log_report(&address).into_bytes();
-                Self::Address(address, logged)
+                let message_id = wire::escape::log_report(format!("<{bare}>").as_bytes()).into_bytes();
+                Self::Address { wanted: address, logged, message_id }
             },
             Self::Message,
         )
     }
 
     fn is_address(&self, address: Option<&[u8]>) -> bool {
-        let Self::Address(wanted, logged) = self else { return false };
+        let Self::Address { wanted, logged, .. } = self else { return false };
         address.is_some_and(|address| address.eq_ignore_ascii_case(wanted) || address.eq_ignore_ascii_case(logged))
+    }
+
+    /// Message-IDs are the same byte for byte (RFC 5322 §3.6.4).
+    fn is_message_id(&self, id: Option<&[u8]>) -> bool {
+        matches!(self, Self::Address { message_id, .. } if id == Some(&message_id[..]))
     }
 }
 
@@ -69,6 +82,8 @@ pub(super) struct Story {
     pub(super) info: Option<Fields>,
     pub(super) accepted: Option<Record>,
     pub(super) attempts: Vec<Attempt>,
+    /// Attempts under way: their deliveries, and where they are in `attempts`; `None` beyond [`TOLD_MAX`].
+    open: HashMap<u64, Option<usize>>,
     /// Attempts beyond [`TOLD_MAX`].
     pub(super) left_out: u64,
     pub(super) has_bounced: bool,
@@ -79,6 +94,8 @@ pub(super) struct Story {
     pub(super) ended: bool,
     pub(super) end_us: Option<u64>,
     is_wanted: bool,
+    /// It is in [`Assembler::asked`] and forgotten no more.
+    is_kept: bool,
 }
 
 /// What is told.
@@ -93,18 +110,22 @@ pub(super) enum Item {
 pub(super) struct Assembler {
     wanted: Wanted,
     live: HashMap<u64, Story>,
-    /// Numbers in the order of their beginning; those that have ended meanwhile are passed over.
+    /// Numbers of what may be forgotten, in the order of their beginning; those that have ended meanwhile are passed over.
     order: VecDeque<u64>,
+    /// Numbers of what is kept, in the same way, and how many are under way.
+    asked: VecDeque<u64>,
+    kept: usize,
+    /// Of what may be forgotten.
     attempts: usize,
-    ended: VecDeque<Story>,
+    ended: Ended,
     /// The last `bounce msg`: its queueing process and the message that bounced.
     bounce: Option<(u64, u64)>,
 }
 
 impl Assembler {
     pub(super) fn new(wanted: Wanted) -> Self {
-        let (live, order, ended) = (HashMap::new(), VecDeque::new(), VecDeque::new());
-        Self { wanted, live, order, attempts: 0, ended, bounce: None }
+        let (live, order, asked) = (HashMap::new(), VecDeque::new(), VecDeque::new());
+        Self { wanted, live, order, asked, kept: 0, attempts: 0, ended: Ended::default(), bounce: None }
     }
 
     /// Takes a record; adds what is complete by it to `items`. True if the record is about what is asked.
@@ -125,7 +146,7 @@ impl Assembler {
             "accepted" => self.accepted(id, record, items),
             "new" => self.begin(id, record, items),
             "end" => self.end(id, record, items),
-            "info" | "start" | "delivery" | "bounce" | "double bounce" | "triple bounce" => self.go_on(id, record),
+            "info" | "start" | "delivery" | "bounce" | "double bounce" | "triple bounce" => self.go_on(id, record, items),
             _ => false,
         }
     }
@@ -141,8 +162,7 @@ impl Assembler {
 
     fn link(&mut self, of: u64, bounce: u64) {
         self.bounce = None;
-        let ended = self.ended.iter_mut().rev().find(|story| story.id == of);
-        if let Some(story) = self.live.get_mut(&of).or(ended) {
+        if let Some(story) = self.live.get_mut(&of).or_else(|| self.ended.get_mut(of)) {
             story.bounced_as = Some(bounce);
         }
     }
@@ -154,19 +174,17 @@ impl Assembler {
         }
         let story = self.story(id);
         (story.has_begun, story.new_us) = (true, record.time_us);
-        story.is_wanted
+        let is_wanted = story.is_wanted;
+        self.forget(items);
+        is_wanted
     }
 
     fn accepted(&mut self, id: u64, record: &Record, items: &mut Vec<Item>) -> bool {
-        if let Some(at) = self.ended.iter().position(|story| story.id == id && story.accepted.is_none()) {
-            // It has been delivered since.
-            if let Some(mut story) = self.ended.remove(at) {
-                story.accepted = Some(record.clone());
-                if story.has_bounced {
-                    self.ended.push_back(story);
-                } else {
-                    self.tell(story, items);
-                }
+        // It has been delivered since.
+        if let Some(story) = self.ended.get_mut(id).filter(|story| story.accepted.is_none()) {
+            story.accepted = Some(record.clone());
+            if !story.has_bounced {
+                self.ended.take(id).into_iter().for_each(|story| self.tell(story, items));
             }
             return true;
         }
@@ -174,12 +192,15 @@ impl Assembler {
         let story = self.story(id);
         story.is_wanted |= by_sender;
         story.accepted = Some(record.clone());
-        story.is_wanted
+        let is_wanted = story.is_wanted;
+        self.forget(items);
+        is_wanted
     }
 
-    fn go_on(&mut self, id: u64, record: &Record) -> bool {
+    fn go_on(&mut self, id: u64, record: &Record, items: &mut Vec<Item>) -> bool {
         let fields = &record.fields;
-        let is_wanted = ["sender", "recipient"].iter().any(|key| self.wanted.is_address(fields.t(key)));
+        let is_wanted = ["sender", "recipient"].iter().any(|key| self.wanted.is_address(fields.t(key)))
+            || self.wanted.is_message_id(fields.t("header_id"));
         let bounce = self.bounce;
         let mut added = 0;
         let story = self.story(id);
@@ -191,7 +212,7 @@ impl Assembler {
             "bounce" => story.has_bounced = true,
             discarded => story.discarded = Some(discarded.to_owned()),
         }
-        let is_wanted = story.is_wanted;
+        let (is_wanted, is_kept) = (story.is_wanted, story.is_kept);
         match (fields.event.as_str(), bounce) {
             ("info", Some((qp, of))) if is_bounce(fields, qp) => {
                 story.bounce_of = Some(of);
@@ -200,8 +221,10 @@ impl Assembler {
             ("bounce", _) => self.bounce = fields.n("qp").map(|qp| (qp, id)),
             _ => {}
         }
-        self.attempts = self.attempts.saturating_add(added);
-        self.forget();
+        if !is_kept {
+            self.attempts = self.attempts.saturating_add(added);
+        }
+        self.forget(items);
         is_wanted
     }
 
@@ -216,10 +239,7 @@ impl Assembler {
             self.tell(story, items);
             return true;
         }
-        self.ended.push_back(story);
-        if self.ended.len() > ENDED_MAX {
-            self.ended.pop_front().into_iter().for_each(|story| self.tell(story, items));
-        }
+        self.ended.push(story).into_iter().for_each(|story| self.tell(story, items));
         true
     }
 
@@ -235,7 +255,11 @@ impl Assembler {
 
     fn take(&mut self, id: u64) -> Option<Story> {
         let story = self.live.remove(&id)?;
-        self.attempts = self.attempts.saturating_sub(story.attempts.len());
+        if story.is_kept {
+            self.kept = self.kept.saturating_sub(1);
+        } else {
+            self.attempts = self.attempts.saturating_sub(story.attempts.len());
+        }
         Some(story)
     }
 
@@ -246,33 +270,82 @@ impl Assembler {
         }
     }
 
-    /// Forgets the oldest that nobody asked about while there is too much.
-    fn forget(&mut self) {
-        if self.order.len() > LIVE_MAX.saturating_mul(2) {
-            let live = &self.live;
-            self.order.retain(|id| live.contains_key(id));
+    /// Forgets the oldest that nobody asked about while there is too much. What is asked about is set apart when it comes to that, once, so
+    /// that nothing is looked at again and again.
+    fn forget(&mut self, items: &mut Vec<Item>) {
+        for order in [&mut self.order, &mut self.asked] {
+            if order.len() > LIVE_MAX.saturating_mul(2).max(self.live.len().saturating_mul(2)) {
+                let live = &self.live;
+                order.retain(|id| live.contains_key(id));
+            }
         }
-        let mut looked_at = 0;
-        while (self.live.len() > LIVE_MAX || self.attempts > ATTEMPTS_MAX) && looked_at < self.order.len() {
-            let Some(id) = self.order.pop_front() else { return };
-            match self.live.get(&id) {
+        while self.live.len().saturating_sub(self.kept) > LIVE_MAX || self.attempts > ATTEMPTS_MAX {
+            let Some(id) = self.order.pop_front() else { break };
+            match self.live.get_mut(&id) {
+                Some(story) if story.is_kept => {}
                 Some(story) if story.is_wanted => {
-                    self.order.push_back(id);
-                    looked_at = looked_at.saturating_add(1);
+                    story.is_kept = true;
+                    self.kept = self.kept.saturating_add(1);
+                    self.attempts = self.attempts.saturating_sub(story.attempts.len());
+                    self.asked.push_back(id);
                 }
                 Some(_) => drop(self.take(id)),
                 None => {}
+            }
+        }
+        while self.kept > ASKED_MAX {
+            let Some(id) = self.asked.pop_front() else { return };
+            if self.live.get(&id).is_some_and(|story| story.is_kept) {
+                self.take(id).into_iter().for_each(|story| self.tell(story, items));
             }
         }
     }
 
     /// What is left at the end of the log: messages still in the queue.
     pub(super) fn finish(mut self) -> Vec<Item> {
-        let ended = std::mem::take(&mut self.ended);
+        let ended = std::mem::take(&mut self.ended).all();
         let mut left: Vec<Story> = std::mem::take(&mut self.live).into_values().collect();
         left.sort_by_key(|story| (story.new_us, story.id));
         let all = ended.into_iter().chain(left).filter(|story| story.is_wanted);
         all.map(|story| Item::Story(Box::new(story))).collect()
+    }
+}
+
+/// Stories that have ended, in that order. A number may be there more than once; the latest is meant then.
+#[derive(Debug, Default)]
+struct Ended {
+    /// By their places, which count up.
+    stories: BTreeMap<u64, Story>,
+    places: HashMap<u64, u64>,
+    next: u64,
+}
+
+impl Ended {
+    fn get_mut(&mut self, id: u64) -> Option<&mut Story> {
+        self.stories.get_mut(self.places.get(&id)?)
+    }
+
+    fn take(&mut self, id: u64) -> Option<Story> {
+        self.stories.remove(&self.places.remove(&id)?)
+    }
+
+    /// Gives back the oldest if there are more than [`ENDED_MAX`].
+    fn push(&mut self, story: Story) -> Option<Story> {
+        self.places.insert(story.id, self.next);
+        self.stories.insert(self.next, story);
+        self.next = self.next.saturating_add(1);
+        if self.stories.len() <= ENDED_MAX {
+            return None;
+        }
+        let (place, oldest) = self.stories.pop_first()?;
+        if self.places.get(&oldest.id) == Some(&place) {
+            self.places.remove(&oldest.id);
+        }
+        Some(oldest)
+    }
+
+    fn all(self) -> impl Iterator<Item = Story> {
+        self.stories.into_values()
     }
 }
 
@@ -286,25 +359,36 @@ impl Story {
     fn start(&mut self, record: &Record) -> usize {
         let fields = &record.fields;
         let text = |key: &str| fields.t(key).unwrap_or_default().to_vec();
-        self.push(Attempt {
-            delivery: fields.n("delivery"),
+        let number = fields.n("delivery");
+        let added = self.push(Attempt {
+            delivery: number,
             recipient: text("recipient"),
             channel: text("channel"),
             begun_us: record.time_us,
             ..Attempt::default()
-        })
+        });
+        if let Some(number) = number {
+            self.open.insert(number, added.then(|| self.attempts.len().saturating_sub(1)));
+        }
+        usize::from(added)
     }
 
     fn result(&mut self, record: &Record) -> usize {
         let fields = &record.fields;
         let text = |key: &str| fields.t(key).unwrap_or_default().to_vec();
         let number = fields.n("delivery");
-        let known = self.attempts.iter_mut().rev().find(|attempt| attempt.delivery == number && attempt.status.is_none());
-        if let Some(attempt) = known {
-            (attempt.status, attempt.done_us, attempt.text) = (Some(text("status")), record.time_us, text("text"));
-            return 0;
+        match number.and_then(|number| self.open.remove(&number)) {
+            Some(Some(at)) => {
+                if let Some(attempt) = self.attempts.get_mut(at) {
+                    (attempt.status, attempt.done_us, attempt.text) = (Some(text("status")), record.time_us, text("text"));
+                }
+                return 0;
+            }
+            // Its start has been counted.
+            Some(None) => return 0,
+            None => {}
         }
-        self.push(Attempt {
+        let added = self.push(Attempt {
             delivery: number,
             recipient: text("recipient"),
             channel: text("channel"),
@@ -312,16 +396,19 @@ impl Story {
             done_us: record.time_us,
             status: Some(text("status")),
             text: text("text"),
-        })
+        });
+        usize::from(added)
     }
 
-    fn push(&mut self, attempt: Attempt) -> usize {
-        if self.attempts.len() >= TOLD_MAX {
+    /// False beyond [`TOLD_MAX`]: then it is counted.
+    fn push(&mut self, attempt: Attempt) -> bool {
+        let has_room = self.attempts.len() < TOLD_MAX;
+        if has_room {
+            self.attempts.push(attempt);
+        } else {
             self.left_out = self.left_out.saturating_add(1);
-            return 0;
         }
-        self.attempts.push(attempt);
-        1
+        has_room
     }
 }
 
@@ -418,8 +505,61 @@ mod tests {
         add("new msg 0".to_owned());
         add("info msg 0: bytes 1 from <me@x> qp 1 uid 1".to_owned());
         for id in 1..LIVE_MAX as u64 * 2 {
-            add(format!("info msg {id}: bytes 1 from <you@x> qp 1 uid 1"));
+            add(match id % 3 {
+                0 => format!("info msg {id}: bytes 1 from <you@x> qp 1 uid 1"),
+                1 => format!("new msg {id}"),
+                _ => format!("qmail-smtpd[1]: accepted msg={id} from=<you@x>"),
+            });
         }
         assert_eq!(assembler.finish().len(), 1);
+    }
+
+    /// Messages that are all asked about and never end are told in the end, each once, and are no more than a bound at a time.
+    #[test]
+    fn what_is_asked_about_is_bounded_too_and_each_is_told_once() {
+        let mut reader = Reader::new(Surroundings::default(), None);
+        let mut assembler = Assembler::new(Wanted::parse("me@x"));
+        let (mut items, count) = (Vec::new(), (LIVE_MAX + ASKED_MAX + 1000) as u64);
+        for id in 0..count {
+            let line = format!("info msg {id}: bytes 1 from <me@x> qp 1 uid 1");
+            assert!(assembler.add(&reader.record(line.as_bytes()).unwrap(), &mut items));
+            assert!(assembler.live.len() <= LIVE_MAX + ASKED_MAX + 1);
+        }
+        assert_eq!(items.len(), 1000);
+        items.extend(assembler.finish());
+        let ids: std::collections::HashSet<u64> = items
+            .iter()
+            .map(|item| match item {
+                Item::Story(story) => story.id,
+                Item::Refusal(_) => panic!(),
+            })
+            .collect();
+        assert_eq!((items.len() as u64, ids.len() as u64), (count, count));
+    }
+
+    #[test]
+    fn attempts_beyond_the_bound_are_counted_once() {
+        let mut log = String::from("new msg 1\ninfo msg 1: bytes 9 from <a@x> qp 5 uid 0\n");
+        let more = 500;
+        let numbers: Vec<usize> = (0..TOLD_MAX + more).collect();
+        for numbers in numbers.chunks(1000) {
+            log.extend(numbers.iter().map(|number| format!("starting delivery {number}: msg 1 to local b@x\n")));
+            log.extend(numbers.iter().map(|number| format!("delivery {number}: success: x/\n")));
+        }
+        let items = items("1", &log);
+        let [Item::Story(story)] = &items[..] else { panic!("{}", items.len()) };
+        assert_eq!((story.attempts.len(), story.left_out), (TOLD_MAX, more as u64));
+        assert!(story.attempts.iter().all(|attempt| attempt.status.is_some()));
+    }
+
+    #[test]
+    fn a_message_is_found_by_its_message_id() {
+        let log = "new msg 1\ninfo msg 1: bytes 9 from <a@x> qp 5 uid 0 message-id <5_Q@x>\nstarting delivery 1: msg 1 to local b@x\n\
+            new msg 2\ninfo msg 2: bytes 9 from <a@x> qp 6 uid 0 message-id <5_q@x>\nnew msg 3\ninfo msg 3: bytes 9 from <a@x> qp 6 uid 0\n\
+            qmail-smtpd[7]: accepted remote=::1 msg=1 from=<a@x> recipients=1 bytes=9 qp=5\ndelivery 1: success: x/\nend msg 1\n";
+        for wanted in ["<5%Q@x>", "5%Q@x", "<5_Q@x>"] {
+            assert_eq!(told(wanted, log), ["1 accepted true [b@x:success] ended true"], "{wanted}");
+        }
+        assert!(items("<5@x>", log).is_empty());
     }
 }

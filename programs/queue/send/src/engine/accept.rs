@@ -12,7 +12,7 @@ impl<S: Spool> Engine<S> {
     /// A message is whole. The answer comes as [`Out::Reply`] when it is durable or refused; if the client goes away before, nothing
     /// changes.
     pub fn submitted(&mut self, client: u64, who: Submitter, message: Submitted) {
-        let Submitted { sender, mut recipients, mut flags, mut options, body, bytes, held, .. } = message;
+        let Submitted { sender, mut recipients, mut flags, mut options, message_id, body, bytes, held, .. } = message;
         self.tap(&sender, &mut recipients, &mut flags, &mut options);
         let options = options.store();
         let envelope = Envelope { sender, recipients, arrival_s: self.now.s, uid: who.uid, pid: who.pid, flags, options };
@@ -23,28 +23,32 @@ impl<S: Spool> Engine<S> {
             Body::Inline(bytes) => KeptBody::new(bytes, &self.kept),
             Body::Side(_) => None,
         };
-        let ticket = self.ticket(Ticket::Accept { client, envelope: envelope.clone(), bytes, held, kept });
+        let ticket = self.ticket(Ticket::Accept { client, envelope: envelope.clone(), message_id, bytes, held, kept });
         self.spool.accept(envelope, body, ticket);
     }
 
     pub(super) fn accepted(&mut self, ticket: u64, id: u64) {
         match self.tickets.remove(&ticket) {
-            Some(Ticket::Accept { client, envelope, bytes, held, kept }) => {
+            Some(Ticket::Accept { client, envelope, message_id, bytes, held, kept }) => {
                 self.accepting = self.accepting.saturating_sub(1);
                 self.out.push(Out::GiveBack { bytes: held });
                 self.out.push(Out::Reply { client, answer: ipc::queue::Answer::Accepted { id, pid: envelope.pid } });
-                self.enter(id, envelope, bytes, kept);
+                self.enter(id, envelope, message_id.as_deref(), bytes, kept);
             }
-            Some(Ticket::Import { client, envelope, bytes, held }) => self.import_kept(client, id, &envelope, bytes, held),
+            Some(Ticket::Import { client, envelope, message_id, bytes, held }) => {
+                self.log.new_msg(id);
+                self.log.info_msg(id, bytes, &envelope, message_id.as_deref());
+                self.import_kept(client, id, &envelope, held);
+            }
             Some(Ticket::Bounce { of, envelope, bytes }) => {
                 self.counters.bounces = self.counters.bounces.saturating_add(1);
                 self.log.bounce_msg(of, self.identity.pid);
                 self.ended(of);
-                self.enter(id, envelope, bytes, None);
+                self.enter(id, envelope, None, bytes, None);
             }
             Some(Ticket::Notice { of, about, envelope, bytes }) => {
                 self.noticed(of, about);
-                self.enter(id, envelope, bytes, None);
+                self.enter(id, envelope, None, bytes, None);
             }
             _ => {}
         }
@@ -69,9 +73,9 @@ impl<S: Spool> Engine<S> {
     }
 
     /// A new message is in the queue: tried at once if there is room, whatever else waits.
-    fn enter(&mut self, id: u64, envelope: Envelope, bytes: u64, kept: Option<KeptBody>) {
+    fn enter(&mut self, id: u64, envelope: Envelope, message_id: Option<&[u8]>, bytes: u64, kept: Option<KeptBody>) {
         self.log.new_msg(id);
-        self.log.info_msg(id, bytes, envelope.sender.as_bytes(), envelope.pid, envelope.uid);
+        self.log.info_msg(id, bytes, &envelope, message_id);
         let arrival_s = envelope.arrival_s;
         let mut active = Active::new(envelope, None, bytes, Lane::Fresh);
         if !self.stopping && (self.has_room(Lane::Fresh) || self.has_room_for(active.priority())) {

@@ -64,20 +64,18 @@ pub(super) fn kept_row(id: u64, read: &Read) -> Option<KeptRow> {
 impl<S: Spool> Engine<S> {
     /// A message of another queue is whole. The answer comes as [`Out::Admin`] when it is durable or refused.
     pub(crate) fn import(&mut self, client: u64, from: &Importing, message: Submitted) {
-        let Submitted { sender, recipients, flags, options, import, body, bytes, held } = message;
+        let Submitted { sender, recipients, flags, options, import, message_id, body, bytes, held } = message;
         let options = import.map_or_else(|| options.store(), |import| import.store(&options));
         let arrival_s = from.arrival_s.min(self.now.s);
         let envelope = Envelope { sender, recipients, arrival_s, uid: from.uid, pid: from.pid, flags, options };
         self.accepting = self.accepting.saturating_add(1);
-        let ticket = self.ticket(Ticket::Import { client, envelope: envelope.clone(), bytes, held });
+        let ticket = self.ticket(Ticket::Import { client, envelope: envelope.clone(), message_id, bytes, held });
         self.spool.accept(envelope, body, ticket);
     }
 
-    pub(super) fn import_kept(&mut self, client: u64, id: u64, envelope: &Envelope, bytes: u64, held: usize) {
+    pub(super) fn import_kept(&mut self, client: u64, id: u64, envelope: &Envelope, held: usize) {
         self.accepting = self.accepting.saturating_sub(1);
         self.out.push(Out::GiveBack { bytes: held });
-        self.log.new_msg(id);
-        self.log.info_msg(id, bytes, envelope.sender.as_bytes(), envelope.pid, envelope.uid);
         self.backlog.insert_rest(id, envelope.arrival_s, envelope.arrival_s, true);
         self.backlog.set_pending(id, u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX));
         self.out.push(Out::Admin { client, answer: QueueAnswer::Kept { id } });

@@ -81,6 +81,7 @@ impl Rig {
             flags: 0,
             options,
             import: None,
+            message_id: None,
             body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
             bytes: 17,
             held: 0,

@@ -132,16 +132,174 @@ fn who_does_not_keep_that_promise_gets_it_by_smtp() {
             world.courier.no_qmtp.is(closed) && !world.courier.bad.is(closed.ip()),
             "it is known, and no reason to avoid the host"
         );
-        // One that takes the message and says something else: it may have it, so SMTP has its turn at the next attempt.
-        let (rude, _) = scripted("127.0.0.1:0", vec![vec![Say("220 hi\r\n"), Hang]]).await;
-        let world = World::switching(&[], mail_hosts(12_801), smtp.port(), rude.port()).await;
-        let first = world.deliver(&["one@b.example"], by_mx()).await.remove(0);
-        assert!(first.starts_with('K') || first.contains("connection died. Possible duplicate! (#4.4.2)"), "{first}");
-        assert!(world.courier.no_qmtp.is(rude));
-        if first.starts_with('Z') {
-            assert!(world.deliver(&["one@b.example"], by_mx()).await[0].starts_with("K127.0.0.1 accepted"));
+        assert_eq!(heard.borrow().iter().filter(|line| line.starts_with("RCPT")).count(), 1);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What a server does that is none of QMTP's, behind the bytes that it reads.
+#[derive(Clone, Copy)]
+enum Odd {
+    Says(&'static [u8]),
+    Closes,
+    Hangs,
+}
+
+/// Takes connections and does so, before anything is read or behind the first message.
+async fn odd(what: Odd, reads: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut held = Vec::new();
+            while reads && message(&held).is_none() && stream.read_buf(&mut held).await.is_ok_and(|len| len > 0) {}
+            match what {
+                Odd::Says(text) => {
+                    let _ = stream.write_all(text).await;
+                    kept.push(stream);
+                }
+                Odd::Hangs => kept.push(stream),
+                Odd::Closes => {}
+            }
         }
-        assert!(heard.borrow().iter().filter(|line| line.starts_with("RCPT")).count() == 2);
+    });
+    address
+}
+
+#[test]
+fn who_announces_qmtp_and_does_not_speak_it_gets_the_message_by_smtp_in_the_same_attempt() {
+    ipc_async::service::run(async {
+        let long = [LETTER, &b"0123456789abcdef\n".repeat(1_000_000)].concat();
+        for what in [Odd::Says(b"220 hello\r\n"), Odd::Says(b"5:xyes,"), Odd::Closes, Odd::Hangs] {
+            for (reads, letter) in [(false, LETTER), (true, LETTER), (false, &long)] {
+                let (smtp, heard) = willing("127.0.0.1:0", "250 h|", 100, Duration::ZERO).await;
+                let stranger = odd(what, reads).await;
+                let world = World::switching(&[], mail_hosts(12_801), smtp.port(), stranger.port()).await;
+                for attempt in 1..3 {
+                    world.send("s@a.example", &["one@b.example", "two@b.example"], by_mx(), letter).await;
+                    let texts = world.result().await.1;
+                    assert!(
+                        texts.iter().all(|text| text.starts_with("K127.0.0.1 accepted message.\nRemote host said: 250")),
+                        "{texts:?}"
+                    );
+                    let taken = heard.borrow().iter().filter(|line| line.starts_with("(body")).count();
+                    assert_eq!(taken, attempt, "once for each attempt");
+                    assert!(world.courier.no_qmtp.is(stranger));
+                }
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Who has begun to answer speaks QMTP: what he got and did not answer for may be there, so SMTP has its turn at the next attempt.
+#[test]
+fn who_leaves_between_two_answers_may_have_taken_the_rest() {
+    ipc_async::service::run(async {
+        for (said, first) in
+            [(&b"3:Kok,"[..], "K127.0.0.1 accepted"), (b"3:Ko", "ZConnected to 127.0.0.1 but connection died. Possible")]
+        {
+            let (smtp, heard) = willing("127.0.0.1:0", "250 h|", 100, Duration::ZERO).await;
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = listener.local_addr().unwrap();
+            spawn_local(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let mut held = Vec::new();
+                    while message(&held).is_none() && stream.read_buf(&mut held).await.is_ok_and(|len| len > 0) {}
+                    let _ = stream.write_all(said).await;
+                }
+            });
+            let world = World::switching(&[], mail_hosts(12_801), smtp.port(), server.port()).await;
+            let texts = world.deliver(&["one@b.example", "two@b.example"], by_mx()).await;
+            assert!(texts[0].starts_with(first), "{texts:?}");
+            assert_eq!(texts[1], "ZConnected to 127.0.0.1 but connection died. Possible duplicate! (#4.4.2)\n");
+            assert!(heard.borrow().is_empty() && world.courier.no_qmtp.is(server));
+            assert!(world.deliver(&["two@b.example"], by_mx()).await[0].starts_with("K127.0.0.1 accepted"));
+            assert_eq!(heard.borrow().iter().filter(|line| line.starts_with("RCPT")).count(), 1);
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A connection that its server closed behind a message, as it may, is no reason to go another way.
+#[test]
+fn who_answers_and_leaves_keeps_to_qmtp() {
+    ipc_async::service::run(async {
+        let (smtp, heard) = willing("127.0.0.1:0", "250 h|", 100, Duration::ZERO).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let senders = Rc::new(RefCell::new(Vec::new()));
+        let kept = Rc::clone(&senders);
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut held = Vec::new();
+                while message(&held).is_none() && stream.read_buf(&mut held).await.is_ok_and(|len| len > 0) {}
+                kept.borrow_mut().extend(message(&held).map(|message| message.0.1));
+                let _ = stream.write_all(b"3:Kok,").await;
+            }
+        });
+        let world = World::switching(&[], mail_hosts(12_801), smtp.port(), server.port()).await;
+        for recipient in ["one@b.example", "two@b.example", "three@b.example"] {
+            assert!(world.deliver(&[recipient], by_mx()).await[0].contains("Remote host said: ok"));
+            // The server's end of the connection has to be closed.
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(heard.borrow().is_empty() && !world.courier.no_qmtp.is(server));
+        assert_eq!(senders.borrow().len(), 3);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// One answer too many would be taken for the answer to what is sent next.
+#[test]
+fn an_answer_that_nobody_asked_for_is_no_answer_to_the_next_message() {
+    ipc_async::service::run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let got = Got::default();
+        let kept = Rc::clone(&got);
+        spawn_local(async move {
+            // Just as long as what is read in one go, so that what follows is still in the socket.
+            let first = [&b"4090:K"[..], &[b'x'; 4089], b","].concat();
+            let answers = [[&first[..], b"3:Kno,"].concat(), b"4:Dno!,".to_vec()];
+            for answer in answers {
+                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let mut held = Vec::new();
+                while message(&held).is_none() && stream.read_buf(&mut held).await.is_ok_and(|len| len > 0) {}
+                kept.borrow_mut().extend(message(&held).map(|message| message.0));
+                let _ = stream.write_all(&answer).await;
+                spawn_local(async move { while stream.read_buf(&mut held).await.is_ok_and(|len| len > 0) {} });
+            }
+        });
+        let world = World::new(&[], Mx::new(), 9).await;
+        world.send("list-@h.example-@[]", &["one@b.example", "two@c.example"], by_route(server), LETTER).await;
+        let texts = world.result().await.1;
+        assert!(texts[0].starts_with("K127.0.0.1 accepted message.\nRemote host said: xx"), "{}", texts[0]);
+        assert_eq!(texts[1], "D127.0.0.1 does not like recipient.\nRemote host said: no!\nGiving up on 127.0.0.1.\n");
+        assert_eq!(got.borrow().len(), 2);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What cannot go by QMTP leaves its place to what can go by SMTP.
+#[test]
+fn hosts_that_announce_qmtp_are_all_tried_by_smtp() {
+    ipc_async::service::run(async {
+        let (smtp, _) = willing("127.0.0.8:0", "250 h|", 100, Duration::ZERO).await;
+        let addresses: Vec<String> = (1..9).map(|n| format!("127.0.0.{n}")).collect();
+        let addresses: Vec<[&str; 1]> = addresses.iter().map(|address| [address.as_str()]).collect();
+        let list: Vec<(u16, &[&str])> = (0u16..).zip(&addresses).map(|(n, address)| (12_801 + 16 * n, &address[..])).collect();
+        let world = World::switching(&[], HashMap::from([("b.example", hosts(&list))]), smtp.port(), 9).await;
+        let options = Options { ret: Some(wire::dsn::Ret::Headers), ..Options::none() };
+        world.send_with("s@a.example", &["one@b.example"], by_mx(), LETTER, Some(options)).await;
+        let text = world.result().await.1.remove(0);
+        assert!(text.starts_with("K127.0.0.8 accepted"), "{text}");
         Ok(())
     })
     .unwrap();

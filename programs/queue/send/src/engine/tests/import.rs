@@ -18,6 +18,7 @@ impl Rig {
             flags: 0,
             options: Options::none(),
             import: Some(Import { key: key.into(), recipients: past.collect() }),
+            message_id: None,
             body: Body::Inline(b"Subject: x\n\nbody\n".to_vec()),
             bytes: 17,
             held: 0,
