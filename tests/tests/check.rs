@@ -271,6 +271,17 @@ fn what_only_root_has_is_named() {
             &|i| chown(&i.root.join("var/spool/qmail"), 61_234),
             ("var/spool/qmail", None, "error", "belongs to uid 61234", "chown"),
         ),
+        (
+            &|i| {
+                let qmailq = std::fs::read_to_string(etc(i, "ids")).unwrap();
+                let qmailq = qmailq.lines().find_map(|line| line.strip_prefix("qmailq ")?.split(' ').next()?.parse().ok());
+                control(i, "qmailremote", "/bin/true\n");
+                control(i, "authsenders", "joe@a.test:relay.test|joe|secret\n");
+                mode(&etc(i, "control/authsenders"), 0o600);
+                chown(&etc(i, "control/authsenders"), qmailq.unwrap());
+            },
+            ("etc/qmail/control/authsenders", None, "error", "qmail-remote cannot read it as qmailr", "chmod 640"),
+        ),
         (&|i| ids(i, "qmailx ", &|_| String::new()), ("etc/qmail/ids", None, "error", "no line for qmailx", "qmail setup")),
         (
             &|i| ids(i, "qmailx ", &|line| format!("qmailx 1 {}\n", line.rsplit(' ').next().unwrap())),
@@ -285,6 +296,34 @@ fn what_only_root_has_is_named() {
     for (damage, expected) in cases {
         broken(damage, &[*expected]);
     }
+}
+
+/// What `qmail check` advises for a program in the place of qmail-remote is no fault to it.
+#[test]
+fn passwords_of_routes_may_be_read_by_the_qmail_remote_that_a_program_runs() {
+    let name = "passwords_of_routes_may_be_read_by_the_qmail_remote_that_a_program_runs";
+    if !is_root() {
+        return skip(name, "needs root");
+    }
+    let instance = Instance::new().unwrap();
+    let ids = std::fs::read_to_string(etc(&instance, "ids")).unwrap();
+    let id = |role: &str, at: usize| -> u32 {
+        let line = ids.lines().find(|line| line.starts_with(role)).unwrap();
+        line.split(' ').nth(at).unwrap().parse().unwrap()
+    };
+    control(&instance, "authsenders", "joe@a.test:relay.test|joe|secret\n");
+    let file = etc(&instance, "control/authsenders");
+    std::os::unix::fs::chown(&file, Some(id("qmailq ", 1)), Some(id("qmailr ", 2))).unwrap();
+    mode(&file, 0o640);
+    let reached = ("etc/qmail/control/authsenders", None, "error", "others than its owner may reach it", "chmod 600");
+    assert!(is_found(&findings(&instance), &instance, reached), "nobody but qmail-send reads it");
+    control(&instance, "qmailremote", "/bin/true\n");
+    let of_file: Vec<Value> =
+        findings(&instance).into_iter().filter(|finding| finding["file"] == file.to_str().unwrap()).collect();
+    assert!(of_file.is_empty(), "{of_file:?}");
+    mode(&file, 0o644);
+    let reached = ("etc/qmail/control/authsenders", None, "error", "others than its owner may reach it", "chmod 640");
+    assert!(is_found(&findings(&instance), &instance, reached));
 }
 
 #[test]

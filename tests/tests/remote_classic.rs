@@ -282,3 +282,60 @@ fn what_could_not_be_connected_to_is_shown_and_forgotten() {
     instance.retry_until_empty().unwrap();
     assert_eq!(ask(&instance, "qmail-tcpto"), (Some(0), String::new(), String::new()));
 }
+
+/// The uids (real, effective, saved, of files) of a program of root's that reads a message and hears a server.
+fn uids_before_a_server(instance: &Instance, program: &str, root: &std::path::Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    fs::write(root.join("etc/qmail/control/smtproutes"), format!(":127.0.0.1:{}\n", server.port())).unwrap();
+    fs::write(root.join("etc/qmail/control/qmqpservers"), format!("{server}\n")).unwrap();
+    let mut command = Command::new(instance.program(program));
+    command.env_clear().env("QMAIL_ROOT", root);
+    // qmail-qmqpc reads its envelope from descriptor 1.
+    let envelope = root.join("envelope");
+    fs::write(&envelope, b"Fs@x.test\0Tr@h.test\0\0").unwrap();
+    if program == "qmail-remote" {
+        command.args(["h.test", "s@x.test", "r@h.test"]).stdout(Stdio::null());
+    } else {
+        command.stdout(fs::File::open(&envelope).unwrap());
+    }
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    // No end of the message: whose process reads it?
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(LETTER.as_bytes()).unwrap();
+    let status = || fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let uids = |status: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    wait_for("the program to leave root", || (!uids(&status()).starts_with("0 ")).then_some(())).unwrap();
+    drop(stdin);
+    let (mut server, _) = listener.accept().unwrap();
+    let found = status();
+    assert!(found.contains("Groups:\t \n") || found.contains("Groups:\t\n"), "{found}");
+    let found = uids(&found);
+    server.write_all(b"554 not here\r\n").unwrap();
+    drop(server);
+    child.wait().unwrap();
+    found
+}
+
+#[test]
+fn nothing_from_outside_is_read_as_root() {
+    if !system_tests::is_root() {
+        return system_tests::skip("nothing_from_outside_is_read_as_root", "needs root");
+    }
+    let instance = Instance::new().unwrap();
+    let ids = fs::read_to_string(instance.root.join("etc/qmail/ids")).unwrap();
+    let qmailr = ids.lines().find_map(|line| line.strip_prefix("qmailr ")?.split(' ').next()).unwrap();
+    for program in ["qmail-remote", "qmail-qmqpc"] {
+        assert_eq!(uids_before_a_server(&instance, program, &instance.root), [qmailr; 4].join(" "), "{program}");
+    }
+    // Where nothing was set up.
+    let bare = instance.dir().join("bare");
+    fs::create_dir_all(bare.join("etc/qmail/control")).unwrap();
+    fs::write(bare.join("etc/qmail/control/me"), "me.example\n").unwrap();
+    for program in ["qmail-remote", "qmail-qmqpc"] {
+        assert_eq!(uids_before_a_server(&instance, program, &bare), ["65534"; 4].join(" "), "{program}");
+    }
+}

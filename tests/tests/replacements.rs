@@ -100,6 +100,7 @@ fn a_program_that_crashes_hangs_or_talks_rubbish_delays_its_own_mail() {
         nothing@*) exit 0;;\n\
         later@*) exit 111;;\n\
         missing@*) /nonexistent/program; exit $?;;\n\
+        shell@*) exit 2;;\n\
         never@*) exit 100;;\n\
         *) printf 'r\\0Ktaken by a program\\n\\0';;\n\
         esac";
@@ -107,7 +108,7 @@ fn a_program_that_crashes_hangs_or_talks_rubbish_delays_its_own_mail() {
     instance.control("qmailremote", &format!("{}\n", path.display())).unwrap();
     instance.start().unwrap();
     instance.virtual_domain("example.test", &["bob"]).unwrap();
-    for user in ["hang", "crash", "rubbish", "nothing", "later", "missing", "never", "good"] {
+    for user in ["hang", "crash", "rubbish", "nothing", "later", "missing", "shell", "never", "good"] {
         inject(&instance, BOB, &[&format!("{user}@{user}.test")]);
     }
     for line in [
@@ -121,7 +122,7 @@ fn a_program_that_crashes_hangs_or_talks_rubbish_delays_its_own_mail() {
         instance.wait_log(line).unwrap();
     }
     let deferred = "deferral: Unable_to_run_qmail-remote./";
-    wait_for("later and missing", || (instance.log().matches(deferred).count() == 2).then_some(())).unwrap();
+    wait_for("later, missing and shell", || (instance.log().matches(deferred).count() == 3).then_some(())).unwrap();
     let bounce = instance.wait_mail(BOB, 1).unwrap().remove(0);
     assert!(bounce.contains("<never@never.test>:\nUnable to run qmail-remote.\n"), "{bounce}");
     // qmail-rspawn itself may go: what it had is tried again.
@@ -186,7 +187,8 @@ fn a_program_in_the_place_of_qmail_local_delivers_to_system_users() {
         crash) kill -11 $$;;\n\
         later) echo not now; exit 111;;\n\
         never) echo no such mailbox >&2; exit 100;;\n\
-        odd) exit 3;;\n\
+        odd) exit 65;;\n\
+        shell) exit 2;;\n\
         missing) /nonexistent/program; exit $?;;\n\
         own) exec qmail-local \"$@\";;\n\
         esac";
@@ -207,7 +209,7 @@ fn a_program_in_the_place_of_qmail_local_delivers_to_system_users() {
     let owner = Command::new("stat").args(["-c", "%u"]).arg(&person.home).output().unwrap();
     assert_eq!(there(&instance, "uid").unwrap(), String::from_utf8(owner.stdout).unwrap());
 
-    for ext in ["crash", "later", "never", "odd", "missing"] {
+    for ext in ["crash", "later", "never", "odd", "missing", "shell"] {
         inject(&instance, BOB, &[&to(&format!("-{ext}"))]);
     }
     for line in ["deferral: qmail-local_crashed./", "deferral: not_now/", "failure: no_such_mailbox/"] {
@@ -215,8 +217,16 @@ fn a_program_in_the_place_of_qmail_local_delivers_to_system_users() {
     }
     let bounces = instance.wait_mail(BOB, 2).unwrap().concat();
     assert!(bounces.contains(&format!("<{}>:\nno such mailbox\n", to("-never"))) && bounces.contains(&to("-odd")), "{bounces}");
-    let deferred = || (instance.json(&["queue", "stats"]).ok()?["messages"] == 3).then_some(());
-    wait_for("crash, later and missing to be kept", deferred).unwrap();
+    let deferred = || (instance.json(&["queue", "stats"]).ok()?["messages"] == 4).then_some(());
+    wait_for("crash, later, missing and shell to be kept", deferred).unwrap();
+
+    // What it delivers to, it alone knows: no `.qmail` file has to be there for a recipient by SMTP either.
+    let mut smtp = instance.smtp().unwrap();
+    smtp.must("EHLO client.example.test", "250").unwrap();
+    smtp.must("MAIL FROM:<a@elsewhere.test>", "250").unwrap();
+    smtp.must(&format!("RCPT TO:<{}>", to("-anything")), "250 2.1.5").unwrap();
+    smtp.must("RCPT TO:<nobody@example.test>", "550 5.1.1").unwrap();
+    drop(smtp);
 
     // qmail's own at the end of a filter; and virtual users, whom it does not concern.
     person.write(".qmail-own", "./Maildir/\n").unwrap();

@@ -15,6 +15,7 @@ pub use table::{Access, Confinement, Count, Network, Place, Process, Role, Socke
 
 use std::io;
 use std::path::{Path, PathBuf};
+use sys::spawn::Ids;
 
 /// Which layers to use; all of them outside of tests.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +55,18 @@ pub fn enter_as(process: &str, root: &Path, extra: &[(PathBuf, Access)]) -> io::
     let confinement = table::process(process).and_then(|row| row.confinement);
     let confinement = confinement.ok_or_else(|| io::Error::other(format!("the process table confines no {process}")))?;
     enter(&confinement, root, extra)
+}
+
+/// Whoever root's program becomes where the instance has no etc/qmail/ids: the kernel's uid for "nobody".
+const NOBODY: Ids = Ids { uid: 65_534, gid: 65_534 };
+
+/// A classic face that was started by root goes on as the user whose work it does, for good: when all is open that root alone may read, and
+/// before input from outside. A caller who is not root stays who he is.
+///
+/// # Errors
+/// It cannot: the program must not go on.
+pub fn leave_root(ids: Option<Ids>) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() { sys::spawn::become_for_good(ids.unwrap_or(NOBODY)) } else { Ok(()) }
 }
 
 /// As [`enter`], for tests that show each layer alone.

@@ -47,6 +47,13 @@ impl AsFd for Signals {
     }
 }
 
+/// SIGCHLD as it is without anyone's doing. Ignored, which every exec passes on, it would make the kernel keep no exit codes: the end
+/// of a child could not be told from its success. [`crate::standard`] calls this at the start of every program, before its `main`.
+pub(crate) fn mind_children() {
+    // SAFETY: a system call with plain numbers.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Gives back default handling and an empty mask: for a child between fork and exec.
 pub(crate) fn reset_in_child() {
     // SAFETY: both calls are async-signal-safe and get initialised arguments.
@@ -54,6 +61,7 @@ pub(crate) fn reset_in_child() {
         let empty = set_of(&[]);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
     }
 }
 

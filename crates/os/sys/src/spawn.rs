@@ -12,6 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// What a pipe holds as the kernel makes it, in bytes.
+const PIPE_LEN: usize = 65_536;
+
 /// The user that a program runs as. Supplementary groups are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
@@ -164,10 +167,26 @@ impl<'a> Spawn<'a> {
         // SAFETY: the steps make system calls only; nothing in them allocates, locks or unwinds.
         unsafe { command.pre_exec(child_steps) };
         let child = command.spawn()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-        Ok(Child { pid, pidfd })
+        watched(child, self.leads_group, |pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
     }
+}
+
+/// The program runs by now. Where it cannot be watched it is ended: what is reported as not started may not go on by itself.
+fn watched(
+    mut child: std::process::Child,
+    leads_group: bool,
+    open: impl FnOnce(Pid) -> rustix::io::Result<OwnedFd>,
+) -> io::Result<Child> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let opened = pid.ok_or_else(|| io::ErrorKind::InvalidData.into()).and_then(|pid| Ok(Child { pid, pidfd: open(pid)? }));
+    if opened.is_err() {
+        if let Some(group) = pid.filter(|_| leads_group) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    opened
 }
 
 /// How a child ended.
@@ -175,6 +194,8 @@ impl<'a> Spawn<'a> {
 pub enum Ended {
     Code(i32),
     Signal(i32),
+    /// It is gone and its exit code with it: somebody else reaped it. Nothing may be taken for done, or refused for good, for this.
+    Unknown,
 }
 
 impl Child {
@@ -184,8 +205,7 @@ impl Child {
         match rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::NOHANG) {
             Ok(Some((_, status))) => Some(ended(status)),
             Ok(None) => None,
-            // Somebody else reaped it: it is gone.
-            Err(_) => Some(Ended::Code(0)),
+            Err(_) => Some(Ended::Unknown),
         }
     }
 
@@ -194,7 +214,7 @@ impl Child {
     pub fn wait(&self) -> Ended {
         match rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty())) {
             Ok(Some((_, status))) => ended(status),
-            _ => Ended::Code(0),
+            _ => Ended::Unknown,
         }
     }
 
@@ -208,7 +228,25 @@ fn ended(status: rustix::process::WaitStatus) -> Ended {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ended::Code(code),
         (None, Some(signal)) => Ended::Signal(signal),
-        (None, None) => Ended::Code(0),
+        (None, None) => Ended::Unknown,
+    }
+}
+
+/// Gives what an ended program has left in a pipe to `take`, without waiting. No more than the pipe holds: all that the program wrote is among
+/// it, and what it started and left running may go on writing for ever.
+pub fn left_in_pipe(pipe: &OwnedFd, mut take: impl FnMut(&[u8])) {
+    let capacity = rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(PIPE_LEN);
+    let mut left = if rustix::io::ioctl_fionbio(pipe, true).is_ok() { capacity } else { 0 };
+    let mut piece = [0; 4096];
+    while left > 0 {
+        let room = piece.len().min(left);
+        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, piece.get_mut(..room).unwrap_or_default())) {
+            Ok(0) | Err(_) => return,
+            Ok(len) => {
+                take(piece.get(..len).unwrap_or_default());
+                left = left.saturating_sub(len);
+            }
+        }
     }
 }
 
@@ -255,6 +293,21 @@ fn place(fds: &[RawFd], scratch: &mut [RawFd]) -> io::Result<()> {
     // it; then only descriptors that others made without close-on-exec pass, as in any program. By number: not every C library has it.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, above.unsigned_abs(), libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(())
+}
+
+/// This process becomes another user, with no way back: for a program that root started and that root's rights are no use to. Before any
+/// thread is started. Who is not root may only become itself.
+///
+/// # Errors
+/// Not allowed, or root is no other user: the program must not go on.
+pub fn become_for_good(ids: Ids) -> io::Result<()> {
+    if ids.uid == 0 || ids.gid == 0 {
+        return Err(io::Error::other("root is nobody to become"));
+    }
+    become_user(ids)?;
+    // SAFETY: a system call with plain numbers. It must fail.
+    let is_root_again = unsafe { libc::setresuid(0, 0, 0) } == 0;
+    if is_root_again || rustix::process::getuid().as_raw() != ids.uid { Err(io::Error::other("still root")) } else { Ok(()) }
 }
 
 /// Sets groups, gid and uid of this (single-threaded) process. A program that is not root may only become itself.
@@ -315,6 +368,67 @@ mod tests {
             }
             assert_eq!(spawn.start().unwrap_err().kind(), io::ErrorKind::NotFound);
         }
+    }
+
+    /// An exit code that somebody else took is not a 0.
+    #[test]
+    fn the_end_of_a_program_that_is_not_ours_to_reap_is_not_known() {
+        for take in [Child::wait, |child: &Child| child.try_wait().unwrap()] {
+            let child = Spawn::new(Path::new("/bin/sh")).arg("-c").arg("exit 111").start().unwrap();
+            assert_eq!(child.wait(), Ended::Code(111));
+            assert_eq!(take(&child), Ended::Unknown);
+        }
+    }
+
+    /// Whoever starts us may have ignored SIGCHLD, which every exec passes on; then the kernel keeps no exit codes. In a process of its
+    /// own: the children of the other tests would lose theirs.
+    #[test]
+    fn children_have_exit_codes_whatever_is_ignored() {
+        const AGAIN: &str = "CHILDREN_HAVE_EXIT_CODES";
+        if std::env::var_os(AGAIN).is_none() {
+            let mut again = Command::new("/usr/bin/env");
+            again.args(["--ignore-signal=CHLD", "--ignore-signal=PIPE", "--block-signal=TERM"]).arg(format!("{AGAIN}=1"));
+            again
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "spawn::tests::children_have_exit_codes_whatever_is_ignored"]);
+            let output = again.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+            return;
+        }
+        let shell = |script: &str| Spawn::new(Path::new("/bin/sh")).arg("-c").arg(script).env("PATH", "/usr/bin:/bin");
+        assert_eq!(shell("exit 111").start().unwrap().wait(), Ended::Code(111));
+        assert_eq!(Command::new("/bin/sh").args(["-c", "exit 111"]).status().unwrap().code(), Some(111));
+        // Even if it is ignored later, what is started does not have it so.
+        // SAFETY: a system call with plain numbers.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        let (text, ended) = output(|out| shell("grep -E '^Sig(Blk|Ign)' /proc/self/status").stdout(out).start());
+        assert_eq!(ended, Ended::Unknown);
+        let mask = |name: &str| {
+            let mask = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{text}"));
+            u64::from_str_radix(mask.trim(), 16).unwrap()
+        };
+        let bit = |signal: i32| 1u64 << (signal - 1);
+        assert_eq!(mask("SigBlk:"), 0, "{text}");
+        assert_eq!(mask("SigIgn:") & (bit(libc::SIGCHLD) | bit(libc::SIGPIPE)), 0, "{text}");
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_watched_is_ended_with_what_it_started() {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 1000 & echo started; sleep 1000"]).process_group(0).stdout(Stdio::from(write));
+        let child = command.spawn().unwrap();
+        drop(command);
+        let mut read = std::fs::File::from(read);
+        let mut said = [0; 8];
+        read.read_exact(&mut said).unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let error = watched(child, true, |_| Err(rustix::io::Errno::MFILE)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+        // Nobody has the pipe any more, and the program is reaped.
+        assert_eq!(read.read(&mut said).unwrap(), 0);
+        assert!(rustix::process::test_kill_process(pid).is_err());
     }
 
     #[test]

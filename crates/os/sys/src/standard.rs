@@ -1,8 +1,10 @@
-//! Descriptors 0, 1 and 2 as the caller gave them: which of them were closed, and reading and writing them without std in between.
+//! Descriptors 0, 1 and 2 as the caller gave them: which of them were closed, and reading and writing them without std in between; and that
+//! children of this process have exit codes.
 //!
 //! Rust opens `/dev/null` in the place of closed ones before `main`, so that no file gets such a number, and its `Stdin` and `Stdout`
 //! take EBADF for the end of the input and for a write that was done. But a message that could not be read is not an empty message,
-//! and what could not be written is lost. So this looks before the runtime does, and gives the descriptors as plain files.
+//! and what could not be written is lost. So this looks before the runtime does, and gives the descriptors as plain files. Whatever was
+//! done with SIGCHLD by who started the process, it has its default from then on.
 
 use std::fs::File;
 use std::io;
@@ -53,6 +55,7 @@ pub fn leave_closed() {
 }
 
 extern "C" fn look() {
+    crate::signal::mind_children();
     for (number, flag) in (0..).zip(&WAS_CLOSED) {
         // SAFETY: F_GETFD on any number is harmless: it fails if the number is not open.
         flag.store(unsafe { libc::fcntl(number, libc::F_GETFD) } < 0, Ordering::Relaxed);

@@ -297,6 +297,18 @@ impl Root {
         Ids::parse(&text).map_err(|error| self.wrong(&path, &error))
     }
 
+    /// Whom a program that root has started goes on as, by the name of a role. `None`: this process is not root's, or no system is set up here.
+    ///
+    /// # Errors
+    /// As [`Root::ids`], or the role has no line there; temporary.
+    pub fn role_for_root(&self, name: &str) -> Result<Option<Id>, ControlError> {
+        if !rustix::process::geteuid().is_root() || !self.ids_file().exists() {
+            return Ok(None);
+        }
+        let id = self.ids()?.get(name);
+        id.map(Some).ok_or_else(|| ControlError::new(&self.ids_file(), format!("has no line for {name}; run qmail setup")))
+    }
+
     /// users/domains; empty if missing.
     ///
     /// # Errors

@@ -126,6 +126,7 @@ impl Place<'_> {
             Ended::Code(NOT_RUN) => Answer::failed("it says that it cannot be run (exit 120)"),
             Ended::Code(code) => Answer::Ended { code: code.unsigned_abs(), pid, output: output.into() },
             Ended::Signal(signal) => Answer::failed(format_args!("it crashed (signal {signal})")),
+            Ended::Unknown => Answer::failed("how it ended is not known"),
         })
     }
 

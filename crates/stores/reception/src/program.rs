@@ -110,7 +110,11 @@ impl QueueProgram {
         match buf.get(..len) {
             Some([kind, a, b, c, d, e, f, g, h, report @ ..]) => {
                 let number = i32::from_le_bytes([*a, *b, *c, *d]);
-                let ended = if *kind == b'c' { Ended::Code(number) } else { Ended::Signal(number) };
+                let ended = match *kind {
+                    b'c' => Ended::Code(number),
+                    b's' => Ended::Signal(number),
+                    _ => Ended::Unknown,
+                };
                 Ok((ended, u32::from_le_bytes([*e, *f, *g, *h]), report.to_vec()))
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -170,6 +174,7 @@ fn serve(me: &str, root: &Path, may_change: bool) -> io::Result<()> {
         let (kind, number) = match ended {
             Ended::Code(code) => (b'c', code),
             Ended::Signal(signal) => (b's', signal),
+            Ended::Unknown => (b'u', 0),
         };
         session.send(&[&[kind][..], &number.to_le_bytes(), &pid.to_le_bytes(), &report].concat())?;
     }

@@ -36,12 +36,17 @@ fn is_temporary(error: &io::Error) -> bool {
 /// Runs a program and gives its exit code. One that cannot be started counts as one that ended with 100, or 111 if that may change.
 ///
 /// # Errors
-/// It was killed by a signal: temporary.
+/// It was killed by a signal, or how it ended cannot be known: temporary.
 pub fn run(me: Name, command: &mut Command) -> Result<u8, End> {
-    match command.status() {
-        Ok(status) => code(me, status),
+    match command.spawn() {
+        Ok(child) => wait(me, child),
         Err(error) => Ok(if is_temporary(&error) { TEMPORARY } else { PERMANENT }),
     }
+}
+
+fn wait(me: Name, mut child: Child) -> Result<u8, End> {
+    let status = child.wait().map_err(|error| me.system("wait failed", &error))?;
+    code(me, status)
 }
 
 /// What an exit code says where the question is yes or no: 0 is yes, 111 is no answer, any other code is no.
@@ -121,8 +126,7 @@ impl Fed {
     /// It crashed; temporary.
     pub fn finish(mut self, me: Name) -> Result<u8, End> {
         drop(self.child.stdin.take());
-        let status = self.child.wait().map_err(|error| me.system("wait failed", &error))?;
-        code(me, status)
+        wait(me, self.child)
     }
 
     /// Feeds it the rest of `from`, ends its input and waits.

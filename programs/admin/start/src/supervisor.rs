@@ -460,5 +460,6 @@ fn how(ended: Ended) -> String {
     match ended {
         Ended::Code(code) => format!("exited {code}"),
         Ended::Signal(signal) => format!("was ended by signal {signal}"),
+        Ended::Unknown => "ended".to_owned(),
     }
 }

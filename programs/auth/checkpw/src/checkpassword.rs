@@ -99,6 +99,7 @@ pub fn verdict(ended: Ended, report: Option<Report<'_>>, login: &[u8]) -> Verdic
         (Ended::Code(code), _) if (1..TROUBLE_FROM).contains(&code) => Verdict::NoSuchUser {},
         (Ended::Code(code), _) => unavailable(&format!("the program exited {code}")),
         (Ended::Signal(signal), _) => unavailable(&format!("the program was ended by signal {signal}")),
+        (Ended::Unknown, _) => unavailable("how the program ended is not known"),
     }
 }
 
@@ -158,6 +159,7 @@ mod tests {
             (Ended::Code(111), None),
             (Ended::Code(127), None),
             (Ended::Signal(9), None),
+            (Ended::Unknown, Some(&joe)),
             (Ended::Signal(11), Some(&nobody)),
         ] {
             let verdict = verdict(ended, datagram, true);

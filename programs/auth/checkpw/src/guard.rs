@@ -82,6 +82,7 @@ pub fn run(program: &Path, args: &[OsString]) -> ExitCode {
     let code = match ended {
         Ended::Code(code) => code,
         Ended::Signal(signal) => SIGNALLED.saturating_add(signal),
+        Ended::Unknown => NOT_STARTED.into(),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(NOT_STARTED))
 }

@@ -18,6 +18,7 @@ use qmtp::exchange::MESSAGE_S;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with, sockopt};
+use sandbox::Role;
 use wire::netstring::encode;
 
 use crate::envelope::Envelope;
@@ -56,6 +57,9 @@ fn send() -> Result<(), Failure> {
     let root = Root::from_env().map_err(|_| Failure::Config)?;
     let control = Qmqpc::read(&root).map_err(|_| Failure::Config)?;
     let mut held = Held::new();
+    // Root's goes on as who talks to other hosts.
+    let own = root.role_for_root(Role::Remote.name()).map_err(|_| Failure::Config)?;
+    sandbox::leave_root(own.map(|id| sys::spawn::Ids { uid: id.uid, gid: id.gid })).map_err(|_| Failure::Internal)?;
     sandbox::enter(&sandbox::table::TOOL_CLIENT, root.path(), &[]).map_err(|_| Failure::Internal)?;
     let deadline = deadline_after(crate::queue::READ_DEADLINE);
     let (message_fd, envelope_fd) = (io::stdin(), io::stdout());

@@ -65,13 +65,16 @@ pub(crate) fn run(
     }
 }
 
-/// qmail-lspawn(8). A program that was not there for a shell that should run it (126, 127) is our own mistake, and bounces nothing.
+/// What the exit codes of qmail-local mean (qmail-lspawn(8)), where a program means them: 100 and, as for the programs of qmail-command(8), 64,
+/// 65, 70, 76, 77, 78 and 112 are for good. Any other is temporary: a shell says 1, 2, 126 and 127 of its own troubles, and these bounce nothing.
 fn judge(ended: Ended, text: Vec<u8>) -> Done {
     let verdict = match ended {
-        Ended::Signal(_) => return Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() },
+        Ended::Signal(_) | Ended::Unknown => {
+            return Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() };
+        }
         Ended::Code(0) => Verdict::Success,
-        Ended::Code(111 | 71 | 74 | 75 | 126 | 127) => Verdict::Deferral,
-        Ended::Code(_) => Verdict::Failure,
+        Ended::Code(64 | 65 | 70 | 76 | 77 | 78 | 100 | 112) => Verdict::Failure,
+        Ended::Code(_) => Verdict::Deferral,
     };
     Done { verdict, text }
 }
@@ -89,13 +92,20 @@ mod tests {
             (Ended::Code(74), Verdict::Deferral),
             (Ended::Code(75), Verdict::Deferral),
             (Ended::Code(127), Verdict::Deferral),
+            (Ended::Code(1), Verdict::Deferral),
+            (Ended::Code(2), Verdict::Deferral),
+            (Ended::Code(99), Verdict::Deferral),
+            (Ended::Code(255), Verdict::Deferral),
+            (Ended::Code(64), Verdict::Failure),
+            (Ended::Code(78), Verdict::Failure),
             (Ended::Code(100), Verdict::Failure),
-            (Ended::Code(1), Verdict::Failure),
-            (Ended::Code(99), Verdict::Failure),
+            (Ended::Code(112), Verdict::Failure),
         ] {
             assert_eq!(judge(ended, b"said\n".to_vec()), Done { verdict, text: b"said\n".to_vec() }, "{ended:?}");
         }
-        let crashed = judge(Ended::Signal(9), b"half".to_vec());
-        assert_eq!(crashed, Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() });
+        for ended in [Ended::Signal(9), Ended::Unknown] {
+            let crashed = judge(ended, b"half".to_vec());
+            assert_eq!(crashed, Done { verdict: Verdict::Deferral, text: b"qmail-local crashed.\n".to_vec() });
+        }
     }
 }

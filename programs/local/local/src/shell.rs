@@ -6,12 +6,12 @@ use crate::failure::Failure;
 use dotqmail::exit::{Verdict, verdict};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Mutex;
-use sys::spawn::{Child, Ended, Spawn};
+use sys::spawn::{Child, Ended, Spawn, left_in_pipe};
 
 /// As much of the programs' output as goes into a report, in bytes (qmail-lspawn's bound).
 const OUTPUT_LEN_MAX: usize = 3000;
@@ -83,7 +83,7 @@ impl Shell {
         }
         let ended = self.wait_for(spawn).map_err(|e| Failure::system("Unable to run /bin/sh", &e))?;
         match ended {
-            Ended::Signal(_) => Err(Failure::temporary("Aack, child crashed. (#4.3.0)")),
+            Ended::Signal(_) | Ended::Unknown => Err(Failure::temporary("Aack, child crashed. (#4.3.0)")),
             Ended::Code(code) => match verdict(u8::try_from(code).unwrap_or(u8::MAX)) {
                 Verdict::Permanent => Err(Failure::permanent("")),
                 Verdict::Temporary => Err(Failure::temporary("")),
@@ -125,7 +125,7 @@ pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsStrin
 
 /// Reads output until the program ends. What it leaves running in the background is not waited for.
 fn capture(child: &Child, read: OwnedFd, kept: &Mutex<Vec<u8>>) -> Ended {
-    let mut read = Some(std::fs::File::from(read));
+    let mut read = Some(read);
     loop {
         let mut fds = vec![PollFd::new(&child.pidfd, PollFlags::IN)];
         fds.extend(read.as_ref().map(|read| PollFd::new(read, PollFlags::IN)));
@@ -134,30 +134,36 @@ fn capture(child: &Child, read: OwnedFd, kept: &Mutex<Vec<u8>>) -> Ended {
         }
         let has_ended = !fds.first().is_none_or(|fd| fd.revents().is_empty());
         let has_output = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        // Output before the end: what was written before exit is in the pipe by now.
-        if has_output && !read.as_mut().is_some_and(|read| keep(read, kept)) {
-            read = None;
-        }
-        if has_ended && !has_output {
+        if has_ended {
+            if let Some(read) = &read {
+                left_in_pipe(read, |piece| keep(piece, kept));
+            }
             return child.wait();
+        }
+        if has_output && !read.as_ref().is_some_and(|read| take(read, kept)) {
+            read = None;
         }
     }
 }
 
 /// Takes a piece of output; `false` at its end.
-fn keep(read: &mut std::fs::File, kept: &Mutex<Vec<u8>>) -> bool {
+fn take(read: &OwnedFd, kept: &Mutex<Vec<u8>>) -> bool {
     let mut piece = [0; 4096];
-    match read.read(&mut piece) {
+    match rustix::io::read(read, &mut piece[..]) {
         Ok(0) => false,
         Ok(len) => {
-            if let Ok(mut kept) = kept.lock() {
-                // One byte more tells that it was more.
-                let room = OUTPUT_LEN_MAX.saturating_add(1).saturating_sub(kept.len());
-                kept.extend_from_slice(piece.get(..len.min(room)).unwrap_or_default());
-            }
+            keep(piece.get(..len).unwrap_or_default(), kept);
             true
         }
-        Err(e) => e.kind() == io::ErrorKind::Interrupted,
+        Err(errno) => errno == rustix::io::Errno::INTR,
+    }
+}
+
+fn keep(piece: &[u8], kept: &Mutex<Vec<u8>>) {
+    if let Ok(mut kept) = kept.lock() {
+        // One byte more tells that it was more.
+        let room = OUTPUT_LEN_MAX.saturating_add(1).saturating_sub(kept.len());
+        kept.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
     }
 }
 
@@ -196,5 +202,19 @@ mod tests {
         assert_eq!(run(&shell, "echo said; sleep 20 & exit 0"), Ok(Verdict::Done));
         assert!(sys::clock::boottime().saturating_sub(start).as_secs() < 10);
         assert_eq!(shell.take_output(), b"said\n");
+    }
+
+    /// It ends when nobody reads it any more.
+    #[test]
+    fn one_that_goes_on_printing_is_not_listened_to() {
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let shell = Shell::captured();
+            let verdict = run(&shell, "echo said; yes & exit 0");
+            let _ = done.send((verdict, shell.take_output()));
+        });
+        let (verdict, output) = ended.recv_timeout(std::time::Duration::from_secs(60)).expect("it is waited for");
+        assert_eq!(verdict, Ok(Verdict::Done));
+        assert!(output.starts_with(b"said\n"));
     }
 }

@@ -196,6 +196,20 @@ fn text_of(path: &Path, home: &Path) -> Option<String> {
 }
 
 fn check(case: &Case) {
+    check_as(case, command);
+}
+
+/// As it is started by who ignores its children's ends, which every exec passes on.
+fn under_ignored_signals(case: &Case, run: &Run) -> Command {
+    let direct = command(case, run);
+    let mut command = Command::new("/usr/bin/env");
+    command.args(["--ignore-signal=CHLD", "--ignore-signal=PIPE"]).arg(direct.get_program()).args(direct.get_args());
+    command.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(File::open(run.dir.path().join("letter")).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn check_as(case: &Case, command: impl FnOnce(&Case, &Run) -> Command) {
     let run = prepare(case);
     let output = command(case, &run).output().unwrap();
     set_mode(&run.home, 0o700);
@@ -244,6 +258,24 @@ fn in_maildir() -> String {
 
 fn in_mbox() -> String {
     format!("From send@er <date>\n{RETURN_PATH}{DELIVERED}Subject: hi\n\n>From here\nbody\n\n")
+}
+
+#[test]
+fn what_programs_say_counts_whoever_ignores_their_ends() {
+    let mut cases: Vec<Case> = Vec::new();
+    for (code, expected) in [(1, 111), (64, 100), (100, 100), (111, 111)] {
+        cases.push(case("a program fails", &format!("|exit {code}\n./Mailbox\n")).fails(expected, "").lacks("Mailbox"));
+    }
+    cases.push(case("a program does it", "|true\n./Mailbox\n").out("did 1+0+1\n").has("Mailbox", &in_mbox()));
+    cases.push(case("a program ends it", "|exit 99\n./Mailbox\n").out("did 0+0+1\n").lacks("Mailbox"));
+    cases.push(case("a program dies", "|kill -9 $$\n").fails(111, "Aack, child crashed. (#4.3.0)"));
+    for case in &cases {
+        check_as(case, under_ignored_signals);
+    }
+    let forwards = case("the queue refuses", "&joe@elsewhere.example\n").with(|c| c.queue_exit = 31);
+    let run = prepare(&forwards);
+    let output = under_ignored_signals(&forwards, &run).output().unwrap();
+    assert_eq!(output.status.code(), Some(100), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipc::lspawn::Existence;
 use ipc::worker::Report;
 use ipc::{Message as _, clip};
 
@@ -33,6 +34,10 @@ impl Service {
     /// True when the task has a worker (or has failed), false when it must wait.
     fn place(&mut self, id: u64) -> bool {
         let Some(target) = self.tasks.get(&id).and_then(|task| task.target.clone()) else { return true };
+        if self.is_theirs_to_know(id, &target) {
+            self.finish(id, &Outcome::Exists(Existence::CannotTell {}));
+            return true;
+        }
         if self.is_replaced(id, &target) {
             self.start_alone(id, &target, self.values.replacement.clone());
             return true;
@@ -202,6 +207,12 @@ impl Service {
     fn is_replaced(&self, id: u64, target: &Target) -> bool {
         let is_delivery = self.tasks.get(&id).is_some_and(|task| matches!(task.ask, Ask::Deliver { .. }));
         self.values.replacement.is_some() && is_delivery && target.base.is_none()
+    }
+
+    /// Is the question whether an address exists that such a program gets? It may deliver to any: no `.qmail` file tells.
+    fn is_theirs_to_know(&self, id: u64, target: &Target) -> bool {
+        let is_question = self.tasks.get(&id).is_some_and(|task| task.ask == Ask::Exists);
+        self.values.replacement.is_some() && is_question && target.base.is_none()
     }
 
     /// A process for this delivery alone, not confined.
@@ -427,6 +438,47 @@ mod tests {
         queue(&mut service, 1, "ok");
         service.check_deadlines(sys::clock::boottime() + DELIVERY_DEADLINE);
         assert_eq!(answers(&client), [(1, "no worker was free in time (#4.3.0)".to_owned())]);
+    }
+
+    /// What a program in the place of qmail-local delivers to, no `.qmail` file tells; of virtual domains it gets nothing.
+    #[test]
+    fn whether_an_address_of_a_program_exists_cannot_be_told() {
+        let (_dir, mut service, client) = service();
+        service.values.replacement = Some("/bin/true".into());
+        service.programs.local = "/nonexistent/qmail-local".into();
+        let own = control::Id { uid: 61_200, gid: 61_200 };
+        let mut rules = service.rules.clone();
+        rules.uid = own.uid;
+        let address = Address::new(b"joe-anything@h").unwrap();
+        let entry = users::Entry {
+            user: b"joe".to_vec(),
+            id: own,
+            home: b"/home/joe".to_vec(),
+            dash: b"-".to_vec(),
+            ext: b"anything".to_vec(),
+        };
+        let system = rules.assigned(entry, &address).unwrap();
+        let (id, number) = (service.next_number(), 5);
+        let deadline = sys::clock::boottime() + DELIVERY_DEADLINE;
+        let origin = Origin { client: 7, number };
+        let task = Task {
+            origin,
+            ask: Ask::Exists,
+            address,
+            body: None,
+            stage: Stage::Queued,
+            deadline,
+            target: Some(system),
+            retried: false,
+        };
+        service.tasks.insert(id, task);
+        service.queue.push_back(id);
+        service.pump();
+        assert!(service.tasks.is_empty() && service.workers.is_empty());
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        let Received::Datagram(len, _) = client.recv(&mut buf).unwrap() else { panic!() };
+        let answer = ipc::lspawn::Answer::decode(&buf[..len]).unwrap();
+        assert_eq!(answer, ipc::lspawn::Answer::Exists { id: number, answer: Existence::CannotTell {} });
     }
 
     #[test]

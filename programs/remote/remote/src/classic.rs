@@ -3,8 +3,8 @@
 //! For programs in the place of qmail-remote, which end by running it, for scripts and for tests. It reads the control files itself,
 //! finds the route as qmail-send does (lmtproutes, authsenders, qmtproutes, smtproutes, the mail hosts of HOST), and prints what [`crate::results`]
 //! makes of the judgements; the rest is the service's: the same machine, terms and texts. DNS is asked of the system's qmail-resolve where it
-//! runs and the caller may ask it, else of one that is started for this. Confined as the service is, before the first byte of the message or
-//! of a server is looked at. Exit code 0 whatever is reported, 111 if nobody takes the report.
+//! runs and the caller may ask it, else of one that is started for this. Started by root it becomes qmailr, for good, and whoever starts it, it is
+//! confined as the service is, before the first byte of the message or of a server is looked at. Exit code 0 whatever is reported, 111 if nobody takes the report.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -54,11 +54,13 @@ fn carry(root: Result<Root, ControlError>, args: &[OsString]) -> Result<Vec<Judg
     let root = root.map_err(|error| no_controls(&error))?;
     let control = control::Remote::read(&root).map_err(|error| no_controls(&error))?;
     let route = route(&root, &asked).map_err(|error| no_controls(&error))??;
-    let message = message().map_err(|_| Judgement::deferral(report::UNREADABLE))?;
-    start(&root, control, asked, route, message).map_err(|error| {
+    let no_start = |error: io::Error| {
         let _ = writeln!(io::stderr(), "qmail-remote: {error}");
         Judgement::deferral(NO_START)
-    })
+    };
+    let place = Place::open(&root, &control, &route).map_err(no_start)?;
+    let message = message().map_err(|_| Judgement::deferral(report::UNREADABLE))?;
+    work(&root, control, asked, route, place, message).map_err(no_start)
 }
 
 /// The report says it in the classic words, which name no file; whoever repairs it reads standard error.
@@ -140,21 +142,40 @@ fn message() -> io::Result<(OwnedFd, u64)> {
     Ok((copy.into(), size))
 }
 
-/// What must be open, then the sandbox, then the work.
-fn start(
+/// What must be open, of this host.
+struct Place {
+    interfaces: Vec<std::net::IpAddr>,
+    tls: tls::client::Client,
+    resolver: Resolver,
+}
+
+impl Place {
+    /// Opens it; after that this process is no longer root's.
+    fn open(root: &Root, control: &control::Remote, route: &Route) -> io::Result<Self> {
+        let interfaces = sys::interfaces::addresses()?;
+        let run = rustix::fs::open(root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
+        let mut tls = trusting(control)?;
+        if let Some(run) = &run {
+            tls = tls.with_keys(Arc::new(run.try_clone()?), Socket::Keys.path());
+        }
+        let own = root.role_for_root(Role::Remote.name()).map_err(io::Error::other)?;
+        let own = own.map(|id| sys::spawn::Ids { uid: id.uid, gid: id.gid });
+        let uid = own.map_or_else(|| rustix::process::geteuid().as_raw(), |ids| ids.uid);
+        let resolver = if hosts::literal_relay(route).is_some() { Resolver::Nobody } else { Resolver::find(root, run, uid)? };
+        sandbox::leave_root(own)?;
+        Ok(Self { interfaces, tls, resolver })
+    }
+}
+
+/// The sandbox, then the work.
+fn work(
     root: &Root,
     control: control::Remote,
     asked: Asked,
     route: Route,
+    Place { interfaces, tls, resolver }: Place,
     (body, size): (OwnedFd, u64),
 ) -> io::Result<Vec<Judgement>> {
-    let interfaces = sys::interfaces::addresses()?;
-    let run = rustix::fs::open(root.run(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
-    let mut tls = trusting(&control)?;
-    if let Some(run) = &run {
-        tls = tls.with_keys(Arc::new(run.try_clone()?), Socket::Keys.path());
-    }
-    let resolver = if hosts::literal_relay(&route).is_some() { Resolver::Nobody } else { Resolver::find(root, run)? };
     sandbox::enter_as("qmail-remote", root.path(), &[])?;
     let mut judgements = Vec::new();
     service::run(async {
@@ -184,8 +205,8 @@ enum Resolver {
 }
 
 impl Resolver {
-    fn find(root: &Root, run: Option<OwnedFd>) -> io::Result<Self> {
-        let uid = rustix::process::geteuid().as_raw();
+    /// `uid`: who will ask.
+    fn find(root: &Root, run: Option<OwnedFd>, uid: u32) -> io::Result<Self> {
         let ids = root.ids().ok();
         let may_ask = sandbox::may_call(Socket::Resolve, uid, |role| ids.as_ref()?.uid_of(role.name()));
         // One that is there answers connections; what a system left that was stopped does not.

@@ -23,7 +23,17 @@ const NO_REQUIRETLS: &str =
 const NO_DELIVERBY: &str =
     "The program in the place of qmail-remote does not support DELIVERBY, which this message needs. (#5.3.3)\n";
 const NO_LMTP: &str = "A program in the place of qmail-remote is not for the domains of control/lmtproutes. (#4.3.5)\n";
+const NO_THREAD: &str = "qmail-rspawn cannot take this now. (#4.3.0)\n";
 const NOT_REMOTE: &str = "This is a local job; qmail-rspawn takes remote ones. (#4.3.5)\n";
+
+/// The answer to a job that is not even begun: its number and one deferral for each recipient.
+pub fn refusal(job: &Job) -> Vec<u8> {
+    let (number, count) = match job {
+        Job::Remote { number, recipients, .. } => (*number, recipients.len()),
+        Job::System { number, .. } | Job::Mailbox { number, .. } | Job::Alias { number, .. } => (*number, 1),
+    };
+    all(number, count, Verdict::Deferral, NO_THREAD)
+}
 
 /// Carries out a job; `say` sends a datagram to qmail-send, or to nobody if that is gone.
 pub fn carry(program: &Program, job: Job, body: Option<OwnedFd>, say: impl Fn(&[u8])) {
@@ -36,10 +46,10 @@ pub fn carry(program: &Program, job: Job, body: Option<OwnedFd>, say: impl Fn(&[
         }
     };
     if let Err((verdict, text)) = may_go(&route, flags, options.as_ref()) {
-        return say(&all(number, &recipients, verdict, text));
+        return say(&all(number, recipients.len(), verdict, text));
     }
     let Some(body) = body.filter(|_| !recipients.is_empty()) else {
-        return say(&all(number, &recipients, Verdict::Deferral, UNREADABLE));
+        return say(&all(number, recipients.len(), Verdict::Deferral, UNREADABLE));
     };
     let last = recipients.len().saturating_sub(1);
     for (at, recipient) in recipients.iter().enumerate() {
@@ -72,8 +82,8 @@ fn outcome(at: usize, verdict: Verdict, text: &[u8]) -> Outcome {
 }
 
 /// The same for all; the texts are short.
-fn all(number: u64, recipients: &[Address], verdict: Verdict, text: &str) -> Vec<u8> {
-    let outcomes = (0..recipients.len()).map(|at| outcome(at, verdict, text.as_bytes())).collect();
+fn all(number: u64, recipients: usize, verdict: Verdict, text: &str) -> Vec<u8> {
+    let outcomes = (0..recipients).map(|at| outcome(at, verdict, text.as_bytes())).collect();
     answer(number, outcomes, true)
 }
 

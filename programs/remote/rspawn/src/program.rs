@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use ipc::field::Verdict;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
-use sys::spawn::{Child, Spawn};
+use sys::spawn::{Child, Spawn, left_in_pipe};
 
 use crate::report;
 
@@ -23,6 +23,7 @@ use crate::report;
 pub const OUTPUT_LEN_MAX: usize = 64 * 1024;
 /// It may run for so many times `timeoutremote`: longer than a conversation that goes on at all.
 const TIMES_TIMEOUT: u64 = 10;
+const STOPPING: &[u8] = b"qmail is stopping. (#4.3.2)\n";
 const TOO_LONG: &[u8] = b"The program in the place of qmail-remote ran for too long and was stopped. (#4.3.0)\n";
 
 /// The program and how it is run.
@@ -33,8 +34,15 @@ pub struct Program {
     /// Where it finds qmail-remote and the others: beside this program first.
     search: OsString,
     time_max: Duration,
-    /// Those that run now, each the leader of a group.
-    running: Mutex<BTreeSet<i32>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    /// Each the leader of a group.
+    groups: BTreeSet<i32>,
+    /// Nothing starts any more.
+    is_over: bool,
 }
 
 impl Program {
@@ -55,10 +63,8 @@ impl Program {
     /// Runs it for one recipient, to its end or its deadline. The thread that calls this must live until then.
     pub fn run(&self, host: &[u8], sender: &[u8], recipient: &[u8], message: &File) -> (Verdict, Vec<u8>) {
         match self.start(&[host, sender, recipient], message) {
-            Ok((child, output)) => {
-                self.groups().insert(child.pid.as_raw_nonzero().get());
-                self.wait_for(&child, output)
-            }
+            Ok(Some((child, output))) => self.wait_for(&child, output),
+            Ok(None) => (Verdict::Deferral, STOPPING.to_vec()),
             Err(error) => {
                 eprintln!("warning: cannot start {}: {error}", self.path.display());
                 (Verdict::Deferral, report::NOT_RUN.to_vec())
@@ -66,18 +72,21 @@ impl Program {
         }
     }
 
-    /// Ends all that run, with what they started.
+    /// Ends all that run, with what they started; none starts after this.
     pub fn end_all(&self) {
-        for group in self.groups().iter().filter_map(|group| Pid::from_raw(*group)) {
+        let mut running = self.running();
+        running.is_over = true;
+        for group in running.groups.iter().filter_map(|group| Pid::from_raw(*group)) {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
     }
 
-    fn groups(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, arguments: &[&[u8]], message: &File) -> io::Result<(Child, File)> {
+    /// `None`: too late for any.
+    fn start(&self, arguments: &[&[u8]], message: &File) -> io::Result<Option<(Child, OwnedFd)>> {
         let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         let stderr = io::stderr();
         let mut spawn = Spawn::new(&self.path).env(control::root::ROOT_VARIABLE, &self.root).env("PATH", &self.search);
@@ -85,11 +94,18 @@ impl Program {
             spawn = spawn.arg(OsStr::from_bytes(argument));
         }
         let spawn = spawn.dir(Path::new("/")).stdin(message.as_fd()).stdout(theirs.as_fd()).stderr(stderr.as_fd());
-        let child = spawn.leads_group().dies_with_parent().start()?;
-        Ok((child, File::from(output)))
+        let spawn = spawn.leads_group().dies_with_parent();
+        // Held over the start: whoever ends all sees each that runs.
+        let mut running = self.running();
+        if running.is_over {
+            return Ok(None);
+        }
+        let child = spawn.start()?;
+        running.groups.insert(child.pid.as_raw_nonzero().get());
+        Ok(Some((child, output)))
     }
 
-    fn wait_for(&self, child: &Child, output: File) -> (Verdict, Vec<u8>) {
+    fn wait_for(&self, child: &Child, output: OwnedFd) -> (Verdict, Vec<u8>) {
         let until = sys::clock::boottime().saturating_add(self.time_max);
         let mut said = Vec::new();
         let ended = listen(child, output, &mut said, until);
@@ -98,7 +114,7 @@ impl Program {
             child.signal(Signal::KILL);
         }
         // Its number, and so its group's, is nobody else's before it is reaped.
-        self.groups().remove(&child.pid.as_raw_nonzero().get());
+        self.running().groups.remove(&child.pid.as_raw_nonzero().get());
         let how = child.wait();
         match ended {
             Some(()) => report::read(how, &said),
@@ -108,7 +124,7 @@ impl Program {
 }
 
 /// Reads what it prints until it ends; what it leaves in the background is not waited for. `None`: the time is over.
-fn listen(child: &Child, output: File, said: &mut Vec<u8>, until: Duration) -> Option<()> {
+fn listen(child: &Child, output: OwnedFd, said: &mut Vec<u8>, until: Duration) -> Option<()> {
     let mut output = Some(output);
     loop {
         let left = until.checked_sub(sys::clock::boottime())?;
@@ -120,28 +136,35 @@ fn listen(child: &Child, output: File, said: &mut Vec<u8>, until: Duration) -> O
             continue;
         }
         let has_ended = !fds.first().is_none_or(|fd| fd.revents().is_empty());
-        // Output before the end: what was written before exit is in the pipe by now.
         let has_output = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if has_output && !output.as_mut().is_some_and(|output| keep(output, said)) {
-            output = None;
-        } else if has_ended && !has_output {
+        if has_ended {
+            if let Some(output) = &output {
+                left_in_pipe(output, |piece| keep(piece, said));
+            }
             return Some(());
+        }
+        if has_output && !output.as_ref().is_some_and(|output| take(output, said)) {
+            output = None;
         }
     }
 }
 
 /// Takes a piece of output; `false` at its end.
-fn keep(output: &mut File, said: &mut Vec<u8>) -> bool {
+fn take(output: &OwnedFd, said: &mut Vec<u8>) -> bool {
     let mut piece = [0; 4096];
-    match output.read(&mut piece) {
+    match rustix::io::read(output, &mut piece[..]) {
         Ok(0) => false,
         Ok(len) => {
-            let room = OUTPUT_LEN_MAX.saturating_sub(said.len());
-            said.extend_from_slice(piece.get(..len.min(room)).unwrap_or_default());
+            keep(piece.get(..len).unwrap_or_default(), said);
             true
         }
-        Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        Err(errno) => errno == rustix::io::Errno::INTR,
     }
+}
+
+fn keep(piece: &[u8], said: &mut Vec<u8>) {
+    let room = OUTPUT_LEN_MAX.saturating_sub(said.len());
+    said.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
 }
 
 /// The message of a job for a program that reads it from the beginning.
@@ -156,7 +179,7 @@ pub fn message(body: &OwnedFd) -> io::Result<File> {
 mod tests {
     use super::*;
 
-    fn run(script: &str, timeouts: u64) -> (Verdict, Vec<u8>) {
+    fn program(script: &str, timeouts: u64) -> (tempfile::TempDir, Program) {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = Root::new(dir.path()).unwrap();
@@ -169,13 +192,18 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let mut program = Program::new(path, &root).unwrap();
         program.time_max = program.time_max.min(Duration::from_secs(timeouts));
+        (dir, program)
+    }
+
+    fn run(script: &str, timeouts: u64) -> (Verdict, Vec<u8>) {
+        let (_dir, program) = program(script, timeouts);
         let body = sys::memfd::sealed(b"Subject: x\n\nbody\n").unwrap();
         let message = message(&body).unwrap();
         // Another process may hold a descriptor of a script that was just written (execve(2), ETXTBSY).
         for _ in 0..100 {
             let said = program.run(b"h.example", b"s@x", b"$(id)@h.example", &message);
             if said.1 != report::NOT_RUN {
-                assert!(program.groups().is_empty());
+                assert!(program.running().groups.is_empty());
                 return said;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -201,5 +229,15 @@ mod tests {
     #[test]
     fn what_it_leaves_in_the_background_is_not_waited_for() {
         assert_eq!(run("printf 'Kdone\\0'; sleep 1000 & exit 0", 600), (Verdict::Success, b"done".to_vec()));
+        assert_eq!(run("printf 'Kdone\\0'; yes & exit 0", 20), (Verdict::Success, b"done".to_vec()), "it goes on printing");
+    }
+
+    #[test]
+    fn none_starts_when_all_were_ended() {
+        let (dir, program) = program("touch \"$0.ran\"; printf 'Kdone\\0'", 600);
+        program.end_all();
+        let message = message(&sys::memfd::sealed(b"x").unwrap()).unwrap();
+        assert_eq!(program.run(b"h", b"s@x", b"r@h", &message), (Verdict::Deferral, STOPPING.to_vec()));
+        assert!(!dir.path().join("program.ran").exists());
     }
 }

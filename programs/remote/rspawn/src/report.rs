@@ -1,9 +1,9 @@
 //! What a program in the place of qmail-remote printed, read as the classic qmail-rspawn reads it (qmail-remote(8), RESULTS).
 //!
 //! A report about one recipient (`r` accepted, `h` refused for good, `s` for now), then one about the message (`K`, `Z`, `D`), each with a
-//! NUL behind it. The message's letter counts; `s` and `h` override it. Unlike there, what is no report is temporary, as is a program
-//! that was not there for the shell that should run it (exit codes 126 and 127): our own mistake bounces no mail. Total, and no
-//! longer than what it read.
+//! NUL behind it. The message's letter counts; `s` and `h` override it. Unlike there, what is no report is temporary, as are all exit codes but
+//! 100 and 112, which no shell has for troubles of its own (1, 2, 126, 127): our own mistake bounces no mail. Total, and no longer than what
+//! it read.
 
 use ipc::field::Verdict;
 use sys::spawn::Ended;
@@ -17,10 +17,10 @@ pub const MANGLED: &[u8] = b"The report of the program in the place of qmail-rem
 #[must_use]
 pub fn read(ended: Ended, output: &[u8]) -> (Verdict, Vec<u8>) {
     match ended {
-        Ended::Signal(_) => return (Verdict::Deferral, CRASHED.to_vec()),
+        Ended::Signal(_) | Ended::Unknown => return (Verdict::Deferral, CRASHED.to_vec()),
         Ended::Code(0) => {}
-        Ended::Code(111 | 126 | 127) => return (Verdict::Deferral, NOT_RUN.to_vec()),
-        Ended::Code(_) => return (Verdict::Failure, NOT_RUN.to_vec()),
+        Ended::Code(100 | 112) => return (Verdict::Failure, NOT_RUN.to_vec()),
+        Ended::Code(_) => return (Verdict::Deferral, NOT_RUN.to_vec()),
     }
     if output.is_empty() {
         return (Verdict::Deferral, NO_OUTPUT.to_vec());
@@ -116,9 +116,13 @@ mod tests {
         for (ended, verdict, text) in [
             (Ended::Signal(11), Verdict::Deferral, CRASHED),
             (Ended::Code(111), Verdict::Deferral, NOT_RUN),
+            (Ended::Unknown, Verdict::Deferral, CRASHED),
             (Ended::Code(127), Verdict::Deferral, NOT_RUN),
+            (Ended::Code(1), Verdict::Deferral, NOT_RUN),
+            (Ended::Code(2), Verdict::Deferral, NOT_RUN),
+            (Ended::Code(255), Verdict::Deferral, NOT_RUN),
             (Ended::Code(100), Verdict::Failure, NOT_RUN),
-            (Ended::Code(1), Verdict::Failure, NOT_RUN),
+            (Ended::Code(112), Verdict::Failure, NOT_RUN),
         ] {
             assert_eq!(read(ended, b"r\0K\0"), (verdict, text.to_vec()), "{ended:?}");
         }

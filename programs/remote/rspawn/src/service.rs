@@ -227,37 +227,68 @@ fn receive_on_thread(connection: Seqpacket, work: &Arc<Work>) {
         return;
     }
     let work = Arc::clone(work);
-    let started = std::thread::Builder::new().stack_size(STACK_LEN).spawn(move || receive(&connection, &work));
+    let started = on_thread(Box::new(move || receive(&connection, &work, on_thread)));
     if let Err(error) = started {
         eprintln!("warning: a connection is refused: {error}");
     }
 }
 
-/// Takes jobs off one connection. When it ends, jobs under way go on; nobody hears of their results.
-fn receive(connection: &Arc<Seqpacket>, work: &Arc<Work>) {
+type Task = Box<dyn FnOnce() + Send>;
+
+fn on_thread(task: Task) -> io::Result<()> {
+    std::thread::Builder::new().stack_size(STACK_LEN).spawn(task).map(drop)
+}
+
+/// Takes jobs off one connection. When it ends, jobs under way go on; nobody hears of their results. `start` runs a task beside this.
+fn receive(connection: &Arc<Seqpacket>, work: &Arc<Work>, start: impl Fn(Task) -> io::Result<()>) {
     let mut buf = vec![0; DATAGRAM_LEN_MAX];
     loop {
         work.begin();
         let job = match connection.recv_with_fd(&mut buf) {
             Ok(Received::Datagram(len, body)) => Job::decode(buf.get(..len).unwrap_or_default()).ok().map(|job| (job, body)),
-            Ok(Received::End) | Err(_) => None,
+            Ok(Received::End) => return work.end(),
+            Err(_) => None,
         };
         // There may be a password in it.
         buf.fill(0);
-        let Some((job, body)) = job else { return work.end() };
-        let (connection, shared) = (Arc::clone(connection), Arc::clone(work));
+        let Some((job, body)) = job else {
+            refuse_the_rest(connection, &mut buf);
+            return work.end();
+        };
+        let refusal = job::refusal(&job);
+        let (connection_of_job, shared) = (Arc::clone(connection), Arc::clone(work));
         let carry = move || {
             job::carry(&shared.program, job, body, |datagram| {
                 // One that fails finds nobody who wants to hear it.
-                let _ = connection.send(datagram);
+                let _ = connection_of_job.send(datagram);
             });
-            drop(connection);
+            drop(connection_of_job);
             shared.end();
         };
-        if let Err(error) = std::thread::Builder::new().stack_size(STACK_LEN).spawn(carry) {
-            // Without an answer the job is tried again when the connection ends.
-            eprintln!("warning: no thread for a job: {error}");
-            return work.end();
+        if let Err(error) = start(Box::new(carry)) {
+            eprintln!("warning: a job is deferred, there is no thread for it: {error}");
+            let _ = connection.send(&refusal);
+            work.end();
+        }
+    }
+}
+
+/// After something that is no job: nothing more is taken, and what was sent before is read to its end. Unread, it would make the kernel
+/// reset the connection when this closes it, ahead of the answers that the other side has yet to read, and what they tell of as
+/// delivered would be tried again.
+fn refuse_the_rest(connection: &Seqpacket, buf: &mut [u8]) {
+    eprintln!("warning: what is no job came from qmail-send; its connection is given up");
+    let _ = connection.shutdown_receiving();
+    loop {
+        match connection.recv(buf) {
+            Ok(Received::Datagram(len, _)) => {
+                if let Ok(job) = Job::decode(buf.get(..len).unwrap_or_default()) {
+                    let _ = connection.send(&job::refusal(&job));
+                }
+                buf.fill(0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => buf.fill(0),
+            Ok(Received::End) | Err(_) => return,
         }
     }
 }
@@ -277,5 +308,99 @@ fn answer_root(connection: Seqpacket) {
         if connection.send(&answer.encode()).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipc::field::Verdict;
+    use ipc::job::{Answer, Route};
+    use std::sync::mpsc;
+    use wire::{Address, Domain};
+
+    fn work() -> (tempfile::TempDir, Arc<Work>) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = Root::new(dir.path()).unwrap();
+        std::fs::create_dir_all(root.control()).unwrap();
+        let program = Program::new("/bin/true".into(), &root).unwrap();
+        (dir, Arc::new(Work { program, under_way: Mutex::default(), ended: Condvar::new() }))
+    }
+
+    fn send(socket: &Seqpacket, number: u64, recipients: usize) {
+        let domain = Domain::new(b"h.example").unwrap();
+        let recipients = vec![Address::new(b"r@h.example").unwrap(); recipients];
+        let route = Route::Mx { domain };
+        let job =
+            Job::Remote { number, message: 1, sender: Address::null(), recipients, route, flags: 0, size: 1, options: None };
+        let body = sys::memfd::sealed(b"x").unwrap();
+        socket.send_with_fd(&job.encode(), body.as_fd()).unwrap();
+    }
+
+    /// Number and how many deferrals, until the last of each job; `None` at the end of the connection.
+    fn answer(socket: &Seqpacket) -> Option<(u64, usize)> {
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        let Received::Datagram(len, _) = socket.recv(&mut buf).unwrap() else { return None };
+        let Answer::Done { number, outcomes, last, .. } = Answer::decode(&buf[..len]).unwrap() else { panic!() };
+        assert!(last && outcomes.iter().all(|outcome| outcome.verdict == Verdict::Deferral));
+        let places: Vec<u32> = outcomes.iter().map(|outcome| outcome.recipient).collect();
+        assert!(places.iter().copied().eq(0..u32::try_from(places.len()).unwrap()));
+        Some((number, outcomes.len()))
+    }
+
+    /// A job's thread counts itself out after its last answer.
+    fn becomes_idle(work: &Work) {
+        let wait = Duration::from_secs(60);
+        let (under_way, _) = work.ended.wait_timeout_while(work.under_way(), wait, |under_way| under_way.jobs > 0).unwrap();
+        assert_eq!(under_way.jobs, 0);
+    }
+
+    #[test]
+    fn a_job_without_a_thread_is_deferred_and_the_next_is_taken() {
+        let (_dir, work) = work();
+        let (ours, theirs) = Seqpacket::pair().unwrap();
+        ours.set_deadline(Duration::from_secs(60)).unwrap();
+        send(&ours, 7, 3);
+        send(&ours, 8, 1);
+        send(&ours, 9, 2);
+        rustix::net::shutdown(&ours, rustix::net::Shutdown::Write).unwrap();
+        let starts = std::cell::Cell::new(0);
+        let receiver = Arc::new(theirs);
+        // The second has its thread.
+        receive(&receiver, &work, |task| {
+            starts.set(starts.get() + 1);
+            if starts.get() == 2 { on_thread(task) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        });
+        drop(receiver);
+        let mut answers: Vec<(u64, usize)> = std::iter::from_fn(|| answer(&ours)).collect();
+        answers.sort_unstable();
+        assert_eq!(answers, [(7, 3), (8, 1), (9, 2)]);
+        becomes_idle(&work);
+    }
+
+    #[test]
+    fn after_what_is_no_job_every_answer_still_arrives() {
+        let (_dir, work) = work();
+        let (ours, theirs) = Seqpacket::pair().unwrap();
+        ours.set_deadline(Duration::from_secs(60)).unwrap();
+        send(&ours, 1, 1);
+        ours.send(b"no job").unwrap();
+        send(&ours, 2, 2);
+        let (under_way, running) = mpsc::channel();
+        receive(&Arc::new(theirs), &work, |task| {
+            under_way.send(task).unwrap();
+            Ok(())
+        });
+        assert_eq!(
+            ours.send(b"more").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe,
+            "whoever sends more knows that nobody reads it"
+        );
+        let task: Task = running.recv().unwrap();
+        task();
+        // The last holder of the connection is gone, and nothing is lost with it.
+        let answers: Vec<(u64, usize)> = std::iter::from_fn(|| answer(&ours)).collect();
+        assert_eq!(answers, [(2, 2), (1, 1)]);
+        becomes_idle(&work);
     }
 }

@@ -86,7 +86,7 @@ fn judge(classic: &Classic, client: &Client, user: &[u8], proof: &Proof, timesta
         Err(_) => Verdict::Temporary,
         Ok(Ended::Code(0)) => return None,
         Ok(Ended::Code(_)) => Verdict::Refused,
-        Ok(Ended::Signal(_)) => Verdict::Crashed,
+        Ok(Ended::Signal(_) | Ended::Unknown) => Verdict::Crashed,
     })
 }
 

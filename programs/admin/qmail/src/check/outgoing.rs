@@ -87,12 +87,16 @@ fn circle(root: &Root, number: usize, line: &[u8], default: u16, file: &Path, fo
     }
 }
 
-/// A file with passwords is for qmail-send alone.
+/// A file with passwords is for qmail-send alone; where a program is in the place of qmail-remote, for qmailr's group too.
 fn secret(root: &Root, file: &Path, found: &mut Findings) {
     let Ok(metadata) = std::fs::metadata(file) else { return };
     let owner = root.ids().ok().and_then(|ids| ids.get("qmailq")).map(|id| id.uid);
-    let cure = owner.map_or_else(|| "chmod 600 it".to_owned(), |uid| format!("chown {uid} it, chmod 600"));
-    if metadata.mode() & 0o077 != 0 {
+    let group = super::replacements::reader_of_routes(root).map(|qmailr| qmailr.gid);
+    let mode = if group.is_some() { "640" } else { "600" };
+    let group_id = group.map_or_else(String::new, |gid| format!(":{gid}"));
+    let cure = owner.map_or_else(|| format!("chmod {mode} it"), |uid| format!("chown {uid}{group_id} it, chmod {mode}"));
+    let forbidden = if group == Some(metadata.gid()) { 0o037 } else { 0o077 };
+    if metadata.mode() & forbidden != 0 {
         found.error(file, format!("has passwords in it, and others than its owner may reach it; {cure}"));
     }
     if owner.is_some_and(|uid| uid != metadata.uid()) && metadata.mode() & 0o044 == 0 {
