@@ -41,10 +41,10 @@ impl Answers {
         self.reader.is_between()
     }
 
-    /// Has an answer begun that is not whole yet?
+    /// The letter of an answer that has begun and is not whole yet.
     #[must_use]
-    pub fn has_begun(&self) -> bool {
-        self.letter.is_some()
+    pub fn letter(&self) -> Option<Letter> {
+        self.letter
     }
 
     /// Takes the next answer off `input`; `None`: it needs more.

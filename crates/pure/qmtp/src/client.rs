@@ -119,7 +119,7 @@ impl Client {
                     self.has_answered = true;
                     outcomes.push(outcome(&self.peer, &answer));
                 }
-                Ok(None) => return self.has_answered |= self.answers.has_begun(),
+                Ok(None) => return self.has_answered |= self.answers.letter().is_some(),
                 Err(_) => return self.broke(actions),
             }
             if outcomes.len() >= *count {

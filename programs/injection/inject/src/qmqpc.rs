@@ -8,7 +8,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use control::{Qmqpc, Root};
@@ -24,7 +24,7 @@ use wire::netstring::encode;
 use crate::envelope::Envelope;
 use crate::held::Held;
 use crate::outgoing::deadline_after;
-use crate::queue::{Failure, read_all, read_envelope, tell};
+use crate::queue::{Failure, read_all, read_envelope, report_fds, tell};
 
 /// For a connection, as ever.
 const CONNECT_DEADLINE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -37,7 +37,7 @@ pub fn run() -> u8 {
     if [0, 1].into_iter().any(sys::standard::was_closed) {
         return Failure::Read.exit_code();
     }
-    let report_fds: Vec<OwnedFd> = [4, 6].into_iter().filter_map(sys::numbered::writable_pipe).collect();
+    let report_fds = report_fds();
     match send() {
         Ok(()) => 0,
         Err(Failure::Refused(refusal)) if !refusal.text.is_empty() && tell(&report_fds, &refusal) => 82,
@@ -169,9 +169,13 @@ fn converse(mut server: Timed, held: &Held, envelope: &Envelope) -> io::Result<A
     let mut buf = [0; 4096];
     loop {
         let len = match server.read(&mut buf) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A yes to the whole message is one from its letter on: sent once more, the message would come twice.
+            Ok(0) | Err(_) if sent.is_ok() && answers.letter() == Some(Letter::Accepted) => {
+                return Ok(Answer { letter: Letter::Accepted, text: Vec::new() });
+            }
             Ok(0) => return Err(sent.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
             Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         match answers.next(&mut buf.get(..len).unwrap_or_default()) {
@@ -248,6 +252,20 @@ mod tests {
             };
             let answer = against(leaves, 32 << 20, Duration::from_secs(60));
             assert_eq!(answer.ok().map(|answer| answer.letter), expected, "{}", said.escape_ascii());
+        }
+    }
+
+    /// A server that dies with its answer half said has taken the message.
+    #[test]
+    fn a_yes_to_the_whole_message_counts_from_its_letter_on() {
+        for (said, expected) in [("5:Kok,", Some(Letter::Accepted)), ("9:K", Some(Letter::Accepted)), ("9:", None), ("9:Z", None)]
+        {
+            let leaves = move |mut stream: TcpStream| {
+                stream.read_exact(&mut [0; b"17:5:xxxxx,0:,3:a@b,,".len()]).unwrap();
+                stream.write_all(said.as_bytes()).unwrap();
+            };
+            let answer = against(leaves, 5, Duration::from_secs(60));
+            assert_eq!(answer.ok().map(|answer| answer.letter), expected, "{said}");
         }
     }
 }

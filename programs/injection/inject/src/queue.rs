@@ -102,12 +102,31 @@ pub fn run() -> u8 {
     if [0, 1].into_iter().any(sys::standard::was_closed) {
         return Failure::Read.exit_code();
     }
-    let report_fds: Vec<OwnedFd> = [4, 6].into_iter().filter_map(sys::numbered::writable_pipe).collect();
+    let report_fds = report_fds();
     match queue(outgoing::CONNECT_DEADLINE) {
         Ok(()) => 0,
         Err(Failure::Refused(refusal)) if tell(&report_fds, &refusal) => 82,
         Err(failure) => failure.exit_code(),
     }
+}
+
+/// Where callers read why a message was refused: notqmail's on descriptor 6, others' on 4, and whoever does not know which of them will be
+/// called has one pipe as both. Call it before anything else is opened.
+pub(crate) fn report_fds() -> Vec<OwnedFd> {
+    distinct([4, 6].into_iter().filter_map(sys::numbered::writable_pipe))
+}
+
+/// Each pipe once.
+fn distinct(fds: impl Iterator<Item = OwnedFd>) -> Vec<OwnedFd> {
+    let mut seen = Vec::new();
+    let is_new = |fd: &OwnedFd| {
+        let Ok(stat) = rustix::fs::fstat(fd) else { return false };
+        let pipe = (stat.st_dev, stat.st_ino);
+        let is_new = !seen.contains(&pipe);
+        seen.push(pipe);
+        is_new
+    };
+    fds.filter(is_new).collect()
 }
 
 /// Writes the text; was there anybody to read it?
@@ -187,6 +206,13 @@ fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_pipe_as_both_descriptors_is_told_once() {
+        let ((_read, write), (_other, another)) = (rustix::pipe::pipe().unwrap(), rustix::pipe::pipe().unwrap());
+        let again = write.try_clone().unwrap();
+        assert_eq!(distinct([write, again, another].into_iter()).len(), 2);
+    }
 
     #[test]
     fn exit_codes_agree_with_what_is_permanent() {
