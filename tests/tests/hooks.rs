@@ -363,6 +363,8 @@ fn plugins_are_asked_at_their_stages() {
         assert!(seen.lines().any(|line| line == variable), "{variable} in {seen}");
     }
     assert!(!seen.contains("RELAYCLIENT"), "{seen}");
+    assert!(seen.lines().any(|line| line == format!("TCPLOCALPORT={}", instance.port(25))), "{seen}");
+    assert!(seen.lines().any(|line| line.starts_with("TCPREMOTEPORT=")), "{seen}");
     // Pipelined, with a second recipient that may go anywhere: their order is kept.
     smtp.0.raw(b"RCPT TO:<far@elsewhere.test>\r\nRCPT TO:<no@example.test>\r\nDATA\r\nRSET\r\n").unwrap();
     for reply in ["250 ", "550 5.7.1 a plugin says no", "554 two are too many", "250 "] {
@@ -403,7 +405,7 @@ fn a_plugin_that_hangs_is_451_and_holds_up_nobody_else() {
 
 #[test]
 fn a_program_judges_recipients() {
-    let script = "echo \"$SENDER $RECIPIENT $HELO ${RCPTFOUND-unset} ${RCPTHOSTS-unset}\" >>{dir}/asked\necho chatter\n\
+    let script = "echo \"$SENDER $RECIPIENT $HELO ${RCPTFOUND-unset} ${RCPTHOSTS-unset} ${QMAIL_FDS-unset}\" >>{dir}/asked\necho chatter\n\
         case \"$RECIPIENT\" in bob@*) exit 0;; gone@*) echo '550 5.1.6 has moved' >&4; exit 100;; no@*) exit 100;; \
         later@*) exit 111;; crash@*) kill -9 $$;; lost@*) exit 127;; listed@*) exit 112;; much@*) exit 113;; esac";
     let instance = started(
@@ -428,7 +430,7 @@ fn a_program_judges_recipients() {
     }
     assert!(smtp.0.is_closed().unwrap(), "421 is the last word");
     let asked = kept(&instance, "asked");
-    assert!(asked.starts_with("a@far.test bob@example.test h.test 1 1\na@far.test gone@listed.test h.test unset 1\n"), "{asked}");
+    assert!(asked.starts_with("a@far.test bob@example.test h.test 1 1 unset\na@far.test gone@listed.test h.test unset 1 unset\n"), "{asked}");
     assert!(!asked.contains("elsewhere"), "who is refused anyway is not asked about: {asked}");
     // Others are not asked about at all.
     let mut smtp = instance.smtp().unwrap();

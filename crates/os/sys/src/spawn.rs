@@ -115,6 +115,13 @@ impl<'a> Spawn<'a> {
         self
     }
 
+    /// As [`fd`](Self::fd), for programs that know their descriptors by number alone: nothing of it stands in the environment.
+    #[must_use]
+    pub fn next_fd(mut self, fd: BorrowedFd<'a>) -> Self {
+        self.fds.push((String::new(), fd));
+        self
+    }
+
     /// SIGKILL for the child when this process ends. (The signal follows the thread that spawned: spawn from the main thread.)
     #[must_use]
     pub fn dies_with_parent(mut self) -> Self {
@@ -141,7 +148,7 @@ impl<'a> Spawn<'a> {
             command.process_group(0);
         }
         let names: Vec<&str> = self.fds.iter().map(|(name, _)| name.as_str()).collect();
-        if !names.is_empty() {
+        if names.iter().any(|name| !name.is_empty()) {
             command.env(inherited::VARIABLE, names.join(" "));
         }
         let fds: Vec<RawFd> = self.fds.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
@@ -356,6 +363,12 @@ mod tests {
         assert_eq!(lines[2..], ["0", "1", "2", "3", "4", "5"], "5 is the directory that ls reads");
         let (text, ended) = output(|out| Spawn::new(Path::new("/usr/bin/env")).env("ONE", "1").stdout(out).start());
         assert_eq!((text.as_str(), ended), ("ONE=1\n", Ended::Code(0)));
+        let script = "echo ${QMAIL_FDS-none}; readlink /proc/$$/fd/3";
+        let (text, _) = output(|out| {
+            let sh = Spawn::new(Path::new("/bin/sh")).arg("-c").arg(script).env("PATH", "/usr/bin:/bin");
+            sh.stdout(out).next_fd(a.as_fd()).start()
+        });
+        assert!(text.starts_with("none\n") && text.contains("memfd:message"), "{text}");
     }
 
     #[test]

@@ -20,13 +20,22 @@ pub struct Arrival {
     pub origin: Origin,
     /// The address that the client connected to.
     pub local: Option<IpAddr>,
+    /// The client's port and the one that it connected to, if a proxy said so.
+    told_ports: Option<(u16, u16)>,
 }
 
 impl Arrival {
     /// `peer` connected itself.
     #[must_use]
     pub fn direct(stream: &TcpStream, peer: IpAddr) -> Self {
-        Self { origin: Origin::direct(peer), local: stream.local_addr().ok().map(|local| local.ip().to_canonical()) }
+        let local = stream.local_addr().ok().map(|local| local.ip().to_canonical());
+        Self { origin: Origin::direct(peer), local, told_ports: None }
+    }
+
+    /// The client's port and the one that it connected to on `stream`.
+    #[must_use]
+    pub fn ports(&self, stream: &TcpStream) -> Option<(u16, u16)> {
+        self.told_ports.or_else(|| Some((stream.peer_addr().ok()?.port(), stream.local_addr().ok()?.port())))
     }
 
     /// `peer` should be one of `proxies` and say within 5 s for whom it comes. Not one byte behind the header is read.
@@ -41,7 +50,8 @@ impl Arrival {
         match timeout(HEADER_DEADLINE, read(stream)).await {
             Ok(Ok(Header::Itself)) => Ok(itself),
             Ok(Ok(Header::For { client, local })) => {
-                Ok(Self { origin: itself.origin.told(client.ip()), local: Some(local.ip()) })
+                let told_ports = Some((client.port(), local.port()));
+                Ok(Self { origin: itself.origin.told(client.ip()), local: Some(local.ip()), told_ports })
             }
             Ok(Err(error)) if error.kind() == ErrorKind::InvalidData => Err("no header of the PROXY protocol"),
             Ok(Err(_)) => Err("the proxy left within its header"),

@@ -72,7 +72,7 @@ impl Place<'_> {
             let (stderr, null) = (io::stderr(), File::open("/dev/null")?);
             let spawn = with_changes(self.spawn(program)?, self.environment, environment)?;
             let spawn = spawn.stdout(stderr.as_fd()).stderr(stderr.as_fd());
-            let child = spawn.fd("null", null.as_fd()).fd("report", theirs.as_fd()).start()?;
+            let child = spawn.next_fd(null.as_fd()).next_fd(theirs.as_fd()).start()?;
             drop(theirs);
             self.wait(child, Some(words), ANSWER_DEADLINE)
         };

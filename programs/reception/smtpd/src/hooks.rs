@@ -23,12 +23,17 @@ pub(crate) struct Hooks {
 impl Hooks {
     pub(crate) fn new(programs: Programs) -> Self {
         let mut hooks = Self { programs, ..Self::default() };
-        hooks.forget_all();
+        hooks.begin();
         hooks
     }
 
-    /// The connection stands for another client (XCLIENT), of whom nothing was said.
+    /// The connection stands for another client (XCLIENT), of whom nothing was said, and whose ports are not known.
     pub(crate) fn forget_all(&mut self) {
+        self.programs.ports = None;
+        self.begin();
+    }
+
+    fn begin(&mut self) {
         self.said = Plugins::default();
         self.programs.environment.iter().for_each(|(name, value)| self.said.set(name, value));
         self.at_greeting = self.said.clone();
@@ -61,6 +66,10 @@ impl Hooks {
             (b"SMTPAUTHUSER", session.user()),
             (b"SMTPHELOHOST", session.helo()),
         ];
+        if let Some((remote, local)) = self.programs.ports {
+            self.said.set(b"TCPREMOTEPORT", remote.to_string().as_bytes());
+            self.said.set(b"TCPLOCALPORT", local.to_string().as_bytes());
+        }
         for (name, value) in known {
             match value {
                 Some(value) => self.said.set(name, value),

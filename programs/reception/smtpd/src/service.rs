@@ -236,6 +236,7 @@ impl Gate {
             queue: named("QMAILQUEUE", &listener.queue),
             check: named("RCPTCHECK", &listener.check),
             checks_relay_clients: rule.value("RCPTCHECKRELAYCLIENT").and_then(control::read::int_of).unwrap_or(0) > 0,
+            ports: arrival.ports(&stream),
             // What counts of this one is the session's to say.
             environment: rule.variables.into_iter().filter(|(name, _)| name != b"RELAYCLIENT").collect(),
         };

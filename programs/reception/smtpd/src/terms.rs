@@ -14,6 +14,8 @@ pub(crate) struct Programs {
     pub(crate) check: Option<Vec<u8>>,
     /// Those of relay clients, too.
     pub(crate) checks_relay_clients: bool,
+    /// The client's port and the one that it connected to.
+    pub(crate) ports: Option<(u16, u16)>,
     /// What the programs find in their environment for the rule's sake.
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
 }

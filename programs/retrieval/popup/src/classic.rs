@@ -95,7 +95,7 @@ fn run(classic: &Classic, client: &Client, message: &[u8]) -> io::Result<Ended> 
     // It fits: a pipe holds at least 4096 bytes, a name and a secret have 1024 each at most.
     File::from(write).write_all(message)?;
     let stderr = io::stderr();
-    let mut spawn = Spawn::new(&classic.program).fd("checkpassword", read.as_fd());
+    let mut spawn = Spawn::new(&classic.program).next_fd(read.as_fd());
     spawn = spawn.stdin(client.input.as_fd()).stdout(client.output.as_fd()).stderr(stderr.as_fd());
     for arg in &classic.args {
         spawn = spawn.arg(arg);
