@@ -119,10 +119,11 @@ impl Layout {
         owners.file(&lock.join("sendmutex"), &[], 0o600, "qmails")?;
         owners.file(&lock.join("tcpto"), &[0; TCPTO_LEN], 0o644, "qmailr")?;
         let trigger = lock.join("trigger");
+        // A umask would take away what makes a trigger of it, and a mode that is set later may be set of what was put in its place.
+        let umask = rustix::process::umask(Mode::empty());
         let fifo = rustix::fs::mknodat(rustix::fs::CWD, &trigger, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o622), 0);
+        rustix::process::umask(umask);
         fifo.map_err(|errno| io_failure(&trigger, &errno.into()))?;
-        // A umask would take away what makes a trigger of it.
-        std::fs::set_permissions(&trigger, Permissions::from_mode(0o622)).map_err(failed(&trigger))?;
         owners.give(&trigger, "qmails")?;
         sync_dir(&lock)?;
         sync_dir(&self.dir)
