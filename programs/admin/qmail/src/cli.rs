@@ -598,7 +598,6 @@ mod tests {
         }
         for bad in [
             "qmail",
-            "qmail setup",
             "qmail queue retry",
             "qmail queue retry 5 --all",
             "qmail user add a@b",

@@ -75,9 +75,11 @@ fn open(path: Option<&Path>) -> Result<Drop, &'static str> {
     Drop::new(mailbox).map_err(|_| "[SYS/TEMP] unable to scan $HOME/Maildir")
 }
 
-/// Is there a directory that may be entered? Then it is what it holds that cannot be read.
+/// Is there a directory that may be entered? Then it is what it holds that cannot be read. A virtual user's may be beside his home, behind a
+/// link that is not followed.
 fn is_entered(path: &Path) -> bool {
-    rustix::fs::open(path.join("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).is_ok()
+    path.is_relative()
+        && rustix::fs::open(path.join("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).is_ok()
 }
 
 /// An absolute path is a virtual user's: `BASE/USER/Maildir`, where nothing below BASE may be a link, and what is missing is made.
