@@ -75,11 +75,13 @@ fn open(path: Option<&Path>) -> Result<Drop, &'static str> {
     Drop::new(mailbox).map_err(|_| "[SYS/TEMP] unable to scan $HOME/Maildir")
 }
 
-/// Is there a directory that may be entered? Then it is what it holds that cannot be read. A virtual user's may be beside his home, behind a
-/// link that is not followed.
+/// Is there a directory? Then it is what it holds that cannot be read.
 fn is_entered(path: &Path) -> bool {
-    path.is_relative()
-        && rustix::fs::open(path.join("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).is_ok()
+    if path.is_relative() {
+        return rustix::fs::open(path.join("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).is_ok();
+    }
+    let (Some(home), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    home_directory(home).and_then(|home| maildir::open_dir(home.as_fd(), name.as_bytes(), Bounds::Beneath)).is_ok()
 }
 
 /// An absolute path is a virtual user's: `BASE/USER/Maildir`, where nothing below BASE may be a link, and what is missing is made.
