@@ -430,7 +430,10 @@ fn a_program_judges_recipients() {
     }
     assert!(smtp.0.is_closed().unwrap(), "421 is the last word");
     let asked = kept(&instance, "asked");
-    assert!(asked.starts_with("a@far.test bob@example.test h.test 1 1 unset\na@far.test gone@listed.test h.test unset 1 unset\n"), "{asked}");
+    assert!(
+        asked.starts_with("a@far.test bob@example.test h.test 1 1 unset\na@far.test gone@listed.test h.test unset 1 unset\n"),
+        "{asked}"
+    );
     assert!(!asked.contains("elsewhere"), "who is refused anyway is not asked about: {asked}");
     // Others are not asked about at all.
     let mut smtp = instance.smtp().unwrap();
