@@ -311,7 +311,7 @@ fn a_link_on_the_way_to_a_program_is_as_safe_as_its_directory() {
     instance.wait_log("hooks/open could be changed by others").unwrap();
 }
 
-const PLUGIN: &str = "env | grep -E '^(SMTP|TCPREMOTEIP|RELAYCLIENT|FOO)' | sort >>{dir}/seen\n\
+const PLUGIN: &str = "env | grep -E '^(SMTP|TCP|RELAYCLIENT|FOO)' | sort >>{dir}/seen\n\
     case \"$SMTPRCPTTO\" in no@*) echo 'E550 5.7.1 a plugin says no';; crash@*) kill -9 $$;; flood@*) yes;; \
     odd@*) echo 'E250 fine';; new@*) echo Cbob@example.test;; far@*) echo O;; esac";
 

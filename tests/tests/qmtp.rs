@@ -320,7 +320,8 @@ fn the_exit_codes_of_qmail_qmqpc() {
         (b"4:Dno!,", 31),
         (b"", 74),
         (b"250 ok\r\n", 74),
-        (b"3:Kok", 74),
+        (b"3:Kok", 0),
+        (b"3:Z", 74),
     ] {
         let (taken, server) = (wanted.clone(), listener.try_clone().unwrap());
         let server = std::thread::spawn(move || {
@@ -345,7 +346,7 @@ fn the_exit_codes_of_qmail_qmqpc() {
     for (first, second, code) in [
         (&b""[..], &b"3:Kok,"[..], 0),
         (b"250 ok\r\n", b"11:Zlater (#4),", 71),
-        (b"3:Kok", b"4:Dno!,", 31),
+        (b"3:Zok", b"4:Dno!,", 31),
         (b"", b"", 74),
         (b"4:Dno!,", b"3:Kok,", 31),
     ] {
