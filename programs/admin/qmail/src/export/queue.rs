@@ -3,7 +3,7 @@
 //! A message is never with both: it is held here (which is on the disk) and no delivery of it runs before anything is written; it is
 //! removed here when all its files are there and synced. Held, it is delivered by nobody until one of the two goes on. Steps of a message:
 //!
-//! 1. It is held, and the last delivery of it is over. With others; then a second is waited, after which that is on the disk.
+//! 1. It is held, with others, which is answered when no power cut undoes it; and the last delivery of it is over.
 //! 2. mess, local, remote, bounce are written and synced: for a classic qmail that is no message yet.
 //! 3. The journal of the queue (`exported`) notes its key and its ids here and there, and is synced.
 //! 4. info is put in its place in one step, and is synced: now it is a message there.
@@ -50,7 +50,7 @@ const PAGE: u32 = 500;
 /// So long a running delivery is waited for.
 const DELIVERY_WAIT: Duration = Duration::from_secs(60);
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-/// What qmail-send has noted is on the disk after a second.
+/// The removal of a message is on the disk after a second.
 const SETTLED: Duration = Duration::from_millis(1200);
 const CHUNK_LEN: usize = 64 * 1024;
 
@@ -239,7 +239,7 @@ impl Export {
         Ok(())
     }
 
-    /// Those that are held now, and stay so if power fails.
+    /// Those that are held now, and stay so whatever happens.
     fn hold_all(&mut self, rows: Vec<Row>) -> Result<Vec<Row>, Failure> {
         let mut held = Vec::new();
         for row in rows {
@@ -253,9 +253,6 @@ impl Export {
                 Err(failure) if failure.is_temporary() => return Err(failure),
                 Err(failure) => self.problems.push((row.id, failure.text)),
             }
-        }
-        if !held.is_empty() {
-            std::thread::sleep(SETTLED);
         }
         Ok(held)
     }
